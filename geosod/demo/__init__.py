@@ -1,0 +1,1 @@
+"""A harbour that never was: scene, truth and score for `geosod demo`."""

@@ -1,0 +1,1 @@
+"""Boxes across tile borders: which stand for one object."""

@@ -1,0 +1,1 @@
+"""The stages composed, and the engines that map them."""

@@ -1,0 +1,1 @@
+"""Where tiles lie, and which are worked on together."""
