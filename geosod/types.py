@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -148,30 +148,42 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class TileBatch:
-    """Tiles cut from one unit.
+    """Tiles on their way to a detector; they may come from several units and scenes.
 
     Attributes:
-        scene_id, unit_id: where they come from.
         pixels: (N, C, H, W), the scene's dtype. Invalid pixels, and those beyond the scene, are 0.
         windows: (N, 4) int64 ``[col, row, width, height]``, scene frame; width and height are less than
             W and H only where the scene is smaller than a tile.
         valid: (N, H, W) bool, True where a pixel is valid; None when every pixel of every tile is.
-        scene_size: (width, height) of the scene, to tell its outer edge from a tile's.
+        scene_size: (N, 2) int64 width and height of each tile's scene, to tell its edge from a tile's.
     """
 
-    scene_id: str
-    unit_id: str
     pixels: PixelArray
     windows: IntArray
     valid: BoolArray | None
-    scene_size: tuple[int, int]
+    scene_size: IntArray
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: slice) -> TileBatch:
         valid = None if self.valid is None else self.valid[index]
-        return replace(self, pixels=self.pixels[index], windows=self.windows[index], valid=valid)
+        return TileBatch(self.pixels[index], self.windows[index], valid, self.scene_size[index])
+
+    @classmethod
+    def concat(cls, parts: Sequence[TileBatch]) -> TileBatch:
+        """The tiles of `parts`, which must have one shape, in their order; at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        shapes = [(len(p), *p.pixels.shape[2:]) for p in parts]
+        full = all(p.valid is None for p in parts)
+        masks = [np.ones(shape, np.bool_) if p.valid is None else p.valid for p, shape in zip(parts, shapes, strict=True)]
+        return cls(
+            np.concatenate([p.pixels for p in parts]),
+            np.concatenate([p.windows for p in parts]),
+            None if full else np.concatenate(masks),
+            np.concatenate([p.scene_size for p in parts]),
+        )
 
 
 def _column(name: str, values: Any, dtype: Any, length: int, default: Any) -> npt.NDArray[Any]:
@@ -396,6 +408,7 @@ class SceneResult:
         inspected_km2: ground looked at; None without georeference.
         raw: boxes before merging.
         shipped: boxes whose fate one unit alone could not settle.
+        capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
     """
 
     scene_id: str
@@ -408,3 +421,4 @@ class SceneResult:
     inspected_km2: float | None = None
     raw: int = 0
     shipped: int = 0
+    capped_tiles: int = 0

@@ -1,0 +1,22 @@
+"""`geosod config`: the settings, as a YAML file to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from geosod.config import RunConfig, make_config
+
+
+def config_command(
+    file: Annotated[Path | None, typer.Argument(help="A YAML file to check; its settings are filled in.")] = None,
+) -> None:
+    """Print every setting with its default and meaning; with FILE, check that file and print what it sets."""
+    config = make_config(file)
+    values = config.model_dump(mode="json")
+    for name, field in RunConfig.model_fields.items():
+        print(f"# {field.description}")
+        print(yaml.safe_dump({name: values[name]}, default_flow_style=None, allow_unicode=True).strip())

@@ -1,0 +1,90 @@
+"""`geosod doctor`: what this machine has, at one look."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from geosod import __version__
+
+PACKAGES = ("ray", "torch", "torchvision", "rasterio", "geopandas", "shapely", "pyproj", "pyarrow", "numba", "numpy")
+CODECS = ("DEFLATE", "LZW", "ZSTD", "JPEG", "WEBP", "LERC", "JXL")
+
+
+def doctor_command(
+    ray_too: Annotated[bool, typer.Option("--ray/--no-ray", help="Start Ray on this machine to see that it can.")] = True,
+) -> None:
+    """Show versions, cores, GPU, codecs, Ray and disk, and what is missing. Exit code 3 where something is."""
+    problems: list[str] = []
+    table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
+    rows = _system() | _packages(problems) | _torch() | _gdal(problems) | (_ray(problems) if ray_too else {})
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for problem in problems:
+        console.print(f"problem: {problem}", style="red", markup=False)
+    if problems:
+        raise typer.Exit(3)
+    console.print("all well", style="green")
+
+
+def _system() -> dict[str, str]:
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(os.curdir)
+    shm = psutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None  # noqa: PTH112
+    return {
+        "python": f"{platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}",
+        "cores": f"{len(os.sched_getaffinity(0))}",
+        "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available",
+        "disk here": f"{disk.free / 2**30:.0f} GiB free",
+        "shared memory": f"{shm.free / 2**30:.1f} GiB free" if shm else "no /dev/shm",
+    }
+
+
+def _packages(problems: list[str]) -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+            problems.append(f"{name} is not installed; run `pip install geosod` again")
+    return found
+
+
+def _torch() -> dict[str, str]:
+    import torch
+
+    from geosod.detectors.execution import resolve, this_machine
+
+    machine = this_machine()
+    gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if machine.cuda else "none"
+    return {"GPU": gpus, "detectors run on": resolve(machine, tile=1024)[1]}
+
+
+def _gdal(problems: list[str]) -> dict[str, str]:
+    from geosod.scenes.gdal import gdal_version, usable_codecs
+
+    codecs = usable_codecs(CODECS)
+    if "DEFLATE" not in codecs:
+        problems.append("GDAL cannot write a DEFLATE GeoTIFF; install the rasterio wheel from PyPI")
+    return {"GDAL": gdal_version(), "codecs": ", ".join(codecs)}
+
+
+def _ray(problems: list[str]) -> dict[str, str]:
+    from geosod.errors import EngineError
+    from geosod.running.ray_engine import describe
+
+    try:
+        return {"Ray runs": describe()}
+    except EngineError as error:
+        problems.append(str(error))
+        return {"Ray runs": "no"}

@@ -1,0 +1,60 @@
+"""`geosod`: the command line. Each command has a module of its own; this one maps errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from geosod import __version__
+from geosod.cli.config import config_command
+from geosod.cli.demo import demo_command
+from geosod.cli.detect import detect_command
+from geosod.cli.doctor import doctor_command
+from geosod.cli.model import model_app
+from geosod.errors import GeosodError, UsageError
+
+
+class _Commands(TyperGroup):
+    """Turns geosod's errors into one line and an exit code; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GeosodError as error:
+            print(f"geosod: {error}", file=sys.stderr)
+            raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
+        except KeyboardInterrupt:
+            print("geosod: interrupted; run the same command again to go on", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Small-object detection in satellite and aerial scenes far larger than memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"geosod {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Small-object detection in satellite and aerial scenes far larger than memory."""
+
+
+app.command("detect")(detect_command)
+app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
+app.command("config")(config_command)
+app.add_typer(model_app, name="model")

@@ -1,0 +1,53 @@
+"""`geosod model`: what models there are, and what they are made for."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from geosod.detectors import open_bundle, shipped_models
+
+model_app = typer.Typer(help="List models, and show what one is made for.", no_args_is_help=True)
+
+
+@model_app.command("list")
+def list_command() -> None:
+    """The models that come with geosod."""
+    for name in shipped_models():
+        card = open_bundle(name).card
+        print(f"{name}: {', '.join(card.classes)}; bands {', '.join(card.bands)}; {card.gsd or 'any'} m")
+
+
+@model_app.command("show")
+def show_command(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or a bundle's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as it is.")] = False,
+) -> None:
+    """The card of a model; its weights are checked against it."""
+    bundle = open_bundle(model)
+    card = bundle.card
+    if as_json:
+        print(json.dumps(card.to_item(), indent=2, ensure_ascii=False))
+        return
+    table = Table(show_header=False, box=None, title=card.name, title_justify="left")
+    gsd = "any" if card.gsd_range is None else f"{card.gsd_range[0]:g} to {card.gsd_range[1]:g} m"
+    rows = {
+        "description": card.description,
+        "classes": ", ".join(card.classes),
+        "bands": f"{', '.join(card.bands)} ({card.dtype})",
+        "GSD": gsd,
+        "tile, overlap": f"{card.tile} px, {card.overlap} px",
+        "threshold": f"{card.threshold:g}",
+        "architecture": f"{card.architecture} {card.parameters}",
+        "accuracy": json.dumps(card.accuracy),
+        "license": card.license,
+        "digest": bundle.digest,
+        "folder": str(bundle.folder),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False).print(table)

@@ -1,0 +1,114 @@
+"""Every setting of a detection run: one flat model behind the CLI's flags, the YAML file and the keywords."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from geosod.errors import ConfigError
+
+#: Settings that cannot change which boxes come out, only where, when and how fast.
+_WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
+_WITHOUT_EFFECT |= {"threads", "aoi", "read_threads", "cache_mb"}
+
+
+class RunConfig(BaseModel):
+    """Settings of `geosod detect`. Each is a flag of the CLI, a key of the YAML file and a keyword of `detect`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bands: tuple[str | int, ...] | None = Field(None, description="bands for the model, by number (1 is first) or name")
+    aoi: Path | None = Field(None, description="vector file of the area to look at, in any CRS")
+    tile: int | None = Field(None, ge=64, le=8192, multiple_of=32, description="tile side in pixels; the model's")
+    overlap: int | None = Field(None, ge=0, description="overlap of tiles in pixels; the model's")
+    threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
+    merge: Literal["nms"] = Field("nms", description="how boxes of overlapping tiles become one")
+    metric: Literal["iou", "ios"] = Field("iou", description="overlap measure: over the union or the smaller box")
+    merge_threshold: float = Field(0.5, gt=0, le=1, description="overlap from which two boxes are one object")
+    class_agnostic: bool = Field(False, description="merge boxes of different classes too")
+    crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
+    datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")
+    engine: Literal["ray", "serial"] = Field("ray", description="ray for all cores or a cluster; serial in-process")
+    workers: int | None = Field(None, ge=1, le=10_000, description="detectors at work; one per GPU, or per core")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of one detector")
+    ray_address: str | None = Field(None, description="a Ray cluster to join; else RAY_ADDRESS, else one is started")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the detector runs")
+    backend: Literal["auto", "eager", "compile"] = Field("auto", description="how the network is executed")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the forward pass")
+    batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
+    unit: tuple[int, int] = Field((8, 8), description="tile rows and columns read and settled together; 0 means all")
+    read_threads: int = Field(1, ge=1, le=64, description="decoding threads of one reader")
+    cache_mb: int = Field(64, ge=8, le=65536, description="GDAL block cache of one reader in MB")
+    overwrite: bool = Field(False, description="redo scenes that are already committed")
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _split_bands(cls, value: Any) -> Any:
+        if isinstance(value, str | int):
+            value = [part.strip() for part in str(value).split(",")]
+        if value is not None and not list(value):
+            raise ValueError("names no band")
+        return value
+
+    @field_validator("unit")
+    @classmethod
+    def _unit_not_negative(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 0:
+            raise ValueError("must be two numbers of at least 0")
+        return value
+
+    @field_validator("datetime")
+    @classmethod
+    def _in_utc(cls, value: dt.datetime | None) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+    def options(self) -> dict[str, Any]:
+        """The settings that can change a result, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+
+
+def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
+    """Settings from a YAML file, with keywords that are not None on top.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or out of range.
+    """
+    values = _from_yaml(Path(file)) if file is not None else {}
+    values |= {name: value for name, value in settings.items() if value is not None}
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_line(e) for e in error.errors())) from error
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """sha256 of plain JSON values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _from_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config {path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"config {path}: holds {type(values).__name__}, expected settings as `name: value` lines")
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def _line(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "config"
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown setting; known are {', '.join(RunConfig.model_fields)}"
+    return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

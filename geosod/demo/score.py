@@ -1,0 +1,229 @@
+"""How well detections agree with a truth that is complete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from geosod.errors import ConfigError
+from geosod.types import BoolArray, FloatArray, IntArray
+
+_CELL = 64.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Agreement of detections and truth at one IoU.
+
+    Attributes:
+        objects: number of true objects.
+        detections: number of detections.
+        recall: share of the true objects that were found; nan without objects.
+        precision: share of the detections that found an object; nan without detections.
+        recall_at_borders: recall of the objects that an interior tile edge crosses; nan without such objects.
+        recall_elsewhere: recall of all other objects; nan without such objects.
+        objects_at_borders: number of objects that an interior tile edge crosses.
+        duplicates: detections without an object of their own that mostly lie on, or hold most of, an object of
+            their class which another detection found.
+        false_positives: detections without an object, duplicates included.
+        missed: objects without a detection.
+    """
+
+    objects: int
+    detections: int
+    recall: float
+    precision: float
+    recall_at_borders: float
+    recall_elsewhere: float
+    objects_at_borders: int
+    duplicates: int
+    false_positives: int
+    missed: int
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _bucket(
+    boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]
+) -> tuple[IntArray, IntArray]:
+    """Rows of `boxes` by the grid cells they touch, as starts (cells + 1,) and members."""
+    rows, cols = shape
+    starts = np.zeros(rows * cols + 1, np.int64)
+    for fill in range(2):
+        if fill == 1:
+            starts = np.cumsum(starts)
+            members = np.empty(starts[-1], np.int64)
+            cursor = starts[:-1].copy()
+        for i in range(len(boxes)):
+            c0, r0, c1, r1 = _span(boxes[i], origin, rows, cols)
+            for r in range(r0, r1 + 1):
+                for c in range(c0, c1 + 1):
+                    if fill == 0:
+                        starts[r * cols + c + 1] += 1
+                    else:
+                        members[cursor[r * cols + c]] = i
+                        cursor[r * cols + c] += 1
+    return starts, members
+
+
+@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _span(box: FloatArray, origin: FloatArray, rows: int, cols: int) -> tuple[int, int, int, int]:
+    c0 = min(max((box[0] - origin[0]) / _CELL, 0.0), cols - 1.0)
+    r0 = min(max((box[1] - origin[1]) / _CELL, 0.0), rows - 1.0)
+    c1 = min(max((box[2] - origin[0]) / _CELL, 0.0), cols - 1.0)
+    r1 = min(max((box[3] - origin[1]) / _CELL, 0.0), rows - 1.0)
+    return int(c0), int(r0), int(c1), int(r1)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _overlap(a: FloatArray, b: FloatArray) -> tuple[float, float]:
+    """IoU and IoS (intersection over the smaller area) of two boxes."""
+    inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    if inter <= 0.0:
+        return 0.0, 0.0
+    area_a, area_b = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
+    return inter / (area_a + area_b - inter), inter / min(area_a, area_b)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _assign(
+    truth: FloatArray,
+    truth_labels: IntArray,
+    found: FloatArray,
+    found_labels: IntArray,
+    order: IntArray,
+    iou: float,
+    ios: float,
+) -> tuple[IntArray, BoolArray]:
+    """The truth that each detection takes, or -1, and which of the rest repeat a truth that was taken."""
+    match, repeat = np.full(len(found), -1, np.int64), np.zeros(len(found), np.bool_)
+    if len(truth) == 0:
+        return match, repeat
+    origin = np.array([truth[:, 0].min(), truth[:, 1].min()])
+    rows = int((truth[:, 3].max() - origin[1]) / _CELL) + 1
+    cols = int((truth[:, 2].max() - origin[0]) / _CELL) + 1
+    starts, members = _bucket(truth, origin, (rows, cols))
+    taken = np.zeros(len(truth), np.bool_)
+    for again in range(2):
+        for d in order:
+            if match[d] >= 0:
+                continue
+            best, best_iou = -1, iou
+            c0, r0, c1, r1 = _span(found[d], origin, rows, cols)
+            for r in range(r0, r1 + 1):
+                for c in range(c0, c1 + 1):
+                    for m in range(starts[r * cols + c], starts[r * cols + c + 1]):
+                        t = members[m]
+                        if truth_labels[t] != found_labels[d]:
+                            continue
+                        near, covered = _overlap(truth[t], found[d])
+                        if again:
+                            repeat[d] |= taken[t] and covered >= ios
+                        elif not taken[t] and (near > best_iou or (near == best_iou and (best < 0 or t < best))):
+                            best, best_iou = t, near
+            if not again and best >= 0:
+                match[d] = best
+                taken[best] = True
+    return match, repeat
+
+
+def match(
+    truth_boxes: npt.ArrayLike,
+    truth_labels: npt.ArrayLike,
+    det_boxes: npt.ArrayLike,
+    det_labels: npt.ArrayLike,
+    det_scores: npt.ArrayLike,
+    *,
+    iou: float = 0.5,
+    ios: float = 0.5,
+) -> tuple[IntArray, BoolArray]:
+    """Give each detection, by descending score, the free object of its class with the greatest IoU.
+
+    Args:
+        truth_boxes, det_boxes: (N, 4) and (M, 4) ``x0, y0, x1, y1``, one frame.
+        truth_labels, det_labels: (N,) and (M,) class indices.
+        det_scores: (M,); of equal scores the earlier row comes first.
+        iou: least IoU of a match, greater than 0.
+        ios: least intersection over the smaller area of a duplicate.
+
+    Returns:
+        The object of each detection, (M,) int64, -1 for none; and (M,) bool, True where a detection without an
+        object of its own repeats one that another detection took.
+
+    Raises:
+        ConfigError: lengths disagree, or `iou` is not within 0 ... 1.
+    """
+    truth, found = (np.ascontiguousarray(b, np.float64).reshape(-1, 4) for b in (truth_boxes, det_boxes))
+    labels, found_labels = (np.ascontiguousarray(b, np.int64) for b in (truth_labels, det_labels))
+    scores = np.asarray(det_scores, np.float64)
+    if labels.shape != (len(truth),) or found_labels.shape != (len(found),) or scores.shape != (len(found),):
+        raise ConfigError(
+            f"match: {len(truth)} true boxes need as many labels, seen {labels.shape}; {len(found)} detections "
+            f"need as many labels and scores, seen {found_labels.shape} and {scores.shape}"
+        )
+    if not 0.0 < iou <= 1.0:
+        raise ConfigError(f"match: iou={iou} must be greater than 0 and at most 1")
+    order = np.argsort(-scores, kind="stable")
+    result: tuple[IntArray, BoolArray] = _assign(truth, labels, found, found_labels, order, iou, ios)
+    return result
+
+
+def crosses_edges(boxes: npt.ArrayLike, *, x_edges: npt.ArrayLike, y_edges: npt.ArrayLike) -> BoolArray:
+    """Which boxes (N, 4) have an edge line strictly inside them; `x_edges` and `y_edges` are coordinates."""
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    crossed = np.zeros(len(corners), np.bool_)
+    for low, high, edges in ((0, 2, x_edges), (1, 3, y_edges)):
+        lines = np.sort(np.asarray(edges, np.float64))
+        first = np.searchsorted(lines, corners[:, low], side="right")
+        crossed |= first < np.searchsorted(lines, corners[:, high], side="left")
+    return crossed
+
+
+def _share(chosen: BoolArray) -> float:
+    return float(chosen.mean()) if len(chosen) else float("nan")
+
+
+def score(
+    truth_boxes: npt.ArrayLike,
+    truth_labels: npt.ArrayLike,
+    det_boxes: npt.ArrayLike,
+    det_labels: npt.ArrayLike,
+    det_scores: npt.ArrayLike,
+    *,
+    x_edges: npt.ArrayLike = (),
+    y_edges: npt.ArrayLike = (),
+    iou: float = 0.5,
+) -> Score:
+    """Recall, precision and duplicates of detections, matched as `match` does.
+
+    Args:
+        truth_boxes, det_boxes: (N, 4) and (M, 4) ``x0, y0, x1, y1``, scene frame.
+        truth_labels, det_labels: (N,) and (M,) class indices.
+        det_scores: (M,).
+        x_edges, y_edges: columns and rows, scene frame, of every interior edge of a tile. An object is at a
+            border where one of these lines, taken across the whole scene, passes through the inside of its box.
+        iou: least IoU of a match.
+
+    Raises:
+        ConfigError: as `match`.
+    """
+    truth = np.asarray(truth_boxes, np.float64).reshape(-1, 4)
+    matched, repeats = match(truth, truth_labels, det_boxes, det_labels, det_scores, iou=iou)
+    hit = matched >= 0
+    got = np.zeros(len(truth), np.bool_)
+    got[matched[hit]] = True
+    border = crosses_edges(truth, x_edges=x_edges, y_edges=y_edges)
+    return Score(
+        objects=len(truth),
+        detections=len(hit),
+        recall=_share(got),
+        precision=_share(hit),
+        recall_at_borders=_share(got[border]),
+        recall_elsewhere=_share(got[~border]),
+        objects_at_borders=int(border.sum()),
+        duplicates=int(repeats.sum()),
+        false_positives=int((~hit).sum()),
+        missed=int((~got).sum()),
+    )

@@ -1,0 +1,54 @@
+"""What a detector is, and the registry of networks that bundles name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol, runtime_checkable
+
+from geosod.detectors.card import ModelCard
+from geosod.errors import ModelError
+from geosod.types import Detections, Execution, TileBatch
+
+#: Architecture as a card names it → "module:class" of a torch module with `stride`, built with
+#: keywords bands, classes and the card's parameters. Loading a bundle never imports anything else.
+ARCHITECTURES = {"small-fpn": "geosod.detectors.zoo.fpn:SmallFPN"}
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds objects in tiles. One process holds one; engines call `detect` with full batches."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is made for."""
+        ...
+
+    @property
+    def execution(self) -> Execution:
+        """How it runs on this machine."""
+        ...
+
+    def detect(self, batch: TileBatch) -> list[Detections]:
+        """The objects of each tile, in the scene frame, clipped to the tile.
+
+        A tile's result must not depend on the other tiles of the batch.
+        """
+        ...
+
+
+def network(card: ModelCard) -> Any:
+    """A fresh torch module for a card, weights not loaded.
+
+    Raises:
+        ModelError: the architecture is unknown or refuses its parameters.
+    """
+    if card.architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"model {card.name!r}: unknown architecture {card.architecture!r}; known are: {known}")
+    module, name = ARCHITECTURES[card.architecture].split(":")
+    try:
+        return getattr(import_module(module), name)(
+            bands=len(card.bands), classes=len(card.classes), **card.parameters
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"model {card.name!r}: {card.architecture} refuses its parameters: {error}") from error

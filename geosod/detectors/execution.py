@@ -1,0 +1,90 @@
+"""How a detector runs on this machine: device, backend, precision, batch and threads, decided once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from geosod.errors import ConfigError
+from geosod.types import Execution
+
+#: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches.
+CPU_BATCH_PIXELS = 2 * 1024**2
+CUDA_BATCH_PIXELS = 32 * 1024**2
+#: Instructions without which bf16 is emulated and slower than fp32.
+BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What of a machine decides how a detector runs."""
+
+    cuda: bool
+    bf16: bool
+    compiler: bool
+    cores: int
+
+
+def this_machine() -> Machine:
+    """The machine this process runs on."""
+    cuda = torch.cuda.is_available()
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    bf16 = torch.cuda.is_bf16_supported() if cuda else any(features.get(name) for name in BF16_FEATURES)
+    return Machine(cuda, bool(bf16), compiler, len(os.sched_getaffinity(0)))
+
+
+def resolve(
+    machine: Machine,
+    *,
+    tile: int,
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str = "auto",
+    batch: int | None = None,
+    threads: int = 1,
+) -> tuple[Execution, str]:
+    """Fill in what the user left to the machine.
+
+    Args:
+        machine: where it will run.
+        tile: side of a tile in pixels.
+        device: "auto", "cpu" or "cuda".
+        backend: "auto", "eager" or "compile".
+        precision: "auto", "fp32" or "bf16".
+        batch: tiles in a forward pass; None chooses by the tile's size.
+        threads: CPU threads of one detector.
+
+    Returns:
+        The execution, and one line for a person saying what was chosen and why.
+
+    Raises:
+        ConfigError: the machine cannot do what was asked for.
+    """
+    if device == "cuda" and not machine.cuda:
+        raise ConfigError("device 'cuda' asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
+    if backend == "compile" and not machine.compiler:
+        raise ConfigError("backend 'compile' needs a C++ compiler (g++ or clang++); install one or use --backend eager")
+    chosen_device = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
+    fast = machine.bf16 and machine.compiler
+    chosen_backend = ("compile" if fast else "eager") if backend == "auto" else backend
+    chosen_precision = ("bf16" if fast else "fp32") if precision == "auto" else precision
+    pixels = CUDA_BATCH_PIXELS if chosen_device == "cuda" else CPU_BATCH_PIXELS
+    size = batch or max(1, min(256, pixels // tile**2))
+    execution = Execution(chosen_device, chosen_backend, chosen_precision, size, threads)
+    return execution, _explain(machine, execution)
+
+
+def _explain(machine: Machine, execution: Execution) -> str:
+    line = f"{execution.device}, {execution.precision}, {execution.backend}, {execution.batch} tiles a batch"
+    missing = []
+    if not machine.bf16:
+        missing.append("no AMX or AVX-512 bf16 instructions and no GPU")
+    if not machine.compiler:
+        missing.append("no C++ compiler")
+    if missing and (execution.precision, execution.backend) == ("fp32", "eager"):
+        line += f" (plain: {' and '.join(missing)})"
+    return line

@@ -1,0 +1,154 @@
+"""A detector that runs a torch network: radiometry, forward pass and decoding, all on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from geosod.detectors.base import network
+from geosod.detectors.bundle import Bundle
+from geosod.detectors.card import ModelCard
+from geosod.detectors.zoo.fpn import decode, fused
+from geosod.errors import ModelError
+from geosod.types import BoolArray, Detections, Execution, FloatArray, PixelArray, TileBatch
+
+#: Peaks decoded for each box that may be kept, before suppression inside the tile.
+CANDIDATES_PER_BOX = 2
+
+
+class TorchDetector:
+    """A network of the registry with a bundle's weights, behind the `Detector` protocol.
+
+    Args:
+        bundle: where card and weights come from.
+        execution: how to run, from `execution.resolve`.
+        threshold: least score; None takes the card's.
+
+    Raises:
+        ModelError: the weights do not fit the architecture.
+    """
+
+    def __init__(self, bundle: Bundle, execution: Execution, *, threshold: float | None = None) -> None:
+        self.card: ModelCard = bundle.card
+        self.execution = execution
+        self._threshold = bundle.card.threshold if threshold is None else threshold
+        self._device = torch.device(execution.device)
+        self._dtype = torch.bfloat16 if execution.precision == "bf16" else torch.float32
+        torch.set_num_threads(execution.threads)
+        model = _load(bundle)
+        self._stride: int = model.stride
+        self._model = self._prepared(fused(model))
+        shape = (1, len(self.card.bands), 1, 1)
+        low = torch.tensor(self.card.minimum, dtype=torch.float32).view(shape)
+        span = torch.tensor(self.card.maximum, dtype=torch.float32).view(shape) - low
+        self._low, self._span = low.to(self._device), span.to(self._device)
+
+    def detect(self, batch: TileBatch) -> list[Detections]:
+        """The objects of each tile, in the scene frame, clipped to the tile's ground."""
+        found: list[Detections] = []
+        for start in range(0, len(batch), self.execution.batch):
+            part = batch[start : start + self.execution.batch]
+            boxes, scores, labels = self._forward(part.pixels)
+            for i in range(len(part)):
+                found.append(self._tile(part, i, boxes[i], scores[i], labels[i]))
+        return found
+
+    def warm_up(self) -> None:
+        """Compile and allocate, so that the first tiles of a run cost what the others do."""
+        side = self.card.tile
+        self._forward(np.zeros((1, len(self.card.bands), side, side), self.card.dtype))
+
+    def _prepared(self, model: Any) -> Any:
+        model = model.to(self._device, self._dtype, memory_format=torch.channels_last).eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        if self.execution.backend != "compile":
+            return model
+        # Worker processes for compilation would outlive their use in every actor.
+        torch._inductor.config.compile_threads = 1
+        torch._inductor.config.freezing = True
+        return torch.compile(model, dynamic=False)
+
+    @torch.inference_mode()
+    def _forward(self, pixels: PixelArray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(n, C, H, W) native pixels → boxes (n, K, 4) in tile pixels, scores (n, K), labels (n, K)."""
+        n = len(pixels)
+        # Always one shape: the numbers of a tile must not depend on how many others came with it.
+        padded = np.zeros((self.execution.batch, *pixels.shape[1:]), pixels.dtype)
+        padded[:n] = pixels
+        tensor = torch.from_numpy(padded).to(self._device)
+        scaled = ((tensor.float() - self._low) / self._span).clamp_(0, 1)
+        raw = self._model(scaled.to(self._dtype, memory_format=torch.channels_last)).float()
+        top = self.card.top_k * CANDIDATES_PER_BOX
+        boxes, scores, labels, _ = decode(raw, threshold=self._threshold, topk=top, stride=self._stride)
+        return boxes[:n], scores[:n], labels[:n]
+
+    def _tile(
+        self, batch: TileBatch, index: int, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
+    ) -> Detections:
+        col, row, width, height = (int(v) for v in batch.windows[index])
+        kept = scores >= self._threshold
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        whole = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & torch.isfinite(scores)
+        boxes, scores, labels = boxes[whole], scores[whole], labels[whole]
+        best = torchvision.ops.batched_nms(boxes, scores, labels, self.card.nms_iou)[: self.card.top_k]
+        corners = boxes[best].double().cpu().numpy()
+        valid = None if batch.valid is None else batch.valid[index, :height, :width]
+        near_gap, on_gap = _meets_invalid(corners, valid)
+        offset = np.array([col, row, col, row], np.float64)
+        detections = Detections(
+            boxes=corners + offset, scores=scores[best].cpu().numpy(), labels=labels[best].cpu().numpy()
+        )
+        size = (int(batch.scene_size[index, 0]), int(batch.scene_size[index, 1]))
+        inner, outer = _edges_met(corners, (col, row, width, height), size, self.card.border_px)
+        return detections.with_columns(cut=outer | near_gap, fragment=inner)[~on_gap]
+
+
+def _load(bundle: Bundle) -> Any:
+    from safetensors.torch import load_file
+
+    model = network(bundle.card)
+    try:
+        model.load_state_dict(load_file(bundle.weights), strict=True)
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"model {bundle.card.name!r}: {bundle.weights} does not fit the network: {line}") from error
+    return model
+
+
+def _edges_met(
+    corners: FloatArray, window: tuple[int, int, int, int], scene_size: tuple[int, int], border: float
+) -> tuple[BoolArray, BoolArray]:
+    """Which boxes (tile frame) come within `border` pixels of an interior tile edge, and of the scene's edge."""
+    col, row, width, height = window
+    near = np.column_stack([corners[:, :2] <= border, corners[:, 2:] >= np.array([width, height]) - border])
+    at_scene_edge = np.array([col == 0, row == 0, col + width == scene_size[0], row + height == scene_size[1]])
+    return (near & ~at_scene_edge).any(axis=1), (near & at_scene_edge).any(axis=1)
+
+
+def _meets_invalid(corners: FloatArray, valid: BoolArray | None) -> tuple[BoolArray, BoolArray]:
+    """Which boxes (tile frame) touch an invalid pixel within one pixel, and which cover no valid pixel at all."""
+    none = np.zeros(len(corners), np.bool_)
+    if valid is None or valid.all() or not len(corners):
+        return none, none
+    height, width = valid.shape
+    sums = np.zeros((height + 1, width + 1), np.int64)
+    np.cumsum(np.cumsum(~valid, axis=0), axis=1, out=sums[1:, 1:])
+
+    def invalid_in(x0: Any, y0: Any, x1: Any, y1: Any) -> Any:
+        return sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+
+    low = np.floor(corners[:, :2]).astype(np.int64)
+    high = np.ceil(corners[:, 2:]).astype(np.int64)
+    size = np.array([width, height])
+    x0, y0 = np.clip(low - 1, 0, size).T
+    x1, y1 = np.clip(high + 1, 0, size).T
+    touching = invalid_in(x0, y0, x1, y1) > 0
+    x0, y0 = np.clip(low, 0, size).T
+    x1, y1 = np.clip(high, 0, size).T
+    return touching, invalid_in(x0, y0, x1, y1) == (x1 - x0) * (y1 - y0)

@@ -1,0 +1,202 @@
+"""A small anchor-free network for small objects: centre heat map and box sides on a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geosod.errors import ConfigError
+
+#: Sides are regressed as exponents, in cells of the output; beyond this a box would leave any tile.
+_LARGEST_EXPONENT = 6.0
+
+
+class _ConvNorm(nn.Module):
+    """Convolution, batch normalisation, ReLU; a residual sum before the ReLU where `residual` is set."""
+
+    def __init__(self, inner: int, outer: int, *, kernel: int = 3, stride: int = 1, residual: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inner, outer, kernel, stride, (kernel - 1) // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outer)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x))
+        return F.relu(y + x if self.residual else y)
+
+
+def _stage(inner: int, outer: int, *, blocks: int, kernel: int = 3, stride: int = 2) -> nn.Sequential:
+    first = _ConvNorm(inner, outer, kernel=kernel, stride=stride)
+    return nn.Sequential(first, *(_ConvNorm(outer, outer, residual=True) for _ in range(blocks)))
+
+
+class SmallFPN(nn.Module):
+    """Feature pyramid (Lin et al. 2017) with one centre-point head at stride 4 (Zhou et al. 2019).
+
+    Levels of stride 4, 8, 16 and 32 are computed bottom-up and summed top-down. The head says for every cell
+    of 4 x 4 px how likely the centre of an object of each class lies in it, where exactly that centre is, and
+    how large the box is.
+
+    Args:
+        bands: channels of the input.
+        classes: number of classes.
+        width: channels at stride 4; the deeper levels have two, three and four times as many.
+        fusion: factor of the upsampled map where it is added to strides 16, 8 and 4. Factors below 1 keep
+            the deep levels from washing out small objects (S-alpha, Gong et al. 2021).
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    stride = 4
+
+    def __init__(
+        self, *, bands: int, classes: int, width: int = 24, fusion: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> None:
+        super().__init__()
+        if min(bands, classes) < 1 or width < 4 or len(fusion) != 3:
+            raise ConfigError(
+                f"SmallFPN: bands={bands} and classes={classes} must be at least 1, width={width} at least 4, "
+                f"and fusion={tuple(fusion)} three factors, for strides 16, 8 and 4"
+            )
+        self.bands, self.classes, self.width, self.fusion = bands, classes, width, tuple(map(float, fusion))
+        half = max(4, width // 2)
+        self.stem = nn.Sequential(_ConvNorm(bands, half, kernel=4, stride=2), _ConvNorm(half, width, stride=2))
+        self.level4 = nn.Sequential(_ConvNorm(width, width, residual=True))
+        self.level8 = _stage(width, 2 * width, blocks=1)
+        self.level16 = _stage(2 * width, 3 * width, blocks=2)
+        self.level32 = _stage(3 * width, 4 * width, blocks=2)
+        self.lateral = nn.ModuleList(nn.Conv2d(k * width, width, 1) for k in (4, 3, 2))
+        self.smooth = _ConvNorm(width, width)
+        self.head = _ConvNorm(width, 2 * width)
+        self.out = nn.Conv2d(2 * width, classes + 4, 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        # A prior of 1 % keeps the first steps from being swamped by empty cells (Lin et al. 2017, focal loss).
+        nn.init.constant_(self.out.bias[:classes], -4.6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw maps (B, classes + 4, H / 4, W / 4) of images (B, bands, H, W) scaled to about 0 ... 1.
+
+        H and W are multiples of 32. The first channels are logits of the centre heat map; the last four
+        the centre's offset from the middle of the cell (x, y) in cells, and the logarithms of width and
+        height in cells.
+        """
+        c4 = self.level4(self.stem(x))
+        c8 = self.level8(c4)
+        c16 = self.level16(c8)
+        c32 = self.level32(c16)
+        a16, a8, a4 = self.fusion
+        top = self.lateral[1](c16) + a16 * _double(self.lateral[0](c32))
+        top = self.lateral[2](c8) + a8 * _double(top)
+        raw: Tensor = self.out(self.head(self.smooth(c4 + a4 * _double(top))))
+        return raw
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def fused(model: SmallFPN) -> SmallFPN:
+    """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
+    copy = SmallFPN(bands=model.bands, classes=model.classes, width=model.width, fusion=model.fusion)
+    copy.load_state_dict(model.state_dict())
+    copy.to(next(model.parameters()).device).eval()
+    for module in copy.modules():
+        if isinstance(module, _ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
+            module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    return copy.requires_grad_(False)
+
+
+def _corners(offset: Tensor, log_size: Tensor) -> Tensor:
+    """Offsets (N, 2) and logarithms of sizes (N, 2), in cells → ``x0, y0, x1, y1`` about the middle of the cell."""
+    half = log_size.clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).exp() / 2
+    return torch.cat([offset - half, offset + half], dim=-1)
+
+
+def decode(
+    raw: Tensor, *, threshold: float, topk: int, stride: int = SmallFPN.stride
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes at the peaks of the heat map.
+
+    A cell is a peak where no neighbour among the eight around it has a higher score of the same class
+    (Zhou et al. 2019). Runs on the device of `raw`, in float32.
+
+    Args:
+        raw: (B, classes + 4, h, w) from the network.
+        threshold: least score.
+        topk: most boxes of one image; the best ones are kept.
+        stride: pixels on a side of a cell.
+
+    Returns:
+        Boxes (B, K, 4) float32 ``x0, y0, x1, y1`` in pixels of the tile frame, not clipped to it; scores
+        (B, K) float32, descending; labels (B, K) int64; and counts (B,) int64, how many of the K are boxes.
+        Rows from the count on have score -inf. K is `topk`, or the number of cells times classes if that is less.
+    """
+    batch, channels, rows, cols = raw.shape
+    classes = channels - 4
+    scores = raw[:, :classes].float().sigmoid()
+    peak = F.max_pool2d(scores, 3, stride=1, padding=1) == scores
+    scores = torch.where(peak & (scores >= threshold), scores, torch.full_like(scores, -torch.inf))
+    best, index = scores.flatten(1).topk(min(topk, classes * rows * cols), dim=1)
+    cell = index % (rows * cols)
+    shape = raw[:, classes:].flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).float().transpose(1, 2)
+    middle = torch.stack([cell % cols, cell.div(cols, rounding_mode="floor")], dim=-1).float() + 0.5
+    boxes = (_corners(shape[..., :2], shape[..., 2:]) + middle.repeat(1, 1, 2)) * stride
+    return boxes, best, index // (rows * cols), torch.isfinite(best).sum(1)
+
+
+def loss(raw: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Penalty-reduced focal loss of the centres (Zhou et al. 2019) and GIoU plus L1 loss of the boxes.
+
+    Args:
+        raw: (B, classes + 4, h, w) from the network.
+        targets: ``heat`` (B, classes, h, w) float, 1 at centres and falling off around them; ``shape``
+            (B, 4, h, w) float, what the box channels should say; and ``weight`` (B, h, w) float, how much a
+            cell's box counts, 0 where it has none.
+
+    Returns:
+        Scalars ``centre``, ``box`` and their weighted sum ``total``.
+    """
+    classes = raw.shape[1] - 4
+    logits, heat = raw[:, :classes].float(), targets["heat"]
+    prob = logits.sigmoid()
+    positive = heat >= 1.0 - 1e-6
+    hit = (1 - prob) ** 2 * F.logsigmoid(logits)
+    miss = (1 - heat) ** 4 * prob**2 * F.logsigmoid(-logits)
+    centre = -torch.where(positive, hit, miss).sum() / positive.sum().clamp(min=1)
+    b, y, x = torch.nonzero(targets["weight"] > 0, as_tuple=True)
+    weight = targets["weight"][b, y, x]
+    found, wanted = raw[:, classes:].float()[b, :, y, x], targets["shape"][b, :, y, x]
+    # An offset matters in proportion to the side it moves.
+    size = wanted[:, 2:].exp()
+    error = ((found[:, :2] - wanted[:, :2]) / size).abs().sum(1) + (found[:, 2:] - wanted[:, 2:]).abs().sum(1)
+    giou = _giou(_corners(found[:, :2], found[:, 2:]), _corners(wanted[:, :2], wanted[:, 2:]))
+    box = ((1 - giou + 0.3 * error) * weight).sum() / weight.sum().clamp(min=1.0)
+    return {"centre": centre, "box": box, "total": centre + box}
+
+
+def _giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019) of boxes (N, 4) pair by pair."""
+    area_a, area_b = ((s[:, 2] - s[:, 0]) * (s[:, 3] - s[:, 1]) for s in (a, b))
+    common = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1).clamp(min=1e-6)
+    inter = common.clamp(min=0).prod(1)
+    union = (area_a + area_b - inter).clamp(min=1e-6)
+    return inter / union - (hull - union) / hull
+
+
+def describe(model: SmallFPN) -> dict[str, Any]:
+    """The arguments that rebuild the network, and its size."""
+    return {
+        "bands": model.bands,
+        "classes": model.classes,
+        "width": model.width,
+        "fusion": list(model.fusion),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }

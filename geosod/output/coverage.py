@@ -1,0 +1,156 @@
+"""What became of the ground, as polygons: "no detection" is not "not looked"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+
+from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
+from geosod.output.outlines import region_outlines
+from geosod.scenes.locate import densify, equal_area, georeferenced, ground_geometries
+from geosod.types import FAILED, INSPECTED, NODATA, UNSEEN, Coverage, Scene, Status
+
+#: The columns of a coverage file, in order.
+COVERAGE_SCHEMA = pa.schema(
+    [
+        pa.field("geometry", pa.binary(), nullable=False),
+        pa.field("bbox", BBOX_TYPE, nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("area_km2", pa.float64()),
+        pa.field("scene_id", pa.string(), nullable=False),
+    ]
+)
+
+#: What the codes of the output stand for; the first four are those of `Coverage`.
+_OUTSIDE, _MASKED = 4, 5
+_MEANING: dict[int, tuple[Status, str | None]] = {
+    INSPECTED: ("inspected", None),
+    NODATA: ("nodata", "every pixel is nodata"),
+    FAILED: ("failed", "reading or detection failed; see the failures file"),
+    UNSEEN: ("failed", "no tile reached it"),
+    _OUTSIDE: ("outside_aoi", "outside the area of interest"),
+    _MASKED: ("masked", "masked by request"),
+}
+#: Pieces smaller than this, in square pixels, are rounding of an intersection and dropped.
+_CRUMB = 1e-6
+
+Pieces = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
+
+
+def _cells(scene: Scene, coverage: Coverage) -> Pieces:
+    """Regions of equal code over the whole scene, cut at its edge; polygons in the scene frame and codes."""
+    whole = Coverage.of_window(scene.window, coverage.cell)
+    whole.update(coverage)
+    polygons, codes = region_outlines(whole.codes)
+    limit = np.array([scene.width, scene.height], np.float64)
+    kind, xy, offsets = shapely.to_ragged_array(polygons)
+    return np.asarray(shapely.from_ragged_array(kind, np.minimum(xy * coverage.cell, limit), offsets), object), codes
+
+
+def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Pieces:
+    """The polygons of geometries of any kind, each with its code."""
+    parts, index = shapely.get_parts(np.asarray(geometries, object).reshape(-1), return_index=True)
+    again, inner = shapely.get_parts(parts, return_index=True)
+    kept = (shapely.get_type_id(again) == shapely.GeometryType.POLYGON) & (shapely.area(again) > _CRUMB)
+    return np.asarray(again[kept], object), codes[index[inner[kept]]]
+
+
+def _cut(pieces: Pieces, region: Any) -> tuple[Pieces, Pieces]:
+    """What of the pieces lies in a region, and what outside it."""
+    polygons, codes = pieces
+    shapely.prepare(region)
+    inside = shapely.contains_properly(region, polygons)
+    outside = shapely.disjoint(region, polygons)
+    border = ~inside & ~outside
+    on_border, their = polygons[border], codes[border]
+    into = _exploded(shapely.intersection(on_border, region), their)
+    out_of = _exploded(shapely.difference(on_border, region), their)
+    return _joined((polygons[inside], codes[inside]), into), _joined((polygons[outside], codes[outside]), out_of)
+
+
+def _joined(first: Pieces, second: Pieces) -> Pieces:
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
+
+def _region(scene: Scene, geometry: Any) -> Any:
+    return shapely.intersection(shapely.make_valid(geometry), shapely.box(0, 0, scene.width, scene.height))
+
+
+def _coded(region: Any, code: int) -> Pieces:
+    return _exploded([region], np.array([code], np.uint8))
+
+
+def _account(scene: Scene, coverage: Coverage, aoi: Any, masked: Any) -> Pieces:
+    """Pieces that share the scene out among the statuses, none twice."""
+    pieces = _cells(scene, coverage)
+    rest: Pieces = (np.empty(0, object), np.empty(0, np.uint8))
+    if aoi is not None:
+        region = _region(scene, aoi)
+        pieces, _ = _cut(pieces, region)
+        frame = shapely.box(0, 0, scene.width, scene.height)
+        rest = _coded(shapely.difference(frame, region), _OUTSIDE)
+    if masked is not None:
+        region = _region(scene, masked if aoi is None else shapely.intersection(shapely.make_valid(masked), region))
+        _, pieces = _cut(pieces, region)
+        rest = _joined(rest, _coded(region, _MASKED))
+    return _joined(pieces, rest)
+
+
+def coverage_table(scene: Scene, coverage: Coverage, *, crs: str, aoi: Any = None, masked: Any = None) -> pa.Table:
+    """The account of a scene's ground, with `COVERAGE_SCHEMA`.
+
+    The polygons share the scene's rectangle out: they do not overlap and leave nothing over. Cells of one
+    code that share edges are one row. Ground that no tile reached is "failed", with that reason, unless it is
+    outside the area of interest or masked.
+
+    Args:
+        scene: the scene.
+        coverage: its grid; cells it does not have are unseen.
+        crs: CRS of the geometries; a pixel scene's stay in the scene frame.
+        aoi: polygons of the area of interest, scene frame; None is the whole scene.
+        masked: polygons left out by request, scene frame.
+
+    Returns:
+        One row a polygon, ordered by status; ``area_km2`` is the area on the ellipsoid (null for a pixel scene).
+
+    Raises:
+        SceneError: the scene cannot be put in `crs`.
+    """
+    polygons, codes = _account(scene, coverage, aoi, masked)
+    order = np.argsort(codes, kind="stable")
+    polygons, codes = polygons[order], codes[order]
+    area = None
+    if georeferenced(scene):
+        dense = densify(scene, polygons)
+        flat = shapely.transform(dense, lambda xy: equal_area(scene, xy))
+        area = shapely.area(flat) / 1e6
+        polygons = ground_geometries(scene, dense, crs)
+    else:
+        polygons = np.asarray(shapely.orient_polygons(polygons), object)
+    geometry, bbox = geometry_columns(polygons)
+    n = len(codes)
+    meanings = [_MEANING[code] for code in range(len(_MEANING))]
+    status, reason = (pa.array(names, pa.string()).take(pa.array(codes)) for names in zip(*meanings, strict=True))
+    columns = {
+        "geometry": geometry,
+        "bbox": bbox,
+        "status": status,
+        "reason": reason,
+        "area_km2": pa.nulls(n, pa.float64()) if area is None else pa.array(area, pa.float64()),
+        "scene_id": pa.repeat(pa.scalar(scene.id, pa.string()), n),
+    }
+    return pa.Table.from_arrays([columns[name] for name in COVERAGE_SCHEMA.names], schema=COVERAGE_SCHEMA)
+
+
+def area_km2(table: pa.Table, status: Status = "inspected") -> float | None:
+    """Square kilometres of one status in a coverage table; None for a pixel scene."""
+    if table["area_km2"].null_count:
+        return None
+    chosen = table.filter(pc.equal(table["status"], status))["area_km2"]
+    return float(pc.sum(chosen).as_py() or 0.0)

@@ -1,0 +1,81 @@
+"""The rows of ``failures.parquet``: what could not be done, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from geosod.errors import OutputError
+from geosod.output.geoparquet import clean_uri
+from geosod.types import Failure, Window
+
+#: The columns of a failures file, in order; the window is null where the whole scene is concerned.
+FAILURE_SCHEMA = pa.schema(
+    [
+        pa.field("scene_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        *(pa.field(name, pa.int64()) for name in ("col", "row", "width", "height")),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+
+
+def failure_table(failures: Sequence[Failure]) -> pa.Table:
+    """Failures as rows with `FAILURE_SCHEMA`; credentials in URIs and messages are removed."""
+    window = ("col", "row", "width", "height")
+    rows = [
+        {
+            "scene_id": f.scene_id,
+            "uri": clean_uri(f.uri),
+            **{name: None if f.window is None else getattr(f.window, name) for name in window},
+            "stage": f.stage,
+            "error": f.error,
+            "message": clean_uri(f.message),
+            "attempts": f.attempts,
+        }
+        for f in failures
+    ]
+    return pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA)
+
+
+def read_failures(path: str | Path) -> pa.Table:
+    """The rows of a failures file; none where there is no such file.
+
+    Raises:
+        OutputError: the file is there and is not a failures file.
+    """
+    if not Path(path).exists():
+        return FAILURE_SCHEMA.empty_table()
+    try:
+        return pq.read_table(path, schema=FAILURE_SCHEMA)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{path}: not readable as a failures file ({error}); move it away") from error
+
+
+def failures_of(path: str | Path) -> tuple[Failure, ...]:
+    """The rows of a failures file as values."""
+    return tuple(
+        Failure(
+            scene_id=r["scene_id"],
+            uri=r["uri"],
+            window=None if r["col"] is None else Window(r["col"], r["row"], r["width"], r["height"]),
+            **{name: r[name] for name in ("stage", "error", "message", "attempts")},
+        )
+        for r in read_failures(path).to_pylist()
+    )
+
+
+def merged_failures(old: pa.Table, new: pa.Table, scenes: Collection[str]) -> pa.Table:
+    """The rows of `old` without those of `scenes`, and the rows of `new`; sorted, so that order tells nothing."""
+    concerned = pa.array(sorted({*scenes, *new["scene_id"].to_pylist()}), pa.string())
+    kept = old.filter(pc.invert(pc.is_in(old["scene_id"], concerned)))
+    rows = pa.concat_tables([kept, new])
+    keys = [(name, "ascending") for name in ("scene_id", "stage", "row", "col", "error", "message")]
+    return rows.sort_by(keys).combine_chunks()

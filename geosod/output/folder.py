@@ -1,0 +1,214 @@
+"""The output folder: what goes where, and the tools to put it there safely."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geosod.errors import OutputError
+from geosod.output.geoparquet import read_metadata
+from geosod.output.table import utc
+from geosod.scenes.locate import georeferenced
+from geosod.types import Scene
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process per folder
+    fcntl = None  # type: ignore[assignment]
+
+_DAY = 86_400.0
+_STAGING = re.compile(r"\.staging-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+_SAFE_ID = re.compile(r"(?!\.)[^/\\\x00]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SceneFiles:
+    """Where the files of one scene go.
+
+    Attributes:
+        detections, coverage, item: absolute paths.
+    """
+
+    detections: Path
+    coverage: Path
+    item: Path
+
+    def hrefs(self) -> dict[str, str]:
+        """Links of the item's assets, relative to the item."""
+        paths = {"detections": self.detections, "coverage": self.coverage}
+        return {name: Path(os.path.relpath(path, self.item.parent)).as_posix() for name, path in paths.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """A place for results: a dataset folder, or one named file with its companions beside it.
+
+    Attributes:
+        root: the folder, absolute.
+        name: None for a dataset folder; else the stem of the single file in `root`.
+    """
+
+    root: Path
+    name: str | None = None
+
+    @property
+    def failures(self) -> Path:
+        """The failures file."""
+        return self.root / ("failures.parquet" if self.name is None else f"{self.name}.failures.parquet")
+
+    def item(self, scene_id: str) -> Path:
+        """Where the item of a scene is."""
+        return self.root / (f"items/{scene_id}.json" if self.name is None else f"{self.name}.json")
+
+    def files(self, scene: Scene) -> SceneFiles:
+        """Where the files of a scene go; its date and georeference decide the folder."""
+        if not _SAFE_ID.fullmatch(scene.id):
+            raise OutputError(f"scene id {scene.id!r} cannot name a file; use letters, digits, '-', '_' and '.'")
+        if self.name is not None:
+            stem = self.root / self.name
+            return SceneFiles(Path(f"{stem}.parquet"), Path(f"{stem}.coverage.parquet"), self.item(scene.id))
+        moment = scene.ref.datetime
+        date = "unknown" if moment is None else utc(moment).date().isoformat()
+        folder = f"detections/acq_date={date}" if georeferenced(scene) else "pixel"
+        file = f"{scene.id}.parquet"
+        return SceneFiles(self.root / folder / file, self.root / "coverage" / file, self.item(scene.id))
+
+
+def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -> OutputFolder:
+    """Check that results can go to a place, before any work is done.
+
+    Files in a dataset folder that geosod did not write are left alone. Staging folders of dead runs go.
+
+    Args:
+        path: a folder, made if need be, or ``NAME.parquet`` for the one scene of a run.
+        scenes: how many scenes the run has.
+        overwrite: replace ``NAME.parquet`` even if geosod did not write it.
+
+    Raises:
+        OutputError: the place is not writable, is a file, or holds a file that is not ours to replace.
+    """
+    target = Path(path).expanduser().absolute()
+    single = target.suffix.lower() == ".parquet" and not target.is_dir()
+    if single and scenes != 1:
+        raise OutputError(f"{path}: one file holds one scene, but there are {scenes}; give a folder instead")
+    if not single and target.exists() and not target.is_dir():
+        raise OutputError(f"{path}: is a file; give a folder, or a name that ends in .parquet")
+    folder = OutputFolder(target.parent, target.stem) if single else OutputFolder(target)
+    _check_writable(folder.root)
+    if single and not overwrite:
+        _check_ours(folder)
+    remove_stale_staging(folder)
+    return folder
+
+
+def _check_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        mend = "choose another folder with -o, or mend its permissions"
+        raise OutputError(f"{root}: cannot be written ({error.strerror or error}); {mend}") from error
+
+
+def _check_ours(folder: OutputFolder) -> None:
+    stem = folder.root / str(folder.name)
+    tables, item = (Path(f"{stem}.parquet"), Path(f"{stem}.coverage.parquet")), Path(f"{stem}.json")
+    foreign = [path for path in tables if path.exists() and read_metadata(path) is None]
+    foreign += [item] if item.exists() and read_item(item) is None else []
+    if foreign:
+        raise OutputError(f"{foreign[0]}: exists and was not written by geosod; use --overwrite, or another name")
+
+
+def read_item(path: Path) -> dict[str, Any] | None:
+    """An item that geosod wrote, or None where the file is absent, broken or another's."""
+    try:
+        item = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(item, dict) and "geosod:status" in item.get("properties", {})
+    return item if ours else None
+
+
+@contextmanager
+def locked(folder: OutputFolder) -> Iterator[None]:
+    """Hold the folder's lock; a single file has none, it is one process's."""
+    if folder.name is not None or fcntl is None:
+        yield
+        return
+    with (folder.root / ".lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _host() -> str:
+    machine = f"{socket.gethostname()} {uuid.getnode():x}"
+    return hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()
+
+
+@contextmanager
+def staging(folder: OutputFolder) -> Iterator[Path]:
+    """A new folder on the same file system, outside the dataset's folders; removed at the end."""
+    path = folder.root / f".staging-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # there, signal 0 is not a mere question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def remove_stale_staging(folder: OutputFolder) -> None:
+    """Remove staging folders whose process is dead, and those of other machines that are a day old."""
+    for path in folder.root.glob(".staging-*"):
+        match = _STAGING.fullmatch(path.name)
+        if match is None or not path.is_dir():
+            continue
+        try:
+            old = time.time() - path.stat().st_mtime > _DAY
+        except FileNotFoundError:  # its owner has just removed it
+            continue
+        here = match["host"] == _host()
+        if (here and not _alive(int(match["pid"]))) or (not here and old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file into place and flush the folder it comes to."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    if os.name == "posix":
+        flush(target.parent)

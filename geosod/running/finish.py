@@ -1,0 +1,83 @@
+"""The last stage of a scene: from settled boxes to committed files."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geosod.output.commit import OutputFolder, commit_scene
+from geosod.output.coverage import area_km2, coverage_table
+from geosod.output.geoparquet import file_metadata
+from geosod.output.stac_item import scene_item
+from geosod.output.table import detection_table
+from geosod.running.stages import Job, ScenePlan, UnitAccount, inside_area, scene_coverage
+from geosod.types import Detections, Execution, SceneResult
+
+
+def finish_scene(
+    job: Job,
+    plan: ScenePlan,
+    execution: Execution,
+    detections: Detections,
+    accounts: Sequence[UnitAccount],
+    out: OutputFolder,
+) -> SceneResult:
+    """Georeference the boxes of a scene, account for its ground, and commit both.
+
+    Args:
+        job: what the run's scenes share.
+        plan: the scene.
+        execution: how the detector ran.
+        detections: the settled boxes of all units and groups, in any order, scene frame.
+        accounts: what became of each unit.
+        out: where to commit.
+
+    Raises:
+        OutputError: a file cannot be written.
+        SceneError: the scene has no place in the dataset's CRS.
+    """
+    scene, crs = plan.scene, job.config.crs
+    kept = inside_area(plan, detections)
+    provenance = job.provenance(execution)
+    coverage = coverage_table(scene, scene_coverage(plan, accounts), crs=crs, aoi=plan.area)
+    failures = tuple(failure for account in accounts for failure in account.failures)
+    status: Any = "partial" if failures else "done"
+    inspected = area_km2(coverage)
+    item = scene_item(
+        scene,
+        provenance,
+        hrefs=out.files(scene).hrefs(),
+        detections=len(kept),
+        status=status,
+        failures=len(failures),
+        inspected_km2=inspected,
+        crs=crs,
+        processed=dt.datetime.now(dt.UTC),
+    )
+    capped = sum(account.capped for account in accounts)
+    item["properties"]["geosod:capped_tiles"] = capped
+    paths = commit_scene(
+        out,
+        scene,
+        detections=detection_table(scene, kept, provenance, crs=crs),
+        coverage=coverage,
+        item=item,
+        crs=crs,
+        metadata=file_metadata(scene, provenance),
+        failures=failures,
+    )
+    return SceneResult(
+        scene.id,
+        scene.ref.uri,
+        status,
+        detections=len(kept),
+        paths=tuple(str(Path(path)) for path in paths),
+        failures=failures,
+        megapixels=scene.megapixels,
+        inspected_km2=inspected,
+        raw=sum(account.raw for account in accounts),
+        shipped=sum(account.open for account in accounts),
+        capped_tiles=capped,
+    )

@@ -1,0 +1,190 @@
+"""`detect`: the main job, from what a user names to committed scenes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from geosod.config import RunConfig, make_config
+from geosod.detectors import open_bundle
+from geosod.errors import GeosodError, ModelError, UsageError
+from geosod.output.commit import OutputFolder, check_dataset_crs, committed, open_output, write_failures
+from geosod.output.stac_item import source_href, source_of
+from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
+from geosod.running.stages import Job, ScenePlan, plan_scene, validate
+from geosod.scenes.sources import find_scenes, hashed_id
+from geosod.types import Failure, SceneRef, SceneResult
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        scenes: one result for each scene, in the order they ended.
+        failures: everything that was lost, scenes that could not be opened included.
+        out: the output folder or file.
+        seconds: wall time.
+    """
+
+    scenes: tuple[SceneResult, ...]
+    failures: tuple[Failure, ...]
+    out: str
+    seconds: float
+
+    @property
+    def detections(self) -> int:
+        """Rows written by this run."""
+        return sum(scene.detections for scene in self.scenes if scene.status != "skipped")
+
+    @property
+    def megapixels(self) -> float:
+        """Size of the scenes this run worked on."""
+        return sum(scene.megapixels for scene in self.scenes if scene.status in ("done", "partial"))
+
+    @property
+    def exit_code(self) -> int:
+        """0: all done. 3: some ground or scenes failed. 2: nothing could be begun, the request is at fault."""
+        if not self.failures:
+            return 0
+        begun = any(scene.status != "failed" for scene in self.scenes)
+        at_fault = all(failure.stage in ("open", "plan") for failure in self.failures)
+        return 2 if at_fault and not begun else 3
+
+
+def detect(
+    scenes: str | Path | Sequence[str | Path],
+    *,
+    model: str | Path,
+    out: str | Path,
+    config: str | Path | RunConfig | None = None,
+    on_event: Emit | None = None,
+    **settings: Any,
+) -> Result:
+    """Find the objects in scenes of any size, and write them as a map layer.
+
+    Args:
+        scenes: GeoTIFFs or VRTs: paths, folders or globs.
+        model: a shipped model's name or a bundle's folder.
+        out: the output folder, or with one scene a name ending in ``.parquet``.
+        config: a YAML file of settings, or settings already made.
+        on_event: called in this thread with each `geosod.running.events.Event`.
+        **settings: any setting of `RunConfig`, on top of `config`.
+
+    Returns:
+        What each scene came to; `Result.exit_code` sums it up. A scene that fails is told there and in
+        ``failures.parquet``, and does not stop the others.
+
+    Raises:
+        UsageError: a setting, the model or the output place is unusable; nothing was done.
+        EngineError: Ray could not be started, or every detector was lost.
+    """
+    started = time.monotonic()
+    emit: Emit = on_event or (lambda event: None)
+    inputs = [str(s) for s in ([scenes] if isinstance(scenes, str | Path) else scenes)]
+    job = _job(model, config, settings)
+    refs, missing = find_scenes(inputs, datetime=job.config.datetime)
+    folder = open_output(out, scenes=len(refs) + len(missing), overwrite=job.config.overwrite)
+    check_dataset_crs(folder, job.config.crs)
+    ended: list[SceneResult] = []
+    for failure in missing:
+        _end(_failed(failure), folder, emit, ended)
+    plans = _plans(job, [_free_id(folder, ref) for ref in refs], folder, emit, ended)
+    # Nothing is started for a run in which no scene can be begun.
+    first = next(plans, None)
+    if first is not None:
+        for result in _engine(job.config)(job, chain([first], plans), folder, emit):
+            _end(result, folder, emit, ended)
+    failures = tuple(failure for result in ended for failure in result.failures)
+    return Result(tuple(ended), failures, str(out), time.monotonic() - started)
+
+
+def _job(model: str | Path, config: str | Path | RunConfig | None, settings: dict[str, Any]) -> Job:
+    if isinstance(config, RunConfig):
+        settings = config.model_dump(exclude_unset=True) | settings
+        config = None
+    resolved = make_config(config, **settings)
+    job = Job(open_bundle(model), resolved)
+    validate(job)
+    if resolved.aoi is None:
+        return job
+    import hashlib
+
+    from geosod.scenes.aoi import load_aoi
+
+    aoi = load_aoi(resolved.aoi)
+    return replace(job, aoi=aoi, aoi_digest=hashlib.sha256(aoi.geometry.wkb + aoi.crs.encode()).hexdigest())
+
+
+def _engine(config: RunConfig) -> Any:
+    if config.engine == "serial":
+        from geosod.running import serial
+
+        return serial.run
+    from geosod.running import ray_engine
+
+    return ray_engine.run
+
+
+def _free_id(folder: OutputFolder, ref: SceneRef) -> SceneRef:
+    """Another scene of the same name may have been committed here before; then this one gets a longer name."""
+    item = committed(folder, ref.id)
+    return ref if item is None or source_of(item) == source_href(ref.uri) else hashed_id(ref)
+
+
+def _plans(
+    job: Job, refs: Sequence[SceneRef], folder: OutputFolder, emit: Emit, ended: list[SceneResult]
+) -> Iterator[ScenePlan]:
+    """Plan scenes as the engine asks for them; those that need or allow no work go to `ended` at once."""
+    for ref in refs:
+        try:
+            skipped = _skipped(job, ref, folder)
+            plan = None if skipped else plan_scene(job, ref)
+        except (GeosodError, OSError) as error:
+            stage = "open" if not isinstance(error, ModelError) else "plan"
+            failure = Failure(ref.id, ref.uri, None, stage, type(error).__name__, " ".join(str(error).split()))
+            skipped, plan = _failed(failure), None
+        if plan is None:
+            assert skipped is not None
+            _end(skipped, folder, emit, ended)
+            continue
+        if plan.caution:
+            emit(Note(plan.caution, important=True))
+        emit(ScenePlanned(ref.id, len(plan.units), plan.tiles, plan.scene.megapixels))
+        yield plan
+
+
+def _skipped(job: Job, ref: SceneRef, folder: OutputFolder) -> SceneResult | None:
+    """The result of a scene that is already committed, unless part of its ground failed then.
+
+    Raises:
+        UsageError: it was committed with another model or other settings.
+    """
+    item = None if job.config.overwrite else committed(folder, ref.id)
+    if item is None or item["properties"]["geosod:status"] != "done":
+        return None
+    p = item["properties"]
+    if p["geosod:model_digest"] != job.bundle.digest or p["geosod:config_digest"] != job.config_digest:
+        raise UsageError(
+            f"{ref.uri}: is already in the output as {ref.id!r}, made with model {p['geosod:model']} or settings "
+            "that differ from this run's; add --overwrite to redo it, or choose another output folder"
+        )
+    return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
+
+
+def _failed(failure: Failure) -> SceneResult:
+    return SceneResult(failure.scene_id, failure.uri, "failed", failures=(failure,))
+
+
+def _end(result: SceneResult, folder: OutputFolder, emit: Emit, ended: list[SceneResult]) -> None:
+    """Record a result. A scene that was committed has put its failures on record itself."""
+    if result.status == "failed":
+        write_failures(folder, result.failures)
+    for failure in result.failures:
+        emit(Failed(failure))
+    emit(SceneFinished(result))
+    ended.append(result)

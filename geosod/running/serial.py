@@ -1,0 +1,63 @@
+"""The serial engine: every stage in this process, one scene after the other. The oracle of the Ray engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from geosod.detectors import Detector, load_detector
+from geosod.merging.components import Settled, merge_group
+from geosod.output.commit import OutputFolder
+from geosod.running.events import Emit, Ready, TilesDetected, UnitSettled
+from geosod.running.finish import finish_scene
+from geosod.running.stages import (
+    Job,
+    ScenePlan,
+    TileOutcome,
+    UnitAccount,
+    detect_tiles,
+    read_spec,
+    read_tiles,
+    resolve_execution,
+    settle_unit,
+)
+from geosod.scenes.read import ReadAccount
+from geosod.types import Detections, Execution, SceneResult, Unit
+
+
+
+def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> Iterator[SceneResult]:
+    """Detect on every planned scene in turn, and commit each."""
+    execution, line = resolve_execution(job)
+    detector = load_detector(job.bundle, execution, threshold=job.threshold)
+    emit(Ready(execution, line, 1))
+    for plan in plans:
+        yield run_scene(job, plan, detector, out, emit)
+
+
+def run_scene(job: Job, plan: ScenePlan, detector: Detector, out: OutputFolder, emit: Emit) -> SceneResult:
+    """One scene from plan to commit."""
+    nodes: dict[str, Settled] = {}
+    accounts = []
+    for unit in plan.units:
+        nodes[unit.id], account = run_unit(job, plan, unit, detector, emit)
+        accounts.append(account)
+        emit(UnitSettled(plan.scene.id, account.tiles, account.empty))
+    settled = [node.settled for node in nodes.values()]
+    for level in plan.tree:
+        for group in level:
+            nodes[group.id] = merge_group([nodes.pop(child).open for child in group.children], group.core, job.rule)
+            settled.append(nodes[group.id].settled)
+    return finish_scene(job, plan, detector.execution, Detections.concat(settled), accounts, out)
+
+
+def run_unit(
+    job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit
+) -> tuple[Settled, UnitAccount]:
+    """Read, detect and settle one unit."""
+    outcomes: list[TileOutcome] = []
+    for item in read_tiles(plan.scene, unit, read_spec(job, plan, detector.execution.batch)):
+        if isinstance(item, ReadAccount):
+            return settle_unit(job.rule, plan.scene, unit, item, outcomes)
+        outcomes += detect_tiles(detector, [item])
+        emit(TilesDetected(len(item), len(outcomes[-1].detections)))
+    raise AssertionError("read_tiles ends with its account")

@@ -1,0 +1,319 @@
+"""The stages of a scene as functions of values. An engine decides only where and when each is called.
+
+    plan_scene → read_tiles → detect_tiles → settle_unit → merge_group … → finish_scene (in `finish`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geosod import __version__
+from geosod.config import RunConfig, digest
+from geosod.errors import ConfigError, GeosodError
+from geosod.merging.components import Settled, settle
+from geosod.merging.rule import MergeRule
+from geosod.scenes.bands import choose_bands
+from geosod.scenes.open import open_scene
+from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
+from geosod.tiling.grid import Grid, make_grid
+from geosod.tiling.units import Group, merge_tree, plan_units
+from geosod.types import (
+    FAILED,
+    Coverage,
+    Detections,
+    Execution,
+    Failure,
+    IntArray,
+    Provenance,
+    Scene,
+    SceneRef,
+    TileBatch,
+    Unit,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from geosod.detectors.base import Detector
+    from geosod.detectors.bundle import Bundle
+    from geosod.scenes.aoi import Aoi
+
+#: Side of a coverage cell in pixels.
+COVERAGE_CELL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every scene of a run shares.
+
+    Attributes:
+        bundle: the model.
+        config: the settings.
+        aoi: the area of interest, if one was given.
+        aoi_digest: sha256 of its geometry, for the record.
+    """
+
+    bundle: Bundle
+    config: RunConfig
+    aoi: Aoi | None = None
+    aoi_digest: str | None = None
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile in pixels."""
+        return self.config.tile or self.bundle.card.tile
+
+    @property
+    def overlap(self) -> int:
+        """Overlap of neighbouring tiles in pixels."""
+        return self.bundle.card.overlap if self.config.overlap is None else self.config.overlap
+
+    @property
+    def threshold(self) -> float:
+        """Score below which boxes are dropped."""
+        return self.bundle.card.threshold if self.config.threshold is None else self.config.threshold
+
+    @property
+    def rule(self) -> MergeRule:
+        """How boxes become one."""
+        c = self.config
+        return MergeRule(c.merge, c.metric, c.merge_threshold, c.class_agnostic)
+
+    def options(self) -> dict[str, object]:
+        """Every setting that can change a result, the model's defaults filled in."""
+        filled = {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold}
+        return self.config.options() | filled | {"aoi": self.aoi_digest}
+
+    @property
+    def config_digest(self) -> str:
+        """sha256 of `options`."""
+        return digest(self.options())
+
+    def provenance(self, execution: Execution) -> Provenance:
+        """What the outputs record of where they come from."""
+        card, options = self.bundle.card, self.options()
+        return Provenance(
+            card.name, self.bundle.digest, self.config_digest, __version__, card.classes, execution, options
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePlan:
+    """What will be done with one scene.
+
+    Attributes:
+        scene: the opened scene.
+        bands: 1-based bands in the model's order.
+        units: pieces of work, in reading order; none where the AOI leaves no tile.
+        tree: how their open boxes meet.
+        area: the AOI in the scene frame, or None for the whole scene.
+        caution: something the model card could not check.
+    """
+
+    scene: Scene
+    bands: tuple[int, ...]
+    units: tuple[Unit, ...]
+    tree: tuple[tuple[Group, ...], ...]
+    area: BaseGeometry | None
+    caution: str | None
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles to read."""
+        return sum(len(unit.windows) for unit in self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class TileOutcome:
+    """What a detector made of some tiles of one unit.
+
+    Attributes:
+        detections: raw boxes, scene frame.
+        capped: tiles that reached the model's `top_k`.
+        failed: windows the detector could not process, each with the error's class and message.
+    """
+
+    detections: Detections
+    capped: int = 0
+    failed: tuple[tuple[Window, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnitAccount:
+    """What became of a unit, without its boxes."""
+
+    unit_id: str
+    tiles: int
+    empty: int
+    raw: int
+    open: int
+    capped: int
+    coverage: Coverage
+    failures: tuple[Failure, ...]
+
+
+def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
+    """Open a scene, hold it against the model, and cut it into units.
+
+    Raises:
+        SceneError: it cannot be opened, lacks a band, or misses the AOI.
+        ModelError: the model is not made for it.
+    """
+    scene = open_scene(ref)
+    card = job.bundle.card
+    bands = choose_bands(scene, card.bands, job.config.bands)
+    caution = card.check(scene)
+    area = None
+    if job.aoi is not None:
+        from geosod.scenes.aoi import aoi_in_scene
+
+        area = aoi_in_scene(job.aoi, scene)
+    grid = make_grid(scene.width, scene.height, tile=job.tile, overlap=job.overlap)
+    units = plan_units(scene.id, grid, shape=job.config.unit, keep=_wanted(area, grid))
+    return ScenePlan(scene, bands, units, merge_tree(units, grid), area, caution)
+
+
+def resolve_execution(job: Job) -> tuple[Execution, str]:
+    """How the detector runs on this machine, and a line saying why. Imports torch.
+
+    Raises:
+        ConfigError: the machine cannot do what was asked for.
+    """
+    from geosod.detectors.execution import resolve, this_machine
+
+    c = job.config
+    wish = {"device": c.device, "backend": c.backend, "precision": c.precision}
+    return resolve(this_machine(), tile=job.tile, batch=c.batch, threads=c.threads, **wish)
+
+
+def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
+    """How to read the units of a scene, in batches of at most `chunk` tiles."""
+    c = job.config
+    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb)
+
+
+def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadAccount]:
+    """`read_unit`, with a file that fails altogether told in the account instead of raised."""
+    handed_on = 0
+    try:
+        for item in read_unit(scene, unit, spec):
+            handed_on += len(item) if isinstance(item, TileBatch) else 0
+            yield item
+    except GeosodError as error:
+        yield lost_unit(scene, unit, error, handed_on)
+
+
+def lost_unit(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadAccount:
+    """The account of a unit whose reading broke off after `tiles` tiles: all its ground counts as failed."""
+    line = " ".join(str(error).split())
+    failure = Failure(scene.id, scene.ref.uri, unit.read_window, "read", type(error).__name__, line)
+    coverage = Coverage.of_window(unit.read_window, COVERAGE_CELL)
+    for window in unit.windows:
+        coverage.update(Coverage.of_window(window, COVERAGE_CELL, FAILED))
+    return ReadAccount(tiles, 0, coverage, (failure,))
+
+
+def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> list[TileOutcome]:
+    """Detect on several units' tiles in one go; one outcome for each part, in order.
+
+    When a batch fails its tiles are tried one by one, so that one bad tile costs only its own ground.
+    """
+    try:
+        found = detector.detect(TileBatch.concat(parts))
+    except Exception:
+        return [_one_by_one(detector, part) for part in parts]
+    ends = np.cumsum([len(part) for part in parts])
+    tiles = [found[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]
+    return [TileOutcome(Detections.concat(t), _capped(detector, t)) for t in tiles]
+
+
+def failed_outcome(windows: IntArray, error: Exception) -> TileOutcome:
+    """The outcome of tiles whose detector was lost for good."""
+    line = " ".join(str(error).split())[:500]
+    lost = tuple((_window(row), type(error).__name__, line) for row in windows)
+    return TileOutcome(Detections.empty(), 0, lost)
+
+
+def settle_unit(
+    rule: MergeRule, scene: Scene, unit: Unit, read: ReadAccount, outcomes: Sequence[TileOutcome]
+) -> tuple[Settled, UnitAccount]:
+    """Merge what no other unit can touch, and add up what became of the unit."""
+    raw = Detections.concat(outcome.detections for outcome in outcomes)
+    settled = settle(raw, unit.core, rule)
+    failures = list(read.failures)
+    for outcome in outcomes:
+        for window, error, message in outcome.failed:
+            failures.append(Failure(scene.id, scene.ref.uri, window, "detect", error, message))
+            read.coverage.update(Coverage.of_window(window, read.coverage.cell, FAILED))
+    capped = sum(outcome.capped for outcome in outcomes)
+    account = UnitAccount(
+        unit.id, len(unit.windows), read.empty, len(raw), len(settled.open), capped, read.coverage, tuple(failures)
+    )
+    return settled, account
+
+
+def scene_coverage(plan: ScenePlan, accounts: Iterable[UnitAccount]) -> Coverage:
+    """What became of the ground of a whole scene."""
+    coverage = Coverage.of_window(plan.scene.window, COVERAGE_CELL)
+    for account in accounts:
+        coverage.update(account.coverage)
+    return coverage
+
+
+def inside_area(plan: ScenePlan, detections: Detections) -> Detections:
+    """Only the boxes whose centre lies in the AOI, so that AOIs which share an edge share out the boxes."""
+    if plan.area is None or not len(detections):
+        return detections
+    import shapely
+
+    shapely.prepare(plan.area)
+    x0, y0, x1, y1 = detections.boxes.T
+    return detections[np.flatnonzero(shapely.intersects_xy(plan.area, (x0 + x1) / 2, (y0 + y1) / 2))]
+
+
+def validate(job: Job) -> None:
+    """Refuse settings that do not go together, before any scene is opened.
+
+    Raises:
+        ConfigError: tile and overlap do not fit.
+    """
+    if job.overlap >= job.tile:
+        raise ConfigError(f"overlap {job.overlap} must be below the tile's {job.tile} pixels")
+
+
+def _wanted(area: BaseGeometry | None, grid: Grid) -> np.ndarray | None:
+    if area is None:
+        return None
+    from geosod.scenes.aoi import windows_in
+
+    return windows_in(area, grid.windows_array()).reshape(grid.rows, grid.cols)
+
+
+def _one_by_one(detector: Detector, part: TileBatch) -> TileOutcome:
+    outcomes = []
+    for i in range(len(part)):
+        tile = part[i : i + 1]
+        try:
+            found = detector.detect(tile)
+            outcomes.append(TileOutcome(Detections.concat(found), _capped(detector, found)))
+        except Exception as error:
+            outcomes.append(failed_outcome(tile.windows, error))
+    return TileOutcome(
+        Detections.concat(o.detections for o in outcomes),
+        sum(o.capped for o in outcomes),
+        tuple(lost for o in outcomes for lost in o.failed),
+    )
+
+
+def _capped(detector: Detector, tiles: Iterable[Detections]) -> int:
+    return sum(len(tile) >= detector.card.top_k for tile in tiles)
+
+
+def _window(row: IntArray) -> Window:
+    col, top, width, height = (int(v) for v in row)
+    return Window(col, top, width, height)

@@ -1,0 +1,33 @@
+"""What the GDAL inside rasterio can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+
+
+def gdal_version() -> str:
+    """GDAL's version."""
+    return str(rasterio.__gdal_version__)
+
+
+def usable_codecs(names: Iterable[str]) -> tuple[str, ...]:
+    """Those compressions of which a small GeoTIFF can be written and read back."""
+    return tuple(name for name in names if _works(name))
+
+
+def _works(codec: str) -> bool:
+    pixels = np.arange(3 * 64 * 64, dtype=np.uint8).reshape(3, 64, 64)
+    profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8", "compress": codec}
+    try:
+        with rasterio.Env(CPL_LOG_ERRORS="OFF"), MemoryFile() as memory:
+            with memory.open(**profile) as dataset:
+                dataset.write(pixels)
+            with memory.open() as dataset:
+                return bool(dataset.read().shape == pixels.shape and dataset.compression is not None)
+    except (RasterioError, ValueError):
+        return False

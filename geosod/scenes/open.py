@@ -1,0 +1,137 @@
+"""Open a scene: what the header says, checked before anything large is allocated."""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import DatasetReader
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from geosod.errors import GeosodError, SceneError
+from geosod.scenes.locate import ground_size
+from geosod.types import MaskKind, Scene, SceneRef
+
+#: Formats that are opened; anything else GDAL knows is refused, some of its drivers reach out on their own.
+DRIVERS = ["GTiff", "VRT", "JPEG", "PNG", "JP2OpenJPEG"]
+#: A file is refused when one native block decodes to more than this.
+MAX_BLOCK_BYTES = 1 << 30
+#: Pixels on a side beyond which a header is taken for damaged.
+MAX_SIDE = 10_000_000
+
+
+@contextmanager
+def opened(uri: str, *, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
+    """A rasterio dataset with its own handle, and GDAL bounded to `cache_mb` MB and `threads` decoding threads.
+
+    Raises:
+        SceneError: GDAL cannot open it.
+    """
+    settings = {"GDAL_CACHEMAX": cache_mb, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
+    with rasterio.Env(**settings):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                dataset = DatasetReader(uri, sharing=False, driver=DRIVERS)
+        except RasterioError as error:
+            raise SceneError(f"{uri}: cannot be opened as a raster: {_one_line(error, uri)}") from error
+        with dataset:
+            yield dataset
+
+
+def open_scene(ref: SceneRef) -> Scene:
+    """Read the header of a scene.
+
+    Raises:
+        SceneError: the file cannot be opened, is not a plain grid of numbers, or claims impossible sizes.
+    """
+    with opened(ref.uri) as dataset:
+        _check(dataset, ref.uri)
+        kind, alpha = _mask(dataset)
+        georeferenced = dataset.crs is not None and not dataset.transform.is_identity
+        scene = Scene(
+            ref=ref if ref.datetime else replace(ref, datetime=_acquired(dataset)),
+            width=dataset.width,
+            height=dataset.height,
+            count=dataset.count,
+            dtype=dataset.dtypes[0],
+            crs=dataset.crs.to_wkt(version="WKT2_2019") if georeferenced else None,
+            transform=dataset.transform if georeferenced else None,
+            nodata=tuple(dataset.nodatavals),
+            mask_kind=kind,
+            alpha=alpha,
+            band_names=_band_names(dataset),
+            block_shape=tuple(dataset.block_shapes[0]),
+            overviews=tuple(dataset.overviews(1)),
+            gsd=None,
+        )
+    return replace(scene, gsd=_gsd(scene))
+
+
+def _check(dataset: Any, uri: str) -> None:
+    if dataset.count == 0:
+        raise SceneError(f"{uri}: has no raster bands; name one of its subdatasets instead")
+    if max(dataset.width, dataset.height) > MAX_SIDE:
+        raise SceneError(f"{uri}: claims {dataset.width} x {dataset.height} pixels, over {MAX_SIDE} on a side")
+    if len(set(dataset.dtypes)) > 1:
+        raise SceneError(f"{uri}: bands have different types {sorted(set(dataset.dtypes))}; convert them to one")
+    dtype = np.dtype(dataset.dtypes[0]) if dataset.dtypes[0] != "complex_int16" else np.dtype("complex64")
+    if dtype.kind not in "uif":
+        raise SceneError(f"{uri}: pixels are {dataset.dtypes[0]}; only integers and floats can be read")
+    block = int(np.prod(dataset.block_shapes[0], dtype=np.int64)) * dtype.itemsize * dataset.count
+    if block > MAX_BLOCK_BYTES:
+        raise SceneError(f"{uri}: one block decodes to {block >> 20} MiB, over {MAX_BLOCK_BYTES >> 20}; tile the file")
+    if dataset.gcps[0] and dataset.transform.is_identity:
+        raise SceneError(f"{uri}: located by ground control points only; warp it to a grid first (gdalwarp)")
+
+
+def _mask(dataset: Any) -> tuple[MaskKind, int | None]:
+    alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
+    flags = dataset.mask_flag_enums[0]
+    if alpha is not None:
+        return "alpha", alpha
+    if MaskFlags.nodata in flags:
+        return "nodata", None
+    return ("none", None) if MaskFlags.all_valid in flags else ("mask", None)
+
+
+def _band_names(dataset: Any) -> tuple[str, ...]:
+    unnamed = {ColorInterp.gray, ColorInterp.undefined}
+    interpretations = ["" if c in unnamed else c.name for c in dataset.colorinterp]
+    return tuple(d or name for d, name in zip(dataset.descriptions, interpretations, strict=True))
+
+
+def _acquired(dataset: Any) -> dt.datetime | None:
+    """GDAL's IMAGERY metadata domain; TIFFTAG_DATETIME is when the file was made, so it is not used."""
+    text = dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME")
+    if not text:
+        return None
+    try:
+        time = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+
+
+def _gsd(scene: Scene) -> float | None:
+    if scene.transform is None:
+        return None
+    col, row = scene.width // 2, scene.height // 2
+    pixel = np.array([[col, row, col + 1, row + 1]], np.float64)
+    try:
+        width, height, _ = ground_size(scene, pixel)
+    except GeosodError:
+        return None
+    return float(np.sqrt(width[0] * height[0]))
+
+
+def _one_line(error: BaseException, uri: str) -> str:
+    text = " ".join(str(error).split()).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
+    return text or type(error).__name__

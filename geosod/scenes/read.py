@@ -1,0 +1,297 @@
+"""Read a unit: every block decoded once, tiles cut from a rolling strip of rows.
+
+The strip holds the rows from the top of the current tile row down to the next block boundary below it,
+across the unit's columns. Going down one tile row drops the rows above and reads whole block rows below,
+so no block is asked for twice inside a unit. Reading is the only thing here that can fail; what fails is
+tried again, then narrowed to single blocks, and their ground is given up, recorded, and read as invalid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as GdalWindow
+
+from geosod.scenes.open import opened
+from geosod.types import (
+    FAILED,
+    INSPECTED,
+    NODATA,
+    BoolArray,
+    Coverage,
+    Failure,
+    PixelArray,
+    Scene,
+    TileBatch,
+    Unit,
+    Window,
+)
+
+#: Native blocks taller than this are not aligned to: the strip would outgrow the tile.
+MAX_ALIGNED_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """How to read a unit.
+
+    Attributes:
+        bands: 1-based bands in the model's order.
+        tile: side of a tile in pixels.
+        chunk: most tiles in one batch.
+        cell: side of a coverage cell in pixels.
+        threads: GDAL's decoding threads.
+        cache_mb: GDAL's block cache in MB.
+        attempts: how often a failing read is tried.
+    """
+
+    bands: tuple[int, ...]
+    tile: int
+    chunk: int
+    cell: int = 32
+    threads: int = 1
+    cache_mb: int = 64
+    attempts: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAccount:
+    """What reading a unit came to, after its last batch.
+
+    Attributes:
+        tiles: tiles handed on.
+        empty: tiles without a valid pixel, which are not handed on.
+        coverage: what became of the unit's ground.
+        failures: blocks that could not be read.
+    """
+
+    tiles: int
+    empty: int
+    coverage: Coverage
+    failures: tuple[Failure, ...]
+
+
+def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadAccount]:
+    """Yield the unit's tiles that hold valid pixels, in batches of up to `spec.chunk`, then the account.
+
+    Raises:
+        SceneError: the file cannot be opened any more.
+    """
+    strip_reader = _StripReader(scene, unit, spec)
+    coverage = Coverage.of_window(unit.read_window, spec.cell)
+    stack = _Stack(scene, unit, spec)
+    tiles = 0
+    with opened(scene.ref.uri, threads=spec.threads, cache_mb=spec.cache_mb) as dataset:
+        for top, row in groupby(unit.windows, key=lambda window: window.row):
+            windows = list(row)
+            strip_reader.advance(dataset, top, windows[0].bottom)
+            for window in windows:
+                pixels, valid = strip_reader.cut(window)
+                _account(coverage, window, valid)
+                if valid is None or valid.any():
+                    tiles += 1
+                    if (full := stack.push(window, pixels, valid)) is not None:
+                        yield full
+    if (rest := stack.flush()) is not None:
+        yield rest
+    for failure in strip_reader.failures:
+        _mark_failed(coverage, unit, failure)
+    yield ReadAccount(tiles, len(unit.windows) - tiles, coverage, tuple(strip_reader.failures))
+
+
+@dataclass(slots=True)
+class _StripReader:
+    """A rolling strip: rows ``[top, bottom)`` of the unit's columns."""
+
+    scene: Scene
+    unit: Unit
+    spec: ReadSpec
+    top: int = 0
+    bottom: int = 0
+    pixels: PixelArray | None = None
+    valid: BoolArray | None = None
+    failures: list[Failure] = field(default_factory=list)
+
+    def advance(self, dataset: Any, top: int, bottom: int) -> None:
+        """Drop the rows above `top`, and read whole blocks until `bottom` is covered."""
+        block = self.scene.block_shape[0] if self.scene.block_shape[0] <= MAX_ALIGNED_ROWS else 1
+        start = max(top, self.bottom)
+        stop = min(-(-bottom // block) * block, self.unit.read_window.bottom)
+        kept = slice(top - self.top, None)
+        pixels = None if self.pixels is None or start == top else self.pixels[:, kept]
+        valid = None if self.valid is None or start == top else self.valid[kept]
+        if stop > start:
+            hull = self.unit.read_window
+            new, new_valid = self._read(dataset, Window(hull.col, start, hull.width, stop - start))
+            pixels = new if pixels is None else np.concatenate([pixels, new], axis=1)
+            valid = new_valid if valid is None else np.concatenate([valid, new_valid])
+        self.pixels, self.valid = pixels, valid
+        self.top, self.bottom = top, max(stop, start)
+
+    def cut(self, window: Window) -> tuple[PixelArray, BoolArray | None]:
+        """Views of a tile: (C, h, w) pixels and (h, w) validity, None where every pixel is valid."""
+        assert self.pixels is not None and self.valid is not None
+        rows = slice(window.row - self.top, window.bottom - self.top)
+        left = self.unit.read_window.col
+        columns = slice(window.col - left, window.right - left)
+        valid = self.valid[rows, columns]
+        return self.pixels[:, rows, columns], None if valid.all() else valid
+
+    def _read(self, dataset: Any, window: Window) -> tuple[PixelArray, BoolArray]:
+        error: Exception | None = None
+        for attempt in range(self.spec.attempts):
+            try:
+                return read_window(dataset, self.scene, self.spec.bands, window)
+            except RasterioError as caught:
+                error = caught
+                time.sleep(0.05 * attempt)
+        return self._salvage(dataset, window, str(error))
+
+    def _salvage(self, dataset: Any, window: Window, message: str) -> tuple[PixelArray, BoolArray]:
+        """Read block by block, so that only what is truly unreadable is lost."""
+        pixels = np.zeros((len(self.spec.bands), window.height, window.width), self.scene.dtype)
+        valid = np.zeros((window.height, window.width), np.bool_)
+        lost = []
+        for part in _blocks(window, self.scene.block_shape):
+            rows = slice(part.row - window.row, part.bottom - window.row)
+            columns = slice(part.col - window.col, part.right - window.col)
+            try:
+                pixels[:, rows, columns], valid[rows, columns] = read_window(
+                    dataset, self.scene, self.spec.bands, part
+                )
+            except RasterioError as error:
+                message = " ".join((str(error.__cause__ or error) or message).split())
+                lost.append(part)
+        ref, tried = self.scene.ref, self.spec.attempts + 1
+        for part in _coalesced(lost):
+            self.failures.append(Failure(ref.id, ref.uri, part, "read", "ReadError", message, tried))
+        return pixels, valid
+
+
+def read_window(
+    dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window
+) -> tuple[PixelArray, BoolArray]:
+    """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
+
+    Raises:
+        RasterioError: GDAL cannot read it.
+    """
+    gdal_window = GdalWindow(window.col, window.row, window.width, window.height)
+    shape = (window.height, window.width)
+    if scene.mask_kind == "alpha" and scene.alpha not in bands:
+        stack = dataset.read([*bands, scene.alpha], window=gdal_window)
+        pixels, valid = stack[:-1], stack[-1] != 0
+    else:
+        pixels = dataset.read(list(bands), window=gdal_window)
+        valid = np.ones(shape, np.bool_)
+        if scene.mask_kind == "mask":
+            valid = dataset.read_masks(list(bands), window=gdal_window).any(axis=0)
+        elif scene.mask_kind == "nodata":
+            valid = ~_is_nodata(pixels, [scene.nodata[band - 1] for band in bands])
+    if pixels.dtype.kind == "f":
+        valid &= np.isfinite(pixels).all(axis=0)
+    if not valid.all():
+        pixels = np.where(valid, pixels, np.zeros((), pixels.dtype))
+    return pixels, valid
+
+
+def _is_nodata(pixels: PixelArray, values: list[float | None]) -> BoolArray:
+    """(h, w) bool: every band holds its nodata value, which is how GDAL combines band masks."""
+    empty = np.ones(pixels.shape[1:], np.bool_)
+    for band, value in zip(pixels, values, strict=True):
+        if value is None:
+            return np.zeros_like(empty)
+        empty &= np.isnan(band) if np.isnan(value) else band == value
+    return empty
+
+
+def _blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:
+    height, width = shape
+    for row in range(window.row // height * height, window.bottom, height):
+        for col in range(window.col // width * width, window.right, width):
+            part = window.intersection(Window(col, row, width, height))
+            if part is not None:
+                yield part
+
+
+def _coalesced(windows: list[Window]) -> list[Window]:
+    """The same ground in fewer windows: neighbours along a row are joined, then equal runs of adjoining rows."""
+    runs: list[Window] = []
+    for w in windows:
+        last = runs[-1] if runs else None
+        if last and (last.row, last.height, last.right) == (w.row, w.height, w.col):
+            runs[-1] = Window(last.col, last.row, last.width + w.width, last.height)
+        else:
+            runs.append(w)
+    joined: list[Window] = []
+    for w in runs:
+        last = joined[-1] if joined else None
+        if last and (last.col, last.width, last.bottom) == (w.col, w.width, w.row):
+            joined[-1] = Window(last.col, last.row, last.width, last.height + w.height)
+        else:
+            joined.append(w)
+    return joined
+
+
+@dataclass(slots=True)
+class _Stack:
+    """Tiles on their way into one batch."""
+
+    scene: Scene
+    unit: Unit
+    spec: ReadSpec
+    windows: list[Window] = field(default_factory=list)
+    pixels: PixelArray | None = None
+    valid: BoolArray | None = None
+
+    def push(self, window: Window, pixels: PixelArray, valid: BoolArray | None) -> TileBatch | None:
+        """Add a tile; the batch when it is full."""
+        n, side = self.spec.chunk, self.spec.tile
+        if self.pixels is None:
+            self.pixels = np.zeros((n, len(self.spec.bands), side, side), self.scene.dtype)
+        i, (h, w) = len(self.windows), pixels.shape[1:]
+        self.pixels[i, :, :h, :w] = pixels
+        if (valid is not None or (h, w) != (side, side)) and self.valid is None:
+            self.valid = np.ones((n, side, side), np.bool_)
+        if self.valid is not None:
+            self.valid[i] = False
+            self.valid[i, :h, :w] = True if valid is None else valid
+        self.windows.append(window)
+        return self.flush() if len(self.windows) == n else None
+
+    def flush(self) -> TileBatch | None:
+        """What has been pushed since the last batch, or None."""
+        if not self.windows or self.pixels is None:
+            return None
+        n = len(self.windows)
+        windows = np.array([(w.col, w.row, w.width, w.height) for w in self.windows], np.int64)
+        valid = None if self.valid is None else self.valid[:n]
+        size = np.tile(np.array([self.scene.width, self.scene.height], np.int64), (n, 1))
+        batch = TileBatch(self.pixels[:n], windows, valid, size)
+        self.windows, self.pixels, self.valid = [], None, None
+        return batch
+
+
+def _account(coverage: Coverage, window: Window, valid: BoolArray | None) -> None:
+    if valid is None:
+        coverage.update(Coverage.of_window(window, coverage.cell, INSPECTED))
+        return
+    told = Coverage.of_window(window, coverage.cell, NODATA)
+    rows = np.maximum(np.arange(told.codes.shape[0]) * coverage.cell - window.row % coverage.cell, 0)
+    columns = np.maximum(np.arange(told.codes.shape[1]) * coverage.cell - window.col % coverage.cell, 0)
+    seen = np.logical_or.reduceat(np.logical_or.reduceat(valid, rows, axis=0), columns, axis=1)
+    told.codes[seen] = INSPECTED
+    coverage.update(told)
+
+
+def _mark_failed(coverage: Coverage, unit: Unit, failure: Failure) -> None:
+    for window in unit.windows:
+        lost = None if failure.window is None else window.intersection(failure.window)
+        if lost is not None:
+            coverage.update(Coverage.of_window(lost, coverage.cell, FAILED))

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geosod.merging import MergeRule, merge, settle
+from geosod.tiling.grid import make_grid
+from geosod.tiling.units import plan_units
+from geosod.types import Detections, Window
+from tests.merging.oracles import by_unit, columns, plain_components, plain_nms, staged, survivors_again, tiled_scene
+
+rules = st.builds(
+    MergeRule,
+    metric=st.sampled_from(["iou", "ios"]),
+    threshold=st.sampled_from([1e-9, 0.2, 0.5, 0.8]),
+    class_agnostic=st.booleans(),
+)
+
+
+@st.composite
+def scenes(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tile = draw(st.integers(10, 40))
+    overlap = draw(st.integers(0, tile * 2 // 3))
+    grid = make_grid(draw(st.integers(5, 150)), draw(st.integers(5, 150)), tile=tile, overlap=overlap)
+    tiles = tiled_scene(
+        rng,
+        grid,
+        objects=draw(st.sampled_from([0, 3, 30, 120])),
+        size=draw(st.sampled_from([(2, 6), (5, 25), (tile / 2, 2 * tile)])),
+        jitter=draw(st.sampled_from([0.0, 0.5, 2.0])),
+        chains=draw(st.integers(0, 2)),
+        clutter=draw(st.sampled_from([0, 3])),
+        labels=draw(st.integers(1, 3)),
+        scores=draw(st.sampled_from([1, 3, 10**6])),
+        whole_numbers=draw(st.booleans()),
+    )
+    keep = draw(st.one_of(st.none(), st.just(rng.random((grid.rows, grid.cols)) < 0.6)))
+    units = plan_units("s", grid, shape=draw(st.tuples(st.integers(0, 4), st.integers(0, 4))), keep=keep)
+    return tiles, grid, units, rng
+
+
+def whole(tiles, grid, units, rule):
+    everything = Detections.concat(by_unit(tiles, grid, units).values())
+    return merge(everything, metric=rule.metric, threshold=rule.threshold, class_agnostic=rule.class_agnostic)
+
+
+@given(scenes(), rules, st.integers(2, 5))
+@settings(deadline=None, max_examples=250)
+def test_merging_piece_by_piece_is_merging_at_once_bit_for_bit(case, rule, fan_in):
+    tiles, grid, units, rng = case
+    result, _ = staged(tiles, grid, units, rule, fan_in=fan_in, rng=rng)
+    assert columns(result) == columns(whole(tiles, grid, units, rule))
+
+
+def dense_scene():
+    rng = np.random.default_rng(11)
+    grid = make_grid(400, 300, tile=64, overlap=16)
+    tiles = tiled_scene(rng, grid, objects=300, size=(8, 20), jitter=1.0, labels=1, scores=10**6)
+    return tiles, grid, plan_units("s", grid, shape=(2, 2)), rng
+
+
+def test_a_dense_scene_against_the_plain_oracle_and_most_of_it_is_settled_early():
+    tiles, grid, units, rng = dense_scene()
+    rule = MergeRule(threshold=0.4)
+    everything = Detections.concat(tiles)
+    result, shipped = staged(tiles, grid, units, rule, fan_in=3, rng=rng)
+    assert columns(result) == columns(plain_nms(everything, rule))
+    print(shipped / len(everything))
+    assert 0 < shipped < 0.6 * len(everything)
+
+
+def test_the_comparison_above_can_tell_a_wrong_split():
+    tiles, grid, units, _ = dense_scene()
+    rule = MergeRule(threshold=0.4)
+    wrong, _ = survivors_again(tiles, grid, units, rule)
+    right = whole(tiles, grid, units, rule)
+    assert columns(wrong) != columns(right)
+    unlike = {*map(tuple, wrong.boxes.tolist())} ^ {*map(tuple, right.boxes.tolist())}
+    assert len(unlike) > 10, "not only the counts differ: other boxes are kept"
+
+
+@given(scenes(), rules)
+@settings(deadline=None, max_examples=50)
+def test_open_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(case, rule):
+    tiles, grid, units, _ = case
+    for unit in units[:3]:
+        boxes = by_unit(tiles, grid, [unit])[unit.id]
+        part = settle(boxes, unit.core, rule)
+        x0, y0, x1, y1 = boxes.boxes.T
+        c = unit.core
+        leaving = (x0 < c.col) | (y0 < c.row) | (x1 > c.right) | (y1 > c.bottom)
+        is_open = plain_components(boxes, rule, leaving)
+        rest = boxes[np.flatnonzero(is_open)]
+        assert columns(part.open) == columns(rest[rest.canonical_order()])
+        assert columns(part.settled) == columns(plain_nms(boxes[np.flatnonzero(~is_open)], rule))
+
+
+def test_the_core_is_closed_and_a_chain_is_open_as_a_whole():
+    rule = MergeRule(threshold=0.3)
+    core = Window(10, 10, 80, 80)
+    on_its_edge = Detections(boxes=[[10, 10, 20, 20]], scores=[0.5], labels=[0])
+    assert len(settle(on_its_edge, core, rule).settled) == 1
+    x = np.arange(9.0, 60, 5)
+    chain = Detections(
+        boxes=np.stack([x, x * 0 + 40, x + 10, x * 0 + 50], 1), scores=np.linspace(0.1, 1, len(x)), labels=x * 0
+    )
+    part = settle(Detections.concat([chain, on_its_edge]), core, rule)
+    assert (len(part.open), len(part.settled)) == (len(x), 1)
+    assert len(settle(chain[1:], core, rule).open) == 0
+    assert len(settle(chain, core, rule, whole=True).open) == 0
+
+
+@pytest.mark.slow
+def test_exactness_on_a_large_forest():
+    rng = np.random.default_rng(3)
+    grid = make_grid(6000, 5000, tile=512, overlap=64)
+    tiles = tiled_scene(rng, grid, objects=20_000, size=(15, 60), jitter=1.0, labels=2, scores=10**6)
+    rule = MergeRule()
+    for shape in ((1, 1), (3, 4), (2, 0)):
+        units = plan_units("s", grid, shape=shape)
+        result, _ = staged(tiles, grid, units, rule, fan_in=4, rng=rng)
+        assert columns(result) == columns(whole(tiles, grid, units, rule))

@@ -1,0 +1,202 @@
+"""Reading: the pixels rasterio reads, each block once, and an account of what was not read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.windows import Window as GdalWindow
+
+from geosod.errors import SceneError
+from geosod.scenes import read
+from geosod.scenes.open import open_scene
+from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
+from geosod.tiling.grid import make_grid
+from geosod.tiling.units import plan_units
+from geosod.types import FAILED, INSPECTED, NODATA, Scene, SceneRef, TileBatch, Window
+from tests.rasters import noise, write_tif
+
+
+def scene_of(path: Path) -> Scene:
+    return open_scene(SceneRef(str(path), path.stem))
+
+
+def read_all(scene: Scene, *, tile: int, overlap: int, unit=(2, 2), bands=None, chunk=3, keep=None):
+    """Every tile as {window: (pixels, valid)}, and the accounts."""
+    bands = bands or tuple(i for i in range(1, scene.count + 1) if i != scene.alpha)
+    grid = make_grid(scene.width, scene.height, tile=tile, overlap=overlap)
+    tiles, accounts = {}, []
+    for piece in plan_units(scene.id, grid, shape=unit, keep=keep):
+        for item in read_unit(scene, piece, ReadSpec(bands, tile, chunk, cell=16)):
+            if isinstance(item, ReadAccount):
+                accounts.append(item)
+                continue
+            assert isinstance(item, TileBatch)
+            assert len(item) <= chunk
+            for i, (col, row, width, height) in enumerate(item.windows.tolist()):
+                valid = np.ones((tile, tile), bool) if item.valid is None else item.valid[i]
+                tiles[Window(col, row, width, height)] = (item.pixels[i], valid)
+    return tiles, accounts
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_tiles_hold_what_rasterio_reads(tmp_path: Path, data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
+    kind = data.draw(st.sampled_from(["none", "nodata", "mask", "alpha"]))
+    block = data.draw(st.sampled_from([16, 64, 0]))
+    # An alpha band of a signed or float type has no agreed opaque value.
+    dtype = data.draw(st.sampled_from(["uint8", "uint16"] if kind == "alpha" else ["uint8", "uint16", "int16", "float32"]))
+    seed = data.draw(st.integers(0, 99))
+    rng = np.random.default_rng(seed)
+    hole = np.zeros((height, width), bool)
+    hole[: rng.integers(0, height + 1), : rng.integers(0, width + 1)] = True
+    pixels = noise(4 if kind == "alpha" else 3, height, width, dtype=dtype, seed=seed)
+    options = {}
+    if kind == "nodata":
+        pixels[:, hole] = 0
+        options = {"nodata": 0}
+    if kind == "alpha":
+        pixels[3] = np.where(hole, 0, np.iinfo(dtype).max)
+        options = {"photometric": "RGB", "alpha": "YES"}
+    mask = np.where(hole, 0, 255).astype(np.uint8) if kind == "mask" else None
+    path = write_tif(tmp_path / "s.tif", pixels, block=block, mask=mask, **options)
+    scene = scene_of(path)
+    assert scene.mask_kind == kind
+    tile = data.draw(st.sampled_from([32, 64, 96]))
+    tiles, _ = read_all(scene, tile=tile, overlap=data.draw(st.integers(0, 31)), unit=data.draw(st.sampled_from([(1, 0), (2, 2), (0, 0)])))
+    with rasterio.open(path) as dataset:
+        everything, valid = dataset.read([1, 2, 3]), dataset.dataset_mask() != 0
+        for window, (got, got_valid) in tiles.items():
+            rows, columns = slice(window.row, window.bottom), slice(window.col, window.right)
+            expected = np.where(valid[rows, columns], everything[:, rows, columns], 0)
+            assert np.array_equal(got[:, : window.height, : window.width], expected)
+            assert np.array_equal(got_valid[: window.height, : window.width], valid[rows, columns])
+            assert not got_valid[window.height :].any() and not got_valid[:, window.width :].any()
+        for window in make_grid(width, height, tile=tile, overlap=0).windows_array().tolist():
+            seen = valid[window[1] : window[1] + window[3], window[0] : window[0] + window[2]].any()
+            covered = [w for w in tiles if w.intersection(Window(*window))]
+            assert not seen or covered, "valid ground in no tile"
+
+
+def test_empty_tiles_are_not_handed_on(tmp_path: Path) -> None:
+    pixels = noise(1, 128, 256)
+    pixels[:, :, 128:] = 0
+    scene = scene_of(write_tif(tmp_path / "s.tif", pixels, nodata=0))
+    tiles, accounts = read_all(scene, tile=64, overlap=0, unit=(0, 0))
+    assert {w.col for w in tiles} == {0, 64}
+    assert (accounts[0].tiles, accounts[0].empty) == (4, 4)
+    assert (accounts[0].coverage.codes[:, :8] == INSPECTED).all()
+    assert (accounts[0].coverage.codes[:, 8:] == NODATA).all()
+
+
+@pytest.mark.parametrize("block", [64, 0])
+def test_each_block_row_is_read_once_in_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Ranges of rows asked of GDAL neither overlap nor cut a block, except at the unit's own ends."""
+    scene = scene_of(write_tif(tmp_path / "s.tif", noise(3, 500, 300), block=block))
+    asked: list[Window] = []
+    original = read.read_window
+
+    def spy(dataset, scene, bands, window):
+        asked.append(window)
+        return original(dataset, scene, bands, window)
+
+    monkeypatch.setattr(read, "read_window", spy)
+    read_all(scene, tile=128, overlap=32, unit=(0, 0))
+    edges = [(w.row, w.bottom) for w in asked]
+    assert edges[0][0] == 0 and edges[-1][1] == 500
+    assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert all(stop % scene.block_shape[0] == 0 for _, stop in edges[:-1])
+
+
+def test_skipped_tile_rows_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = scene_of(write_tif(tmp_path / "s.tif", noise(1, 640, 128)))
+    rows_read = []
+    original = read.read_window
+    monkeypatch.setattr(read, "read_window", lambda *a: rows_read.append(a[3].height) or original(*a))
+    keep = np.zeros((10, 2), bool)
+    keep[[0, 9], 0] = True
+    tiles, _ = read_all(scene, tile=64, overlap=0, unit=(0, 0), keep=keep)
+    assert len(tiles) == 2 and sum(rows_read) == 128
+
+
+def test_a_band_called_alpha_may_be_an_image_band(tmp_path: Path) -> None:
+    """NAIP files call their near-infrared band alpha."""
+    pixels = noise(4, 64, 64)
+    pixels[3, :, :32] = 0
+    scene = scene_of(write_tif(tmp_path / "s.tif", pixels, photometric="RGB", alpha="YES"))
+    tiles, _ = read_all(scene, tile=64, overlap=0, bands=(1, 2, 3, 4))
+    got, valid = tiles[Window(0, 0, 64, 64)]
+    assert valid.all() and np.array_equal(got, pixels)
+    _, valid = read_all(scene, tile=64, overlap=0, bands=(1, 2, 3))[0][Window(0, 0, 64, 64)]
+    assert not valid[:, :32].any() and valid[:, 32:].all()
+
+
+def test_nan_is_invalid(tmp_path: Path) -> None:
+    pixels = noise(2, 64, 64, dtype="float32")
+    pixels[1, :10] = np.nan
+    scene = scene_of(write_tif(tmp_path / "s.tif", pixels))
+    got, valid = read_all(scene, tile=64, overlap=0)[0][Window(0, 0, 64, 64)]
+    assert not valid[:10].any() and valid[10:].all() and np.isfinite(got).all()
+
+
+def truncated(path: Path, share: float) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def test_a_truncated_file_loses_only_its_missing_blocks(tmp_path: Path) -> None:
+    pixels = noise(3, 512, 512)
+    path = tmp_path / "s.tif"
+    # A COG keeps its directory in front, so a cut file still opens.
+    with rasterio.open(write_tif(tmp_path / "whole.tif", pixels)) as source:
+        rasterio.shutil.copy(source, path, driver="COG", blocksize=64, overviews="NONE", compress="DEFLATE")
+    scene = scene_of(truncated(path, 0.6))
+    tiles, accounts = read_all(scene, tile=128, overlap=0, unit=(2, 2))
+    lost = [f.window for a in accounts for f in a.failures]
+    assert lost and all(f.stage == "read" and f.message for a in accounts for f in a.failures)
+    unread = np.zeros((512, 512), bool)
+    for window in lost:
+        unread[window.row : window.bottom, window.col : window.right] = True
+    with rasterio.open(path) as dataset:
+        for row in range(0, 512, 64):
+            for col in range(0, 512, 64):
+                try:
+                    dataset.read(window=GdalWindow(col, row, 64, 64))
+                    readable = True
+                except rasterio.errors.RasterioError:
+                    readable = False
+                assert unread[row : row + 64, col : col + 64].all() != readable
+    for window, (got, valid) in tiles.items():
+        there = ~unread[window.row : window.bottom, window.col : window.right]
+        assert np.array_equal(valid, there)
+        expected = pixels[:, window.row : window.bottom, window.col : window.right]
+        assert np.array_equal(got, np.where(there, expected, 0))
+    for account in accounts:
+        codes = account.coverage.codes
+        top, left = account.coverage.row * 16, account.coverage.col * 16
+        cells = unread[top : top + 256, left : left + 256].reshape(16, 16, 16, 16).any(axis=(1, 3))
+        assert np.array_equal(codes == FAILED, cells)
+
+
+def test_a_file_that_is_gone_is_a_scene_error(tmp_path: Path) -> None:
+    path = write_tif(tmp_path / "s.tif", noise(1, 64, 64))
+    scene = scene_of(path)
+    path.unlink()
+    with pytest.raises(SceneError, match=r"s\.tif: cannot be opened"):
+        read_all(scene, tile=64, overlap=0)
+
+
+def test_memory_is_bounded_by_the_unit_not_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = scene_of(write_tif(tmp_path / "s.tif", noise(1, 1024, 1024)))
+    sizes = []
+    original = read._StripReader.cut
+    monkeypatch.setattr(read._StripReader, "cut", lambda self, w: sizes.append(self.pixels.nbytes) or original(self, w))
+    read_all(scene, tile=128, overlap=32, unit=(4, 4))
+    assert max(sizes) <= (128 + 64 + 64) * (4 * 96 + 32)
