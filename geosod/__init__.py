@@ -36,7 +36,17 @@ _HOMES = {
     "merge": "geosod.merging",
 }
 
-__all__ = ["Detections", "Detector", "GeosodError", "Result", "RunConfig", "__version__", "detect", "load_model", "merge"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "GeosodError",
+    "Result",
+    "RunConfig",
+    "__version__",
+    "detect",
+    "load_model",
+    "merge",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -177,7 +177,9 @@ class TileBatch:
             return parts[0]
         shapes = [(len(p), *p.pixels.shape[2:]) for p in parts]
         full = all(p.valid is None for p in parts)
-        masks = [np.ones(shape, np.bool_) if p.valid is None else p.valid for p, shape in zip(parts, shapes, strict=True)]
+        masks = [
+            np.ones(shape, np.bool_) if p.valid is None else p.valid for p, shape in zip(parts, shapes, strict=True)
+        ]
         return cls(
             np.concatenate([p.pixels for p in parts]),
             np.concatenate([p.windows for p in parts]),

@@ -20,7 +20,9 @@ CODECS = ("DEFLATE", "LZW", "ZSTD", "JPEG", "WEBP", "LERC", "JXL")
 
 
 def doctor_command(
-    ray_too: Annotated[bool, typer.Option("--ray/--no-ray", help="Start Ray on this machine to see that it can.")] = True,
+    ray_too: Annotated[
+        bool, typer.Option("--ray/--no-ray", help="Start Ray on this machine to see that it can.")
+    ] = True,
 ) -> None:
     """Show versions, cores, GPU, codecs, Ray and disk, and what is missing. Exit code 3 where something is."""
     problems: list[str] = []
@@ -66,7 +68,9 @@ def _torch() -> dict[str, str]:
     from geosod.detectors.execution import resolve, this_machine
 
     machine = this_machine()
-    gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if machine.cuda else "none"
+    gpus = (
+        ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if machine.cuda else "none"
+    )
     return {"GPU": gpus, "detectors run on": resolve(machine, tile=1024)[1]}
 
 

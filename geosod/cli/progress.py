@@ -141,7 +141,7 @@ def _on_terminal(progress: Progress, verbose: bool) -> Emit:
 
 def summary(result: Result) -> str:
     """The closing lines of a run."""
-    counts = {status: 0 for status in ("done", "partial", "failed", "skipped")}
+    counts = dict.fromkeys(("done", "partial", "failed", "skipped"), 0)
     for scene in result.scenes:
         counts[scene.status] += 1
     scenes = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
@@ -152,11 +152,10 @@ def summary(result: Result) -> str:
     lines = [f"{result.detections:,} detections in {result.out}  (scenes: {scenes or 'none'})"]
     if result.megapixels:
         share = f", {shipped / raw:.1%} of {raw:,} raw boxes met another unit" if raw else ""
-        lines.append(f"{result.megapixels:,.0f} Mpx in {result.seconds:.1f} s: {speed:.1f} Mpx/s{share}")
+        lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s{share}")
     if capped:
         lines.append(f"{capped} tiles reached the model's limit of boxes a tile; objects there may be missing")
     if result.failures:
-        lines.append(f"{len(result.failures)} failures, listed in failures.parquet")
+        count = len(result.failures)
+        lines.append(f"{count} failure{'s' if count > 1 else ''}, listed in failures.parquet")
     return "\n".join(lines)
-
-

@@ -29,7 +29,7 @@ from geosod.types import BoolArray, Window
 
 #: Pixels between the nodes at which slow fields are computed; in between they are interpolated.
 _NODE = 8
-_FIELDS = 7
+_GROUND_FIELDS, _SKY_FIELDS = 5, 2
 
 # Mean colour and crop-row contrast of the field types: pasture, wheat, soil, rape, meadow, stubble.
 _CROPS = np.array(
@@ -49,18 +49,18 @@ _CROPS = np.array(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -> None:
-    """Slow fields at the nodes of one bucket: height, cloud, shade, urbanity, moisture and two warps."""
+    """Slow fields at the nodes of one bucket: height, urbanity, moisture, two warps, cloud and shade."""
     for i in range(nodes.shape[1]):
         y = float(y0 + i * _NODE)
         for j in range(nodes.shape[2]):
             x = float(x0 + j * _NODE)
             nodes[0, i, j] = elevation(terrain, x, y)
-            nodes[1, i, j] = cloudiness(terrain, x, y)
-            nodes[2, i, j] = cloudiness(terrain, x + 90.0, y + 120.0)
-            nodes[3, i, j] = urbanity(terrain, x, y)
-            nodes[4, i, j] = value_noise(x / 420.0, y / 420.0, terrain.seed + 9001)
-            nodes[5, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9101)
-            nodes[6, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9201)
+            nodes[5, i, j] = cloudiness(terrain, x, y)
+            nodes[6, i, j] = cloudiness(terrain, x + 90.0, y + 120.0)
+            nodes[1, i, j] = urbanity(terrain, x, y)
+            nodes[2, i, j] = value_noise(x / 420.0, y / 420.0, terrain.seed + 9001)
+            nodes[3, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9101)
+            nodes[4, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9201)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
@@ -117,7 +117,7 @@ def _country(
 def _land(
     tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, f: npt.NDArray[np.float32]
 ) -> tuple[float, float, float]:
-    h, urban, moist = f[0], f[3], f[4]
+    h, urban, moist = f[0], f[1], f[2]
     grain, soil = _texel(tex, GRAIN, x, y), _texel(tex, SOIL, x, y)
     beach = 0.009 + 0.0008 * soil + 0.006 * moist
     if h < beach:
@@ -130,20 +130,22 @@ def _land(
             return 58.0 + light, 78.0 + light, 50.0 + light
         light = 3.0 * grain + 5.0 * soil + 8.0 * moist
         return 116.0 + light, 124.0 + light, 92.0 + light
-    return _country(tex, terrain, x, y, moist, f[5], f[6])
+    return _country(tex, terrain, x, y, moist, f[3], f[4])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _interpolate_row(nodes: npt.NDArray[np.float32], dy: int, x0: int, rows: npt.NDArray[np.float32]) -> None:
+def _interpolate_row(
+    nodes: npt.NDArray[np.float32], dy: int, x0: int, line: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]
+) -> None:
     """Fields along one row of pixels: `rows` (fields, width), `dy` and `x0` counted from the bucket's corner."""
     i = dy // _NODE
     fy = np.float32((dy - i * _NODE) / _NODE)
-    for k in range(_FIELDS):
+    for k in range(rows.shape[0]):
+        for j in range(line.shape[0]):
+            line[j] = nodes[k, i, j] + (nodes[k, i + 1, j] - nodes[k, i, j]) * fy
         for x in range(x0, x0 + rows.shape[1]):
             j = x // _NODE
-            a = nodes[k, i, j] + (nodes[k, i + 1, j] - nodes[k, i, j]) * fy
-            b = nodes[k, i, j + 1] + (nodes[k, i + 1, j + 1] - nodes[k, i, j + 1]) * fy
-            rows[k, x - x0] = a + (b - a) * np.float32((x - j * _NODE) / _NODE)
+            rows[k, x - x0] = line[j] + (line[j + 1] - line[j]) * np.float32((x & (_NODE - 1)) / _NODE)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
@@ -204,13 +206,13 @@ def _ground(
     canvas: npt.NDArray[np.float32],
 ) -> None:
     bx, by, x0, y0 = corner
-    f = np.empty((_FIELDS, canvas.shape[1]), np.float32)
+    f, line = np.empty((_GROUND_FIELDS, canvas.shape[1]), np.float32), np.empty(nodes.shape[2], np.float32)
     for i in range(canvas.shape[0]):
-        _interpolate_row(nodes, y0 + i - by, x0 - bx, f)
+        _interpolate_row(nodes, y0 + i - by, x0 - bx, line, f)
         for j in range(canvas.shape[1]):
             x, y = x0 + j, y0 + i
             if f[0, j] < 0.0:
-                c = _water(tex, x, y, f[0, j], f[4, j], f[5, j])
+                c = _water(tex, x, y, f[0, j], f[2, j], f[3, j])
             else:
                 c = _land(tex, terrain, x, y, f[:, j])
             canvas[i, j, 0], canvas[i, j, 1], canvas[i, j, 2] = c
@@ -228,19 +230,40 @@ def _sky(
 ) -> None:
     """Lay clouds and their shade over the canvas, cut the swath, and round."""
     bx, by, x0, y0 = corner
-    f = np.empty((_FIELDS, canvas.shape[1]), np.float32)
-    for i in range(canvas.shape[0]):
-        _interpolate_row(nodes, y0 + i - by, x0 - bx, f)
-        for j in range(canvas.shape[1]):
-            x, y = x0 + j, y0 + i
-            valid[i, j] = inside_swath(terrain, x + 0.5, y + 0.5, 0.0)
-            noise = 1.3 * _texel(tex, GRAIN, x * 3 + 5, y * 3 + 11)
-            cloud = f[1, j] * min(1.0, max(0.0, 0.96 + 0.04 * _texel(tex, SOIL, x >> 1, y >> 1)))
-            dim = 1.0 - 0.42 * f[2, j]
+    height, width = canvas.shape[:2]
+    f, line = np.empty((_SKY_FIELDS, width), np.float32), np.empty(nodes.shape[2], np.float32)
+    sky = nodes[_GROUND_FIELDS:]
+    clear = sky.max() <= 0.0
+    # The swath is convex: a bucket whose corners lie in it lies in it altogether.
+    whole = True
+    for cx in (bx, bx + BUCKET):
+        for cy in (by, by + BUCKET):
+            whole &= inside_swath(terrain, float(cx), float(cy), 0.0)
+    one, low, high, amount = np.float32(1.0), np.float32(1.0), np.float32(255.0), np.float32(1.3)
+    white = (np.float32(238.0), np.float32(241.0), np.float32(244.0))
+    for i in range(height):
+        y = y0 + i
+        if not clear:
+            _interpolate_row(sky, y - by, x0 - bx, line, f)
+        for j in range(width):
+            x = x0 + j
+            valid[i, j] = whole or inside_swath(terrain, x + 0.5, y + 0.5, 0.0)
+            if not valid[i, j]:
+                for band in range(3):
+                    pixels[band, i, j] = 0
+                continue
+            noise = amount * _texel(tex, GRAIN, x * 3 + 5, y * 3 + 11)
+            if clear:
+                for band in range(3):
+                    pixels[band, i, j] = np.uint8(min(high, max(low, canvas[i, j, band] + noise)))
+                continue
+            thin = np.float32(0.96) + np.float32(0.04) * _texel(tex, SOIL, x >> 1, y >> 1)
+            cloud = f[0, j] * min(one, max(np.float32(0.0), thin))
+            dim = one - np.float32(0.42) * f[1, j]
             for band in range(3):
                 value = (canvas[i, j, band] + noise) * dim
-                value += (238.0 + 3.0 * band - value) * cloud
-                pixels[band, i, j] = np.uint8(min(255.0, max(1.0, value))) if valid[i, j] else np.uint8(0)
+                value += (white[band] - value) * cloud
+                pixels[band, i, j] = np.uint8(min(high, max(low, value)))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -258,7 +281,7 @@ def _draw(
     """Bucket by bucket: ground, primitives in paint order, sky. Buckets and nodes lie fast in the scene frame."""
     col, row = origin
     height, width = valid.shape
-    nodes = np.empty((_FIELDS, BUCKET // _NODE + 1, BUCKET // _NODE + 1), np.float32)
+    nodes = np.empty((_GROUND_FIELDS + _SKY_FIELDS, BUCKET // _NODE + 1, BUCKET // _NODE + 1), np.float32)
     canvas = np.empty((BUCKET, BUCKET, 3), np.float32)
     for r in range(row // BUCKET, (row + height - 1) // BUCKET + 1):
         for c in range(col // BUCKET, (col + width - 1) // BUCKET + 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from geosod.detectors.base import Detector
 from geosod.detectors.bundle import Bundle, open_bundle, shipped_models
 from geosod.detectors.card import ModelCard

@@ -47,8 +47,6 @@ def network(card: ModelCard) -> Any:
         raise ModelError(f"model {card.name!r}: unknown architecture {card.architecture!r}; known are: {known}")
     module, name = ARCHITECTURES[card.architecture].split(":")
     try:
-        return getattr(import_module(module), name)(
-            bands=len(card.bands), classes=len(card.classes), **card.parameters
-        )
+        return getattr(import_module(module), name)(bands=len(card.bands), classes=len(card.classes), **card.parameters)
     except (TypeError, ValueError) as error:
         raise ModelError(f"model {card.name!r}: {card.architecture} refuses its parameters: {error}") from error

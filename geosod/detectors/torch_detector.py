@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,8 @@ class TorchDetector:
             parameter.requires_grad_(False)
         if self.execution.backend != "compile":
             return model
+        # It warns of a CUDA toolkit without a GPU, which is nobody's trouble here.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         # Worker processes for compilation would outlive their use in every actor.
         torch._inductor.config.compile_threads = 1
         torch._inductor.config.freezing = True

@@ -143,9 +143,15 @@ def _put(folder: OutputFolder, scene_id: str, staged: SceneFiles, files: SceneFi
         for path in [*(p / own for p in partitions), folder.root / "pixel" / own]:
             if path != files.detections:
                 path.unlink(missing_ok=True)
-    move(staged.detections, files.detections)
-    move(staged.coverage, files.coverage)
-    move(staged.item, files.item)
+    try:
+        move(staged.detections, files.detections)
+        move(staged.coverage, files.coverage)
+        move(staged.item, files.item)
+    except OSError:
+        # Rows without an item would still be read as part of the dataset.
+        for path in (files.item, files.detections, files.coverage):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> Path | None:

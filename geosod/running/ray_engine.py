@@ -91,9 +91,8 @@ def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> 
         EngineError: Ray cannot be reached, or no detector can be started.
         GeosodError: what a detector raised while it was loaded.
     """
-    with session(job.config.ray_address, store_bytes(job)):
-        with _detectors(job, emit) as (execution, actors):
-            yield from _Flow(job, out, emit, execution, actors).run(iter(plans))
+    with session(job.config.ray_address, store_bytes(job)), _detectors(job, emit) as (execution, actors):
+        yield from _Flow(job, out, emit, execution, actors).run(iter(plans))
 
 
 def store_bytes(job: Job) -> int:
@@ -102,6 +101,7 @@ def store_bytes(job: Job) -> int:
     batch_pixels = max((job.config.batch or 1) * job.tile**2, 4 << 20)
     bytes_each = batch_pixels * len(job.bundle.card.bands) * np.dtype(job.bundle.card.dtype).itemsize
     return int(STORE_BASE + workers * (IN_FLIGHT + READ_AHEAD + 2) * bytes_each)
+
 
 # --- what runs on the driver --------------------------------------------------------------------------
 
@@ -341,9 +341,7 @@ class _Flow:
                 scene.settled.append(settled)
         accounts = [scene.accounts[unit.id] for unit in scene.plan.units]
         finish = _finish.options(scheduling_strategy=self._here)
-        ref = finish.remote(
-            self._job, scene.plan, self._execution, self._out, len(accounts), *accounts, *scene.settled
-        )
+        ref = finish.remote(self._job, scene.plan, self._execution, self._out, len(accounts), *accounts, *scene.settled)
         self._finishing[ref] = scene
         scene.settled, scene.accounts, scene.open = [], {}, {}
 
@@ -439,6 +437,6 @@ def describe() -> str:
     """
     with session(None, STORE_BASE):
         have = ray.cluster_resources()
-        pid = ray.get(ray.remote(num_cpus=TASK_CPUS)(os.getpid).remote(), timeout=60)
+        pid = ray.get(ray.remote(num_cpus=TASK_CPUS)(lambda: os.getpid()).remote(), timeout=60)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        return f"yes: {nodes} node(s), {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs (task ran as {pid})"
+        return f"yes: {nodes} node(s), {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs (a task ran as process {pid})"

@@ -21,8 +21,7 @@ from geosod.running.stages import (
     settle_unit,
 )
 from geosod.scenes.read import ReadAccount
-from geosod.types import Detections, Execution, SceneResult, Unit
-
+from geosod.types import Detections, SceneResult, Unit
 
 
 def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> Iterator[SceneResult]:
@@ -50,9 +49,7 @@ def run_scene(job: Job, plan: ScenePlan, detector: Detector, out: OutputFolder, 
     return finish_scene(job, plan, detector.execution, Detections.concat(settled), accounts, out)
 
 
-def run_unit(
-    job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit
-) -> tuple[Settled, UnitAccount]:
+def run_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit) -> tuple[Settled, UnitAccount]:
     """Read, detect and settle one unit."""
     outcomes: list[TileOutcome] = []
     for item in read_tiles(plan.scene, unit, read_spec(job, plan, detector.execution.batch)):

@@ -1,6 +1,6 @@
 """The stages of a scene as functions of values. An engine decides only where and when each is called.
 
-    plan_scene → read_tiles → detect_tiles → settle_unit → merge_group … → finish_scene (in `finish`)
+plan_scene → read_tiles → detect_tiles → settle_unit → merge_group … → finish_scene (in `finish`)
 """
 
 from __future__ import annotations

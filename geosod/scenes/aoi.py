@@ -8,10 +8,12 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import shapely
+from affine import Affine
 from pyproj import CRS, Transformer
 from shapely.geometry.base import BaseGeometry
 
 from geosod.errors import ConfigError, SceneError
+from geosod.scenes.locate import to_ground
 from geosod.types import BoolArray, IntArray, Scene
 
 #: Edges are given this many intermediate points before they are carried from one CRS to another.
@@ -64,18 +66,19 @@ def aoi_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
     if scene.crs is None or scene.transform is None:
         raise SceneError(f"{scene.ref.uri}: has no georeference, so --aoi cannot be placed on it; leave --aoi out")
     frame = shapely.box(0, 0, scene.width, scene.height)
-    inverse = ~scene.transform
     to_aoi = Transformer.from_crs(CRS(scene.crs), CRS(aoi.crs), always_xy=True)
-    surroundings = _transformed(_on_ground(_densified(frame), scene), to_aoi)
+    surroundings = _transformed(_mapped(_densified(frame), scene.transform), to_aoi)
     if surroundings.is_empty:
         raise SceneError(f"{scene.ref.uri}: its footprint has no place in the AOI's CRS; give the AOI in another CRS")
-    margin = 0.02 * max(surroundings.bounds[2] - surroundings.bounds[0], surroundings.bounds[3] - surroundings.bounds[1])
+    margin = 0.02 * max(
+        surroundings.bounds[2] - surroundings.bounds[0], surroundings.bounds[3] - surroundings.bounds[1]
+    )
     near = shapely.intersection(aoi.geometry, shapely.box(*surroundings.buffer(margin).bounds))
     if not near.is_empty:
         to_scene = Transformer.from_crs(CRS(aoi.crs), CRS(scene.crs), always_xy=True)
         ground = _transformed(_densified(near), to_scene)
-        pixels = shapely.transform(ground, lambda xy: np.column_stack(inverse * (xy[:, 0], xy[:, 1])))
-        near = _polygons(shapely.intersection(shapely.make_valid(pixels), frame))
+        pixels = shapely.make_valid(_mapped(ground, ~scene.transform))
+        near = _polygons(shapely.intersection(pixels, frame))
     if near.is_empty:
         raise SceneError(f"{scene.ref.uri}: the AOI misses this scene; check the AOI's CRS and place")
     return near
@@ -95,10 +98,8 @@ def _densified(geometry: BaseGeometry) -> BaseGeometry:
     return shapely.segmentize(geometry, max(x1 - x0, y1 - y0) / POINTS_PER_EDGE or 1.0)
 
 
-def _on_ground(pixels: BaseGeometry, scene: Scene) -> BaseGeometry:
-    transform = scene.transform
-    assert transform is not None
-    return shapely.transform(pixels, lambda xy: np.column_stack(transform * (xy[:, 0], xy[:, 1])))
+def _mapped(geometry: BaseGeometry, transform: Affine) -> BaseGeometry:
+    return shapely.transform(geometry, lambda xy: to_ground(transform, xy))
 
 
 def _transformed(geometry: BaseGeometry, transformer: Transformer) -> BaseGeometry:

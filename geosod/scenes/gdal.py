@@ -23,6 +23,7 @@ def usable_codecs(names: Iterable[str]) -> tuple[str, ...]:
 def _works(codec: str) -> bool:
     pixels = np.arange(3 * 64 * 64, dtype=np.uint8).reshape(3, 64, 64)
     profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8", "compress": codec}
+    profile |= {"crs": "EPSG:3857", "transform": rasterio.Affine.scale(2.0)}
     try:
         with rasterio.Env(CPL_LOG_ERRORS="OFF"), MemoryFile() as memory:
             with memory.open(**profile) as dataset:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.io import DatasetReader
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 
 from geosod.errors import GeosodError, SceneError
 from geosod.scenes.locate import ground_size

@@ -162,9 +162,7 @@ class _StripReader:
             rows = slice(part.row - window.row, part.bottom - window.row)
             columns = slice(part.col - window.col, part.right - window.col)
             try:
-                pixels[:, rows, columns], valid[rows, columns] = read_window(
-                    dataset, self.scene, self.spec.bands, part
-                )
+                pixels[:, rows, columns], valid[rows, columns] = read_window(dataset, self.scene, self.spec.bands, part)
             except RasterioError as error:
                 message = " ".join((str(error.__cause__ or error) or message).split())
                 lost.append(part)
@@ -174,9 +172,7 @@ class _StripReader:
         return pixels, valid
 
 
-def read_window(
-    dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window
-) -> tuple[PixelArray, BoolArray]:
+def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
     """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
 
     Raises:

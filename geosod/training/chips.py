@@ -63,9 +63,12 @@ def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -
 
 
 def augment(chip: Chip, rng: np.random.Generator, *, side: int) -> Chip:
-    """A random square of the chip, flipped, turned by quarters, with other brightness and contrast."""
-    size = chip.pixels.shape[1]
-    x, y = rng.integers(0, size - side + 1, 2)
+    """A square of the chip, mostly about some object, flipped, turned, with other brightness and contrast."""
+    slack = chip.pixels.shape[1] - side
+    x, y = rng.integers(0, slack + 1, 2)
+    if len(chip.boxes) and rng.random() < 0.8:
+        box = chip.boxes[rng.integers(len(chip.boxes))]
+        x, y = np.clip((box[:2] + box[2:]) / 2 - rng.uniform(0.05, 0.95, 2) * side, 0, slack).astype(int)
     pixels = chip.pixels[:, y : y + side, x : x + side]
     boxes = chip.boxes - np.array([x, y, x, y])
     if rng.random() < 0.5:

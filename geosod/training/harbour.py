@@ -26,8 +26,8 @@ from geosod.types import Window
 #: scene's seed, 7, is in neither.
 TRAIN, VALIDATE = 1000, 2000
 
-_SCENE, _CHIP, _CROP = 3072, 448, 256
-_BATCH, _POOL = 16, 2400
+_SCENE, _CHIP, _CROP = 3072, 320, 192
+_BATCH, _POOL = 12, 4000
 _PEAK_RATE, _DECAY, _EMA = 4e-3, 1e-3, 0.998
 
 
@@ -53,7 +53,7 @@ class _Pool:
             with self._lock:
                 self.chips = (self.chips + fresh)[-_POOL:]
             if len(self.chips) >= _POOL:
-                self._stop.wait(2.0)
+                self._stop.wait(6.0)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Chip]:
         while len(self.chips) < 8 * count:
@@ -161,7 +161,7 @@ def train(out: Path, *, minutes: float, seed: int, width: int, threads: int, val
         optimiser.step()
         steps += 1
         _follow(mean, model, min(_EMA, steps / (steps + 20)))
-        if steps % 50 == 0:
+        if steps % 100 == 0:
             parts = " ".join(f"{k} {v.item():.3f}" for k, v in losses.items())
             print(f"{elapsed:6.0f} s  step {steps}  {parts}  scenes {pool.scenes}", flush=True)
         if elapsed - saved > 240:

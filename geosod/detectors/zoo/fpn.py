@@ -54,9 +54,7 @@ class SmallFPN(nn.Module):
 
     stride = 4
 
-    def __init__(
-        self, *, bands: int, classes: int, width: int = 24, fusion: Sequence[float] = (1.0, 1.0, 1.0)
-    ) -> None:
+    def __init__(self, *, bands: int, classes: int, width: int = 24, fusion: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
         if min(bands, classes) < 1 or width < 4 or len(fusion) != 3:
             raise ConfigError(

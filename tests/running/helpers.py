@@ -1,0 +1,27 @@
+"""What the tests of both engines share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import geosod
+from geosod.running.run import Result
+
+#: One resolved execution, so that results can be compared byte for byte.
+PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
+
+
+def detect(scenes: Any, model: Path, out: Path, **settings: Any) -> Result:
+    """Run with the plain execution unless told otherwise."""
+    return geosod.detect(scenes, model=model, out=out, **(PLAIN | {"engine": "serial"} | settings))
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    """Every parquet file below a folder, by its relative path."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
+
+
+def files(out: Path) -> set[str]:
+    """Every file below a folder but the lock."""
+    return {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name != ".lock"}

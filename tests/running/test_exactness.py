@@ -1,0 +1,149 @@
+"""The parquet of a scene is the same bytes for any units, actors, engine, and after a worker was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from geosod.merging import components
+from geosod.merging.nms import nms
+from geosod.running import stages
+from geosod.running.events import TilesDetected
+from geosod.types import Detections
+from tests.rasters import noise, random_bundle, write_tif
+from tests.running import helpers
+from tests.running.helpers import tables
+
+
+def detect(*args, **settings):
+    """A low threshold makes long chains."""
+    return helpers.detect(*args, merge_threshold=0.3, **settings)
+
+
+@pytest.fixture(scope="module")
+def rgb_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector that leaves dense clusters of overlapping boxes, so that chains of matches cross borders."""
+    folder = tmp_path_factory.mktemp("models") / "dense"
+    return random_bundle(folder, bands=("red", "green", "blue"), nms_iou=0.95, top_k=150)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two scenes of unlike sizes, one with a nodata corner, so that batches mix scenes."""
+    folder = tmp_path_factory.mktemp("scenes")
+    holed = noise(3, 700, 900, seed=2)
+    holed[:, :300, :300] = 0
+    return [write_tif(folder / "a.tif", noise(3, 600, 1000, seed=1)), write_tif(folder / "b.tif", holed, nodata=0)]
+
+
+@pytest.fixture(scope="module")
+def expected(scenes: list[Path], rgb_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The oracle: one unit for the whole scene, no merging tree, in this process."""
+    out = tmp_path_factory.mktemp("oracle")
+    result = detect(scenes, rgb_bundle, out, unit=(0, 0))
+    assert result.exit_code == 0 and result.detections > 500
+    assert all(scene.shipped == 0 for scene in result.scenes)
+    return tables(out)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine for the whole module; runs join the session that is open."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=400 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("unit", [(1, 0), (1, 1), (2, 3), (0, 1), (8, 8)])
+def test_units_do_not_matter(unit, scenes, rgb_bundle, expected, tmp_path: Path) -> None:
+    result = detect(scenes, rgb_bundle, tmp_path, unit=unit)
+    assert unit == (8, 8) or all(scene.shipped > 0 for scene in result.scenes), "nothing crossed a unit's border"
+    assert tables(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("workers", "unit"), [(1, (0, 0)), (2, (1, 0)), (4, (2, 3))])
+def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expected, tmp_path, cluster) -> None:
+    assert detect(scenes, rgb_bundle, tmp_path, engine="ray", workers=workers, unit=unit).exit_code == 0
+    assert tables(tmp_path) == expected
+
+
+@pytest.mark.parametrize("victim", ["_DetectorActor", "_read"])
+def test_a_killed_worker_does_not_matter(victim, scenes, rgb_bundle, expected, tmp_path, cluster) -> None:
+    killed: list[int] = []
+    begun = threading.Event()
+
+    def kill_when_begun() -> None:
+        begun.wait(120)
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.process_iter(["cmdline", "name"]):
+                title = " ".join(process.info["cmdline"] or [])
+                if title.startswith("ray::") and victim in title:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+
+    thread = threading.Thread(target=kill_when_begun)
+    thread.start()
+    result = detect(
+        scenes, rgb_bundle, tmp_path, engine="ray", workers=2, unit=(1, 0),
+        on_event=lambda event: begun.set() if isinstance(event, TilesDetected) else None,
+    )  # fmt: skip
+    thread.join()
+    assert killed, f"no {victim} process was found to kill"
+    assert result.exit_code == 0
+    assert tables(tmp_path) == expected
+
+
+def test_batches_are_filled_across_scenes(scenes, rgb_bundle, tmp_path, cluster) -> None:
+    sizes = []
+    detect(
+        scenes, rgb_bundle, tmp_path, engine="ray", workers=1, unit=(1, 1), batch=4,
+        on_event=lambda event: sizes.append(event.tiles) if isinstance(event, TilesDetected) else None,
+    )  # fmt: skip
+    assert all(size == 4 for size in sizes[:-1])
+
+
+def test_mutant_per_unit_nms_is_caught(scenes, rgb_bundle, expected, tmp_path, monkeypatch) -> None:
+    """NMS of each unit, then NMS on the survivors: what the component split replaces."""
+
+    def shortcut(detections: Detections, core, rule, **_):
+        kept, _ = nms(detections, np.zeros(len(detections), bool), rule)
+        return components.Settled(Detections.empty(), kept)
+
+    def last(children, core, rule, **_):
+        kept, _ = nms(Detections.concat(children), np.zeros(sum(map(len, children)), bool), rule)
+        return components.Settled(Detections.empty(), kept)
+
+    monkeypatch.setattr(stages, "settle", shortcut)
+    from geosod.running import serial
+
+    def whole_tree(job, plan, detector, out, emit):
+        opened, accounts = [], []
+        for unit in plan.units:
+            node, account = serial.run_unit(job, plan, unit, detector, emit)
+            opened.append(node.open)
+            accounts.append(account)
+        survivors = last(opened, None, job.rule).open
+        return serial.finish_scene(job, plan, detector.execution, survivors, accounts, out)
+
+    monkeypatch.setattr(serial, "run_scene", whole_tree)
+    detect(scenes, rgb_bundle, tmp_path, unit=(1, 1))
+    assert tables(tmp_path) != expected
+
+
+def test_mutant_without_cores_is_caught(scenes, rgb_bundle, expected, tmp_path, monkeypatch) -> None:
+    """Settling everything inside each unit leaves the doubles of the overlap."""
+    original = stages.settle
+    monkeypatch.setattr(stages, "settle", lambda d, core, rule: original(d, core, rule, whole=True))
+    detect(scenes, rgb_bundle, tmp_path, unit=(1, 0))
+    assert tables(tmp_path) != expected

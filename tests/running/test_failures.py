@@ -1,0 +1,290 @@
+"""Bad input is told in one line, costs only its own ground, and sets the exit code; on both engines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import rasterio.shutil
+import ray
+import shapely
+
+import geosod
+from geosod.errors import ConfigError, ModelError, OutputError, UsageError
+from geosod.running.events import Failed, Note
+from geosod.types import TileBatch
+from tests.rasters import noise, random_bundle, write_tif
+from tests.running.helpers import PLAIN, detect, files, tables
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["serial", "ray"])
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+    return str(request.param)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_tif(tmp_path / "good.tif", noise(3, 300, 300))
+
+
+def cut_cog(path: Path, share: float = 0.6) -> Path:
+    """A COG (its directory in front) whose last blocks are missing."""
+    with rasterio.open(write_tif(path.with_suffix(".whole.tif"), noise(3, 512, 512))) as source:
+        rasterio.shutil.copy(source, path, driver="COG", blocksize=64, overviews="NONE", compress="DEFLATE")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return path
+
+
+def test_an_unreadable_path_leaves_the_others_unharmed(engine, good, rgb_bundle, tmp_path) -> None:
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(b"no tiff at all")
+    out, told = tmp_path / "out", []
+    scenes = [tmp_path / "missing.tif", broken, good]
+    result = detect(scenes, rgb_bundle, out, engine=engine, on_event=told.append)
+    assert result.exit_code == 3
+    assert {s.scene_id: s.status for s in result.scenes} == {"missing": "failed", "broken": "failed", "good": "done"}
+    lines = [e.failure.message for e in told if isinstance(e, Failed)]
+    assert len(lines) == 2 and all("\n" not in line and ".tif" in line for line in lines)
+    rows = pq.read_table(out / "failures.parquet").to_pylist()
+    assert {(r["scene_id"], r["stage"], r["col"]) for r in rows} == {
+        ("missing", "open", None),
+        ("broken", "open", None),
+    }
+    alone = tmp_path / "alone"
+    detect(good, rgb_bundle, alone)
+    name = "detections/acq_date=unknown/good.parquet"
+    assert tables(out)[name] == tables(alone)[name]
+
+
+def test_nothing_to_begin_is_exit_code_2(rgb_bundle, tmp_path) -> None:
+    result = detect(tmp_path / "missing.tif", rgb_bundle, tmp_path / "out")
+    assert result.exit_code == 2 and "missing.tif" in result.failures[0].message
+
+
+def test_lost_ground_of_a_truncated_file_is_recorded(engine, good, rgb_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    result = detect([cut_cog(tmp_path / "cut.tif"), good], rgb_bundle, out, engine=engine)
+    assert result.exit_code == 3
+    assert {s.scene_id: s.status for s in result.scenes} == {"cut": "partial", "good": "done"}
+    rows = pq.read_table(out / "failures.parquet").to_pylist()
+    assert rows and all(r["scene_id"] == "cut" and r["stage"] == "read" and r["width"] > 0 for r in rows)
+    coverage = geopandas.read_parquet(out / "coverage" / "cut.parquet")
+    area = coverage.groupby("status")["area_km2"].sum()
+    lost = shapely.union_all(
+        [shapely.box(r["col"], r["row"], r["col"] + r["width"], r["row"] + r["height"]) for r in rows]
+    )
+    assert area["failed"] / area.sum() == pytest.approx(lost.area / 512**2, rel=0.01)
+    found = pq.read_table(out / "detections/acq_date=unknown/cut.parquet")
+    # What is unreadable is treated as nodata: no box lies wholly on it.
+    boxes = shapely.box(*(found[c].to_numpy() for c in ("px_xmin", "px_ymin", "px_xmax", "px_ymax")))
+    assert not shapely.contains(lost.buffer(-1.0), boxes).any()
+
+
+def test_a_rerun_tries_partial_scenes_again_and_clears_their_failures(good, rgb_bundle, tmp_path) -> None:
+    out, scene = tmp_path / "out", tmp_path / "cut.tif"
+    detect(cut_cog(scene), rgb_bundle, out)
+    cut_cog(scene, 1.0)
+    result = detect(scene, rgb_bundle, out)
+    assert result.exit_code == 0 and result.scenes[0].status == "done"
+    assert "failures.parquet" not in files(out)
+
+
+def test_a_detector_that_fails_on_a_tile_costs_that_tile(rgb_bundle, tmp_path, monkeypatch) -> None:
+    from geosod.detectors.torch_detector import TorchDetector
+
+    original = TorchDetector.detect
+
+    def picky(self, batch: TileBatch):
+        if (batch.windows[:, :2] == 0).all(axis=1).any():
+            raise RuntimeError("no memory for this tile")
+        return original(self, batch)
+
+    monkeypatch.setattr(TorchDetector, "detect", picky)
+    result = detect(write_tif(tmp_path / "a.tif", noise(3, 300, 300)), rgb_bundle, tmp_path / "out")
+    assert result.exit_code == 3 and result.detections > 0
+    (failure,) = result.failures
+    assert (failure.stage, failure.window.col, failure.window.row, failure.window.width) == ("detect", 0, 0, 128)
+    assert "no memory for this tile" in failure.message
+    coverage = geopandas.read_parquet(tmp_path / "out/coverage/a.parquet")
+    share = coverage[coverage.status == "failed"].area_km2.sum() / coverage.area_km2.sum()
+    assert share == pytest.approx(128**2 / 300**2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bands": "1,2,9"}, "no band '9'"),
+        ({"bands": "1,2"}, "2 bands chosen, but the model takes 3"),
+        ({"bands": "red,green,infrared"}, "no band 'infrared'"),
+    ],
+)
+def test_wrong_bands_are_told(settings, message, good, rgb_bundle, tmp_path) -> None:
+    result = detect(good, rgb_bundle, tmp_path / "out", **settings)
+    assert result.exit_code == 2 and message in result.failures[0].message
+
+
+def test_scenes_that_do_not_fit_the_model_are_refused(rgb_bundle, tmp_path) -> None:
+    scenes = [
+        write_tif(tmp_path / "four.tif", noise(4, 64, 64), photometric="MINISBLACK"),
+        write_tif(tmp_path / "deep.tif", noise(3, 64, 64, dtype="uint16")),
+    ]
+    result = detect(scenes, rgb_bundle, tmp_path / "out")
+    assert result.exit_code == 2
+    messages = {f.scene_id: f.message for f in result.failures}
+    assert "the model takes red, green, blue" in messages["four"]
+    assert "pixels are uint16" in messages["deep"]
+
+
+def test_the_models_gsd_is_enforced(tmp_path) -> None:
+    bundle = random_bundle(tmp_path / "m", bands=("pan",), gsd=10.0, gsd_range=(5.0, 20.0))
+    fine = write_tif(tmp_path / "fine.tif", noise(1, 64, 64))
+    coarse = write_tif(tmp_path / "coarse.tif", noise(1, 64, 64), transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5.8e6))
+    unplaced = write_tif(tmp_path / "unplaced.tif", noise(1, 64, 64), crs=None)
+    notes = []
+    result = detect([fine, coarse, unplaced], bundle, tmp_path / "out", on_event=notes.append)
+    assert {s.scene_id: s.status for s in result.scenes} == {"fine": "failed", "coarse": "done", "unplaced": "done"}
+    assert "GSD is 0.5 m" in result.failures[0].message
+    assert any("unplaced" in e.text for e in notes if isinstance(e, Note))
+
+
+def test_an_aoi_that_misses_a_scene_is_told(good, rgb_bundle, tmp_path) -> None:
+    aoi = tmp_path / "aoi.geojson"
+    geopandas.GeoSeries([shapely.box(10, 10, 11, 11)], crs=4326).to_file(aoi)
+    result = detect(good, rgb_bundle, tmp_path / "out", aoi=aoi)
+    assert result.exit_code == 2 and "the AOI misses this scene" in result.failures[0].message
+
+
+def test_settings_are_checked_before_anything_is_done(good, rgb_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="tresh: unknown setting"):
+        detect(good, rgb_bundle, out, tresh=0.5)
+    with pytest.raises(ConfigError, match=r"threshold = 1\.5"):
+        detect(good, rgb_bundle, out, threshold=1.5)
+    with pytest.raises(ConfigError, match="overlap 200 must be below"):
+        detect(good, rgb_bundle, out, overlap=200)
+    with pytest.raises(ConfigError, match="cannot be read as a vector file"):
+        detect(good, rgb_bundle, out, aoi=good)
+    with pytest.raises(ConfigError, match="EPSG:999999"):
+        detect(good, rgb_bundle, out, crs="EPSG:999999")
+    with pytest.raises(ModelError, match="no such folder"):
+        detect(good, "no-such-model", out)
+    with pytest.raises(UsageError, match="no scene given"):
+        detect([], rgb_bundle, out)
+    assert not out.exists() or not files(out)
+
+
+def test_an_output_that_cannot_be_written_is_refused(good, rgb_bundle, tmp_path) -> None:
+    with pytest.raises(OutputError, match=r"good\.tif"):
+        detect(good, rgb_bundle, good)
+    with pytest.raises(OutputError, match="cannot be written"):
+        detect(good, rgb_bundle, "/proc/geosod-out")
+
+
+def test_reruns_skip_what_is_committed(engine, good, rgb_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    detect(good, rgb_bundle, out, engine=engine)
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
+    other = write_tif(tmp_path / "other.tif", noise(3, 200, 200))
+    result = detect([good, other], rgb_bundle, out, engine=engine)
+    assert result.exit_code == 0 and {s.scene_id: s.status for s in result.scenes} == {
+        "good": "skipped",
+        "other": "done",
+    }
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
+    again = detect(good, rgb_bundle, out, overwrite=True)
+    assert again.scenes[0].status == "done"
+    changed = detect(good, rgb_bundle, out, threshold=0.6)
+    assert changed.exit_code == 2 and "--overwrite" in changed.failures[0].message
+
+
+def test_another_scene_of_the_same_name_gets_a_name_of_its_own(good, rgb_bundle, tmp_path) -> None:
+    (tmp_path / "there").mkdir()
+    twin = write_tif(tmp_path / "there" / "good.tif", noise(3, 200, 200, seed=9))
+    out, later = tmp_path / "out", tmp_path / "later"
+    ids = {s.scene_id for s in detect([good, twin], rgb_bundle, out).scenes}
+    assert len(ids) == 2 and all(i.startswith("good-") for i in ids)
+    detect(good, rgb_bundle, later)
+    (second,) = detect(twin, rgb_bundle, later).scenes
+    assert second.status == "done" and second.scene_id.startswith("good-")
+    assert detect(twin, rgb_bundle, later).scenes[0].status == "skipped"
+
+
+def test_aoi_limits_the_work_and_shares_out_the_boxes(rgb_bundle, tmp_path) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 500, 800))
+    whole = detect(scene, rgb_bundle, tmp_path / "whole")
+    found, covered = [], []
+    for name, span in {"left": (0, 300), "right": (300, 800)}.items():
+        x0, x1 = (500_000 + 0.5 * x for x in span)
+        box = geopandas.GeoSeries([shapely.box(x0, 5_800_000 - 250, x1, 5_800_000)], crs=32631)
+        box.to_crs(3857).to_file(tmp_path / f"{name}.gpkg")
+        result = detect(scene, rgb_bundle, tmp_path / name, aoi=tmp_path / f"{name}.gpkg")
+        assert result.exit_code == 0 and 0 < result.scenes[0].raw < whole.scenes[0].raw
+        found.append(pq.read_table(result.scenes[0].paths[0]))
+        covered.append(geopandas.read_parquet(result.scenes[0].paths[1]))
+    centres = np.concatenate([(t["px_xmin"].to_numpy() + t["px_xmax"].to_numpy()) / 2 for t in found])
+    assert (centres[: len(found[0])] <= 300.5).all() and (centres[len(found[0]) :] >= 299.5).all()
+    # Objects well inside one AOI or the other are those of the whole scene.
+    everything = pq.read_table(whole.scenes[0].paths[0])
+    middle = (everything["px_xmin"].to_numpy() + everything["px_xmax"].to_numpy()) / 2
+    clear = np.abs(middle - 300) > 200
+    assert np.isin(everything["detection_id"].to_numpy(zero_copy_only=False)[clear],
+                   np.concatenate([t["detection_id"].to_numpy(zero_copy_only=False) for t in found])).all()  # fmt: skip
+    inspected = [c[c.status == "inspected"].area_km2.sum() for c in covered]
+    outside = [c[c.status == "outside_aoi"].area_km2.sum() for c in covered]
+    assert inspected[0] == pytest.approx(outside[1], rel=2e-3) and inspected[1] == pytest.approx(outside[0], rel=2e-3)
+
+
+def test_a_run_that_is_killed_leaves_no_result_and_a_rerun_completes(rgb_bundle, tmp_path) -> None:
+    scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 400, 2000, seed=i)) for i in range(4)]
+    out = tmp_path / "out"
+    script = f"import geosod; geosod.detect({[str(s) for s in scenes]!r}, model={str(rgb_bundle)!r}, out={str(out)!r}, engine='serial', **{PLAIN!r})"
+    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("items/*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    committed = {p.stem for p in out.glob("items/*.json")}
+    assert 0 < len(committed) < 4, "the run was to be killed between two commits"
+    for path in out.rglob("*.parquet"):
+        assert ".staging-" in str(path) or path.stem in committed
+    result = detect(scenes, rgb_bundle, out)
+    assert result.exit_code == 0
+    assert {s.scene_id for s in result.scenes if s.status == "skipped"} == committed
+    fresh = tmp_path / "fresh"
+    detect(scenes, rgb_bundle, fresh)
+    assert tables(out) == tables(fresh)
+    assert not list(out.glob(".staging-*"))
+
+
+def test_pixel_scenes_and_single_files(rgb_bundle, tmp_path) -> None:
+    unplaced = write_tif(tmp_path / "u.tif", noise(3, 200, 200), crs=None)
+    result = detect(unplaced, rgb_bundle, tmp_path / "out")
+    assert files(tmp_path / "out") == {"pixel/u.parquet", "coverage/u.parquet", "items/u.json"}
+    assert result.scenes[0].inspected_km2 is None
+    detect(unplaced, rgb_bundle, tmp_path / "one" / "name.parquet")
+    assert files(tmp_path / "one") == {"name.parquet", "name.coverage.parquet", "name.json"}
+    assert (tmp_path / "one/name.parquet").read_bytes() == (tmp_path / "out/pixel/u.parquet").read_bytes()
+
+
+def test_public_names() -> None:
+    for name in geosod.__all__:
+        assert getattr(geosod, name) is not None
