@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from geosod import __version__
 from geosod.cli.config import config_command
+from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.model import model_app
@@ -53,6 +54,7 @@ def _main(
 
 
 app.command("detect")(detect_command)
+app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)
 app.add_typer(model_app, name="model")

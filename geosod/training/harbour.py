@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="wall time to train for")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--width", type=int, default=24, help="channels at stride 4")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more help only on idle cores")
     args = parser.parse_args()
     train(args.out, minutes=args.minutes, seed=args.seed, width=args.width, threads=args.threads)
 

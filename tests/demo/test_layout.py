@@ -14,7 +14,7 @@ from geosod.demo.terrain import cloudiness, inside_swath
 from geosod.errors import ConfigError
 
 
-@pytest.mark.parametrize(("size", "seed"), [(2048, 7), (2048, 11), (3000, 12), (4096, 7), (8192, 7)])
+@pytest.mark.parametrize(("size", "seed"), [(2048, 7), (2048, 11), (3000, 12), (4096, 7)])
 def test_truth_keeps_its_promises(size: int, seed: int) -> None:
     layout = make_layout(size, seed)
     boxes, labels = layout.boxes, layout.labels
@@ -39,9 +39,9 @@ def test_no_two_objects_crowd_each_other(size: int, seed: int) -> None:
     assert ios.max() <= 0.2 + 1e-9
 
 
-@pytest.mark.parametrize("size", [2048, 4096, 8192])
+@pytest.mark.parametrize("size", [2048, 6144])
 def test_density_does_not_depend_on_the_size(size: int) -> None:
-    counts = [len(make_layout(size, seed).boxes) / size**2 * 2048**2 for seed in range(4)]
+    counts = [len(make_layout(size, seed).boxes) / size**2 * 2048**2 for seed in range(3)]
     assert 60 < np.mean(counts) < 500
 
 

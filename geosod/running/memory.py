@@ -1,0 +1,52 @@
+"""How much memory a process and all it started hold at their peak."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(slots=True)
+class Peak:
+    """The greatest sum of proportional set sizes seen so far, in bytes; 0 where the system does not tell."""
+
+    pss_bytes: int = 0
+
+
+def tree_pss() -> int:
+    """Proportional set size of this process and its descendants in bytes: shared pages are counted once."""
+    this = psutil.Process()
+    total = 0
+    for process in [this, *this.children(recursive=True)]:
+        try:
+            total += getattr(process.memory_full_info(), "pss", 0)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return total
+
+
+@contextmanager
+def peak_memory(*, every: float = 0.5) -> Iterator[Peak]:
+    """Watch the memory of the process tree while the block runs.
+
+    Args:
+        every: seconds between two looks; a shorter peak may be missed.
+    """
+    peak, done = Peak(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            peak.pss_bytes = max(peak.pss_bytes, tree_pss())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+        peak.pss_bytes = max(peak.pss_bytes, tree_pss())
