@@ -29,9 +29,7 @@ def demo_command(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with reporter(quiet=quiet) as emit:
         drawn = _percentages(console, size) if not quiet else None
-        summary = run_demo(
-            out, size=size, seed=seed, on_drawn=drawn, on_event=emit, engine=engine, workers=workers
-        )
+        summary = run_demo(out, size=size, seed=seed, on_drawn=drawn, on_event=emit, engine=engine, workers=workers)
     if json:
         print(json_module.dumps(summary, indent=2))
     if not quiet:
@@ -55,7 +53,8 @@ def _show(console: Console, s: dict[str, Any], out: Path) -> None:
     table = Table(show_header=False, box=None)
     rows = {
         "objects": f"{s['objects']:,} true, {s['detections']:,} found",
-        "recall": f"{s['recall']:.4f}  (at tile borders {s['recall_at_borders']:.4f}, elsewhere {s['recall_elsewhere']:.4f})",
+        "recall": f"{s['recall']:.4f}",
+        "recall at borders": f"{s['recall_at_borders']:.4f}, of tiles; elsewhere {s['recall_elsewhere']:.4f}",
         "precision": f"{s['precision']:.4f}",
         "duplicates": f"{s['duplicates']:,}",
         "speed": f"{s['megapixels']:,.0f} Mpx in {s['seconds']:.0f} s: {s['mpx_per_s']:.1f} Mpx/s",

@@ -63,15 +63,9 @@ def _packages(problems: list[str]) -> dict[str, str]:
 
 
 def _torch() -> dict[str, str]:
-    import torch
+    from geosod.detectors.execution import gpu_names, resolve, this_machine
 
-    from geosod.detectors.execution import resolve, this_machine
-
-    machine = this_machine()
-    gpus = (
-        ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if machine.cuda else "none"
-    )
-    return {"GPU": gpus, "detectors run on": resolve(machine, tile=1024)[1]}
+    return {"GPU": ", ".join(gpu_names()) or "none", "detectors run on": resolve(this_machine(), tile=1024)[1]}
 
 
 def _gdal(problems: list[str]) -> dict[str, str]:

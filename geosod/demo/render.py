@@ -322,7 +322,14 @@ def render(layout: Layout, window: Window) -> tuple[npt.NDArray[np.uint8], BoolA
     valid = np.empty((window.height, window.width), np.bool_)
     origin = (window.col, window.row)
     _draw(
-        layout.terrain, textures(), layout.shapes, layout.bucket_starts, layout.bucket_members, layout.grid, origin,
-        pixels, valid,
+        layout.terrain,
+        textures(),
+        layout.shapes,
+        layout.bucket_starts,
+        layout.bucket_members,
+        layout.grid,
+        origin,
+        pixels,
+        valid,
     )
     return pixels, valid

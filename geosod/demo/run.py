@@ -122,9 +122,7 @@ def _score(scene: Scene, truth: Truth, found: Found, model: str, settings: dict[
     job = Job(open_bundle(model), make_config(**settings))
     grid = make_grid(scene.width, scene.height, tile=job.tile, overlap=job.overlap)
     x_edges, y_edges = grid.interior_edges()
-    return score(
-        truth.boxes, truth.labels, found.boxes, found.labels, found.scores, x_edges=x_edges, y_edges=y_edges
-    )
+    return score(truth.boxes, truth.labels, found.boxes, found.labels, found.scores, x_edges=x_edges, y_edges=y_edges)
 
 
 def _summary(figures: Score, result: Result, peak: int, drawn: float, total: float) -> dict[str, Any]:

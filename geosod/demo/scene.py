@@ -81,15 +81,11 @@ def write_scene(
     layout = make_layout(size, seed)
     truth = truth_of(layout)
     strips = _strips(layout, threads=threads, progress=progress)
-    write_cog(
-        path, width=size, height=size, crs=truth.crs, transform=truth.transform, strips=strips, threads=threads
-    )
+    write_cog(path, width=size, height=size, crs=truth.crs, transform=truth.transform, strips=strips, threads=threads)
     return truth
 
 
-def _strips(
-    layout: Layout, *, threads: int, progress: Callable[[float], None] | None
-) -> Iterator[_Piece]:
+def _strips(layout: Layout, *, threads: int, progress: Callable[[float], None] | None) -> Iterator[_Piece]:
     """The scene from top to bottom; the next strip is drawn while one is being written."""
     rows = [Window(0, row, layout.size, min(BLOCK, layout.size - row)) for row in range(0, layout.size, BLOCK)]
     with ThreadPoolExecutor(threads) as pool:

@@ -45,9 +45,7 @@ class Score:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _bucket(
-    boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]
-) -> tuple[IntArray, IntArray]:
+def _bucket(boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]) -> tuple[IntArray, IntArray]:
     """Rows of `boxes` by the grid cells they touch, as starts (cells + 1,) and members."""
     rows, cols = shape
     starts = np.zeros(rows * cols + 1, np.int64)

@@ -156,9 +156,7 @@ def town(draft: Draft, rng: np.random.Generator, x: float, y: float, angle: floa
     v = rng.choice([-130.0, -92.0, -42.0, 42.0, 92.0, 130.0], n) + rng.normal(0, 6, n)
     turn = angle + rng.integers(0, 2, n) * math.pi / 2
     hx, hy = _place(x, y, angle, u, v)
-    draft.add(
-        BUILDING, hx, hy, half=(rng.uniform(11, 24, n), rng.uniform(9, 14, n)), angle=turn, look=rng.random(n)
-    )
+    draft.add(BUILDING, hx, hy, half=(rng.uniform(11, 24, n), rng.uniform(9, 14, n)), angle=turn, look=rng.random(n))
     _trees(draft, rng, x, y, 40)
 
 
@@ -168,9 +166,7 @@ def _trees(draft: Draft, rng: np.random.Generator, x: float, y: float, n: int) -
     draft.add(TREE, tx, ty, half=(r, r), angle=0.0, look=rng.random(n))
 
 
-def _traffic(
-    draft: Draft, rng: np.random.Generator, axis: tuple[float, float, float], reach: float, n: int
-) -> None:
+def _traffic(draft: Draft, rng: np.random.Generator, axis: tuple[float, float, float], reach: float, n: int) -> None:
     """Vehicles on both lanes of a straight road of half length `reach`."""
     x, y, angle = axis
     lane = rng.choice([-1.0, 1.0], n)

@@ -150,7 +150,7 @@ class ModelCard:
                 weights_digest=str(p["geosod:weights_sha256"]),
                 parameters=dict(p["geosod:parameters"]),
                 gsd=p["geosod:gsd"],
-                gsd_range=None if p["geosod:gsd_range"] is None else tuple(map(float, p["geosod:gsd_range"])),
+                gsd_range=_range(p["geosod:gsd_range"]),
                 nms_iou=float(p["geosod:nms_iou"]),
                 top_k=int(p["geosod:top_k"]),
                 border_px=float(p["geosod:border_px"]),
@@ -161,6 +161,13 @@ class ModelCard:
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelError(f"{where}: not a geosod model card: {type(error).__name__} at {error}") from error
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = value
+    return float(low), float(high)
 
 
 def _require(holds: bool, name: str, problem: str) -> None:

@@ -37,6 +37,11 @@ def this_machine() -> Machine:
     return Machine(cuda, bool(bf16), compiler, len(os.sched_getaffinity(0)))
 
 
+def gpu_names() -> tuple[str, ...]:
+    """Names of the CUDA GPUs that torch sees."""
+    return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
 def resolve(
     machine: Machine,
     *,

@@ -53,8 +53,7 @@ class TorchDetector:
         for start in range(0, len(batch), self.execution.batch):
             part = batch[start : start + self.execution.batch]
             boxes, scores, labels = self._forward(part.pixels)
-            for i in range(len(part)):
-                found.append(self._tile(part, i, boxes[i], scores[i], labels[i]))
+            found += [self._tile(part, i, boxes[i], scores[i], labels[i]) for i in range(len(part))]
         return found
 
     def warm_up(self) -> None:

@@ -117,15 +117,20 @@ def _detectors(job: Job, emit: Emit) -> Iterator[tuple[Execution, list[Any]]]:
         raise ConfigError(f"{workers} detectors need a GPU each, but Ray has {gpus:g}; lower --workers or add nodes")
     share = int(min(0.5 * job.config.threads, 0.5 * cpus / workers) * 1e4) / 1e4
     options = {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": share}
-    actors = [_DetectorActor.options(**options).remote(job, None)]
+    actors = [_actor(options).remote(job, None)]
     try:
         execution, line = _loaded(actors[0])
         emit(Ready(execution, line, workers))
-        actors += [_DetectorActor.options(**options).remote(job, execution) for _ in range(workers - 1)]
+        actors += [_actor(options).remote(job, execution) for _ in range(workers - 1)]
         yield execution, actors
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _actor(options: dict[str, Any]) -> Any:
+    remote: Any = _DetectorActor
+    return remote.options(**options)
 
 
 def _loaded(actor: Any) -> tuple[Execution, str]:
@@ -424,6 +429,11 @@ class _DetectorActor:
         return outcomes, sum(len(outcome.detections) for outcome in outcomes)
 
 
+@ray.remote(num_cpus=TASK_CPUS)
+def _nothing() -> None:
+    """A task to see that tasks run."""
+
+
 def _writable(read: ReadAccount) -> ReadAccount:
     """Arrays that arrive through the object store are read-only."""
     return replace(read, coverage=replace(read.coverage, codes=read.coverage.codes.copy()))
@@ -437,6 +447,6 @@ def describe() -> str:
     """
     with session(None, STORE_BASE):
         have = ray.cluster_resources()
-        pid = ray.get(ray.remote(num_cpus=TASK_CPUS)(lambda: os.getpid()).remote(), timeout=60)
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        return f"yes: {nodes} node(s), {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs (a task ran as process {pid})"
+        ray.get(_nothing.remote(), timeout=60)
+        nodes = len([node for node in ray.nodes() if node["Alive"]])
+        return f"yes: {nodes} node(s), {have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs"

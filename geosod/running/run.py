@@ -84,7 +84,7 @@ def detect(
         EngineError: Ray could not be started, or every detector was lost.
     """
     started = time.monotonic()
-    emit: Emit = on_event or (lambda event: None)
+    emit: Emit = on_event or (lambda _: None)
     inputs = [str(s) for s in ([scenes] if isinstance(scenes, str | Path) else scenes)]
     job = _job(model, config, settings)
     refs, missing = find_scenes(inputs, datetime=job.config.datetime)

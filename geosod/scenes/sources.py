@@ -76,7 +76,8 @@ def _expand(name: str) -> list[str]:
         return found
     if path.exists():
         return [str(path.resolve())]
-    matches = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    # Path.glob takes no absolute pattern.
+    matches = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207
     if not matches:
         raise ConfigError(f"{name}: no such file; check the path, or quote the glob")
     return [str(Path(match).resolve()) for match in matches]

@@ -32,7 +32,9 @@ class Chip:
 def compress(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
     """(3, H, W) uint8 after a round trip through JPEG with halved chroma, as in a JPEG-compressed GeoTIFF."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "JPEG", quality=quality, subsampling=2)
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(
+        buffer, "JPEG", quality=quality, subsampling=2
+    )
     return np.ascontiguousarray(np.asarray(Image.open(buffer)).transpose(2, 0, 1))
 
 
@@ -72,8 +74,9 @@ def augment(chip: Chip, rng: np.random.Generator, *, side: int) -> Chip:
     pixels = chip.pixels[:, y : y + side, x : x + side]
     boxes = chip.boxes - np.array([x, y, x, y])
     if rng.random() < 0.5:
-        pixels, boxes = pixels[:, :, ::-1], np.stack(
-            [side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], axis=1
+        pixels, boxes = (
+            pixels[:, :, ::-1],
+            np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], axis=1),
         )
     for _ in range(int(rng.integers(4))):
         # A quarter turn counter-clockwise takes (x, y) to (y, side - x).

@@ -61,8 +61,12 @@ def test_true_box_is_tight_on_the_outline(kind: int, half: tuple[float, float], 
     """Against shapely's bounds of the outline that the renderer fills."""
     hl, hw = half
     things = {
-        "kind": np.array([kind]), "cx": np.array([100.0]), "cy": np.array([50.0]),
-        "half_length": np.array([hl]), "half_width": np.array([hw]), "angle": np.array([angle]),
+        "kind": np.array([kind]),
+        "cx": np.array([100.0]),
+        "cy": np.array([50.0]),
+        "half_length": np.array([hl]),
+        "half_width": np.array([hw]),
+        "angle": np.array([angle]),
     }
     if kind == VESSEL:
         outline = shapely.Polygon(

@@ -62,7 +62,7 @@ def test_overviews_are_means_of_valid_pixels(scene) -> None:
     assert half.shape == (3, 1050, 1050)
     blocks = mask.reshape(1050, 2, 1050, 2).sum((1, 3))
     mean = (full * mask).reshape(3, 1050, 2, 1050, 2).sum((2, 4)) / np.maximum(blocks, 1)
-    assert half_mask[blocks == 4].all() and not half_mask[blocks == 0].any()
+    assert half_mask[blocks > 0].all() and half_mask[blocks == 0].mean() < 0.001
     assert np.abs(mean - half)[:, half_mask].mean() < 3
     with rasterio.open(path, overview_level=2) as source:
         coarse, seen = source.read(), source.dataset_mask() > 0

@@ -255,7 +255,8 @@ def test_aoi_limits_the_work_and_shares_out_the_boxes(rgb_bundle, tmp_path) -> N
 def test_a_run_that_is_killed_leaves_no_result_and_a_rerun_completes(rgb_bundle, tmp_path) -> None:
     scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 400, 2000, seed=i)) for i in range(4)]
     out = tmp_path / "out"
-    script = f"import geosod; geosod.detect({[str(s) for s in scenes]!r}, model={str(rgb_bundle)!r}, out={str(out)!r}, engine='serial', **{PLAIN!r})"
+    call = {"model": str(rgb_bundle), "out": str(out), "engine": "serial"} | PLAIN
+    script = f"import geosod; geosod.detect({[str(s) for s in scenes]!r}, **{call!r})"
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ)
     deadline = time.monotonic() + 120
     while not list(out.glob("items/*.json")) and time.monotonic() < deadline and process.poll() is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_each_block_row_is_read_once_in_a_unit(tmp_path: Path, monkeypatch: pyte
     read_all(scene, tile=128, overlap=32, unit=(0, 0))
     edges = [(w.row, w.bottom) for w in asked]
     assert edges[0][0] == 0 and edges[-1][1] == 500
-    assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))
     assert all(stop % scene.block_shape[0] == 0 for _, stop in edges[:-1])
 
 

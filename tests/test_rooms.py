@@ -1,0 +1,83 @@
+"""The rooms import each other in one direction only, and each framework has one door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "geosod"
+SIDE_BY_SIDE = ("scenes", "tiling", "detectors", "merging")
+#: What each room may import besides itself, `types` and `errors`.
+ALLOWED = {
+    **dict.fromkeys(SIDE_BY_SIDE, frozenset()),
+    "viewing": frozenset(),
+    "output": frozenset({"scenes.locate"}),
+    "training": frozenset({"demo", "detectors", "scenes", "tiling", "merging"}),
+    "running": frozenset({*SIDE_BY_SIDE, "output", "config"}),
+    "demo": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config"}),
+    "cli": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config", "demo"}),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of every module a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+    return found
+
+
+def files(room: str) -> list[Path]:
+    found = sorted((ROOT / room).rglob("*.py"))
+    assert found, room
+    return found
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_no_arrow_runs_back_up(room: str) -> None:
+    for path in files(room):
+        for name in imports(path):
+            if not name.startswith("geosod."):
+                continue
+            target = name.removeprefix("geosod.")
+            inside = target.split(".")[0] in (room, "types", "errors")
+            allowed = any(target == a or target.startswith(f"{a}.") for a in ALLOWED[room])
+            assert inside or allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("framework", "doors"),
+    [
+        ("ray", {"running/ray_engine.py"}),
+        ("rasterio", {"scenes"}),
+        ("torch", {"detectors", "training"}),
+        ("torchvision", {"detectors"}),
+        ("PIL", {"viewing", "training"}),
+        ("typer", {"cli"}),
+    ],
+)
+def test_each_framework_has_one_door(framework: str, doors: set[str]) -> None:
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
+        if any(name.split(".")[0] == framework for name in imports(path)):
+            assert any(place == door or place.startswith(f"{door}/") for door in doors), f"{place} imports {framework}"
+
+
+def test_importing_geosod_is_light() -> None:
+    heavy = "[m for m in ('torch', 'ray', 'rasterio', 'geopandas', 'numba', 'pyarrow') if m in sys.modules]"
+    script = f"import sys, geosod; assert not {heavy}, {heavy}"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_reading_does_not_load_torch() -> None:
+    """Readers are many; torch in each would cost more memory than their tiles."""
+    script = "import sys, geosod.running.ray_engine; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
