@@ -8,7 +8,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from geosod.demo.sites import LAND, WATER, propose
+from geosod.demo.draft import LAND, WATER
+from geosod.demo.sites import propose
 from geosod.demo.sprites import BUILDING, PIER, TANK, draw, true_boxes
 from geosod.demo.terrain import Terrain, make_terrain, survey
 from geosod.errors import ConfigError
@@ -54,7 +55,7 @@ class Layout:
     bucket_members: npt.NDArray[np.int32]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _overlap(p: FloatArray, q: FloatArray, gap: float) -> bool:
     """Whether two oriented rectangles (cx, cy, cos, sin, hl, hw) come closer than `gap` (separating axes)."""
     dx, dy = q[0] - p[0], q[1] - p[1]
@@ -68,7 +69,7 @@ def _overlap(p: FloatArray, q: FloatArray, gap: float) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _crowd(a: FloatArray, b: FloatArray) -> bool:
     """Whether two objects stand too close for both to be in the truth."""
     apart = max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
@@ -78,10 +79,11 @@ def _crowd(a: FloatArray, b: FloatArray) -> bool:
     h = min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0.0 or h <= 0.0:
         return False
-    return w * h > _CROWDED * min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return bool(w * h > _CROWDED * smaller)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _admit(
     poses: FloatArray, boxes: FloatArray, group: IntArray, parent: IntArray, kind: IntArray, fit: BoolArray, grid: int
 ) -> BoolArray:
@@ -118,7 +120,7 @@ def _admit(
     return kept
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _sort_into_buckets(boxes: FloatArray, grid: int) -> tuple[IntArray, npt.NDArray[np.int32]]:
     spans = np.clip(np.floor(boxes / BUCKET).astype(np.int64), 0, grid - 1)
     starts = np.zeros(grid * grid + 1, np.int64)
@@ -160,8 +162,8 @@ def _fits(things: dict[str, FloatArray], boxes: FloatArray, terrain: Terrain, si
     inside = (boxes[:, :2] >= 3).all(1) & (boxes[:, 2:] <= size - 3).all(1)
     clear = valid.all(1) & (cloud < _THICK_CLOUD).all(1)
     good = inside & clear & (longest >= _LEAST) & (longest <= _MOST)
-    good: BoolArray = fit & (good | (things["kind"] > TANK))
-    return good
+    result: BoolArray = fit & (good | (things["kind"] > TANK))
+    return result
 
 
 def _attempt(terrain: Terrain, size: int, rng: np.random.Generator) -> tuple[dict[str, FloatArray], FloatArray]:

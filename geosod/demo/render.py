@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from geosod.demo.ground import land, texel, water
 from geosod.demo.layout import BUCKET, Layout
 from geosod.demo.sprites import DASH, DISC, HULL, ROOF, WAKE
 from geosod.demo.terrain import (
-    CROWN,
     GRAIN,
     SOIL,
-    WAVE,
     Terrain,
     cloudiness,
     elevation,
-    hash2,
     inside_swath,
     textures,
     urbanity,
@@ -31,23 +30,8 @@ from geosod.types import BoolArray, Window
 _NODE = 8
 _GROUND_FIELDS, _SKY_FIELDS = 5, 2
 
-# Mean colour and crop-row contrast of the field types: pasture, wheat, soil, rape, meadow, stubble.
-_CROPS = np.array(
-    [
-        [96, 122, 66, 2.0],
-        [186, 168, 104, 6.0],
-        [140, 112, 84, 7.0],
-        [150, 156, 78, 4.0],
-        [112, 134, 80, 2.5],
-        [170, 150, 116, 5.0],
-        [84, 112, 62, 5.0],
-        [124, 142, 92, 4.0],
-    ],
-    np.float32,
-)
 
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -> None:
     """Slow fields at the nodes of one bucket: height, urbanity, moisture, two warps, cloud and shade."""
     for i in range(nodes.shape[1]):
@@ -63,77 +47,7 @@ def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -
             nodes[4, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9201)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _texel(tex: npt.NDArray[np.int8], layer: int, x: int, y: int) -> np.float32:
-    return np.float32(tex[layer, y & 511, x & 511]) * np.float32(0.025)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _water(
-    tex: npt.NDArray[np.int8], x: int, y: int, h: float, moist: float, warp: float
-) -> tuple[float, float, float]:
-    depth = min(1.0, -h * 5.0)
-    shallow = 1.0 - depth
-    shallow = shallow * shallow * shallow
-    wave = _texel(tex, WAVE, x + int(warp), y) + 0.6 * _texel(tex, WAVE, x * 2 - int(warp), y * 2 + 77)
-    wave *= 0.55 + 0.45 * moist
-    light = 3.2 * wave + 1.2 * _texel(tex, SOIL, x, y)
-    if wave > 2.1 and tex[GRAIN, (y + 31) & 511, (x + 7) & 511] > 30:
-        light += 38.0 * (wave - 2.1)
-    foam = max(0.0, 1.0 + h * 160.0 + 0.25 * _texel(tex, SOIL, x + 9, y)) if h > -0.008 else 0.0
-    foam = 85.0 * foam * foam
-    return (
-        20.0 + 52.0 * shallow + light + foam,
-        56.0 + 80.0 * shallow + 1.1 * light + foam,
-        84.0 + 52.0 * shallow + 1.2 * light + foam * 0.9,
-    )
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _country(
-    tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, moist: float, wx: float, wy: float
-) -> tuple[float, float, float]:
-    """Fields between hedges, woods among them."""
-    u = (x * terrain.field_cos + y * terrain.field_sin + wx) / 190.0
-    row = math.floor(u)
-    v = (y * terrain.field_cos - x * terrain.field_sin + wy) / 310.0
-    v += (hash2(int(row), 3, terrain.seed) & 255) / 255.0
-    col = math.floor(v)
-    key = hash2(int(row), int(col), terrain.seed + 11)
-    edge = min(min(u - row, row + 1.0 - u) * 190.0, min(v - col, col + 1.0 - v) * 310.0)
-    grain, soil = _texel(tex, GRAIN, x, y), _texel(tex, SOIL, x + (key & 511), y)
-    crown = _texel(tex, CROWN, x + ((key >> 9) & 511), y + ((key >> 3) & 511))
-    if (key >> 8) % 11 < 3 or edge < 3.0 + soil + crown:
-        shade = 12.0 * crown + 3.0 * grain + 6.0 * moist
-        return 50.0 + shade, 72.0 + 1.1 * shade, 42.0 + 0.7 * shade
-    kind = (key >> 16) & 7
-    phase = (v * 310.0 if key & 1 else u * 190.0) * (0.16 + 0.02 * ((key >> 20) & 7))
-    stripe = 2.0 * abs(phase - math.floor(phase) - 0.5) - 0.5
-    light = _CROPS[kind, 3] * stripe * 1.6 + 2.2 * grain + 4.5 * soil + 9.0 * moist + 0.06 * ((key >> 24) - 128)
-    return _CROPS[kind, 0] + light, _CROPS[kind, 1] + light, _CROPS[kind, 2] + 0.8 * light
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _land(
-    tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, f: npt.NDArray[np.float32]
-) -> tuple[float, float, float]:
-    h, urban, moist = f[0], f[1], f[2]
-    grain, soil = _texel(tex, GRAIN, x, y), _texel(tex, SOIL, x, y)
-    beach = 0.009 + 0.0008 * soil + 0.006 * moist
-    if h < beach:
-        light = 3.0 * grain + 4.0 * soil - 30.0 * max(0.0, 1.0 - h * 600.0)
-        return 206.0 + light, 188.0 + light, 150.0 + light
-    if urban > -0.05 + 0.03 * soil:
-        crown = _texel(tex, CROWN, x, y)
-        if 2.6 * moist + 0.4 * soil > 0.8:
-            light = 11.0 * crown + 3.0 * grain
-            return 58.0 + light, 78.0 + light, 50.0 + light
-        light = 3.0 * grain + 5.0 * soil + 8.0 * moist
-        return 116.0 + light, 124.0 + light, 92.0 + light
-    return _country(tex, terrain, x, y, moist, f[3], f[4])
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _interpolate_row(
     nodes: npt.NDArray[np.float32], dy: int, x0: int, line: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]
 ) -> None:
@@ -148,8 +62,8 @@ def _interpolate_row(
             rows[k, x - x0] = line[j] + (line[j + 1] - line[j]) * np.float32((x & (_NODE - 1)) / _NODE)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _distance(p: npt.NDArray[np.float64], u: float, v: float) -> float:
+@numba.njit(cache=True, nogil=True, inline="always")
+def _distance(p: npt.NDArray[np.float64], u: float, v: float) -> Any:
     """Signed distance in pixels to the outline of a primitive, negative inside."""
     kind, hl, hw = p[0], p[5], p[6]
     if kind == DISC:
@@ -163,7 +77,7 @@ def _distance(p: npt.NDArray[np.float64], u: float, v: float) -> float:
     return sd
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _paint(
     p: npt.NDArray[np.float64], tex: npt.NDArray[np.int8], x0: int, y0: int, canvas: npt.NDArray[np.float32]
 ) -> None:
@@ -178,7 +92,7 @@ def _paint(
             cover = min(1.0, max(0.0, 0.5 - _distance(p, u, v) / soft)) * p[10]
             if cover <= 0.0:
                 continue
-            light = p[11] * _texel(tex, GRAIN, x0 + j, y0 + i)
+            light = p[11] * texel(tex, GRAIN, x0 + j, y0 + i)
             if kind == DISC:
                 light += p[12] * (dx + dy) / max(hl, 1.0)
             elif kind == ROOF:
@@ -197,7 +111,7 @@ def _paint(
                 canvas[i, j, band] += (p[7 + band] + light - canvas[i, j, band]) * cover
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _ground(
     terrain: Terrain,
     tex: npt.NDArray[np.int8],
@@ -211,14 +125,12 @@ def _ground(
         _interpolate_row(nodes, y0 + i - by, x0 - bx, line, f)
         for j in range(canvas.shape[1]):
             x, y = x0 + j, y0 + i
-            if f[0, j] < 0.0:
-                c = _water(tex, x, y, f[0, j], f[2, j], f[3, j])
-            else:
-                c = _land(tex, terrain, x, y, f[:, j])
+            wet = f[0, j] < 0.0
+            c = water(tex, x, y, f[0, j], f[2, j], f[3, j]) if wet else land(tex, terrain, x, y, f[:, j])
             canvas[i, j, 0], canvas[i, j, 1], canvas[i, j, 2] = c
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _sky(
     terrain: Terrain,
     tex: npt.NDArray[np.int8],
@@ -252,12 +164,12 @@ def _sky(
                 for band in range(3):
                     pixels[band, i, j] = 0
                 continue
-            noise = amount * _texel(tex, GRAIN, x * 3 + 5, y * 3 + 11)
+            noise = amount * texel(tex, GRAIN, x * 3 + 5, y * 3 + 11)
             if clear:
                 for band in range(3):
                     pixels[band, i, j] = np.uint8(min(high, max(low, canvas[i, j, band] + noise)))
                 continue
-            thin = np.float32(0.96) + np.float32(0.04) * _texel(tex, SOIL, x >> 1, y >> 1)
+            thin = np.float32(0.96) + np.float32(0.04) * texel(tex, SOIL, x >> 1, y >> 1)
             cloud = f[0, j] * min(one, max(np.float32(0.0), thin))
             dim = one - np.float32(0.42) * f[1, j]
             for band in range(3):
@@ -266,7 +178,7 @@ def _sky(
                 pixels[band, i, j] = np.uint8(min(high, max(low, value)))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _draw(
     terrain: Terrain,
     tex: npt.NDArray[np.int8],

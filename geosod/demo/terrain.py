@@ -42,7 +42,7 @@ class Terrain(NamedTuple):
     field_sin: float
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, inline="always")
 def hash2(x: int, y: int, seed: int) -> int:
     """Mix two lattice coordinates and a seed into an integer of 32 bits."""
     h = (x * 374761393 + y * 668265263 + seed * 2147483647) & 0xFFFFFFFF
@@ -51,7 +51,7 @@ def hash2(x: int, y: int, seed: int) -> int:
     return h ^ (h >> 16)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def value_noise(x: float, y: float, seed: int) -> float:
     """Value noise with a lattice of pitch 1: random values at integer points, smoothly interpolated; -1 to 1."""
     x0, y0 = math.floor(x), math.floor(y)
@@ -67,7 +67,7 @@ def value_noise(x: float, y: float, seed: int) -> float:
     return top + (low - top) * fy
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def fractal_noise(x: float, y: float, seed: int, octaves: int, gain: float) -> float:
     """Sum of octaves of value noise, each half the wavelength and `gain` the amplitude of the one before.
 
@@ -81,7 +81,7 @@ def fractal_noise(x: float, y: float, seed: int, octaves: int, gain: float) -> f
     return total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def elevation(terrain: Terrain, x: float, y: float) -> float:
     """Height of the ground at a point of the scene frame, without unit: land above 0, water below."""
     h = fractal_noise(x / _ELEVATION_WAVELENGTH, y / _ELEVATION_WAVELENGTH, terrain.seed, 7, 0.5) + 0.06
@@ -89,13 +89,13 @@ def elevation(terrain: Terrain, x: float, y: float) -> float:
     return h - terrain.offset * math.exp(-(dx * dx + dy * dy) / (2.0 * 1500.0**2))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def urbanity(terrain: Terrain, x: float, y: float) -> float:
     """How built-up the land is; above 0 there are towns."""
     return fractal_noise(x / 3600.0, y / 3600.0, terrain.seed + 5003, 3, 0.45) + 0.15
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def cloudiness(terrain: Terrain, x: float, y: float) -> float:
     """Opacity of the clouds at a point of the scene frame, 0 to 0.97."""
     n = fractal_noise(x / _CLOUD_WAVELENGTH, y / _CLOUD_WAVELENGTH, terrain.seed + 7001, 6, 0.55)
@@ -103,7 +103,7 @@ def cloudiness(terrain: Terrain, x: float, y: float) -> float:
     return 0.97 * t * t * (3.0 - 2.0 * t)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, inline="always")
 def inside_swath(terrain: Terrain, x: float, y: float, margin: float) -> bool:
     """Whether a point lies in the valid square, at least `margin` pixels from its sides."""
     dx, dy = x - terrain.centre, y - terrain.centre
@@ -112,7 +112,7 @@ def inside_swath(terrain: Terrain, x: float, y: float, margin: float) -> bool:
     return max(u, v) <= terrain.half - margin
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def survey(
     terrain: Terrain, points: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -148,7 +148,8 @@ def _spectral(rng: np.random.Generator, weight: npt.NDArray[np.float64]) -> npt.
     """Noise whose amplitude spectrum is `weight`, wrapping around, of unit variance."""
     white = np.fft.fft2(rng.standard_normal(weight.shape))
     image = np.fft.ifft2(white * weight).real
-    return (image - image.mean()) / image.std()
+    result: npt.NDArray[np.float64] = (image - image.mean()) / image.std()
+    return result
 
 
 def _canopy(rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -166,7 +167,8 @@ def _canopy(rng: np.random.Generator) -> npt.NDArray[np.float64]:
             dy, dx = rows - (r + j[..., 0]) * pitch, cols - (c + j[..., 1]) * pitch
             size = radius[r % cells, c % cells]
             best = np.maximum(best, 1.0 - np.hypot(dx, dy) / size - 0.25 * (dx + dy) / size)
-    return (best - best.mean()) / best.std()
+    result: npt.NDArray[np.float64] = (best - best.mean()) / best.std()
+    return result
 
 
 @functools.cache

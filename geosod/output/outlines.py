@@ -73,39 +73,39 @@ def _trace(labels: npt.NDArray[np.int32]) -> tuple[IntArray, IntArray, IntArray]
         (M, 2) corners as x, y; (R + 1,) offsets of rings into them; (R,) region of each ring.
     """
     rows, cols = labels.shape
-    done = np.zeros((rows, cols, 4), np.bool_)
+    done = np.zeros((rows, cols), np.bool_)
     points = np.empty((4 * rows * cols + 4 * (rows + cols) + 8, 2), np.int64)
-    starts = np.empty(2 * rows * cols + 2, np.int64)
-    owner = np.empty(2 * rows * cols + 2, np.int64)
+    starts = np.empty(rows * cols + 1, np.int64)
+    owner = np.empty(rows * cols, np.int64)
     n_points, n_rings = 0, 0
     for row in range(rows):
         for col in range(cols):
             me = labels[row, col]
-            # Top edges (walked right) start shells and bottom edges (walked left) holes: a ring has one of them.
-            for side in (0, 2):
-                if done[row, col, side] or _at(labels, row - 1 + side, col) == me:
+            # Every ring, shell or hole, has the top edge of one of its cells, walked to the right.
+            if done[row, col] or _at(labels, row - 1, col) == me:
+                continue
+            starts[n_rings], owner[n_rings] = n_points, me
+            n_rings += 1
+            r, c, d = row, col, 0
+            while not (d == 0 and done[r, c]):
+                if d == 0:
+                    done[r, c] = True
+                left = (d + 3) % 4
+                ahead_r, ahead_c = r + _DY[d], c + _DX[d]
+                cross_r, cross_c = ahead_r + _DY[left], ahead_c + _DX[left]
+                # Clockwise round a cell, top and right edges end on its right, right and bottom ones at its foot.
+                x = c + (1 if d in (0, 1) else 0)
+                y = r + (1 if d in (1, 2) else 0)
+                ahead, cross = _at(labels, ahead_r, ahead_c), _at(labels, cross_r, cross_c)
+                if cross != me and ahead == me:
+                    r, c = ahead_r, ahead_c
                     continue
-                starts[n_rings], owner[n_rings] = n_points, me
-                n_rings += 1
-                r, c, d = row, col, side
-                while not done[r, c, d]:
-                    done[r, c, d] = True
-                    ahead_r, ahead_c = r + _DY[d], c + _DX[d]
-                    left = (d + 3) % 4
-                    cross_r, cross_c = ahead_r + _DY[left], ahead_c + _DX[left]
-                    # The corner at the end of this edge: clockwise round the cell, top edges end at its right.
-                    x = c + (1 if d in (0, 1) else 0)
-                    y = r + (1 if d in (1, 2) else 0)
-                    ahead, cross = _at(labels, ahead_r, ahead_c), _at(labels, cross_r, cross_c)
-                    if cross == me:
-                        r, c, turned, d = cross_r, cross_c, True, left
-                    elif ahead == me:
-                        r, c, turned = ahead_r, ahead_c, False
-                    else:
-                        turned, d = True, (d + 1) % 4
-                    if turned:
-                        points[n_points, 0], points[n_points, 1] = x, y
-                        n_points += 1
+                if cross == me:
+                    r, c, d = cross_r, cross_c, left
+                else:
+                    d = (d + 1) % 4
+                points[n_points, 0], points[n_points, 1] = x, y
+                n_points += 1
     starts[n_rings] = n_points
     return points[:n_points].copy(), starts[: n_rings + 1].copy(), owner[:n_rings].copy()
 

@@ -51,6 +51,8 @@ READ_AHEAD = 4
 #: Share of a core that readers and the short tasks claim. They mostly wait for the detectors.
 TASK_CPUS = 0.25
 RETRIES = 3
+#: A call to a detector on a lost node is tried several times before the node is known to be lost.
+DETECT_RETRIES = 10
 #: Bytes of the object store of an embedded Ray besides the batches under way.
 STORE_BASE = 256 << 20
 
@@ -147,13 +149,12 @@ def _loaded(actor: Any) -> tuple[Execution, str]:
 
 @dataclass(slots=True, eq=False)
 class _Scene:
-    """A scene under way: references to what its units and groups came to."""
+    """A scene under way: references to the accounts of its units, and to the settled and open boxes of each node."""
 
     plan: ScenePlan
     waiting: int
     accounts: dict[str, Any] = field(default_factory=dict)
-    settled: list[Any] = field(default_factory=list)
-    open: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -322,8 +323,7 @@ class _Flow:
         batches, places = [ref for ref, _ in unit.outcomes], [place for _, place in unit.outcomes]
         settled, open_, account = _settle.remote(self._job.rule, plan.scene, unit.unit, unit.account, places, *batches)
         unit.outcomes = []
-        scene.settled.append(settled)
-        scene.open[unit.unit.id] = open_
+        scene.nodes[unit.unit.id] = settled, open_
         scene.accounts[unit.unit.id] = account
         self._settling[account] = unit
         scene.waiting -= 1
@@ -341,14 +341,16 @@ class _Flow:
     def _merge_and_finish(self, scene: _Scene) -> None:
         for level in scene.plan.tree:
             for group in level:
-                children = [scene.open.pop(child) for child in group.children]
-                settled, scene.open[group.id] = _merge.remote(self._job.rule, group, *children)
-                scene.settled.append(settled)
+                children = [ref for child in group.children for ref in scene.nodes.pop(child)]
+                settled, open_ = _merge.remote(self._job.rule, group, *children)
+                scene.nodes[group.id] = settled, open_
         accounts = [scene.accounts[unit.id] for unit in scene.plan.units]
+        # The tree has come down to one node, whose open boxes are none.
+        whole = [settled for settled, _ in scene.nodes.values()]
         finish = _finish.options(scheduling_strategy=self._here)
-        ref = finish.remote(self._job, scene.plan, self._execution, self._out, len(accounts), *accounts, *scene.settled)
+        ref = finish.remote(self._job, scene.plan, self._execution, self._out, len(accounts), *accounts, *whole)
         self._finishing[ref] = scene
-        scene.settled, scene.accounts, scene.open = [], {}, {}
+        scene.nodes, scene.accounts = {}, {}
 
     def _end_scene(self, ref: Any) -> SceneResult:
         scene = self._finishing.pop(ref).plan.scene
@@ -389,21 +391,22 @@ def _settle(
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=2)
 def _merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detections, Detections]:
-    node: Settled = merge_group(list(children), group.core, rule)
-    return node.settled, node.open
+    """`children` are the settled and the open boxes of each child in turn; settled boxes are gathered on the way up."""
+    node: Settled = merge_group(children[1::2], group.core, rule)
+    return Detections.concat([*children[::2], node.settled]), node.open
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
 def _finish(
     job: Job, plan: ScenePlan, execution: Execution, out: OutputFolder, units: int, *values: Any
 ) -> SceneResult:
-    """`values` are the accounts of all units, then the settled boxes of every node of the tree."""
+    """`values` are the accounts of all units, then the settled boxes of the tree's root."""
     from geosod.running.finish import finish_scene
 
     return finish_scene(job, plan, execution, Detections.concat(values[units:]), values[:units], out)
 
 
-@ray.remote(max_restarts=-1, max_task_retries=RETRIES)
+@ray.remote(max_restarts=-1, max_task_retries=DETECT_RETRIES)
 class _DetectorActor:
     """Holds one detector, loaded at first use so that what loading raises reaches the driver as it was."""
 

@@ -177,7 +177,7 @@ def _pass_down(levels: list[_Level], pixels: npt.NDArray[np.uint8], valid: BoolA
             _pass_down(levels[1:], *_halve(*written))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _halve(pixels: npt.NDArray[np.uint8], valid: BoolArray) -> tuple[npt.NDArray[np.uint8], BoolArray]:
     """Means of the valid pixels among every 2 x 2; a mean is valid where any of its pixels is."""
     height, width = valid.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def _rate(progress: float) -> float:
     """One cycle (Smith 2018): up over a tenth of the time, then down along a cosine."""
     if progress < 0.1:
         return _PEAK_RATE * (0.04 + 0.96 * progress / 0.1)
-    return _PEAK_RATE * (0.002 + 0.998 * 0.5 * (1 + np.cos(np.pi * min(1.0, (progress - 0.1) / 0.9))))
+    return _PEAK_RATE * (0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))
 
 
 @torch.inference_mode()
@@ -117,7 +118,7 @@ def _save(out: Path, model: SmallFPN, record: dict[str, Any]) -> None:
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: int, width: int) -> dict[str, Any]:
+def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: int) -> dict[str, Any]:
     return {
         "network": "geosod.detectors.zoo.fpn.SmallFPN",
         "arguments": describe(model),
@@ -133,7 +134,10 @@ def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: i
             "JPEG quality 78 to 95 with 4:2:0 chroma, flips, quarter turns, brightness and contrast jitter; "
             f"the demo scene (seed 7) and the validation scenes (seeds from {VALIDATE} on) are not among them"
         ),
-        "method": "centre heat map with penalty-reduced focal loss (Zhou et al. 2019), GIoU and L1 box loss, AdamW, one cycle, EMA",
+        "method": (
+            "centre heat map with penalty-reduced focal loss (Zhou et al. 2019), GIoU and L1 box loss, AdamW, "
+            "one cycle, exponential moving average of the weights"
+        ),
         "torch": torch.__version__,
     }
 
@@ -166,12 +170,12 @@ def train(out: Path, *, minutes: float, seed: int, width: int, threads: int, val
             print(f"{elapsed:6.0f} s  step {steps}  {parts}  scenes {pool.scenes}", flush=True)
         if elapsed - saved > 240:
             saved = elapsed
-            record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes, width=width)
+            record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
             record["validation"] = validate(mean, scenes=2)
             print(record["validation"], flush=True)
             _save(out, mean, record)
     pool.close()
-    record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes, width=width)
+    record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
     record["validation"] = validate(mean, scenes=validation_scenes)
     print(record["validation"], flush=True)
     _save(out, mean, record)

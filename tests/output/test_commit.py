@@ -193,6 +193,29 @@ def test_a_crash_between_renames_leaves_nothing_committed(
     assert committed(out, "a")["properties"]["geosod:detections"] == 20
 
 
+@pytest.mark.parametrize("fail_at", [0, 1, 2])
+def test_a_process_killed_between_renames_has_not_committed(tmp_path: Path, monkeypatch, fail_at: int) -> None:
+    out, scene = open_output(tmp_path), make_scene("a")
+    put(out, scene, n=7)
+    calls = []
+
+    def move(source: Path, target: Path) -> None:
+        if len(calls) == fail_at:
+            raise KeyboardInterrupt  # nothing is cleaned up for it, as after a kill
+        calls.append(target)
+        folder.move(source, target)
+
+    monkeypatch.setattr(commit, "move", move)
+    with pytest.raises(KeyboardInterrupt):
+        put(out, scene)
+    assert committed(out, "a") is None
+    monkeypatch.undo()
+    put(open_output(tmp_path), make_scene("a", when=MAY))
+    assert [path for path in tree(tmp_path) if path.startswith("detections")] == [
+        "detections/acq_date=2024-05-01/a.parquet"
+    ]
+
+
 def test_a_failed_write_leaves_the_earlier_commit(tmp_path: Path, monkeypatch) -> None:
     out, scene = open_output(tmp_path), make_scene("a")
     put(out, scene, n=7)

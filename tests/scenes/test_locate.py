@@ -139,6 +139,15 @@ def test_whole_earth_keeps_its_extent_and_area() -> None:
     assert shapely.area(flat)[0] / 1e6 == pytest.approx(510_065_621.7, rel=1e-6)
 
 
+def test_areas_are_true_far_from_the_centre() -> None:
+    scene = make_scene("EPSG:3031", Affine(300, 0, -1_500_000, 0, -300, 1_500_000))
+    boxes = np.array([[0.0, 0, 30, 30], [9970, 9970, 10_000, 10_000], [4980, 4980, 5010, 5010], [0, 5000, 30, 5030]])
+    area = locate.ground_size(scene, boxes)[2]
+    corners = locate.project(scene, boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), "EPSG:4326").reshape(-1, 4, 2)
+    expected = [abs(WGS84.polygon_area_perimeter(*ring.T)[0]) for ring in corners]
+    assert area == pytest.approx(expected, rel=1e-5)
+
+
 def polygon_with_hole(seed: int) -> shapely.Polygon:
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(3000, 7000, 2)
@@ -152,7 +161,7 @@ def polygon_with_hole(seed: int) -> shapely.Polygon:
 @given(st.integers(0, 10**6), st.sampled_from(["polar", "antimeridian"]))
 def test_split_polygons_keep_their_area_and_holes(seed: int, name: str) -> None:
     scene, polygon = SCENES[name], polygon_with_hole(seed)
-    out = locate.ground_geometries(scene, np.array([shapely.segmentize(polygon, 20)], object), "OGC:CRS84")[0]
+    out = locate.ground_geometries(scene, np.array([shapely.segmentize(polygon, 2)], object), "OGC:CRS84")[0]
     assert out.is_valid
     west, south, east, north = out.bounds
     assert west >= -180 and east <= 180 and south >= -90 and north <= 90
@@ -161,7 +170,7 @@ def test_split_polygons_keep_their_area_and_holes(seed: int, name: str) -> None:
     lon, lat = np.random.default_rng(seed).uniform((west, south), (east, north), (300, 2)).T
     pixels = np.array([~scene.transform @ xy for xy in zip(*back.transform(lon, lat), strict=True)])
     points = shapely.points(pixels)
-    clear = shapely.distance(polygon.boundary, points) > 1
+    clear = shapely.distance(polygon.boundary, points) > 2  # near a pole, chords of 2 pixels stray by half of that
     assert np.array_equal(
         shapely.contains(out, shapely.points(lon, lat))[clear], shapely.contains(polygon, points)[clear]
     )

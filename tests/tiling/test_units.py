@@ -123,6 +123,14 @@ def test_a_unit_that_neighbours_cover_has_an_empty_core():
     assert [u.core.width for u in units] == [40, 0, 0, 30]
 
 
+def test_a_group_stops_at_the_next_unit_that_exists():
+    grid = make_grid(80, 10, tile=10, overlap=0)
+    keep = np.zeros((1, 8), bool)
+    keep[0, [1, 6]] = True
+    tree = merge_tree(plan_units("s", grid, shape=(1, 1), keep=keep), grid, fan_in=2)
+    assert [[(g.core.col, g.core.right) for g in level] for level in tree] == [[(0, 60), (20, 80)]] * 2 + [[(0, 80)]]
+
+
 def test_unusable_arguments_are_refused():
     grid = make_grid(100, 100, tile=50, overlap=10)
     with pytest.raises(ConfigError, match=r"\(-1, 2\)"):

@@ -73,9 +73,10 @@ class SmallFPN(nn.Module):
         self.head = _ConvNorm(width, 2 * width)
         self.out = nn.Conv2d(2 * width, classes + 4, 1)
         nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
         # A prior of 1 % keeps the first steps from being swamped by empty cells (Lin et al. 2017, focal loss).
-        nn.init.constant_(self.out.bias[:classes], -4.6)
+        bias = torch.zeros(classes + 4)
+        bias[:classes] = -4.6
+        self.out.bias = nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw maps (B, classes + 4, H / 4, W / 4) of images (B, bands, H, W) scaled to about 0 ... 1.

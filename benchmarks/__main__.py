@@ -1,0 +1,22 @@
+"""Run benchmarks by name: ``python -m benchmarks [merge] [end_to_end] [memory]``; all of them without a name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+NAMES = ("merge", "end_to_end", "memory")
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(NAMES)
+    unknown = set(chosen) - set(NAMES)
+    if unknown:
+        sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in chosen:
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""A cluster of several nodes in one machine: a head without CPUs, and a worker node that is lost in mid-run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from geosod.running.events import TilesDetected
+from tests.rasters import noise, write_tif
+from tests.running.helpers import detect, tables
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
+    for _ in range(2):
+        started.add_node(num_cpus=2, object_store_memory=150 << 20)
+    ray.init(address=started.address, log_to_driver=False)
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+def test_a_cluster_gives_the_same_and_survives_the_loss_of_a_node(cluster, rgb_bundle, tmp_path: Path) -> None:
+    scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 700, 900, seed=i)) for i in range(3)]
+    detect(scenes, rgb_bundle, tmp_path / "serial")
+    victim = next(iter(cluster.worker_nodes))
+    lost = threading.Event()
+
+    def lose_a_node(event: object) -> None:
+        if isinstance(event, TilesDetected) and not lost.is_set():
+            lost.set()
+            cluster.remove_node(victim, allow_graceful=False)
+
+    result = detect(
+        scenes, rgb_bundle, tmp_path / "ray", engine="ray", workers=2, unit=(1, 0), on_event=lose_a_node
+    )
+    assert lost.is_set() and result.exit_code == 0
+    assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
