@@ -44,8 +44,9 @@ class Match(NamedTuple):
     """The edges of the match graph.
 
     Two boxes match if their classes agree, their intersection has a positive area, and the metric is at
-    least `threshold`. The metric is intersection over the smaller area if `ios` or if either box is a
-    fragment, else intersection over union. A box without area matches nothing, not even its own copy.
+    least `threshold`. The metric is intersection over the fragment's area where one of the two is a fragment,
+    over the smaller area where both are or `ios` is set, else over the union. A box without area matches
+    nothing, not even its own copy.
     """
 
     ios: bool
@@ -245,7 +246,7 @@ def _take(index: Index, i: int, match: Match, found: IntArray) -> int:
     sizes, levels, tables, table = index.sizes, index.levels, index.tables, index.table
     n = 0
     x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-    area, label, ios = (x1 - x0) * (y1 - y0), labels[i], match.ios or fragment[i]
+    area, label, piece = (x1 - x0) * (y1 - y0), labels[i], fragment[i]
     for k in range(len(levels)):
         size, longest = sizes[k, 0], sizes[k, 1]
         # A box that meets this one begins at most `longest` before it, give or take rounding.
@@ -274,7 +275,10 @@ def _take(index: Index, i: int, match: Match, found: IntArray) -> int:
                 if width > 0 and height > 0 and (match.class_agnostic or labels[place] == label):
                     inter = width * height
                     other = (boxes[place, 2] - boxes[place, 0]) * (boxes[place, 3] - boxes[place, 1])
-                    whole = min(area, other) if ios or fragment[place] else area + other - inter
+                    if piece != fragment[place]:
+                        whole = area if piece else other
+                    else:
+                        whole = min(area, other) if match.ios or piece else area + other - inter
                     if inter > 0 and inter / whole >= match.threshold:
                         found[n] = place
                         n += 1

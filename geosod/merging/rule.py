@@ -20,8 +20,8 @@ class MergeRule:
 
     Attributes:
         method: name of an entry of `METHODS`.
-        metric: "iou", intersection over union, or "ios", intersection over the smaller area. Pairs with a
-            fragment are always measured by "ios".
+        metric: "iou", intersection over union, or "ios", intersection over the smaller area. A whole object and
+            a fragment are always measured by their intersection over the fragment, two fragments by "ios".
         threshold: boxes match where the metric reaches this value, in (0, 1].
         class_agnostic: whether boxes of different classes may match.
 

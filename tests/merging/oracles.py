@@ -18,9 +18,11 @@ def match_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
     area = np.prod(b[:, 2:] - b[:, :2], axis=1)
     smaller = np.minimum(area[:, None], area[None, :])
     union = area[:, None] + area[None, :] - inter
-    by_ios = (rule.metric == "ios") | d.fragment[:, None] | d.fragment[None, :]
+    one, two = d.fragment[:, None], d.fragment[None, :]
+    whole = np.where((rule.metric == "ios") | (one & two), smaller, union)
+    whole = np.where(one & ~two, area[:, None], np.where(two & ~one, area[None, :], whole))
     with np.errstate(invalid="ignore", divide="ignore"):
-        metric = np.where(by_ios, inter / smaller, inter / union)
+        metric = inter / whole
     same = rule.class_agnostic | (d.labels[:, None] == d.labels[None, :])
     return same & (inter > 0) & (metric >= rule.threshold)
 

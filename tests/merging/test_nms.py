@@ -131,6 +131,13 @@ def test_piles_are_not_quadratic():
     assert kept.scores.tolist() == [1.0]
 
 
+def test_a_small_object_inside_a_large_fragment_leaves_it_be():
+    both = Detections(
+        boxes=[[0, 0, 90, 90], [40, 40, 50, 50]], scores=[0.3, 0.9], labels=[0, 0], fragment=[True, False]
+    )
+    assert len(merge(both)) == 2
+
+
 def test_a_fragment_gives_way_to_the_whole_object_even_with_a_higher_score():
     both = Detections(boxes=[[0, 0, 10, 20], [0, 0, 10, 8]], scores=[0.3, 0.9], labels=[0, 0], fragment=[False, True])
     kept = merge(both)
