@@ -30,8 +30,12 @@ class RunConfig(BaseModel):
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in pixels; the model's")
     threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
     merge: Literal["nms"] = Field("nms", description="how boxes of overlapping tiles become one")
-    metric: Literal["iou", "ios"] = Field("iou", description="overlap measure: over the union or the smaller box")
-    merge_threshold: float = Field(0.5, gt=0, le=1, description="overlap from which two boxes are one object")
+    metric: Literal["iou", "ios"] | None = Field(
+        None, description="overlap measure, over the union or the smaller box; the model's"
+    )
+    merge_threshold: float | None = Field(
+        None, gt=0, le=1, description="overlap from which two boxes are one object; the model's"
+    )
     class_agnostic: bool = Field(False, description="merge boxes of different classes too")
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")

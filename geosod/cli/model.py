@@ -42,6 +42,7 @@ def show_command(
         "GSD": gsd,
         "tile, overlap": f"{card.tile} px, {card.overlap} px",
         "threshold": f"{card.threshold:g}",
+        "merging": f"{card.merge_metric} {card.merge_threshold:g}",
         "architecture": f"{card.architecture} {card.parameters}",
         "accuracy": json.dumps(card.accuracy),
         "license": card.license,

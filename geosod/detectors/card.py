@@ -34,6 +34,9 @@ class ModelCard:
         threshold: score below which boxes are dropped.
         nms_iou: IoU of the suppression inside one tile.
         top_k: most boxes kept in one tile.
+        merge_metric, merge_threshold: how boxes of overlapping tiles are merged unless the user says otherwise;
+            "ios" where no true object lies much within another of its class, as then a part never stands beside
+            the whole.
         border_px: a box this near to an interior tile edge counts as a fragment.
         license: SPDX identifier or "proprietary".
         description: one paragraph for a person.
@@ -58,6 +61,8 @@ class ModelCard:
     gsd_range: tuple[float, float] | None = None
     nms_iou: float = 0.5
     top_k: int = 1000
+    merge_metric: str = "iou"
+    merge_threshold: float = 0.5
     border_px: float = 2.0
     license: str = "Apache-2.0"
     description: str = ""
@@ -70,6 +75,10 @@ class ModelCard:
         _require(0 < self.tile <= 8192 and self.tile % 32 == 0, self.name, f"tile {self.tile} is not a multiple of 32")
         _require(0 <= self.overlap < self.tile, self.name, f"overlap {self.overlap} is not below the tile {self.tile}")
         _require(0 < self.top_k <= 100_000, self.name, f"top_k {self.top_k} is not in 1..100000")
+        _require(
+            self.merge_metric in ("iou", "ios"), self.name, f"merge_metric {self.merge_metric!r} is not iou or ios"
+        )
+        _require(0 < self.merge_threshold <= 1, self.name, f"merge_threshold {self.merge_threshold} is not in 0..1")
         _require(0 <= self.threshold <= 1, self.name, f"threshold {self.threshold} is not in 0..1")
         scaled = zip(self.minimum, self.maximum, strict=False)
         fits = len(self.minimum) == len(self.maximum) == len(self.bands) and all(a < b for a, b in scaled)
@@ -153,6 +162,8 @@ class ModelCard:
                 gsd_range=_range(p["geosod:gsd_range"]),
                 nms_iou=float(p["geosod:nms_iou"]),
                 top_k=int(p["geosod:top_k"]),
+                merge_metric=str(p["geosod:merge_metric"]),
+                merge_threshold=float(p["geosod:merge_threshold"]),
                 border_px=float(p["geosod:border_px"]),
                 license=str(p.get("license", "")),
                 description=str(p.get("description", "")),
@@ -225,6 +236,8 @@ def _own(card: ModelCard) -> dict[str, Any]:
         "geosod:threshold": card.threshold,
         "geosod:nms_iou": card.nms_iou,
         "geosod:top_k": card.top_k,
+        "geosod:merge_metric": card.merge_metric,
+        "geosod:merge_threshold": card.merge_threshold,
         "geosod:border_px": card.border_px,
         "geosod:weights_sha256": card.weights_digest,
         "geosod:accuracy": card.accuracy,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,13 +81,15 @@ class Job:
     @property
     def rule(self) -> MergeRule:
         """How boxes become one."""
-        c = self.config
-        return MergeRule(c.merge, c.metric, c.merge_threshold, c.class_agnostic)
+        c, card = self.config, self.bundle.card
+        metric: Any = c.metric or card.merge_metric
+        return MergeRule(c.merge, metric, c.merge_threshold or card.merge_threshold, c.class_agnostic)
 
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
-        filled = {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold}
-        return self.config.options() | filled | {"aoi": self.aoi_digest}
+        filled = {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold, "aoi": self.aoi_digest}
+        rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold}
+        return self.config.options() | filled | rule
 
     @property
     def config_digest(self) -> str:
