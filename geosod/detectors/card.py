@@ -218,7 +218,7 @@ def _mlm(card: ModelCard) -> dict[str, Any]:
             {
                 "name": "boxes",
                 "tasks": ["object-detection"],
-                "result": {"shape": [-1, 6], "dim_order": ["box", "x0 y0 x1 y1 score label"], "data_type": "float32"},
+                "result": {"shape": [-1, 6], "dim_order": ["box", "corners-score-label"], "data_type": "float32"},
                 "classification:classes": classes,
             }
         ],
