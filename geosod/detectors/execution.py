@@ -12,7 +12,7 @@ from geosod.errors import ConfigError
 from geosod.types import Execution
 
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches.
-CPU_BATCH_PIXELS = 2 * 1024**2
+CPU_BATCH_PIXELS = 1024**2
 CUDA_BATCH_PIXELS = 32 * 1024**2
 #: Instructions without which bf16 is emulated and slower than fp32.
 BF16_FEATURES = ("amx_bf16", "avx512_bf16")

@@ -89,5 +89,5 @@ def test_measure_of_perfect_and_of_half_findings() -> None:
     labels = np.array([0, 1])
     perfect = measure([Findings(truth, np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
     assert perfect["f1"] == 1.0 and perfect["ap50"] == {"a": 1.0, "b": 1.0} and perfect["threshold"] == 0.8
-    half = measure([Findings(truth + [[0], [30]], np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
+    half = measure([Findings(truth + np.array([[0], [30]]), np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
     assert half["ap50"] == {"a": 1.0, "b": 0.0} and half["recall"] == 0.5 and half["precision"] == 1.0

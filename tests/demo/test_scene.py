@@ -62,11 +62,21 @@ def test_overviews_are_means_of_valid_pixels(scene) -> None:
     assert half.shape == (3, 1050, 1050)
     blocks = mask.reshape(1050, 2, 1050, 2).sum((1, 3))
     mean = (full * mask).reshape(3, 1050, 2, 1050, 2).sum((2, 4)) / np.maximum(blocks, 1)
-    assert half_mask[blocks > 0].all() and half_mask[blocks == 0].mean() < 0.001
+    # GDAL samples masks instead of averaging them, so single pixels along the swath's edge may differ.
+    assert half_mask[blocks == 4].all() and half_mask[blocks == 0].mean() < 0.001
     assert np.abs(mean - half)[:, half_mask].mean() < 3
     with rasterio.open(path, overview_level=2) as source:
         coarse, seen = source.read(), source.dataset_mask() > 0
     np.testing.assert_allclose(coarse[:, seen].mean(1), full[:, mask].mean(1), atol=4)
+
+
+def test_invalid_pixels_do_not_darken_overviews(tmp_path) -> None:
+    pixels, valid = np.full((3, 512, 1024), 200, np.uint8), np.ones((512, 1024), bool)
+    valid[:, ::2] = False
+    pixels[:, ~valid] = 0
+    write_cog(tmp_path / "a.tif", width=1024, height=512, strips=[(pixels, valid)], **UTM)
+    with rasterio.open(tmp_path / "a.tif", overview_level=0) as source:
+        assert np.abs(source.read().astype(int) - 200).max() <= 2
 
 
 def _strips(width: int, heights: list[int]):
