@@ -64,11 +64,13 @@ class SceneRef:
         uri: path or URL that GDAL opens.
         id: file-name safe identifier, unique within a run.
         datetime: acquisition time in UTC, where known.
+        version: changes when the file does; None where nothing tells.
     """
 
     uri: str
     id: str
     datetime: dt.datetime | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def finish_scene(
         processed=dt.datetime.now(dt.UTC),
     )
     capped = sum(account.capped for account in accounts)
-    item["properties"]["geosod:capped_tiles"] = capped
+    item["properties"] |= {"geosod:capped_tiles": capped, "geosod:source_version": scene.ref.version}
     paths = commit_scene(
         out,
         scene,

@@ -159,15 +159,15 @@ def _plans(
 
 
 def _skipped(job: Job, ref: SceneRef, folder: OutputFolder) -> SceneResult | None:
-    """The result of a scene that is already committed, unless part of its ground failed then.
+    """The result of a scene that is already committed, unless its file changed since or some of its ground failed.
 
     Raises:
         UsageError: it was committed with another model or other settings.
     """
     item = None if job.config.overwrite else committed(folder, ref.id)
-    if item is None or item["properties"]["geosod:status"] != "done":
+    p = {} if item is None else item["properties"]
+    if p.get("geosod:status") != "done" or p.get("geosod:source_version") != ref.version:
         return None
-    p = item["properties"]
     if p["geosod:model_digest"] != job.bundle.digest or p["geosod:config_digest"] != job.config_digest:
         raise UsageError(
             f"{ref.uri}: is already in the output as {ref.id!r}, made with model {p['geosod:model']} or settings "

@@ -42,8 +42,8 @@ def find_scenes(
             paths.update(dict.fromkeys(_expand(name)))
         except ConfigError as error:
             failures.append(Failure(safe_id(Path(name).stem), name, None, "open", "SceneError", str(error)))
-    refs = _with_unique_ids([SceneRef(uri, safe_id(Path(uri).stem), datetime) for uri in paths])
-    return refs, tuple(failures)
+    refs = [SceneRef(uri, safe_id(Path(uri).stem), datetime, _version(uri)) for uri in paths]
+    return _with_unique_ids(refs), tuple(failures)
 
 
 def safe_id(name: str) -> str:
@@ -56,6 +56,11 @@ def hashed_id(ref: SceneRef) -> SceneRef:
     """The same scene under an identifier that also tells its URI: the stem and 8 hexadecimal digits."""
     digest = hashlib.blake2b(ref.uri.encode(), digest_size=4).hexdigest()
     return replace(ref, id=f"{ref.id}-{digest}")
+
+
+def _version(uri: str) -> str:
+    status = Path(uri).stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _with_unique_ids(refs: Iterable[SceneRef]) -> tuple[SceneRef, ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from geosod.running.events import TilesDetected
 from tests.rasters import noise, write_tif
-from tests.running.helpers import detect, tables
+from tests.running.helpers import PLAIN, detect, tables
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +43,38 @@ def test_a_cluster_gives_the_same_and_survives_the_loss_of_a_node(cluster, rgb_b
             lost.set()
             cluster.remove_node(victim, allow_graceful=False)
 
-    result = detect(
-        scenes, rgb_bundle, tmp_path / "ray", engine="ray", workers=2, unit=(1, 0), on_event=lose_a_node
-    )
+    result = detect(scenes, rgb_bundle, tmp_path / "ray", engine="ray", workers=2, unit=(1, 0), on_event=lose_a_node)
     assert lost.is_set() and result.exit_code == 0
     assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
+
+
+def test_the_job_script_joins_the_cluster(cluster, rgb_bundle, tmp_path: Path) -> None:
+    """What `ray job submit` starts on the head: RAY_ADDRESS is set, and the arguments are the command's."""
+    scene = write_tif(tmp_path / "s.tif", noise(3, 300, 400))
+    detect(scene, rgb_bundle, tmp_path / "serial")
+    script = Path(__file__).parents[2] / "pipelines" / "detect.py"
+    flags = [word for name, value in PLAIN.items() for word in (f"--{name}", str(value))]
+    command = [
+        sys.executable,
+        script,
+        scene,
+        "-m",
+        rgb_bundle,
+        "-o",
+        tmp_path / "ray",
+        "--workers",
+        "2",
+        "--json",
+        *flags,
+    ]
+    done = subprocess.run(
+        [str(word) for word in command],
+        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["detections"] > 0 and "2 detector(s)" in done.stderr
+    assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
+    assert cluster.head_node is not None and ray.is_initialized(), "the cluster goes on without the job"

@@ -209,6 +209,8 @@ def test_reruns_skip_what_is_committed(engine, good, rgb_bundle, tmp_path) -> No
         "other": "done",
     }
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
+    os.utime(good)
+    assert detect(good, rgb_bundle, out).scenes[0].status == "done", "the file is another one now"
     again = detect(good, rgb_bundle, out, overwrite=True)
     assert again.scenes[0].status == "done"
     changed = detect(good, rgb_bundle, out, threshold=0.6)
