@@ -123,8 +123,9 @@ def _as_lines(console: Console, verbose: bool) -> Emit:
 
 
 def _bars(console: Console) -> Progress:
-    columns: list[Any] = [BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}")]
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+    columns: list[Any] = [BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TextColumn("left")]
+    columns += [TimeRemainingColumn(), TextColumn("{task.description}")]
+    return Progress(*columns, console=console)
 
 
 def _on_terminal(progress: Progress, verbose: bool) -> Emit:

@@ -19,6 +19,7 @@ from geosod.demo.terrain import (
     cloudiness,
     elevation,
     inside_swath,
+    moisture,
     textures,
     urbanity,
     value_noise,
@@ -42,7 +43,7 @@ def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -
             nodes[5, i, j] = cloudiness(terrain, x, y)
             nodes[6, i, j] = cloudiness(terrain, x + 90.0, y + 120.0)
             nodes[1, i, j] = urbanity(terrain, x, y)
-            nodes[2, i, j] = value_noise(x / 420.0, y / 420.0, terrain.seed + 9001)
+            nodes[2, i, j] = moisture(terrain, x, y)
             nodes[3, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9101)
             nodes[4, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9201)
 

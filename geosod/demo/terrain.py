@@ -96,6 +96,12 @@ def urbanity(terrain: Terrain, x: float, y: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
+def moisture(terrain: Terrain, x: float, y: float) -> float:
+    """How lush the land is and how rough the water, about -1 to 1."""
+    return 0.8 * fractal_noise((0.8 * x + 0.6 * y) / 560.0, (0.8 * y - 0.6 * x) / 560.0, terrain.seed + 9001, 3, 0.5)
+
+
+@numba.njit(cache=True, nogil=True)
 def cloudiness(terrain: Terrain, x: float, y: float) -> float:
     """Opacity of the clouds at a point of the scene frame, 0 to 0.97."""
     n = fractal_noise(x / _CLOUD_WAVELENGTH, y / _CLOUD_WAVELENGTH, terrain.seed + 7001, 6, 0.55)
