@@ -184,7 +184,8 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
     with opened(str(scene), threads=os.cpu_count() or 1) as dataset:
         image = np.ascontiguousarray(dataset.read([1, 2, 3]).transpose(1, 2, 0))
     get_sliced_prediction(
-        image, model, slice_height=job.tile, slice_width=job.tile, overlap_height_ratio=ratio, overlap_width_ratio=ratio,
+        image, model, slice_height=job.tile, slice_width=job.tile,
+        overlap_height_ratio=ratio, overlap_width_ratio=ratio,
         perform_standard_pred=False, postprocess_type="NMS", postprocess_match_metric="IOU",
         postprocess_match_threshold=0.5, verbose=0,
     )  # fmt: skip

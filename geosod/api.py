@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from geosod.config import make_config
-from geosod.detectors import Detector, load_detector, open_bundle
-from geosod.running.stages import Job, resolve_execution, validate
+from geosod.detectors import Detector, open_bundle
+from geosod.running.stages import Job, load_fitting, validate
 
 
 def load_model(name_or_path: str | Path, **settings: Any) -> Detector:
@@ -25,5 +25,5 @@ def load_model(name_or_path: str | Path, **settings: Any) -> Detector:
     """
     job = Job(open_bundle(name_or_path), make_config(**settings))
     validate(job)
-    execution, _ = resolve_execution(job)
-    return load_detector(job.bundle, execution, threshold=job.threshold)
+    detector, _ = load_fitting(job)
+    return detector

@@ -24,7 +24,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bands: tuple[str | int, ...] | None = Field(None, description="bands for the model, by number (1 is first) or name")
+    bands: tuple[str, ...] | None = Field(None, description="bands for the model, by number (1 is first) or name")
     aoi: Path | None = Field(None, description="vector file of the area to look at, in any CRS")
     tile: int | None = Field(None, ge=64, le=8192, multiple_of=32, description="tile side in pixels; the model's")
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in pixels; the model's")
@@ -55,11 +55,12 @@ class RunConfig(BaseModel):
     @field_validator("bands", mode="before")
     @classmethod
     def _split_bands(cls, value: Any) -> Any:
-        if isinstance(value, str | int):
-            value = [part.strip() for part in str(value).split(",")]
-        if value is not None and not list(value):
+        if value is None:
+            return None
+        bands = [str(part).strip() for part in (str(value).split(",") if isinstance(value, str | int) else value)]
+        if not all(bands) or not bands:
             raise ValueError("names no band")
-        return value
+        return bands
 
     @field_validator("unit")
     @classmethod
@@ -68,12 +69,16 @@ class RunConfig(BaseModel):
             raise ValueError("must be two numbers of at least 0")
         return value
 
-    @field_validator("datetime")
+    @field_validator("datetime", mode="before")
     @classmethod
-    def _in_utc(cls, value: dt.datetime | None) -> dt.datetime | None:
+    def _in_utc(cls, value: Any) -> dt.datetime | None:
+        """ISO 8601, the basic format too, which is never taken for seconds since an epoch."""
         if value is None:
             return None
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+        if type(value) is dt.date:
+            value = dt.datetime.combine(value, dt.time())
+        time = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(str(value))
+        return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
     def options(self) -> dict[str, Any]:
         """The settings that can change a result, as plain JSON values."""

@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PixelArray = npt.NDArray[Any]
 
-MaskKind = Literal["none", "nodata", "alpha", "mask"]
+MaskKind = Literal["none", "nodata", "mask"]
 Status = Literal["inspected", "nodata", "outside_aoi", "masked", "failed"]
 
 
@@ -85,7 +85,8 @@ class Scene:
         crs: coordinate reference system as WKT2, or None where the scene has none.
         transform: scene frame → CRS coordinates; None without georeference.
         nodata: the nodata value of each band, in file order; None where a band has none.
-        mask_kind: what tells valid from invalid pixels: nothing, a nodata value, an alpha band, a mask.
+        masks: what tells valid from invalid pixels in each band, the alpha band aside: nothing, a nodata value,
+            or a mask of its own or of the whole file.
         alpha: 1-based index of the alpha band, or None.
         band_names: description of each band in file order, or its colour interpretation, or "".
         block_shape: (rows, cols) of the native blocks.
@@ -101,7 +102,7 @@ class Scene:
     crs: str | None
     transform: Affine | None
     nodata: tuple[float | None, ...]
-    mask_kind: MaskKind
+    masks: tuple[MaskKind, ...]
     alpha: int | None
     band_names: tuple[str, ...]
     block_shape: tuple[int, int]

@@ -56,7 +56,7 @@ def test_no_arrow_runs_back_up(room: str) -> None:
 @pytest.mark.parametrize(
     ("framework", "doors"),
     [
-        ("ray", {"running/ray_engine.py"}),
+        ("ray", {"running/ray_engine"}),
         ("rasterio", {"scenes"}),
         ("torch", {"detectors", "training"}),
         ("torchvision", {"detectors"}),

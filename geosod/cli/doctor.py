@@ -44,7 +44,7 @@ def _system() -> dict[str, str]:
     shm = psutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None  # noqa: PTH112
     return {
         "python": f"{platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}",
-        "cores": f"{len(os.sched_getaffinity(0))}",
+        "cores": f"{len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count()}",
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available",
         "disk here": f"{disk.free / 2**30:.0f} GiB free",
         "shared memory": f"{shm.free / 2**30:.1f} GiB free" if shm else "no /dev/shm",

@@ -189,5 +189,6 @@ def _crop(scene: Scene, window: Window, truth: Truth, found: Found) -> Any:
 
 def _inside(boxes: np.ndarray[Any, np.dtype[np.float64]], window: Window) -> np.ndarray[Any, np.dtype[np.bool_]]:
     x0, y0, x1, y1 = boxes.T
-    meets: np.ndarray[Any, np.dtype[np.bool_]] = (x1 > window.col) & (x0 < window.right)
-    return meets & (y1 > window.row) & (y0 < window.bottom)
+    meets: np.ndarray[Any, np.dtype[np.bool_]]
+    meets = (x1 > window.col) & (x0 < window.right) & (y1 > window.row) & (y0 < window.bottom)
+    return meets

@@ -28,6 +28,14 @@ class Detector(Protocol):
         """How it runs on this machine."""
         ...
 
+    def warm_up(self, tile: int) -> None:
+        """Run once on blank tiles of `tile` pixels a side, so that a full batch is known to fit.
+
+        Raises:
+            MemoryError: it does not.
+        """
+        ...
+
     def detect(self, batch: TileBatch) -> list[Detections]:
         """The objects of each tile, in the scene frame, clipped to the tile.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 
@@ -23,9 +22,9 @@ class Machine:
     """What of a machine decides how a detector runs."""
 
     cuda: bool
-    bf16: bool
+    cpu_bf16: bool
+    cuda_bf16: bool
     compiler: bool
-    cores: int
 
 
 def this_machine() -> Machine:
@@ -33,8 +32,9 @@ def this_machine() -> Machine:
     cuda = torch.cuda.is_available()
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    bf16 = torch.cuda.is_bf16_supported() if cuda else any(features.get(name) for name in BF16_FEATURES)
-    return Machine(cuda, bool(bf16), compiler, len(os.sched_getaffinity(0)))
+    cpu_bf16 = any(features.get(name) for name in BF16_FEATURES)
+    cuda_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Machine(cuda, cpu_bf16, cuda_bf16, compiler)
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def resolve(
     if backend == "compile" and not machine.compiler:
         raise ConfigError("backend 'compile' needs a C++ compiler (g++ or clang++); install one or use --backend eager")
     chosen_device = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
-    fast = machine.bf16 and machine.compiler
+    fast = machine.compiler and (machine.cuda_bf16 if chosen_device == "cuda" else machine.cpu_bf16)
     chosen_backend = ("compile" if fast else "eager") if backend == "auto" else backend
     chosen_precision = ("bf16" if fast else "fp32") if precision == "auto" else precision
     pixels = CUDA_BATCH_PIXELS if chosen_device == "cuda" else CPU_BATCH_PIXELS
@@ -86,8 +86,8 @@ def resolve(
 def _explain(machine: Machine, execution: Execution) -> str:
     line = f"{execution.device}, {execution.precision}, {execution.backend}, {execution.batch} tiles a batch"
     missing = []
-    if not machine.bf16:
-        missing.append("no AMX or AVX-512 bf16 instructions and no GPU")
+    if not (machine.cuda_bf16 if execution.device == "cuda" else machine.cpu_bf16):
+        missing.append("no bf16 on this GPU" if execution.device == "cuda" else "no AMX or AVX-512 bf16 instructions")
     if not machine.compiler:
         missing.append("no C++ compiler")
     if missing and (execution.precision, execution.backend) == ("fp32", "eager"):

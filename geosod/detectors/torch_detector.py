@@ -52,14 +52,20 @@ class TorchDetector:
         found: list[Detections] = []
         for start in range(0, len(batch), self.execution.batch):
             part = batch[start : start + self.execution.batch]
-            boxes, scores, labels = self._forward(part.pixels)
+            boxes, scores, labels = self._forward(part.pixels, part.valid)
             found += [self._tile(part, i, boxes[i], scores[i], labels[i]) for i in range(len(part))]
         return found
 
-    def warm_up(self) -> None:
-        """Compile and allocate, so that the first tiles of a run cost what the others do."""
-        side = self.card.tile
-        self._forward(np.zeros((1, len(self.card.bands), side, side), self.card.dtype))
+    def warm_up(self, tile: int) -> None:
+        """Compile and allocate for tiles of `tile` pixels a side.
+
+        Raises:
+            MemoryError: the device does not hold a batch.
+        """
+        try:
+            self._forward(np.zeros((1, len(self.card.bands), tile, tile), self.card.dtype), None)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
 
     def _prepared(self, model: Any) -> Any:
         model = model.to(self._device, self._dtype, memory_format=torch.channels_last).eval()
@@ -75,14 +81,17 @@ class TorchDetector:
         return torch.compile(model, dynamic=False)
 
     @torch.inference_mode()
-    def _forward(self, pixels: PixelArray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(n, C, H, W) native pixels → boxes (n, K, 4) in tile pixels, scores (n, K), labels (n, K)."""
+    def _forward(self, pixels: PixelArray, valid: BoolArray | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(n, C, H, W) native pixels, (n, H, W) validity → boxes (n, K, 4), tile frame, scores and labels (n, K)."""
         n = len(pixels)
         # Always one shape: the numbers of a tile must not depend on how many others came with it.
         padded = np.zeros((self.execution.batch, *pixels.shape[1:]), pixels.dtype)
         padded[:n] = pixels
         tensor = torch.from_numpy(padded).to(self._device)
         scaled = ((tensor.float() - self._low) / self._span).clamp_(0, 1)
+        if valid is not None:
+            # Invalid pixels are 0 to the network, whatever 0 means in the scene's units.
+            scaled[:n] *= torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[:, None]
         raw = self._model(scaled.to(self._dtype, memory_format=torch.channels_last)).float()
         top = self.card.top_k * CANDIDATES_PER_BOX
         boxes, scores, labels, _ = decode(raw, threshold=self._threshold, topk=top, stride=self._stride)

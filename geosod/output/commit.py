@@ -20,6 +20,7 @@ from geosod.errors import ConfigError, OutputError
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging
 from geosod.output.geoparquet import read_metadata, write_geoparquet
+from geosod.output.stac_item import source_of
 from geosod.scenes.locate import crs_name, georeferenced, parse_crs
 from geosod.types import Failure, Scene
 
@@ -30,6 +31,7 @@ __all__ = [
     "commit_scene",
     "committed",
     "dataset_crs",
+    "known_sources",
     "open_output",
     "write_failures",
 ]
@@ -42,6 +44,13 @@ def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
     if item is None or item.get("id") != scene_id:
         return None
     return item if all((path.parent / a["href"]).is_file() for a in item["assets"].values()) else None
+
+
+def known_sources(folder: OutputFolder) -> dict[str, str]:
+    """Identifier of every committed scene, by the link to its source as `stac_item.source_href` writes it."""
+    paths = (folder.root / "items").glob("*.json") if folder.name is None else [folder.item("")]
+    items = [item for path in sorted(paths) if (item := read_item(path)) is not None]
+    return {source: str(item["id"]) for item in items if (source := source_of(item)) is not None}
 
 
 def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
@@ -72,7 +81,9 @@ def check_dataset_crs(folder: OutputFolder, crs: str, *, but: str | None = None)
 
     Raises:
         OutputError: the two differ.
+        ConfigError: PROJ does not know `crs`.
     """
+    parse_crs(crs)
     present = _first_crs(folder, but)
     if present is None or parse_crs(present).equals(parse_crs(crs), ignore_axis_order=True):
         return

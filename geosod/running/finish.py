@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def finish_scene(
         processed=dt.datetime.now(dt.UTC),
     )
     capped = sum(account.capped for account in accounts)
-    item["properties"] |= {"geosod:capped_tiles": capped, "geosod:source_version": scene.ref.version}
+    item["properties"] |= {
+        "geosod:capped_tiles": capped,
+        "geosod:source_version": scene.ref.version,
+        "geosod:execution": asdict(execution),
+    }
     paths = commit_scene(
         out,
         scene,

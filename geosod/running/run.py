@@ -11,13 +11,23 @@ from typing import Any
 
 from geosod.config import RunConfig, make_config
 from geosod.detectors import open_bundle
-from geosod.errors import GeosodError, ModelError, UsageError
-from geosod.output.commit import OutputFolder, check_dataset_crs, committed, open_output, write_failures
-from geosod.output.stac_item import source_href, source_of
+from geosod.errors import GeosodError, ModelError, OutputError, UsageError
+from geosod.output.commit import (
+    OutputFolder,
+    check_dataset_crs,
+    committed,
+    known_sources,
+    open_output,
+    write_failures,
+)
+from geosod.output.stac_item import source_href
 from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
 from geosod.running.stages import Job, ScenePlan, plan_scene, validate
-from geosod.scenes.sources import find_scenes, hashed_id
+from geosod.scenes.sources import find_scenes, hashed_id, safe_id, with_own_ids
 from geosod.types import Failure, SceneRef, SceneResult
+
+#: Errors that speak of the request, not of the scene.
+_REFUSALS = ("UsageError", "ModelError", "ConfigError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,7 @@ def detect(
     ended: list[SceneResult] = []
     for failure in missing:
         _end(_failed(failure), folder, emit, ended)
-    plans = _plans(job, [_free_id(folder, ref) for ref in refs], folder, emit, ended)
+    plans = _plans(job, _identified(folder, refs, job.config.overwrite), folder, emit, ended)
     # Nothing is started for a run in which no scene can be begun.
     first = next(plans, None)
     if first is not None:
@@ -130,10 +140,22 @@ def _engine(config: RunConfig) -> Any:
     return ray_engine.run
 
 
-def _free_id(folder: OutputFolder, ref: SceneRef) -> SceneRef:
-    """Another scene of the same name may have been committed here before; then this one gets a longer name."""
-    item = committed(folder, ref.id)
-    return ref if item is None or source_of(item) == source_href(ref.uri) else hashed_id(ref)
+def _identified(folder: OutputFolder, refs: Sequence[SceneRef], overwrite: bool) -> Sequence[SceneRef]:
+    """Scenes under the identifiers they were committed by before, or under new ones of their own.
+
+    Raises:
+        OutputError: the output is one file, and holds another scene.
+    """
+    known = known_sources(folder)
+    uris = {source_href(ref.uri): ref.uri for ref in refs}
+    if folder.name is None:
+        return with_own_ids(refs, {uris.get(source, source): name for source, name in known.items()})
+    if not overwrite and any(source not in uris for source in known):
+        raise OutputError(
+            f"{folder.item('').with_suffix('.parquet')}: holds the scene {next(iter(known))}; add --overwrite to "
+            "replace it, or choose another name"
+        )
+    return refs
 
 
 def _plans(
@@ -144,10 +166,9 @@ def _plans(
         try:
             skipped = _skipped(job, ref, folder)
             plan = None if skipped else plan_scene(job, ref)
-        except (GeosodError, OSError) as error:
-            stage = "open" if not isinstance(error, ModelError) else "plan"
-            failure = Failure(ref.id, ref.uri, None, stage, type(error).__name__, " ".join(str(error).split()))
-            skipped, plan = _failed(failure), None
+        except Exception as error:
+            # Whatever a file makes a library raise, the other scenes go on.
+            skipped, plan = _failed(_plan_failure(ref, error)), None
         if plan is None:
             assert skipped is not None
             _end(skipped, folder, emit, ended)
@@ -156,6 +177,14 @@ def _plans(
             emit(Note(plan.caution, important=True))
         emit(ScenePlanned(ref.id, len(plan.units), plan.tiles, plan.scene.megapixels))
         yield plan
+
+
+def _plan_failure(ref: SceneRef, error: Exception) -> Failure:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, GeosodError):
+        message = f"{ref.uri}: cannot be planned: {type(error).__name__}: {message}"
+    stage = "plan" if isinstance(error, ModelError | UsageError) else "open"
+    return Failure(ref.id, ref.uri, None, stage, type(error).__name__, message)
 
 
 def _skipped(job: Job, ref: SceneRef, folder: OutputFolder) -> SceneResult | None:
@@ -168,7 +197,11 @@ def _skipped(job: Job, ref: SceneRef, folder: OutputFolder) -> SceneResult | Non
     p = {} if item is None else item["properties"]
     if p.get("geosod:status") != "done" or p.get("geosod:source_version") != ref.version:
         return None
-    if p["geosod:model_digest"] != job.bundle.digest or p["geosod:config_digest"] != job.config_digest:
+    asked = job.config.model_dump(include={"device", "backend", "precision", "batch"})
+    ran = p["geosod:execution"]
+    same = all(value in (None, "auto", ran[name]) for name, value in asked.items())
+    same = same and p["geosod:model_digest"] == job.bundle.digest and p["geosod:config_digest"] == job.config_digest
+    if not same:
         raise UsageError(
             f"{ref.uri}: is already in the output as {ref.id!r}, made with model {p['geosod:model']} or settings "
             "that differ from this run's; add --overwrite to redo it, or choose another output folder"
@@ -181,9 +214,16 @@ def _failed(failure: Failure) -> SceneResult:
 
 
 def _end(result: SceneResult, folder: OutputFolder, emit: Emit, ended: list[SceneResult]) -> None:
-    """Record a result. A scene that was committed has put its failures on record itself."""
-    if result.status == "failed":
-        write_failures(folder, result.failures)
+    """Record a result. A scene that was committed has put its failures on record itself.
+
+    A request that was refused is no failure of the scene, which may well be committed.
+    """
+    lost = [failure for failure in result.failures if failure.error not in _REFUSALS]
+    if result.status == "failed" and lost:
+        write_failures(folder, lost)
+    elif result.status != "failed" and folder.failures.exists():
+        names = [hashed_id(SceneRef(result.uri, safe_id(Path(result.uri).stem))).id]
+        write_failures(folder, (), scenes=[*names, result.scene_id] if result.status == "skipped" else names)
     for failure in result.failures:
         emit(Failed(failure))
     emit(SceneFinished(result))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from geosod.detectors import Detector, load_detector
+from geosod.detectors import Detector
+from geosod.errors import GeosodError
 from geosod.merging.components import Settled, merge_group
 from geosod.output.commit import OutputFolder
 from geosod.running.events import Emit, Ready, TilesDetected, UnitSettled
@@ -15,9 +16,10 @@ from geosod.running.stages import (
     TileOutcome,
     UnitAccount,
     detect_tiles,
+    failed_result,
+    load_fitting,
     read_spec,
     read_tiles,
-    resolve_execution,
     settle_unit,
 )
 from geosod.scenes.read import ReadAccount
@@ -26,11 +28,14 @@ from geosod.types import Detections, SceneResult, Unit
 
 def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> Iterator[SceneResult]:
     """Detect on every planned scene in turn, and commit each."""
-    execution, line = resolve_execution(job)
-    detector = load_detector(job.bundle, execution, threshold=job.threshold)
-    emit(Ready(execution, line, 1))
+    detector, line = load_fitting(job)
+    emit(Ready(detector.execution, line, 1))
     for plan in plans:
-        yield run_scene(job, plan, detector, out, emit)
+        try:
+            result = run_scene(job, plan, detector, out, emit)
+        except GeosodError as error:
+            result = failed_result(plan.scene, error)
+        yield result
 
 
 def run_scene(job: Job, plan: ScenePlan, detector: Detector, out: OutputFolder, emit: Emit) -> SceneResult:

@@ -6,17 +6,18 @@ plan_scene → read_tiles → detect_tiles → settle_unit → merge_group … �
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geosod import __version__
 from geosod.config import RunConfig, digest
-from geosod.errors import ConfigError, GeosodError
+from geosod.errors import ConfigError, EngineError, GeosodError
 from geosod.merging.components import Settled, settle
 from geosod.merging.rule import MergeRule
 from geosod.scenes.bands import choose_bands
+from geosod.scenes.locate import footprint, georeferenced, ground_size, parse_crs
 from geosod.scenes.open import open_scene
 from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
 from geosod.tiling.grid import Grid, make_grid
@@ -31,6 +32,7 @@ from geosod.types import (
     Provenance,
     Scene,
     SceneRef,
+    SceneResult,
     TileBatch,
     Unit,
     Window,
@@ -170,6 +172,9 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     card = job.bundle.card
     bands = choose_bands(scene, card.bands, job.config.bands)
     caution = card.check(scene)
+    if georeferenced(scene):
+        footprint(scene, job.config.crs)  # raises now, not after hours of work, where the two do not go together
+        ground_size(scene, np.array([[0.0, 0.0, scene.width, scene.height]]))
     area = None
     if job.aoi is not None:
         from geosod.scenes.aoi import aoi_in_scene
@@ -191,6 +196,38 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
     c = job.config
     wish = {"device": c.device, "backend": c.backend, "precision": c.precision}
     return resolve(this_machine(), tile=job.tile, batch=c.batch, threads=c.threads, **wish)
+
+
+def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector, str]:
+    """Load the detector and run it once; where memory does not hold a batch, with half the batch, and so on.
+
+    Args:
+        job: what the run's scenes share.
+        execution: how to run; None resolves it for this machine.
+
+    Returns:
+        The detector, and a line that says how it runs and why.
+
+    Raises:
+        ConfigError: the machine cannot do what was asked for.
+        ModelError: the weights do not fit the network.
+        EngineError: memory does not hold one tile, or not the batch of the execution that was given.
+    """
+    from geosod.detectors import load_detector
+
+    chosen, line = (execution, "") if execution else resolve_execution(job)
+    while True:
+        detector = load_detector(job.bundle, chosen, threshold=job.threshold)
+        try:
+            detector.warm_up(job.tile)
+        except MemoryError as error:
+            if execution or chosen.batch == 1:
+                size = f"{chosen.batch} tile(s) of {job.tile} pixels"
+                raise EngineError(f"memory does not hold a batch of {size}: {error}; use a smaller --tile") from error
+            chosen = replace(chosen, batch=chosen.batch // 2)
+            line = f"{line}; {chosen.batch} tiles a batch, as memory holds no more"
+            continue
+        return detector, line
 
 
 def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
@@ -259,6 +296,13 @@ def settle_unit(
     return settled, account
 
 
+def failed_result(scene: Scene, error: Exception) -> SceneResult:
+    """The result of a scene that was worked through, but could not be merged or written."""
+    message = " ".join(str(error).split())
+    failure = Failure(scene.id, scene.ref.uri, None, "write", type(error).__name__, message)
+    return SceneResult(scene.id, scene.ref.uri, "failed", failures=(failure,), megapixels=scene.megapixels)
+
+
 def scene_coverage(plan: ScenePlan, accounts: Iterable[UnitAccount]) -> Coverage:
     """What became of the ground of a whole scene."""
     coverage = Coverage.of_window(plan.scene.window, COVERAGE_CELL)
@@ -282,8 +326,9 @@ def validate(job: Job) -> None:
     """Refuse settings that do not go together, before any scene is opened.
 
     Raises:
-        ConfigError: tile and overlap do not fit.
+        ConfigError: tile and overlap do not fit, or PROJ does not know the CRS.
     """
+    parse_crs(job.config.crs)
     if job.overlap >= job.tile:
         raise ConfigError(f"overlap {job.overlap} must be below the tile's {job.tile} pixels")
 

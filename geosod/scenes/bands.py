@@ -55,7 +55,7 @@ def _names(scene: Scene) -> dict[str, int]:
 
 def _find(scene: Scene, band: str | int) -> int:
     text = str(band).strip()
-    number = int(text) if text.isdigit() else _names(scene).get(text.lower(), 0)
+    number = int(text) if text.isdecimal() else _names(scene).get(text.lower(), 0)
     if text.lower() == "alpha" and scene.alpha:
         number = scene.alpha
     if not 1 <= number <= scene.count:

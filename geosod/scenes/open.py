@@ -17,14 +17,15 @@ from rasterio.io import DatasetReader
 
 from geosod.errors import GeosodError, SceneError
 from geosod.scenes.locate import ground_size
+from geosod.scenes.vrt import check_sources
 from geosod.types import MaskKind, Scene, SceneRef
 
 #: Formats that are opened; anything else GDAL knows is refused, some of its drivers reach out on their own.
 DRIVERS = ["GTiff", "VRT", "JPEG", "PNG", "JP2OpenJPEG"]
 #: A file is refused when one native block decodes to more than this.
 MAX_BLOCK_BYTES = 1 << 30
-#: Pixels on a side beyond which a header is taken for damaged.
-MAX_SIDE = 10_000_000
+#: Pixels beyond which a header is taken for damaged; half a million on each side.
+MAX_PIXELS = 250_000_000_000
 
 
 @contextmanager
@@ -34,9 +35,11 @@ def opened(uri: str, *, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
     Raises:
         SceneError: GDAL cannot open it.
     """
-    settings = {"GDAL_CACHEMAX": cache_mb, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
+    # rasterio takes bytes here, whatever GDAL's own documentation says of the number.
+    settings = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
     with rasterio.Env(**settings):
         try:
+            check_sources(uri)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 dataset = DatasetReader(uri, sharing=False, driver=DRIVERS)
@@ -54,7 +57,6 @@ def open_scene(ref: SceneRef) -> Scene:
     """
     with opened(ref.uri) as dataset:
         _check(dataset, ref.uri)
-        kind, alpha = _mask(dataset)
         georeferenced = dataset.crs is not None and not dataset.transform.is_identity
         scene = Scene(
             ref=ref if ref.datetime else replace(ref, datetime=_acquired(dataset)),
@@ -65,8 +67,8 @@ def open_scene(ref: SceneRef) -> Scene:
             crs=dataset.crs.to_wkt(version="WKT2_2019") if georeferenced else None,
             transform=dataset.transform if georeferenced else None,
             nodata=tuple(dataset.nodatavals),
-            mask_kind=kind,
-            alpha=alpha,
+            masks=tuple(_mask(dataset, band) for band in range(dataset.count)),
+            alpha=next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None),
             band_names=_band_names(dataset),
             block_shape=tuple(dataset.block_shapes[0]),
             overviews=tuple(dataset.overviews(1)),
@@ -78,8 +80,11 @@ def open_scene(ref: SceneRef) -> Scene:
 def _check(dataset: Any, uri: str) -> None:
     if dataset.count == 0:
         raise SceneError(f"{uri}: has no raster bands; name one of its subdatasets instead")
-    if max(dataset.width, dataset.height) > MAX_SIDE:
-        raise SceneError(f"{uri}: claims {dataset.width} x {dataset.height} pixels, over {MAX_SIDE} on a side")
+    if dataset.width * dataset.height > MAX_PIXELS:
+        size = f"{dataset.width} x {dataset.height}"
+        raise SceneError(
+            f"{uri}: claims {size} pixels, over {MAX_PIXELS / 1e9:g} billion; split it if it is no mistake"
+        )
     if len(set(dataset.dtypes)) > 1:
         raise SceneError(f"{uri}: bands have different types {sorted(set(dataset.dtypes))}; convert them to one")
     dtype = np.dtype(dataset.dtypes[0]) if dataset.dtypes[0] != "complex_int16" else np.dtype("complex64")
@@ -88,18 +93,18 @@ def _check(dataset: Any, uri: str) -> None:
     block = int(np.prod(dataset.block_shapes[0], dtype=np.int64)) * dtype.itemsize * dataset.count
     if block > MAX_BLOCK_BYTES:
         raise SceneError(f"{uri}: one block decodes to {block >> 20} MiB, over {MAX_BLOCK_BYTES >> 20}; tile the file")
-    if dataset.gcps[0] and dataset.transform.is_identity:
-        raise SceneError(f"{uri}: located by ground control points only; warp it to a grid first (gdalwarp)")
+    if dataset.transform.is_identity and (dataset.gcps[0] or dataset.rpcs is not None):
+        means = "ground control points" if dataset.gcps[0] else "RPCs"
+        raise SceneError(f"{uri}: located by {means} only; warp it to a grid first (gdalwarp)")
+    if dataset.transform.is_degenerate:
+        raise SceneError(f"{uri}: its geotransform {tuple(dataset.transform)[:6]} has no extent; mend the file's")
 
 
-def _mask(dataset: Any) -> tuple[MaskKind, int | None]:
-    alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
-    flags = dataset.mask_flag_enums[0]
-    if alpha is not None:
-        return "alpha", alpha
-    if MaskFlags.nodata in flags:
-        return "nodata", None
-    return ("none", None) if MaskFlags.all_valid in flags else ("mask", None)
+def _mask(dataset: Any, band: int) -> MaskKind:
+    flags = dataset.mask_flag_enums[band]
+    if dataset.nodatavals[band] is not None:
+        return "nodata"
+    return "none" if MaskFlags.all_valid in flags or MaskFlags.alpha in flags else "mask"
 
 
 def _band_names(dataset: Any) -> tuple[str, ...]:

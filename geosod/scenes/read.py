@@ -180,15 +180,17 @@ def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Wind
     """
     gdal_window = GdalWindow(window.col, window.row, window.width, window.height)
     shape = (window.height, window.width)
-    if scene.mask_kind == "alpha" and scene.alpha not in bands:
+    kinds = {scene.masks[band - 1] for band in bands}
+    if scene.alpha is not None and scene.alpha not in bands:
         stack = dataset.read([*bands, scene.alpha], window=gdal_window)
         pixels, valid = stack[:-1], stack[-1] != 0
     else:
         pixels = dataset.read(list(bands), window=gdal_window)
         valid = np.ones(shape, np.bool_)
-        if scene.mask_kind == "mask":
+        # A pixel is valid where any of its bands is, so one band that is valid everywhere decides.
+        if "mask" in kinds and "none" not in kinds:
             valid = dataset.read_masks(list(bands), window=gdal_window).any(axis=0)
-        elif scene.mask_kind == "nodata":
+        elif kinds == {"nodata"}:
             valid = ~_is_nodata(pixels, [scene.nodata[band - 1] for band in bands])
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=0)

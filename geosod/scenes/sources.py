@@ -7,7 +7,7 @@ import glob
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def find_scenes(
         datetime: acquisition time given to every scene.
 
     Returns:
-        The scenes, and one failure for each input that names nothing.
+        The scenes, of which several may have one identifier (see `with_own_ids`), and one failure for each input that
+        names nothing.
 
     Raises:
         ConfigError: `inputs` is empty.
@@ -40,10 +41,13 @@ def find_scenes(
     for name in inputs:
         try:
             paths.update(dict.fromkeys(_expand(name)))
-        except ConfigError as error:
-            failures.append(Failure(safe_id(Path(name).stem), name, None, "open", "SceneError", str(error)))
+        except (ConfigError, OSError, RuntimeError) as error:
+            # The name of what is not there must not be that of a scene which is.
+            ref = hashed_id(SceneRef(name, safe_id(Path(name).stem)))
+            message = str(error) if isinstance(error, ConfigError) else f"{name[:200]}: cannot be looked up: {error}"
+            failures.append(Failure(ref.id, name, None, "open", "SceneError", message))
     refs = [SceneRef(uri, safe_id(Path(uri).stem), datetime, _version(uri)) for uri in paths]
-    return _with_unique_ids(refs), tuple(failures)
+    return tuple(refs), tuple(failures)
 
 
 def safe_id(name: str) -> str:
@@ -63,11 +67,25 @@ def _version(uri: str) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _with_unique_ids(refs: Iterable[SceneRef]) -> tuple[SceneRef, ...]:
+def with_own_ids(refs: Iterable[SceneRef], known: Mapping[str, str]) -> tuple[SceneRef, ...]:
+    """Scenes with identifiers of their own: the one a scene was known by, else its name, told apart by a hash.
+
+    Args:
+        refs: scenes, each URI once.
+        known: identifiers that are in use already, by the URI of their scene.
+    """
     kept = list(refs)
     # Compared without case: on some file systems a.parquet and A.parquet are one file.
-    times = Counter(ref.id.lower() for ref in kept)
-    return tuple(hashed_id(ref) if times[ref.id.lower()] > 1 else ref for ref in kept)
+    taken = {name.lower() for name in known.values()}
+    times = Counter(ref.id.lower() for ref in kept if ref.uri not in known)
+
+    def own(ref: SceneRef) -> SceneRef:
+        if ref.uri in known:
+            return replace(ref, id=known[ref.uri])
+        clash = times[ref.id.lower()] > 1 or ref.id.lower() in taken
+        return hashed_id(ref) if clash else ref
+
+    return tuple(own(ref) for ref in kept)
 
 
 def _expand(name: str) -> list[str]:

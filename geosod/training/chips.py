@@ -48,7 +48,10 @@ def cut(layout: Layout, window: Window, *, quality: int) -> Chip:
 
 
 def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -> list[Chip]:
-    """Chips of one fresh scene: most about an object of a class drawn evenly, the others anywhere."""
+    """Chips of one fresh scene: most about an object of a class drawn evenly, the others anywhere.
+
+    Within a class longer objects are drawn more often: there are few lorries among the cars.
+    """
     layout = make_layout(scene, seed)
     chips = []
     for _ in range(24):
@@ -56,7 +59,7 @@ def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -
         members = np.flatnonzero(layout.labels == label)
         corner = rng.uniform(0, scene - side, 2)
         if len(members):
-            box = layout.boxes[rng.choice(members)]
+            box = layout.boxes[rng.choice(members, p=_by_length(layout.boxes[members]))]
             corner = (box[:2] + box[2:]) / 2 - rng.uniform(0.1, 0.9, 2) * side
         col, row = np.clip(corner, 0, scene - side).astype(int)
         window = Window(int(col), int(row), side, side)
@@ -64,12 +67,18 @@ def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -
     return chips
 
 
+def _by_length(boxes: FloatArray) -> FloatArray:
+    length = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    share: FloatArray = length / length.sum()
+    return share
+
+
 def augment(chip: Chip, rng: np.random.Generator, *, side: int) -> Chip:
     """A square of the chip, mostly about some object, flipped, turned, with other brightness and contrast."""
     slack = chip.pixels.shape[1] - side
     x, y = rng.integers(0, slack + 1, 2)
     if len(chip.boxes) and rng.random() < 0.8:
-        box = chip.boxes[rng.integers(len(chip.boxes))]
+        box = chip.boxes[rng.choice(len(chip.boxes), p=_by_length(chip.boxes))]
         x, y = np.clip((box[:2] + box[2:]) / 2 - rng.uniform(0.05, 0.95, 2) * side, 0, slack).astype(int)
     pixels = chip.pixels[:, y : y + side, x : x + side]
     boxes = chip.boxes - np.array([x, y, x, y])

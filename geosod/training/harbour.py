@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from geosod.demo.layout import CLASSES, make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
@@ -142,19 +142,35 @@ def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: i
     }
 
 
-def train(out: Path, *, minutes: float, seed: int, width: int, threads: int, validation_scenes: int = 6) -> None:
-    """Fit for `minutes` of wall time; leaves ``model.safetensors`` and ``training.json`` in `out`."""
+def train(
+    out: Path,
+    *,
+    minutes: float,
+    seed: int,
+    width: int,
+    threads: int,
+    start_from: Path | None = None,
+    validation_scenes: int = 12,
+) -> None:
+    """Fit for `minutes` of wall time; leaves ``model.safetensors`` and ``training.json`` in `out`.
+
+    With `start_from`, the folder of an earlier run, its weights are the start, and the rate a quarter of the usual.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     model = SmallFPN(bands=3, classes=len(CLASSES), width=width).to(memory_format=torch.channels_last)
+    earlier = None
+    if start_from is not None:
+        model.load_state_dict(load_file(start_from / "model.safetensors"))
+        earlier = json.loads((start_from / "training.json").read_text())
     mean = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, weight_decay=_DECAY)
     pool, start, steps, saved = _Pool(seed, 1), time.monotonic(), 0, 0.0
     batches = _prefetch(pool, np.random.default_rng(seed))
     while (elapsed := time.monotonic() - start) < 60 * minutes:
         for group in optimiser.param_groups:
-            group["lr"] = _rate(elapsed / (60 * minutes))
+            group["lr"] = _rate(elapsed / (60 * minutes)) * (0.25 if earlier else 1.0)
         x, wanted = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
             raw = model(x)
@@ -164,7 +180,7 @@ def train(out: Path, *, minutes: float, seed: int, width: int, threads: int, val
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
         steps += 1
-        _follow(mean, model, min(_EMA, steps / (steps + 20)))
+        _follow(mean, model, min(_EMA, (steps + 400 * bool(earlier)) / (steps + 20 + 400 * bool(earlier))))
         if steps % 100 == 0:
             parts = " ".join(f"{k} {v.item():.3f}" for k, v in losses.items())
             print(f"{elapsed:6.0f} s  step {steps}  {parts}  scenes {pool.scenes}", flush=True)
@@ -176,6 +192,7 @@ def train(out: Path, *, minutes: float, seed: int, width: int, threads: int, val
             _save(out, mean, record)
     pool.close()
     record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
+    record["started_from"] = earlier
     record["validation"] = validate(mean, scenes=validation_scenes)
     print(record["validation"], flush=True)
     _save(out, mean, record)
@@ -199,9 +216,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="wall time to train for")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--width", type=int, default=24, help="channels at stride 4")
+    parser.add_argument("--start", type=Path, default=None, help="folder of an earlier run to go on from")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more help only on idle cores")
     args = parser.parse_args()
-    train(args.out, minutes=args.minutes, seed=args.seed, width=args.width, threads=args.threads)
+    train(
+        args.out,
+        minutes=args.minutes,
+        seed=args.seed,
+        width=args.width,
+        threads=args.threads,
+        start_from=args.start,
+    )
 
 
 if __name__ == "__main__":

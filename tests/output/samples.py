@@ -35,7 +35,9 @@ def make_scene(
 ) -> Scene:
     wkt = None if crs is None else CRS.from_user_input(crs).to_wkt()
     ref = SceneRef(uri, name, when)
-    return Scene(ref, *size, 3, "uint8", wkt, transform, (None,) * 3, "none", None, ("",) * 3, (256, 256), (), 0.5)
+    return Scene(
+        ref, *size, 3, "uint8", wkt, transform, (None,) * 3, ("none",) * 3, None, ("",) * 3, (256, 256), (), 0.5
+    )
 
 
 SCENES = {

@@ -76,7 +76,7 @@ def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expe
     assert tables(tmp_path) == expected
 
 
-@pytest.mark.parametrize("victim", ["_DetectorActor", "_read"])
+@pytest.mark.parametrize("victim", ["DetectorActor", "read"])
 def test_a_killed_worker_does_not_matter(victim, scenes, rgb_bundle, expected, tmp_path, cluster) -> None:
     killed: list[int] = []
     begun = threading.Event()

@@ -21,7 +21,7 @@ from geosod.scenes import open as open_module
 from geosod.scenes.aoi import aoi_in_scene, load_aoi, windows_in
 from geosod.scenes.bands import choose_bands
 from geosod.scenes.open import open_scene
-from geosod.scenes.sources import find_scenes, safe_id
+from geosod.scenes.sources import find_scenes, safe_id, with_own_ids
 from geosod.tiling.grid import make_grid
 from geosod.types import Scene, SceneRef
 from tests.rasters import noise, write_tif
@@ -37,9 +37,10 @@ def test_paths_folders_and_globs_name_each_file_once(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     found, failures = find_scenes([str(tmp_path), str(tmp_path / "*.tif"), str(tmp_path / "sub/../a.tif")])
     assert [ref.id for ref in found] == ["a", "b", "c"] and not failures
-    found, failures = find_scenes([str(tmp_path / "notes.txt"), str(tmp_path / "none*.tif"), "s3://bucket/x.tif"])
+    odd = ["~nosuchuser/x.tif", "x" * 300]
+    found, failures = find_scenes([str(tmp_path / "notes.txt"), str(tmp_path / "none*.tif"), "s3://bucket/x.tif", *odd])
     assert [ref.id for ref in found] == ["notes"]
-    assert [f.stage for f in failures] == ["open", "open"]
+    assert [f.stage for f in failures] == ["open"] * 4
     assert "no such file" in failures[0].message and "only local files" in failures[1].message
 
 
@@ -55,7 +56,11 @@ def test_names_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(b"")
     found, _ = find_scenes([str(tmp_path)])
-    assert len({ref.id.lower() for ref in found}) == 2
+    assert len({ref.id.lower() for ref in with_own_ids(found, {})}) == 2
+    known = {found[0].uri: found[0].id}
+    first, second = with_own_ids(found, known)
+    assert first.id == found[0].id and second.id.startswith(f"{found[1].id}-")
+    assert with_own_ids(found[1:], known)[0].id == second.id, "the same, whether the other is in the run or not"
 
 
 def test_the_header_is_what_rasterio_says(tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ def test_the_header_is_what_rasterio_says(tmp_path: Path) -> None:
         dataset.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2024-05-01T12:30:00+02:00")
     scene = scene_of(path)
     assert (scene.width, scene.height, scene.count, scene.dtype) == (200, 100, 3, "uint8")
-    assert scene.nodata == (0, 0, 0) and scene.mask_kind == "nodata" and scene.block_shape == (64, 64)
+    assert scene.nodata == (0, 0, 0) and scene.masks == ("nodata",) * 3 and scene.block_shape == (64, 64)
     assert scene.band_names == ("B04", "B03", "B02")
     assert scene.ref.datetime == dt.datetime(2024, 5, 1, 10, 30, tzinfo=dt.UTC)
     lon, lat = 3.0, 52.348
@@ -88,10 +93,9 @@ def test_unusable_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SceneError, match="one block decodes to"):
         scene_of(write_tif(tmp_path / "b.tif", noise(1, 64, 64)))
     huge = tmp_path / "huge.vrt"
-    huge.write_text(
-        '<VRTDataset rasterXSize="999999999" rasterYSize="9"><VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
-    )
-    with pytest.raises(SceneError, match="claims 999999999 x 9"):
+    side, band = 999_999_999, '<VRTRasterBand dataType="Byte" band="1"/>'
+    huge.write_text(f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}">{band}</VRTDataset>')
+    with pytest.raises(SceneError, match="claims 999999999 x 999999999"):
         scene_of(huge)
     other = tmp_path / "other.tif"
     other.write_text('{"type": "FeatureCollection", "features": []}')
@@ -155,3 +159,27 @@ def test_a_continent_as_aoi_covers_the_scene(tmp_path: Path) -> None:
     geopandas.GeoSeries([shapely.box(-25, 30, 45, 75)], crs=4326).to_file(tmp_path / "europe.geojson")
     area = aoi_in_scene(load_aoi(tmp_path / "europe.geojson"), scene)
     assert area.area == pytest.approx(64 * 64)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/vsicurl/http://127.0.0.1:9/x.tif",
+        "http://127.0.0.1:9/x.tif",
+        "/vsizip/evil.zip/x.tif",
+        "&lt;GDAL_WMS&gt;&lt;/GDAL_WMS&gt;",
+        "WMS:example",
+        "inner.vrt",
+    ],
+)
+def test_a_vrt_may_not_reach_out(source: str, tmp_path: Path) -> None:
+    def vrt(name: str, inside: str) -> Path:
+        part = f'<SimpleSource><SourceFilename relativeToVRT="{int(inside == "inner.vrt")}">{inside}</SourceFilename>'
+        part += "<SourceBand>1</SourceBand></SimpleSource>"
+        band = f'<VRTRasterBand dataType="Byte" band="1">{part}</VRTRasterBand>'
+        (tmp_path / name).write_text(f'<VRTDataset rasterXSize="64" rasterYSize="64">{band}</VRTDataset>')
+        return tmp_path / name
+
+    vrt("inner.vrt", "/vsicurl/http://127.0.0.1:9/y.tif")
+    with pytest.raises(SceneError, match="which is not a file here"):
+        scene_of(vrt("outer.vrt", source))

@@ -70,7 +70,7 @@ def test_tiles_hold_what_rasterio_reads(tmp_path: Path, data: st.DataObject) -> 
     mask = np.where(hole, 0, 255).astype(np.uint8) if kind == "mask" else None
     path = write_tif(tmp_path / "s.tif", pixels, block=block, mask=mask, **options)
     scene = scene_of(path)
-    assert scene.mask_kind == kind
+    assert scene.masks[0] == ("none" if kind == "alpha" else kind) and (scene.alpha == 4) == (kind == "alpha")
     tile = data.draw(st.sampled_from([32, 64, 96]))
     tiles, _ = read_all(
         scene,
@@ -143,6 +143,30 @@ def test_a_band_called_alpha_may_be_an_image_band(tmp_path: Path) -> None:
     assert valid.all() and np.array_equal(got, pixels)
     _, valid = read_all(scene, tile=64, overlap=0, bands=(1, 2, 3))[0][Window(0, 0, 64, 64)]
     assert not valid[:, :32].any() and valid[:, 32:].all()
+
+
+def test_nodata_holds_where_the_alpha_band_is_an_image_band(tmp_path: Path) -> None:
+    pixels = noise(4, 64, 64)
+    pixels[:, :, :32] = 0
+    scene = scene_of(write_tif(tmp_path / "s.tif", pixels, photometric="RGB", alpha="YES", nodata=0))
+    _, valid = read_all(scene, tile=64, overlap=0, bands=(1, 2, 3, 4))[0][Window(0, 0, 64, 64)]
+    assert not valid[:, :32].any() and valid[:, 32:].all()
+
+
+def test_validity_is_that_of_the_chosen_bands(tmp_path: Path) -> None:
+    pixels = noise(2, 64, 64)
+    pixels[1, :, :32] = 0
+    tif = write_tif(tmp_path / "s.tif", pixels)
+    source = f"<SimpleSource><SourceFilename>{tif}</SourceFilename><SourceBand>%d</SourceBand></SimpleSource>"
+    bands = [f'<VRTRasterBand dataType="Byte" band="1">{source % 1}</VRTRasterBand>']
+    bands += [f'<VRTRasterBand dataType="Byte" band="2"><NoDataValue>0</NoDataValue>{source % 2}</VRTRasterBand>']
+    vrt = tmp_path / "s.vrt"
+    vrt.write_text(f'<VRTDataset rasterXSize="64" rasterYSize="64">{"".join(bands)}</VRTDataset>')
+    scene = scene_of(vrt)
+    assert scene.masks == ("none", "nodata")
+    _, valid = read_all(scene, tile=64, overlap=0, bands=(2,))[0][Window(0, 0, 64, 64)]
+    assert not valid[:, :32].any() and valid[:, 32:].all()
+    assert read_all(scene, tile=64, overlap=0, bands=(1, 2))[0][Window(0, 0, 64, 64)][1].all()
 
 
 def test_nan_is_invalid(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""The detector actors of a run: started, loaded, kept busy, and given up when they do nothing but fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from geosod.errors import ConfigError, EngineError, GeosodError
+from geosod.running.events import Emit, Note, Ready
+from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
+from geosod.running.ray_engine.tasks import DetectorActor
+from geosod.running.stages import Job
+
+#: Batches in a row without a single tile that went through, after which an actor is restarted or given up.
+MAX_FAILED_BATCHES = 3
+#: Seconds of silence after which a person is told what is free.
+PATIENCE = 60.0
+
+
+class DetectorPool:
+    """Actors that all run the execution which the first of them resolved for its machine.
+
+    Attributes:
+        execution: how every detector runs.
+        on_gpu: whether each has a GPU.
+        workers: how many were started.
+    """
+
+    def __init__(self, job: Job, emit: Emit) -> None:
+        self._job, self._emit = job, emit
+        self._options, self.workers, self.on_gpu = _shape(job)
+        self._actors: dict[int, Any] = {0: self._start()}
+        self._busy = {0: 0}
+        self._failed_batches: dict[int, int] = {}
+        self._loading: dict[Any, int] = {}
+
+    def load(self) -> None:
+        """Load the first detector and begin to load the others.
+
+        Raises:
+            GeosodError: what loading raised.
+            EngineError: it cannot be started.
+        """
+        ref = self._actors[0].load.remote(None)
+        while not ray.wait([ref], timeout=PATIENCE)[0]:
+            self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
+        try:
+            self.execution, line = ray.get(ref)
+        except RayError as error:
+            cause = cause_of(error)
+            if isinstance(cause, GeosodError):
+                raise cause from None
+            raise EngineError(f"the detector cannot be loaded: {one_line(error)}; see `geosod doctor`") from error
+        self._emit(Ready(self.execution, line, self.workers))
+        for i in range(1, self.workers):
+            self._actors[i] = self._start()
+            self._loading[self._actors[i].load.remote(self.execution)] = i
+
+    def loading(self) -> list[Any]:
+        """References that are ready when a detector is loaded, or cannot be."""
+        return list(self._loading)
+
+    def end_loading(self, ref: Any) -> None:
+        """Put a loaded detector to work; one that cannot be loaded is given up, and told."""
+        i = self._loading.pop(ref)
+        try:
+            ray.get(ref)
+            self._busy[i] = 0
+        except RayError as error:
+            self._emit(Note(f"one detector of {self.workers} cannot be loaded: {one_line(error)}", important=True))
+            self._give_up(i)
+
+    def free(self) -> int | None:
+        """The least busy of the loaded detectors, or None where each has its hands full."""
+        i = min(self._busy, key=self._busy.__getitem__)
+        return i if self._busy[i] < IN_FLIGHT else None
+
+    def submit(self, i: int, cuts: list[tuple[int, int]], pixels: list[Any]) -> tuple[Any, Any]:
+        """Send slices of batches to a detector; references to the outcomes and to the counts."""
+        self._busy[i] += 1
+        outcomes, counts = self._actors[i].detect.remote(self.execution, cuts, *pixels)
+        return outcomes, counts
+
+    def ended(self, i: int, *, failed: bool) -> None:
+        """A detector is done with a batch, of which no tile went through where it `failed`."""
+        if i not in self._busy:
+            return
+        self._busy[i] -= 1
+        self._failed_batches[i] = self._failed_batches.get(i, 0) + 1 if failed else 0
+        if self._failed_batches[i] < MAX_FAILED_BATCHES:
+            return
+        self._failed_batches[i] = 0
+        if len(self._busy) > 1:
+            self._emit(Note("one detector does nothing but fail; the others go on without it", important=True))
+            self._give_up(i)
+        else:
+            # The last one may be stuck in a bad state of its device; a new process has a new one.
+            ray.kill(self._actors[i], no_restart=False)
+
+    def close(self) -> None:
+        """Stop all detectors."""
+        for i in list(self._actors):
+            self._give_up(i)
+
+    def _start(self) -> Any:
+        remote: Any = DetectorActor
+        return remote.options(**self._options).remote(self._job)
+
+    def _give_up(self, i: int) -> None:
+        self._busy.pop(i, None)
+        ray.kill(self._actors.pop(i))
+
+
+@contextmanager
+def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
+    """Detectors for a run; stopped at its end.
+
+    Raises:
+        ConfigError: the cluster cannot hold them.
+        EngineError: no detector can be started.
+        GeosodError: what a detector raised while it was loaded.
+    """
+    pool = DetectorPool(job, emit)
+    try:
+        pool.load()
+        yield pool
+    finally:
+        pool.close()
+
+
+def _shape(job: Job) -> tuple[dict[str, float], int, bool]:
+    """What an actor claims, how many there are, and whether each has a GPU.
+
+    Claims leave room for a reader on every node: on CPUs half a core for each thread, less where they are many.
+    """
+    cpus, gpus, largest = resources()
+    on_gpu = job.config.device == "cuda" or (job.config.device == "auto" and gpus >= 1)
+    if on_gpu:
+        workers = job.config.workers or max(1, int(gpus))
+        if workers > gpus:
+            raise ConfigError(
+                f"{workers} detectors need a GPU each, but Ray has {gpus:g}; lower --workers or add nodes"
+            )
+        return {"num_gpus": 1, "num_cpus": _claim(min(TASK_CPUS, 0.5 * cpus / workers))}, workers, True
+    workers = job.config.workers or max(1, int(cpus // job.config.threads))
+    share = min(0.5 * job.config.threads, 0.5 * cpus / workers, 0.5 * largest)
+    return {"num_cpus": _claim(share)}, workers, False
+
+
+def _claim(share: float) -> float:
+    """Ray counts resources in ten-thousandths; rounded down, claims never add up to more than there is."""
+    return max(1, int(share * 10_000)) / 10_000

@@ -1,0 +1,297 @@
+"""The driver: keeps readers, detectors and mergers busy, within bounds, and passes on only references."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from geosod.errors import EngineError, GeosodError
+from geosod.output.commit import OutputFolder
+from geosod.running.events import Emit, Note, TilesDetected, UnitSettled
+from geosod.running.ray_engine import tasks
+from geosod.running.ray_engine.detectors import PATIENCE, DetectorPool
+from geosod.running.ray_engine.session import (
+    READ_AHEAD,
+    TASK_CPUS,
+    cause_of,
+    free_resources,
+    one_line,
+    resources,
+)
+from geosod.running.stages import Job, ScenePlan, UnitAccount, failed_outcome, failed_result, lost_unit, read_spec
+from geosod.scenes.read import ReadAccount
+from geosod.types import IntArray, SceneResult, Unit
+
+#: Scenes committed at a time; each holds its table in memory meanwhile.
+MAX_FINISHING = 2
+#: How often tiles are given to a detector that dies or cannot be loaded, before they count as failed.
+ATTEMPTS = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Scene:
+    """A scene under way: references to the accounts of its units, and to the settled and open boxes of each node."""
+
+    plan: ScenePlan
+    waiting: int
+    accounts: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """A unit under way. It is done when its account has come and no tile is outstanding."""
+
+    scene: _Scene
+    unit: Unit
+    account: ReadAccount | None = None
+    tiles: int = 0
+    outstanding: int = 0
+    outcomes: list[tuple[Any, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tiles:
+    """Tiles ``[start, stop)`` of a batch that a reader handed on, waiting for a detector or at one."""
+
+    unit: _Unit
+    pixels: Any
+    windows: IntArray
+    start: int
+    stop: int
+    attempts: int = 0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """What one detector works on."""
+
+    detector: int
+    outcomes: Any
+    parts: list[_Tiles]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+
+class Flow:
+    """One run. Every ``_end_…`` handles a reference that has become ready."""
+
+    def __init__(self, job: Job, out: OutputFolder, emit: Emit, pool: DetectorPool) -> None:
+        self._job, self._out, self._emit, self._pool = job, out, emit, pool
+        self._batch_size = pool.execution.batch
+        self._plans_left = True
+        self._units: deque[_Unit] = deque()
+        self._readers: dict[Any, _Unit] = {}
+        self._tiles: deque[_Tiles] = deque()
+        self._tiles_waiting = 0
+        self._batches: dict[Any, _Batch] = {}
+        self._settling: dict[Any, _Unit] = {}
+        self._merged: deque[_Scene] = deque()
+        self._finishing: dict[Any, _Scene] = {}
+        cpus, _, _ = resources()
+        # A GPU takes tiles faster than one core decodes them.
+        self._max_readers = max(2, min(int(cpus), 8 * pool.workers) if pool.on_gpu else pool.workers)
+        self._reader_cpus = 2 * TASK_CPUS if pool.on_gpu else TASK_CPUS
+        # The output folder is where the driver is.
+        here = ray.get_runtime_context().get_node_id()
+        self._here = NodeAffinitySchedulingStrategy(here, soft=False)
+
+    def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
+        """Results in the order scenes are finished."""
+        heard = time.monotonic()
+        while True:
+            self._start_readers(plans)
+            self._start_batches()
+            self._start_finishing()
+            pending = self._pending()
+            if not pending:
+                return
+            ready, _ = ray.wait(pending, num_returns=1, timeout=5, fetch_local=False)
+            if ready:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > PATIENCE:
+                heard = time.monotonic()
+                self._emit(Note(f"nothing has come back for {PATIENCE:.0f} s; {free_resources()}", important=True))
+            for ref in ready:
+                if ref in self._finishing:
+                    yield self._end_finishing(ref)
+                else:
+                    self._end(ref)
+
+    def _end(self, ref: Any) -> None:
+        if ref in self._batches:
+            self._end_batch(ref)
+        elif ref in self._settling:
+            self._end_settling(ref)
+        elif ref in self._readers:
+            self._advance_reader(ref)
+        else:
+            self._pool.end_loading(ref)
+
+    def _pending(self) -> list[Any]:
+        """What to wait for, what frees a detector first; readers only while there is room for their tiles."""
+        refs = [*self._batches, *self._finishing, *self._settling]
+        if self._tiles_waiting < 2 * self._batch_size * self._pool.workers:
+            refs += self._readers
+        return [*refs, *self._pool.loading()] if refs else refs
+
+    # --- reading
+
+    def _start_readers(self, plans: Iterator[ScenePlan]) -> None:
+        while len(self._readers) < self._max_readers:
+            while not self._units and self._plans_left:
+                self._add_scene(next(plans, None))
+            if not self._units:
+                return
+            unit = self._units.popleft()
+            plan = unit.scene.plan
+            options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
+            reader = tasks.read.options(num_returns="streaming", **options)
+            ref = reader.remote(plan.scene, unit.unit, read_spec(self._job, plan, self._batch_size))
+            self._readers[ref] = unit
+
+    def _add_scene(self, plan: ScenePlan | None) -> None:
+        if plan is None:
+            self._plans_left = False
+            return
+        scene = _Scene(plan, len(plan.units))
+        self._units.extend(_Unit(scene, unit) for unit in plan.units)
+        if not plan.units:
+            self._merged.append(scene)
+
+    def _advance_reader(self, reader: Any) -> None:
+        unit = self._readers[reader]
+        try:
+            item = ray.get(next(reader))
+            if not isinstance(item, ReadAccount):
+                self._tiles.append(_Tiles(unit, next(reader), item, 0, len(item)))
+                unit.tiles += len(item)
+                unit.outstanding += len(item)
+                self._tiles_waiting += len(item)
+                return
+        except (RayError, StopIteration) as error:
+            item = lost_unit(unit.scene.plan.scene, unit.unit, EngineError(one_line(error)), unit.tiles)
+        del self._readers[reader]
+        unit.account = item
+        self._settle_if_done(unit)
+
+    # --- detecting
+
+    def _start_batches(self) -> None:
+        reading = bool(self._readers or self._units or self._plans_left)
+        while self._tiles and (self._tiles_waiting >= self._batch_size or not reading):
+            detector = self._pool.free()
+            if detector is None:
+                return
+            parts = self._fill()
+            cuts = [(part.start, part.stop) for part in parts]
+            outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
+            self._batches[counts] = _Batch(detector, outcomes, parts)
+
+    def _fill(self) -> list[_Tiles]:
+        """Tiles for one batch from those that wait, across units and scenes."""
+        parts: list[_Tiles] = []
+        room = self._batch_size
+        while room and self._tiles:
+            first = self._tiles.popleft()
+            stop = min(first.stop, first.start + room)
+            parts.append(replace(first, stop=stop))
+            room -= stop - first.start
+            if stop < first.stop:
+                self._tiles.appendleft(replace(first, start=stop))
+        self._tiles_waiting -= self._batch_size - room
+        return parts
+
+    def _end_batch(self, ref: Any) -> None:
+        batch = self._batches.pop(ref)
+        outcomes = batch.outcomes
+        try:
+            boxes, failed = ray.get(ref)
+        except RayError as error:
+            self._pool.ended(batch.detector, failed=True)
+            if batch.parts[0].attempts + 1 < ATTEMPTS:
+                self._try_again(batch)
+                return
+            cause = EngineError(f"the detector failed: {one_line(error)}")
+            lost = [failed_outcome(part.windows[part.start : part.stop], cause) for part in batch.parts]
+            outcomes, boxes = ray.put(lost), 0
+        else:
+            self._pool.ended(batch.detector, failed=failed == len(batch))
+        self._emit(TilesDetected(len(batch), boxes))
+        for place, part in enumerate(batch.parts):
+            part.unit.outcomes.append((outcomes, place))
+            part.unit.outstanding -= len(part)
+            self._settle_if_done(part.unit)
+
+    def _try_again(self, batch: _Batch) -> None:
+        # At the front, and each batch of the same tiles, so that one bad tile spoils no others.
+        self._tiles.extendleft(replace(part, attempts=part.attempts + 1) for part in reversed(batch.parts))
+        self._tiles_waiting += len(batch)
+
+    # --- merging
+
+    def _settle_if_done(self, unit: _Unit) -> None:
+        if unit.account is None or unit.outstanding:
+            return
+        scene, plan = unit.scene, unit.scene.plan
+        batches, places = [ref for ref, _ in unit.outcomes], [place for _, place in unit.outcomes]
+        refs = tasks.settle.remote(self._job.rule, plan.scene, unit.unit, unit.account, places, *batches)
+        settled, open_, account = refs
+        unit.outcomes = []
+        scene.nodes[unit.unit.id] = settled, open_
+        scene.accounts[unit.unit.id] = account
+        self._settling[account] = unit
+        scene.waiting -= 1
+        if scene.waiting == 0:
+            self._merge(scene)
+
+    def _end_settling(self, ref: Any) -> None:
+        unit = self._settling.pop(ref)
+        try:
+            account: UnitAccount = ray.get(ref)
+        except RayError:
+            return  # the scene's last task meets the same error, and reports it
+        self._emit(UnitSettled(unit.scene.plan.scene.id, account.tiles, account.empty))
+
+    def _merge(self, scene: _Scene) -> None:
+        for level in scene.plan.tree:
+            for group in level:
+                children = [ref for child in group.children for ref in scene.nodes.pop(child)]
+                settled, open_ = tasks.merge.remote(self._job.rule, group, *children)
+                scene.nodes[group.id] = settled, open_
+        self._merged.append(scene)
+
+    # --- committing
+
+    def _start_finishing(self) -> None:
+        while self._merged and len(self._finishing) < MAX_FINISHING:
+            scene = self._merged.popleft()
+            accounts = [scene.accounts[unit.id] for unit in scene.plan.units]
+            # The tree has come down to one node, whose open boxes are none.
+            whole = [settled for settled, _ in scene.nodes.values()]
+            task = tasks.finish.options(scheduling_strategy=self._here)
+            execution = self._pool.execution
+            ref = task.remote(self._job, scene.plan, execution, self._out, len(accounts), *accounts, *whole)
+            self._finishing[ref] = scene
+            scene.nodes, scene.accounts = {}, {}
+
+    def _end_finishing(self, ref: Any) -> SceneResult:
+        scene = self._finishing.pop(ref).plan.scene
+        try:
+            result: SceneResult = ray.get(ref)
+        except RayError as error:
+            cause = cause_of(error)
+            known = cause if isinstance(cause, GeosodError) else EngineError(one_line(error))
+            return failed_result(scene, known)
+        return result

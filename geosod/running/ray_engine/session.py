@@ -1,0 +1,121 @@
+"""The connection to Ray, and what a cluster has to give."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from geosod.errors import ConfigError, EngineError
+from geosod.running.stages import Job
+
+#: Batches on their way to or in each detector: one at work, one waiting, one being fetched.
+IN_FLIGHT = 3
+#: Objects a reader may be ahead of the driver; a batch is two, its windows and its pixels.
+READ_AHEAD = 4
+#: Share of a core that readers and the short tasks claim. They mostly wait for the detectors.
+TASK_CPUS = 0.25
+#: Bytes of the object store of an embedded Ray besides the batches under way.
+STORE_BASE = 256 << 20
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@contextmanager
+def session(address: str | None, store: int) -> Iterator[None]:
+    """A connection to Ray: the one already open, a cluster by address, or one of our own for the while.
+
+    Args:
+        address: a cluster's address; None takes RAY_ADDRESS, else starts Ray on this machine.
+        store: bytes of the object store of a Ray started here.
+
+    Raises:
+        ConfigError: the address is one of Ray Client, which cannot stream.
+        EngineError: Ray cannot be reached or started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    if target.startswith("ray://"):
+        raise ConfigError(
+            f"Ray address {target!r}: Ray Client cannot stream tiles; submit the run as a job on the cluster "
+            "(ray job submit), or give the address of its head as HOST:6379"
+        )
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if target == "local":
+        quiet |= {"object_store_memory": store, "include_dashboard": False}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(address=target, **quiet)
+    except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise EngineError(
+            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; see `geosod doctor`"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def store_bytes(job: Job) -> int:
+    """Room for every batch that can be under way at once on this machine."""
+    workers = job.config.workers or os.cpu_count() or 1
+    batch_pixels = max((job.config.batch or 1) * job.tile**2, 4 << 20)
+    bytes_each = batch_pixels * len(job.bundle.card.bands) * np.dtype(job.bundle.card.dtype).itemsize
+    return int(STORE_BASE + workers * (IN_FLIGHT + READ_AHEAD + 2) * bytes_each)
+
+
+def resources() -> tuple[float, float, float]:
+    """CPUs and GPUs of the whole cluster, and CPUs of its largest node.
+
+    Raises:
+        ConfigError: no node has a CPU to give.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    if cpus <= 0:
+        raise ConfigError("Ray has no CPUs to give; add a node that has some, or start the head with --num-cpus")
+    return cpus, sum(node.get("GPU", 0.0) for node in nodes), max(node.get("CPU", 0.0) for node in nodes)
+
+
+def free_resources() -> str:
+    """What is free at the moment, for a person who wonders what a run waits for."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
+
+
+def describe() -> str:
+    """Start Ray (or join the session that is open) and say what it has; one task is run to see that it can.
+
+    Raises:
+        EngineError: it cannot be started.
+    """
+    with session(None, STORE_BASE):
+        cpus, gpus, _ = resources()
+        ray.get(_nothing.remote(), timeout=60)
+        return f"yes: {len([node for node in ray.nodes() if node['Alive']])} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a task raised, where Ray wraps it."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, BaseException) else error
+
+
+def one_line(error: BaseException) -> str:
+    """The gist of an error: its end where it is long, since that is where tracebacks say what went wrong."""
+    text = " ".join(_ANSI.sub("", str(cause_of(error))).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"… {text[-400:]}"
+
+
+@ray.remote(num_cpus=TASK_CPUS)
+def _nothing() -> None:
+    """A task to see that tasks run."""

@@ -1,0 +1,102 @@
+"""What runs on Ray's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from geosod.detectors import Detector
+from geosod.merging.components import merge_group
+from geosod.merging.rule import MergeRule
+from geosod.output.commit import OutputFolder
+from geosod.running.ray_engine.session import TASK_CPUS
+from geosod.running.stages import (
+    Job,
+    ScenePlan,
+    TileOutcome,
+    UnitAccount,
+    detect_tiles,
+    load_fitting,
+    read_tiles,
+    settle_unit,
+)
+from geosod.scenes.read import ReadAccount, ReadSpec
+from geosod.tiling.units import Group
+from geosod.types import Detections, Execution, IntArray, Scene, SceneResult, TileBatch, Unit
+
+RETRIES = 3
+#: A call to a detector on a lost node is tried several times before the node is known to be lost.
+DETECT_RETRIES = 10
+
+
+@ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES)
+def read(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[IntArray | TileBatch | ReadAccount]:
+    """Yield windows and pixels of each batch in turn, then the account."""
+    for item in read_tiles(scene, unit, spec):
+        if isinstance(item, TileBatch):
+            yield item.windows
+        yield item
+
+
+@ray.remote(max_restarts=-1, max_task_retries=DETECT_RETRIES)
+class DetectorActor:
+    """Holds one detector, loaded at first use so that what loading raises reaches the driver as it was."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._detector: Detector | None = None
+        self._line = ""
+
+    def load(self, execution: Execution | None) -> tuple[Execution, str]:
+        """Load the detector; without an execution given, the one this machine calls for.
+
+        Returns:
+            The execution, and a line that says why.
+        """
+        if self._detector is None:
+            self._detector, self._line = load_fitting(self._job, execution)
+        return self._detector.execution, self._line
+
+    @ray.method(num_returns=2)
+    def detect(
+        self, execution: Execution, cuts: list[tuple[int, int]], *batches: TileBatch
+    ) -> tuple[list[TileOutcome], tuple[int, int]]:
+        """Detect on slices of several batches; one outcome a slice, and how many boxes and lost tiles in all.
+
+        The execution comes with every call, since the actor may have been restarted on another machine.
+        """
+        self.load(execution)
+        assert self._detector is not None
+        parts = [batch[start:stop] for batch, (start, stop) in zip(batches, cuts, strict=True)]
+        outcomes = detect_tiles(self._detector, parts)
+        return outcomes, (sum(len(o.detections) for o in outcomes), sum(len(o.failed) for o in outcomes))
+
+
+@ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=3)
+def settle(
+    rule: MergeRule, scene: Scene, unit: Unit, account: ReadAccount, places: list[int], *batches: list[TileOutcome]
+) -> tuple[Detections, Detections, UnitAccount]:
+    """Settled boxes, open boxes and account of a unit; its outcomes stand at `places` of `batches`."""
+    # Arrays that arrive through the object store are read-only, and coverage is updated in place.
+    own = replace(account, coverage=replace(account.coverage, codes=account.coverage.codes.copy()))
+    outcomes = [batch[place] for batch, place in zip(batches, places, strict=True)]
+    node, told = settle_unit(rule, scene, unit, own, outcomes)
+    return node.settled, node.open, told
+
+
+@ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=2)
+def merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detections, Detections]:
+    """`children` are the settled and the open boxes of each child in turn; settled boxes are gathered on the way up."""
+    node = merge_group(children[1::2], group.core, rule)
+    return Detections.concat([*children[::2], node.settled]), node.open
+
+
+@ray.remote(num_cpus=0, max_retries=RETRIES)
+def finish(job: Job, plan: ScenePlan, execution: Execution, out: OutputFolder, units: int, *values: Any) -> SceneResult:
+    """`values` are the accounts of all units, then the settled boxes of the tree's root."""
+    from geosod.running.finish import finish_scene
+
+    return finish_scene(job, plan, execution, Detections.concat(values[units:]), values[:units], out)
