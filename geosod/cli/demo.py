@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ def demo_command(
     from geosod.demo.run import run_demo
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with reporter(quiet=quiet) as emit:
+    with redirect_stdout(sys.stderr), reporter(quiet=quiet) as emit:
         drawn = _percentages(console, size) if not quiet else None
         summary = run_demo(out, size=size, seed=seed, on_drawn=drawn, on_event=emit, engine=engine, workers=workers)
     if json:

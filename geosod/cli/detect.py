@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,8 @@ def detect_command(
     settings = {name: value for name, value in locals().items() if name in RunConfig.model_fields}
     from geosod.running.run import detect
 
-    with reporter(quiet=quiet, verbose=verbose) as emit:
+    # Ray prints what it has to say of lost workers; standard output is for the result.
+    with redirect_stdout(sys.stderr), reporter(quiet=quiet, verbose=verbose) as emit:
         result = detect(scenes, model=model, out=out, config=config, on_event=emit, **settings)
     if json:
         from geosod.cli.report import as_json

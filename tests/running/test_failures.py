@@ -60,11 +60,13 @@ def test_an_unreadable_path_leaves_the_others_unharmed(engine, good, rgb_bundle,
     scenes = [tmp_path / "missing.tif", broken, good]
     result = detect(scenes, rgb_bundle, out, engine=engine, on_event=told.append)
     assert result.exit_code == 3
-    assert {s.scene_id: s.status for s in result.scenes} == {"missing": "failed", "broken": "failed", "good": "done"}
+    # What is not there goes by a hash, so that its failure is never taken for that of a scene of the same name.
+    statuses = {s.scene_id.partition("-")[0]: s.status for s in result.scenes}
+    assert statuses == {"missing": "failed", "broken": "failed", "good": "done"}
     lines = [e.failure.message for e in told if isinstance(e, Failed)]
     assert len(lines) == 2 and all("\n" not in line and ".tif" in line for line in lines)
     rows = pq.read_table(out / "failures.parquet").to_pylist()
-    assert {(r["scene_id"], r["stage"], r["col"]) for r in rows} == {
+    assert {(r["scene_id"].partition("-")[0], r["stage"], r["col"]) for r in rows} == {
         ("missing", "open", None),
         ("broken", "open", None),
     }
@@ -291,3 +293,73 @@ def test_pixel_scenes_and_single_files(rgb_bundle, tmp_path) -> None:
 def test_public_names() -> None:
     for name in geosod.__all__:
         assert getattr(geosod, name) is not None
+
+
+def test_one_scene_that_cannot_be_finished_leaves_the_others_unharmed(engine, good, rgb_bundle, tmp_path) -> None:
+    """A local frame has no place on the Earth: told before any tile is read."""
+    local = write_tif(tmp_path / "local.tif", noise(3, 200, 200), crs='LOCAL_CS["site grid",UNIT["metre",1]]')
+    result = detect([local, good], rgb_bundle, tmp_path / "out", engine=engine)
+    assert result.exit_code == 3
+    assert {s.scene_id: s.status for s in result.scenes} == {"local": "failed", "good": "done"}
+    assert "local.tif" in result.failures[0].uri and "\n" not in result.failures[0].message
+
+
+def test_a_detector_that_cannot_be_loaded_is_given_up_and_the_others_do_the_work(
+    cluster, rgb_bundle, tmp_path, monkeypatch
+) -> None:
+    import shutil
+
+    from geosod.running.events import Ready
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(rgb_bundle, bundle)
+    told = []
+
+    def on_event(event: object) -> None:
+        told.append(event)
+        if isinstance(event, Ready):
+            (bundle / "model.safetensors").unlink()
+
+    # Large enough that the second detector is there before all is done.
+    scene = write_tif(tmp_path / "s.tif", noise(3, 3000, 4000))
+    result = detect(scene, bundle, tmp_path / "out", engine="ray", workers=2, on_event=on_event)
+    assert result.exit_code == 0
+    detect(scene, rgb_bundle, tmp_path / "plain")
+    assert any(isinstance(e, Note) and "cannot be loaded" in e.text for e in told)
+    name = "detections/acq_date=unknown/s.parquet"
+    assert len(pq.read_table(tmp_path / "out" / name)) == len(pq.read_table(tmp_path / "plain" / name))
+
+
+def test_requests_that_are_refused_leave_no_trace_in_the_failures(good, rgb_bundle, tmp_path) -> None:
+    out = tmp_path / "out"
+    detect(good, rgb_bundle, out)
+    assert detect(good, rgb_bundle, out, threshold=0.6).exit_code == 2
+    assert detect(good, rgb_bundle, out, precision="bf16").exit_code == 2
+    assert "failures.parquet" not in files(out)
+    detect([good, tmp_path / "late.tif"], rgb_bundle, out)
+    assert "failures.parquet" in files(out)
+    write_tif(tmp_path / "late.tif", noise(3, 100, 100))
+    assert detect([good, tmp_path / "late.tif"], rgb_bundle, out).exit_code == 0
+    assert "failures.parquet" not in files(out)
+
+
+def test_one_file_is_not_replaced_by_another_scene(good, rgb_bundle, tmp_path) -> None:
+    other = write_tif(tmp_path / "other.tif", noise(3, 100, 100))
+    out = tmp_path / "name.parquet"
+    detect(good, rgb_bundle, out)
+    with pytest.raises(OutputError, match="--overwrite"):
+        detect(other, rgb_bundle, out)
+    assert detect(other, rgb_bundle, out, overwrite=True).scenes[0].scene_id == "other"
+
+
+def test_times_and_bands_mean_one_thing_however_they_are_written() -> None:
+    import datetime as dt
+
+    from geosod.config import make_config
+
+    day = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    assert make_config(datetime="20240101").datetime == make_config(datetime=dt.date(2024, 1, 1)).datetime == day
+    assert make_config(datetime="2024-01-01T02:00+02:00").datetime == day
+    with pytest.raises(ConfigError, match="datetime"):
+        make_config(datetime=2024)
+    assert make_config(bands=[1, 2, 3]).options() == make_config(bands="1, 2,3").options()

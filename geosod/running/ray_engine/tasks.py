@@ -50,6 +50,7 @@ class DetectorActor:
         self._detector: Detector | None = None
         self._line = ""
 
+    @ray.method(max_task_retries=0)
     def load(self, execution: Execution | None) -> tuple[Execution, str]:
         """Load the detector; without an execution given, the one this machine calls for.
 
