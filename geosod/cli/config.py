@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from geosod.config import RunConfig, make_config
 
@@ -19,4 +19,4 @@ def config_command(
     values = config.model_dump(mode="json")
     for name, field in RunConfig.model_fields.items():
         print(f"# {field.description}")
-        print(yaml.safe_dump({name: values[name]}, default_flow_style=None, allow_unicode=True).strip())
+        print(f"{name}: {json.dumps(values[name], ensure_ascii=False)}")  # every JSON value is a YAML value

@@ -69,7 +69,7 @@ def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -
 
 def _by_length(boxes: FloatArray) -> FloatArray:
     length = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    share: FloatArray = length / length.sum()
+    share: FloatArray = length**2 / (length**2).sum()
     return share
 
 
