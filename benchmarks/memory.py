@@ -47,12 +47,9 @@ def main() -> None:
             write_scene(scene, size=size, seed=7)
             m = measure(scene, args.model, Path(folder) / "out")
             peaks.append(m["peak"])
-            speed = m["mpx"] / m["seconds"]
-            print(
-                f"{f'{size} x {size}':>14} {m['mpx'] / 1e3:>6.2f} {m['peak'] / 2**30:>9.2f} {m['peak'] / peaks[0]:>9.1%}"
-                f" {m['seconds']:>8.1f} {speed:>7.1f} {m['detections']:>11,}",
-                flush=True,
-            )
+            speed, growth = m["mpx"] / m["seconds"], m["peak"] / peaks[0]
+            row = f"{f'{size} x {size}':>14} {m['mpx'] / 1e3:>6.2f} {m['peak'] / 2**30:>9.2f} {growth:>9.1%}"
+            print(f"{row} {m['seconds']:>8.1f} {speed:>7.1f} {m['detections']:>11,}", flush=True)
             scene.unlink()
 
 

@@ -78,7 +78,8 @@ def run_demo(
     folder = Path(out).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
-    with peak_memory() as peak:
+    # Looking costs time itself, some tens of milliseconds a look.
+    with peak_memory(every=2.0) as peak:
         truth = write_scene(folder / "scene.tif", size=size, seed=seed, progress=on_drawn)
         drawn = time.monotonic() - started
         result = detect(

@@ -110,7 +110,7 @@ def test_batches_are_filled_across_scenes(scenes, rgb_bundle, tmp_path, cluster)
         scenes, rgb_bundle, tmp_path, engine="ray", workers=1, unit=(1, 1), batch=4,
         on_event=lambda event: sizes.append(event.tiles) if isinstance(event, TilesDetected) else None,
     )  # fmt: skip
-    assert all(size == 4 for size in sizes[:-1])
+    assert len(sizes) > 3 and all(size == 16 for size in sizes[:-1]), "four batches of four tiles"
 
 
 def test_mutant_per_unit_nms_is_caught(scenes, rgb_bundle, expected, tmp_path, monkeypatch) -> None:

@@ -24,6 +24,7 @@ from geosod.running.ray_engine.session import (
     free_resources,
     one_line,
     resources,
+    shipment,
 )
 from geosod.running.stages import Job, ScenePlan, UnitAccount, failed_outcome, failed_result, lost_unit, read_spec
 from geosod.scenes.read import ReadAccount
@@ -74,7 +75,7 @@ class _Tiles:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """What one detector works on."""
+    """A shipment of tiles: what one detector works on."""
 
     detector: int
     outcomes: Any
@@ -89,7 +90,7 @@ class Flow:
 
     def __init__(self, job: Job, out: OutputFolder, emit: Emit, pool: DetectorPool) -> None:
         self._job, self._out, self._emit, self._pool = job, out, emit, pool
-        self._batch_size = pool.execution.batch
+        self._shipment = shipment(job, pool.execution)
         self._plans_left = True
         self._units: deque[_Unit] = deque()
         self._readers: dict[Any, _Unit] = {}
@@ -142,7 +143,7 @@ class Flow:
     def _pending(self) -> list[Any]:
         """What to wait for, what frees a detector first; readers only while there is room for their tiles."""
         refs = [*self._batches, *self._finishing, *self._settling]
-        if self._tiles_waiting < 2 * self._batch_size * self._pool.workers:
+        if self._tiles_waiting < 2 * self._shipment * self._pool.workers:
             refs += self._readers
         return [*refs, *self._pool.loading()] if refs else refs
 
@@ -158,7 +159,7 @@ class Flow:
             plan = unit.scene.plan
             options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
             reader = tasks.read.options(num_returns="streaming", **options)
-            ref = reader.remote(plan.scene, unit.unit, read_spec(self._job, plan, self._batch_size))
+            ref = reader.remote(plan.scene, unit.unit, read_spec(self._job, plan, self._shipment))
             self._readers[ref] = unit
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
@@ -190,7 +191,7 @@ class Flow:
 
     def _start_batches(self) -> None:
         reading = bool(self._readers or self._units or self._plans_left)
-        while self._tiles and (self._tiles_waiting >= self._batch_size or not reading):
+        while self._tiles and (self._tiles_waiting >= self._shipment or not reading):
             detector = self._pool.free()
             if detector is None:
                 return
@@ -200,9 +201,9 @@ class Flow:
             self._batches[counts] = _Batch(detector, outcomes, parts)
 
     def _fill(self) -> list[_Tiles]:
-        """Tiles for one batch from those that wait, across units and scenes."""
+        """Tiles for one shipment from those that wait, across units and scenes."""
         parts: list[_Tiles] = []
-        room = self._batch_size
+        room = self._shipment
         while room and self._tiles:
             first = self._tiles.popleft()
             stop = min(first.stop, first.start + room)
@@ -210,7 +211,7 @@ class Flow:
             room -= stop - first.start
             if stop < first.stop:
                 self._tiles.appendleft(replace(first, start=stop))
-        self._tiles_waiting -= self._batch_size - room
+        self._tiles_waiting -= self._shipment - room
         return parts
 
     def _end_batch(self, ref: Any) -> None:
