@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from geosod.types import Execution
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches.
 CPU_BATCH_PIXELS = 1024**2
 CUDA_BATCH_PIXELS = 32 * 1024**2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 #: Instructions without which bf16 is emulated and slower than fp32.
 BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 
@@ -40,6 +43,20 @@ def this_machine() -> Machine:
 def gpu_names() -> tuple[str, ...]:
     """Names of the CUDA GPUs that torch sees."""
     return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the buffers of a forward pass for the next one.
+
+    By default glibc gives large blocks back to the system and takes the same again for every tile, and each time the
+    system clears every page of them: a fifth of the time of a small network on a CPU. See mallopt(3).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc accepts
 
 
 def resolve(

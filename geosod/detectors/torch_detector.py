@@ -12,6 +12,7 @@ import torchvision
 from geosod.detectors.base import network
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
+from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.zoo.fpn import decode, fused
 from geosod.errors import ModelError
 from geosod.types import BoolArray, Detections, Execution, FloatArray, PixelArray, TileBatch
@@ -39,6 +40,7 @@ class TorchDetector:
         self._device = torch.device(execution.device)
         self._dtype = torch.bfloat16 if execution.precision == "bf16" else torch.float32
         torch.set_num_threads(execution.threads)
+        keep_freed_memory()
         model = _load(bundle)
         self._stride: int = model.stride
         self._model = self._prepared(fused(model))
@@ -88,7 +90,7 @@ class TorchDetector:
         padded = np.zeros((self.execution.batch, *pixels.shape[1:]), pixels.dtype)
         padded[:n] = pixels
         tensor = torch.from_numpy(padded).to(self._device)
-        scaled = ((tensor.float() - self._low) / self._span).clamp_(0, 1)
+        scaled = tensor.float().sub_(self._low).div_(self._span).clamp_(0, 1)
         if valid is not None:
             # Invalid pixels are 0 to the network, whatever 0 means in the scene's units.
             scaled[:n] *= torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[:, None]

@@ -54,7 +54,10 @@ def session(address: str | None, store: int) -> Iterator[None]:
         )
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if target == "local":
-        quiet |= {"object_store_memory": store, "include_dashboard": False}
+        # Ray ends idle workers beyond this number, and a new one takes seconds of a core to start. One run needs a
+        # few more than there are cores, since most of its tasks wait.
+        keep = {"num_workers_soft_limit": 4 * (os.cpu_count() or 1)}
+        quiet |= {"object_store_memory": store, "include_dashboard": False, "_system_config": keep}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=target, **quiet)
