@@ -194,7 +194,7 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=8192, help="side of the scene in pixels")
+    parser.add_argument("--size", type=int, default=16384, help="side of the scene in pixels")
     parser.add_argument("--model", default="demo-harbour")
     parser.add_argument("--precision", default=None, help="fp32 or bf16; chosen for the machine by default")
     parser.add_argument("--backend", default=None, help="eager or compile; chosen for the machine by default")

@@ -115,13 +115,15 @@ def test_edges_of_tiles_and_of_the_scene() -> None:
 
 
 def test_the_machine_decides_and_says_why() -> None:
-    bare = Machine(cuda=False, cpu_bf16=False, cuda_bf16=False, compiler=False)
+    bare = Machine(cuda=False, cuda_bf16=False, cpu_bf16=False, amx=False, compiler=False)
     execution, line = resolve(bare, tile=512)
     assert (execution.precision, execution.backend, execution.device) == ("fp32", "eager", "cpu")
     assert "no C++ compiler" in line and "\n" not in line
-    fast, _ = resolve(Machine(cuda=False, cpu_bf16=True, cuda_bf16=False, compiler=True), tile=512)
+    fast, _ = resolve(Machine(cuda=False, cuda_bf16=False, cpu_bf16=True, amx=True, compiler=True), tile=512)
     assert (fast.precision, fast.backend) == ("bf16", "compile")
-    server = Machine(cuda=True, cpu_bf16=False, cuda_bf16=True, compiler=True)
+    wide, _ = resolve(Machine(cuda=False, cuda_bf16=False, cpu_bf16=True, amx=False, compiler=True), tile=512)
+    assert (wide.precision, wide.backend) == ("bf16", "eager")
+    server = Machine(cuda=True, cuda_bf16=True, cpu_bf16=False, amx=False, compiler=True)
     assert resolve(server, tile=512)[0].device == "cuda" and resolve(server, tile=512)[0].precision == "bf16"
     assert resolve(server, tile=512, device="cpu")[0].precision == "fp32"
     with pytest.raises(ConfigError, match="no CUDA GPU"):

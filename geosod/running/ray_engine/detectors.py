@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from geosod.errors import ConfigError, EngineError, GeosodError
 from geosod.running.events import Emit, Note, Ready
 from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
-from geosod.running.ray_engine.tasks import DetectorActor
+from geosod.running.ray_engine.tasks import DetectorActor, prepare
 from geosod.running.stages import Job
 
 #: Batches in a row without a single tile that went through, after which an actor is restarted or given up.
@@ -33,32 +33,33 @@ class DetectorPool:
     def __init__(self, job: Job, emit: Emit) -> None:
         self._job, self._emit = job, emit
         self._options, self.workers, self.on_gpu = _shape(job)
-        self._actors: dict[int, Any] = {0: self._start()}
+        # All load at once, each as its own machine calls for, which on like machines is the same.
+        self._actors = {i: self._start() for i in range(self.workers)}
+        loads = [actor.load.remote(None) for actor in self._actors.values()]
+        self._first = loads[0]
+        self._prepared = [prepare.remote() for _ in range(self.workers + 1)]
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}
 
     def load(self) -> None:
-        """Load the first detector and begin to load the others.
+        """Wait until the first detector is loaded, and have the others follow it.
 
         Raises:
             GeosodError: what loading raised.
             EngineError: it cannot be started.
         """
-        ref = self._actors[0].load.remote(None)
-        while not ray.wait([ref], timeout=PATIENCE)[0]:
+        while not ray.wait([self._first], timeout=PATIENCE)[0]:
             self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
         try:
-            self.execution, line = ray.get(ref)
+            self.execution, line = ray.get(self._first)
         except RayError as error:
             cause = cause_of(error)
             if isinstance(cause, GeosodError):
                 raise cause from None
             raise EngineError(f"the detector cannot be loaded: {one_line(error)}; see `geosod doctor`") from error
         self._emit(Ready(self.execution, line, self.workers))
-        for i in range(1, self.workers):
-            self._actors[i] = self._start()
-            self._loading[self._actors[i].load.remote(self.execution)] = i
+        self._loading = {self._actors[i].load.remote(self.execution): i for i in range(1, self.workers)}
 
     def loading(self) -> list[Any]:
         """References that are ready when a detector is loaded, or cannot be."""

@@ -25,7 +25,7 @@ from geosod.running.stages import (
 )
 from geosod.scenes.read import ReadAccount, ReadSpec
 from geosod.tiling.units import Group
-from geosod.types import Detections, Execution, IntArray, Scene, SceneResult, TileBatch, Unit
+from geosod.types import Detections, Execution, IntArray, Scene, SceneResult, TileBatch, Unit, Window
 
 RETRIES = 3
 #: A call to a detector on a lost node is tried several times before the node is known to be lost.
@@ -57,7 +57,7 @@ class DetectorActor:
         Returns:
             The execution, and a line that says why.
         """
-        if self._detector is None:
+        if self._detector is None or execution not in (None, self._detector.execution):
             self._detector, self._line = load_fitting(self._job, execution)
         return self._detector.execution, self._line
 
@@ -93,6 +93,15 @@ def merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detecti
     """`children` are the settled and the open boxes of each child in turn; settled boxes are gathered on the way up."""
     node = merge_group(children[1::2], group.core, rule)
     return Detections.concat([*children[::2], node.settled]), node.open
+
+
+@ray.remote(num_cpus=TASK_CPUS)
+def prepare() -> None:
+    """Have a worker at hand, with its modules and compiled code loaded, before there is work for it."""
+    import geosod.running.finish  # noqa: F401
+
+    box = Detections(boxes=[[0, 0, 1, 1]], scores=[1], labels=[0])
+    merge_group([box, box], Window(0, 0, 1, 1), MergeRule())
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
