@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -20,7 +23,8 @@ import shapely
 
 import geosod
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
-from geosod.running.events import Failed, Note
+from geosod.running.events import Failed, Note, TilesDetected
+from geosod.tiling.grid import make_grid
 from geosod.types import TileBatch
 from tests.rasters import noise, random_bundle, write_tif
 from tests.running.helpers import PLAIN, detect, files, tables
@@ -304,30 +308,32 @@ def test_one_scene_that_cannot_be_finished_leaves_the_others_unharmed(engine, go
     assert "local.tif" in result.failures[0].uri and "\n" not in result.failures[0].message
 
 
-def test_a_detector_that_cannot_be_loaded_is_given_up_and_the_others_do_the_work(
-    cluster, rgb_bundle, tmp_path, monkeypatch
-) -> None:
-    import shutil
-
-    from geosod.running.events import Ready
-
+@pytest.mark.slow
+def test_a_detector_that_only_fails_is_given_up_and_the_others_do_the_work(cluster, rgb_bundle, tmp_path) -> None:
+    """One is killed, and its successor finds no weights any more."""
     bundle = tmp_path / "bundle"
     shutil.copytree(rgb_bundle, bundle)
-    told = []
+    told, killed = [], []
 
     def on_event(event: object) -> None:
         told.append(event)
-        if isinstance(event, Ready):
+        if isinstance(event, TilesDetected) and not killed:
             (bundle / "model.safetensors").unlink()
+            titles = {p.pid: " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])}
+            killed.append(next(pid for pid, title in titles.items() if title.startswith("ray::DetectorActor")))
+            os.kill(killed[0], signal.SIGKILL)
 
-    # Large enough that the second detector is there before all is done.
-    scene = write_tif(tmp_path / "s.tif", noise(3, 3000, 4000))
+    scene = write_tif(tmp_path / "s.tif", noise(3, 6000, 6000))
     result = detect(scene, bundle, tmp_path / "out", engine="ray", workers=2, on_event=on_event)
-    assert result.exit_code == 0
-    detect(scene, rgb_bundle, tmp_path / "plain")
-    assert any(isinstance(e, Note) and "cannot be loaded" in e.text for e in told)
-    name = "detections/acq_date=unknown/s.parquet"
-    assert len(pq.read_table(tmp_path / "out" / name)) == len(pq.read_table(tmp_path / "plain" / name))
+    assert killed and result.exit_code == 0
+    assert any(isinstance(e, Note) and "does nothing but fail" in e.text for e in told)
+    tiles = sum(e.tiles for e in told if isinstance(e, TilesDetected))
+    assert tiles == result_tiles(6000), "every tile once, by the detector that is left"
+
+
+def result_tiles(side: int) -> int:
+    grid = make_grid(side, side, tile=128, overlap=32)
+    return grid.rows * grid.cols
 
 
 def test_requests_that_are_refused_leave_no_trace_in_the_failures(good, rgb_bundle, tmp_path) -> None:

@@ -16,7 +16,7 @@ from geosod.errors import EngineError, GeosodError
 from geosod.output.commit import OutputFolder
 from geosod.running.events import Emit, Note, TilesDetected, UnitSettled
 from geosod.running.ray_engine import tasks
-from geosod.running.ray_engine.detectors import PATIENCE, DetectorPool
+from geosod.running.ray_engine.detectors import MAX_FAILED_BATCHES, PATIENCE, DetectorPool
 from geosod.running.ray_engine.session import (
     READ_AHEAD,
     TASK_CPUS,
@@ -32,8 +32,9 @@ from geosod.types import IntArray, SceneResult, Unit
 
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
-#: How often tiles are given to a detector that dies or cannot be loaded, before they count as failed.
-ATTEMPTS = 2
+#: How often tiles are given to detectors that die or cannot be loaded, before they count as failed: once more than one
+#: such detector gets before it is given up.
+ATTEMPTS = MAX_FAILED_BATCHES + 1
 
 
 @dataclass(slots=True, eq=False)

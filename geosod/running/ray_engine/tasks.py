@@ -29,7 +29,7 @@ from geosod.types import Detections, Execution, IntArray, Scene, SceneResult, Ti
 
 RETRIES = 3
 #: A call to a detector on a lost node is tried several times before the node is known to be lost.
-DETECT_RETRIES = 10
+DETECT_RETRIES = 4
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES)
