@@ -26,7 +26,7 @@ SHIPMENT_BYTES = 12 << 20
 #: Share of a core that readers and the short tasks claim. They mostly wait for the detectors.
 TASK_CPUS = 0.25
 #: Bytes of the object store of an embedded Ray besides the batches under way.
-STORE_BASE = 256 << 20
+STORE_BASE = 128 << 20
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

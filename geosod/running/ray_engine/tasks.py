@@ -12,6 +12,7 @@ from geosod.detectors import Detector
 from geosod.merging.components import merge_group
 from geosod.merging.rule import MergeRule
 from geosod.output.commit import OutputFolder
+from geosod.running.memory import give_back_memory
 from geosod.running.ray_engine.session import TASK_CPUS
 from geosod.running.stages import (
     Job,
@@ -39,6 +40,8 @@ def read(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[IntArray | TileBa
         if isinstance(item, TileBatch):
             yield item.windows
         yield item
+    del item
+    give_back_memory()
 
 
 @ray.remote(max_restarts=-1, max_task_retries=DETECT_RETRIES)
