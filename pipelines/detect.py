@@ -1,9 +1,9 @@
-"""Ray job: `geosod detect` with the arguments given, on the cluster the job was submitted to.
+"""`geosod detect` with the arguments given, on the cluster that RAY_ADDRESS names.
 
-    ray job submit --working-dir . -- python pipelines/detect.py s3-mirror/*.tif -m demo-harbour -o out
+    RAY_ADDRESS=HEAD:6379 python pipelines/detect.py /data/scenes -m demo-harbour -o /data/out
 
-Inside a Ray job RAY_ADDRESS is set, so the run joins the cluster; detectors go to its GPUs, or to its CPUs where
-it has none. The exit code is that of `geosod detect`.
+The entrypoint of a Ray job, inside which RAY_ADDRESS is set, so that the run joins the cluster. Detectors go to its
+GPUs, or to its CPUs where it has none. The exit code is that of `geosod detect`.
 """
 
 from __future__ import annotations
