@@ -62,14 +62,14 @@ def test_readers_of_maps_read_it(demo) -> None:
     out, summary = demo
     whole = geopandas.read_parquet(out / "detections")
     assert len(whole) == summary["detections"] and whole.crs.to_string() == "OGC:CRS84"
-    x0, y0, x1, y1 = whole.total_bounds
+    x0, y0, x1, y1 = whole.total_bounds.tolist()
     corner = (x0, y0, (x0 + x1) / 2, (y0 + y1) / 2)
     part = geopandas.read_parquet(out / "detections", bbox=corner)
     query = f"""
         SELECT count(*) FROM '{out}/detections/*/*.parquet'
         WHERE bbox.xmin <= {corner[2]!r} AND bbox.xmax >= {corner[0]!r}
           AND bbox.ymin <= {corner[3]!r} AND bbox.ymax >= {corner[1]!r}"""
-    (count,) = duckdb.sql(query).fetchone()
+    ((count,),) = duckdb.sql(query).fetchall()
     assert 0 < len(part) == count < len(whole)
     # Half a metre a pixel, so a box of n pixels is n / 2 metres wide.
     assert np.allclose(whole.width_m, (whole.px_xmax - whole.px_xmin) * 0.5, rtol=2e-3)

@@ -83,6 +83,15 @@ def test_a_tile_does_not_depend_on_its_batch(n, detector) -> None:
     assert all(same(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def test_boxes_at_an_interior_edge_are_fragments(detector) -> None:
+    """The batch's first tile lies at the scene's left edge, the others at none."""
+    for i, found in enumerate(detector.detect(batch(3))):
+        x0, y0, x1, y1 = (found.boxes - np.array([SIDE * i, 2 * SIDE, SIDE * i, 2 * SIDE])).T
+        at_edge = (y0 <= 2) | (x1 >= SIDE - 2) | (y1 >= SIDE - 2) | ((x0 <= 2) & (i > 0))
+        assert np.array_equal(found.fragment, at_edge) and 0 < at_edge.sum() < len(found)
+        assert np.array_equal(found.cut, (x0 <= 2) & (i == 0))
+
+
 def test_boxes_on_nothing_are_dropped_and_boxes_at_nothing_are_cut(detector) -> None:
     valid = np.ones((1, SIDE, SIDE), bool)
     valid[0, :, : SIDE // 2] = False

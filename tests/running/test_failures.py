@@ -200,8 +200,10 @@ def test_settings_are_checked_before_anything_is_done(good, rgb_bundle, tmp_path
 def test_an_output_that_cannot_be_written_is_refused(good, rgb_bundle, tmp_path) -> None:
     with pytest.raises(OutputError, match=r"good\.tif"):
         detect(good, rgb_bundle, good)
+    told = []
     with pytest.raises(OutputError, match="cannot be written"):
-        detect(good, rgb_bundle, "/proc/geosod-out")
+        detect(good, rgb_bundle, "/proc/geosod-out", on_event=told.append)
+    assert not told, "before any work is done"
 
 
 def test_reruns_skip_what_is_committed(engine, good, rgb_bundle, tmp_path) -> None:
