@@ -23,7 +23,7 @@ from geosod.running.events import (
     TilesDetected,
     UnitSettled,
 )
-from geosod.running.run import Result
+from geosod.running.run import Result, recorded
 
 #: Seconds between progress lines where there is no terminal.
 LINE_EVERY = 10.0
@@ -158,5 +158,6 @@ def summary(result: Result) -> str:
         lines.append(f"{capped} tiles reached the model's limit of boxes a tile; objects there may be missing")
     if result.failures:
         count = len(result.failures)
-        lines.append(f"{count} failure{'s' if count > 1 else ''}, listed in failures.parquet")
+        listed = ", listed in failures.parquet" if any(map(recorded, result.failures)) else ""
+        lines.append(f"{count} failure{'s' if count > 1 else ''}{listed}")
     return "\n".join(lines)

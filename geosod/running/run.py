@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +26,6 @@ from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanne
 from geosod.running.stages import Job, ScenePlan, plan_scene, validate
 from geosod.scenes.sources import find_scenes, hashed_id, safe_id, with_own_ids
 from geosod.types import Failure, SceneRef, SceneResult
-
-#: Errors that speak of the request, not of the scene.
-_REFUSALS = ("UsageError", "ModelError", "ConfigError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,11 @@ class Result:
         begun = any(scene.status != "failed" for scene in self.scenes)
         at_fault = all(failure.stage in ("open", "plan") for failure in self.failures)
         return 2 if at_fault and not begun else 3
+
+
+def recorded(failure: Failure) -> bool:
+    """Whether a failure goes on record: not where a scene that is committed was refused to be done otherwise."""
+    return failure.error != UsageError.__name__
 
 
 def detect(
@@ -122,8 +125,6 @@ def _job(model: str | Path, config: str | Path | RunConfig | None, settings: dic
     validate(job)
     if resolved.aoi is None:
         return job
-    import hashlib
-
     from geosod.scenes.aoi import load_aoi
 
     aoi = load_aoi(resolved.aoi)
@@ -214,11 +215,8 @@ def _failed(failure: Failure) -> SceneResult:
 
 
 def _end(result: SceneResult, folder: OutputFolder, emit: Emit, ended: list[SceneResult]) -> None:
-    """Record a result. A scene that was committed has put its failures on record itself.
-
-    A request that was refused is no failure of the scene, which may well be committed.
-    """
-    lost = [failure for failure in result.failures if failure.error not in _REFUSALS]
+    """Record a result. A scene that was committed has put its failures on record itself."""
+    lost = [failure for failure in result.failures if recorded(failure)]
     if result.status == "failed" and lost:
         write_failures(folder, lost)
     elif result.status != "failed" and folder.failures.exists():

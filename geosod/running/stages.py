@@ -151,7 +151,6 @@ class TileOutcome:
 class UnitAccount:
     """What became of a unit, without its boxes."""
 
-    unit_id: str
     tiles: int
     empty: int
     raw: int
@@ -291,7 +290,7 @@ def settle_unit(
             read.coverage.update(Coverage.of_window(window, read.coverage.cell, FAILED))
     capped = sum(outcome.capped for outcome in outcomes)
     account = UnitAccount(
-        unit.id, len(unit.windows), read.empty, len(raw), len(settled.open), capped, read.coverage, tuple(failures)
+        len(unit.windows), read.empty, len(raw), len(settled.open), capped, read.coverage, tuple(failures)
     )
     return settled, account
 

@@ -18,6 +18,7 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
+from geosod.errors import ReadError
 from geosod.scenes.open import opened
 from geosod.types import (
     FAILED,
@@ -168,7 +169,7 @@ class _StripReader:
                 lost.append(part)
         ref, tried = self.scene.ref, self.spec.attempts + 1
         for part in _coalesced(lost):
-            self.failures.append(Failure(ref.id, ref.uri, part, "read", "ReadError", message, tried))
+            self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, tried))
         return pixels, valid
 
 

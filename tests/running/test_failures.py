@@ -157,6 +157,8 @@ def test_scenes_that_do_not_fit_the_model_are_refused(rgb_bundle, tmp_path) -> N
     messages = {f.scene_id: f.message for f in result.failures}
     assert "the model takes red, green, blue" in messages["four"]
     assert "pixels are uint16" in messages["deep"]
+    rows = pq.read_table(tmp_path / "out" / "failures.parquet").to_pylist()
+    assert {row["scene_id"] for row in rows} == {"four", "deep"}, "ground that was not looked at is on record"
 
 
 def test_the_models_gsd_is_enforced(tmp_path) -> None:
