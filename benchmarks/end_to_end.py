@@ -38,7 +38,7 @@ from geosod.types import Execution, SceneRef, TileBatch
 def decode_once(scene: Path) -> float:
     """Seconds to read every block of the scene once, in rows of blocks."""
     start = time.perf_counter()
-    with opened(str(scene), threads=os.cpu_count() or 1, cache_mb=256) as dataset:
+    with opened(SceneRef(str(scene), "scene"), threads=os.cpu_count() or 1, cache_mb=256) as dataset:
         step = dataset.block_shapes[0][0]
         for row in range(0, dataset.height, step):
             dataset.read(window=((row, min(row + step, dataset.height)), (0, dataset.width)))
@@ -108,7 +108,7 @@ def plain_loop(scene: Path, job: Job, execution: Execution) -> float:
     start = time.perf_counter()
     found = []
     plan = plan_scene(job, SceneRef(str(scene), "s"))
-    with opened(str(scene), cache_mb=256) as dataset:
+    with opened(SceneRef(str(scene), "scene"), cache_mb=256) as dataset:
         for unit in plan.units:
             for w in unit.windows:
                 pixels = dataset.read([1, 2, 3], window=((w.row, w.bottom), (w.col, w.right)))
@@ -177,11 +177,11 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
         confidence_threshold=job.threshold, device="cpu", category_mapping={str(k): v for k, v in names.items()}
     )
     ratio = job.overlap / job.tile
-    with opened(str(scene)) as dataset:
+    with opened(SceneRef(str(scene), "scene")) as dataset:
         warm = dataset.read([1, 2, 3], window=((0, job.tile), (0, job.tile))).transpose(1, 2, 0)
     model.perform_inference(np.ascontiguousarray(warm))
     start = time.perf_counter()
-    with opened(str(scene), threads=os.cpu_count() or 1) as dataset:
+    with opened(SceneRef(str(scene), "scene"), threads=os.cpu_count() or 1) as dataset:
         image = np.ascontiguousarray(dataset.read([1, 2, 3]).transpose(1, 2, 0))
     get_sliced_prediction(
         image, model, slice_height=job.tile, slice_width=job.tile,

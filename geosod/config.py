@@ -5,18 +5,43 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geosod.errors import ConfigError
 
-#: Settings that cannot change which boxes come out, only where, when and how fast.
+#: Settings that cannot change which boxes come out, only where, when and how fast; and files, whose content
+#: counts and not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
-_WITHOUT_EFFECT |= {"threads", "aoi", "read_threads", "cache_mb"}
+_WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb"}
+
+
+class MaskSetting(BaseModel):
+    """Ground to leave out: a vector file, or a raster of codes, whose path may hold ``{id}`` for the scene's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1)
+    values: tuple[float, ...] | None = None
+    invert: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """``PATH``, ``PATH:3,8,9`` for the codes of a raster, and ``!PATH`` for all that it does not cover."""
+        if not isinstance(value, str):
+            return value
+        match = re.fullmatch(r"(!?)(.+?)(?::([-+.\d]+(?:,[-+.\d]+)*))?", value.strip())
+        if match is None:
+            raise ValueError("names no file")
+        invert, path, values = match.groups()
+        return {"path": path, "values": values.split(",") if values else None, "invert": bool(invert)}
 
 
 class RunConfig(BaseModel):
@@ -24,8 +49,20 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bands: tuple[str, ...] | None = Field(None, description="bands for the model, by number (1 is first) or name")
+    bands: tuple[str, ...] | dict[str, str] | None = Field(
+        None,
+        description="bands for the model, by number (1 is first) or name; or pairs MODEL'S=SCENE'S,...",
+    )
+    asset: str | None = Field(None, description="asset of a STAC item to read, by name or role")
     aoi: Path | None = Field(None, description="vector file of the area to look at, in any CRS")
+    mask: dict[str, MaskSetting] = Field(
+        {}, description="ground to leave out, KIND=FILE or KIND=FILE:CODE,...; !FILE leaves out what it does not cover"
+    )
+    tile_gsd: float | Literal["model"] | None = Field(
+        None, description='resample scenes to this GSD in metres before cutting tiles; "model" for the model\'s'
+    )
+    rpc_height: float | None = Field(None, description="height in metres for scenes located by RPCs; the RPCs' own")
+    dem: str | None = Field(None, description="raster of heights for scenes located by RPCs")
     tile: int | None = Field(None, ge=64, le=8192, multiple_of=32, description="tile side in pixels; the model's")
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in pixels; the model's")
     threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
@@ -57,10 +94,36 @@ class RunConfig(BaseModel):
     def _split_bands(cls, value: Any) -> Any:
         if value is None:
             return None
+        if isinstance(value, str) and "=" in value:
+            value = dict(part.split("=", 1) if "=" in part else (part, "") for part in value.split(","))
+        if isinstance(value, Mapping):
+            pairs = {str(name).strip(): str(band).strip() for name, band in value.items()}
+            if not pairs or not all(name and band for name, band in pairs.items()):
+                raise ValueError("pairs every band of the model with one of the scene, as red=B04,nir=B08")
+            return pairs
         bands = [str(part).strip() for part in (str(value).split(",") if isinstance(value, str | int) else value)]
         if not all(bands) or not bands:
             raise ValueError("names no band")
         return bands
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _mask_pairs(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        pairs = [str(part).partition("=") for part in value]
+        if not all(kind.strip() and path for kind, _, path in pairs):
+            raise ValueError("is not KIND=FILE, such as cloud=clouds.gpkg")
+        if len({kind for kind, _, _ in pairs}) < len(pairs):
+            raise ValueError("names one kind twice")
+        return {kind.strip(): path for kind, _, path in pairs}
+
+    @field_validator("tile_gsd")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if isinstance(value, float) and not 0 < value < math.inf:
+            raise ValueError("must be above 0")
+        return value
 
     @field_validator("unit")
     @classmethod

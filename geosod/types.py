@@ -57,20 +57,68 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class BandFile:
+    """One band of a scene whose bands lie in several files.
+
+    Attributes:
+        name: what the scene calls it: the key of a STAC asset, or the name a user gave it.
+        uri: the file it is in.
+        band: 1-based number in that file.
+        aliases: other names it goes by, such as the common name "red" of a band "B04".
+        scale, offset: pixel value × scale + offset is the physical one; None where the file's own tags hold.
+    """
+
+    name: str
+    uri: str
+    band: int = 1
+    aliases: tuple[str, ...] = ()
+    scale: float | None = None
+    offset: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SceneRef:
     """Where a scene is and what it is called, before anything is opened.
 
     Attributes:
-        uri: path or URL that GDAL opens.
+        uri: path or URL of the scene, or of the STAC item that names its files.
         id: file-name safe identifier, unique within a run.
         datetime: acquisition time in UTC, where known.
         version: changes when the file does; None where nothing tells.
+        files: its bands, where they do not simply lie in the file at `uri`.
     """
 
     uri: str
     id: str
     datetime: dt.datetime | None = None
     version: str | None = None
+    files: tuple[BandFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroundControl:
+    """A scene located by points whose place is known; between them a thin-plate spline holds.
+
+    Attributes:
+        points: ``(x, y, X, Y)``, scene frame at scale 1 and coordinates of the scene's CRS.
+    """
+
+    points: tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RationalPolynomials:
+    """A scene located by rational polynomial coefficients, which need the height of the ground.
+
+    Attributes:
+        coefficients: GDAL's RPC metadata as ``(name, text)`` pairs.
+        height: metres above the ellipsoid, everywhere, or added to the DEM.
+        dem: raster of heights that GDAL opens, or None.
+    """
+
+    coefficients: tuple[tuple[str, str], ...]
+    height: float = 0.0
+    dem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +131,7 @@ class Scene:
         count: number of bands, an alpha band included.
         dtype: numpy name of the pixel type.
         crs: coordinate reference system as WKT2, or None where the scene has none.
-        transform: scene frame → CRS coordinates; None without georeference.
+        transform: scene frame → CRS coordinates; None where a locator takes its place, or without georeference.
         nodata: the nodata value of each band, in file order; None where a band has none.
         masks: what tells valid from invalid pixels in each band, the alpha band aside: nothing, a nodata value,
             or a mask of its own or of the whole file.
@@ -92,6 +140,11 @@ class Scene:
         block_shape: (rows, cols) of the native blocks.
         overviews: decimation factors of the stored overviews, ascending.
         gsd: ground sample distance in metres at the scene centre (geometric mean of both axes), or None.
+        locator: what tells the place of a pixel where no affine transform does.
+        scales, offsets: per band, pixel value × scale + offset is the physical one; empty for 1 and 0.
+        view: a VRT that shows the scene as described here, where the file itself would not: several files as
+            one, a palette as colours, another scale. None where the file at ``ref.uri`` is read as it is.
+        scale: pixels of this scene for one pixel of the file, along each axis; 1 but for resampled scenes.
     """
 
     ref: SceneRef
@@ -108,6 +161,11 @@ class Scene:
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
     gsd: float | None
+    locator: GroundControl | RationalPolynomials | None = None
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    view: str | None = None
+    scale: float = 1.0
 
     @property
     def id(self) -> str:
@@ -159,19 +217,23 @@ class TileBatch:
             W and H only where the scene is smaller than a tile.
         valid: (N, H, W) bool, True where a pixel is valid; None when every pixel of every tile is.
         scene_size: (N, 2) int64 width and height of each tile's scene, to tell its edge from a tile's.
+        limits: (N, C, 2) float32, the pixel values of each band that are 0 and 1 to the network; None takes the
+            model card's.
     """
 
     pixels: PixelArray
     windows: IntArray
     valid: BoolArray | None
     scene_size: IntArray
+    limits: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: slice) -> TileBatch:
         valid = None if self.valid is None else self.valid[index]
-        return TileBatch(self.pixels[index], self.windows[index], valid, self.scene_size[index])
+        limits = None if self.limits is None else self.limits[index]
+        return TileBatch(self.pixels[index], self.windows[index], valid, self.scene_size[index], limits)
 
     @classmethod
     def concat(cls, parts: Sequence[TileBatch]) -> TileBatch:
@@ -188,6 +250,8 @@ class TileBatch:
             np.concatenate([p.windows for p in parts]),
             None if full else np.concatenate(masks),
             np.concatenate([p.scene_size for p in parts]),
+            # The tiles of a run have limits, or none has.
+            None if parts[0].limits is None else np.concatenate([p.limits for p in parts if p.limits is not None]),
         )
 
 

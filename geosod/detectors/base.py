@@ -9,9 +9,12 @@ from geosod.detectors.card import ModelCard
 from geosod.errors import ModelError
 from geosod.types import Detections, Execution, TileBatch
 
-#: Architecture as a card names it → "module:class" of a torch module with `stride`, built with
+#: Architecture as a card names it → "module:class" of a torch module that is a `Network`, built with
 #: keywords bands, classes and the card's parameters. Loading a bundle never imports anything else.
-ARCHITECTURES = {"small-fpn": "geosod.detectors.zoo.fpn:SmallFPN"}
+ARCHITECTURES = {
+    "small-fpn": "geosod.detectors.zoo.fpn:SmallFPN",
+    "centre-unet": "geosod.detectors.zoo.unet:CentreUNet",
+}
 
 
 @runtime_checkable
@@ -40,6 +43,21 @@ class Detector(Protocol):
         """The objects of each tile, in the scene frame, clipped to the tile.
 
         A tile's result must not depend on the other tiles of the batch.
+        """
+        ...
+
+
+class Network(Protocol):
+    """What a network of the registry can do besides being a torch module."""
+
+    def fused(self) -> Any:
+        """A copy of the module for inference: eval mode, normalisation folded into the convolutions."""
+        ...
+
+    def decode(self, raw: Any, *, threshold: float, topk: int) -> tuple[Any, Any, Any]:
+        """Raw maps (B, ...) → boxes (B, K, 4) float32 in the tile frame, scores (B, K) and labels (B, K).
+
+        Scores descend; rows that are no box have score -inf. Runs on the device of `raw`.
         """
         ...
 

@@ -13,6 +13,7 @@ from geosod.errors import ModelError
 from geosod.types import Scene
 
 STAC_VERSION = "1.1.0"
+SCALINGS = ("stored", "physical", "percentile")
 MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 
 
@@ -26,7 +27,10 @@ class ModelCard:
         parameters: keyword arguments of the network besides bands and classes.
         bands: names of the input bands, in order.
         dtype: numpy name of the pixel type it was trained on.
-        minimum, maximum: per band, the pixel values that become 0 and 1 (MLM ``min-max`` scaling).
+        minimum, maximum: per band, what becomes 0 and 1 (MLM ``min-max`` scaling).
+        scaling: what these are: "stored" pixel values; "physical" values, after the scale and offset that a scene's
+            bands carry; or "percentile"s of a scene's valid pixels, the same for all of its tiles.
+        gamma: scaled values are raised to the power 1 / gamma.
         classes: label of each class id.
         tile, overlap: in pixels of level 0.
         gsd: metres a pixel it was trained at; None where that has no meaning.
@@ -61,6 +65,8 @@ class ModelCard:
     gsd_range: tuple[float, float] | None = None
     nms_iou: float = 0.5
     top_k: int = 1000
+    scaling: str = "stored"
+    gamma: float = 1.0
     merge_metric: str = "iou"
     merge_threshold: float = 0.5
     border_px: float = 2.0
@@ -83,6 +89,10 @@ class ModelCard:
         scaled = zip(self.minimum, self.maximum, strict=False)
         fits = len(self.minimum) == len(self.maximum) == len(self.bands) and all(a < b for a, b in scaled)
         _require(fits, self.name, "needs one minimum below one maximum for every band")
+        _require(self.scaling in SCALINGS, self.name, f"scaling {self.scaling!r} is none of {', '.join(SCALINGS)}")
+        percentiles = self.scaling != "percentile" or (min(self.minimum) >= 0 and max(self.maximum) <= 100)
+        _require(percentiles, self.name, "scales by percentiles that are not in 0..100")
+        _require(0.1 <= self.gamma <= 10, self.name, f"gamma {self.gamma} is not in 0.1..10")
 
     def check(self, scene: Scene) -> str | None:
         """Refuse a scene this model was not made for.
@@ -93,7 +103,7 @@ class ModelCard:
         Raises:
             ModelError: the pixel type or the GSD does not fit.
         """
-        if scene.dtype != self.dtype:
+        if self.scaling == "stored" and scene.dtype != self.dtype:
             raise ModelError(
                 f"{scene.ref.uri}: pixels are {scene.dtype}, but {self.name} was trained on {self.dtype}; "
                 f"use a model made for {scene.dtype}, or convert the scene on purpose (gdal_translate -ot -scale)"
@@ -106,9 +116,12 @@ class ModelCard:
         if not low <= scene.gsd <= high:
             raise ModelError(
                 f"{scene.ref.uri}: GSD is {scene.gsd:.3g} m, but {self.name} works from {low:g} to {high:g} m; "
-                "resample the scene (gdalwarp -tr) or use a model made for this GSD"
+                f"{self._gsd_advice()}, or use a model made for this GSD"
             )
         return None
+
+    def _gsd_advice(self) -> str:
+        return f"resample it on purpose with --tile-gsd {self.gsd:g}" if self.gsd else "warp it (gdalwarp -tr)"
 
     def to_item(self) -> dict[str, Any]:
         """The card as a STAC Item."""
@@ -144,14 +157,16 @@ class ModelCard:
         """
         try:
             p = item["properties"]
-            scaling = p["mlm:input"][0]["value_scaling"]
+            limits = p["geosod:limits"] if "geosod:limits" in p else _min_max(p["mlm:input"][0]["value_scaling"])
             return cls(
                 name=str(item["id"]),
                 architecture=str(p["mlm:architecture"]),
                 bands=tuple(b if isinstance(b, str) else str(b["name"]) for b in p["mlm:input"][0]["bands"]),
                 dtype=str(p["mlm:input"][0]["input"]["data_type"]),
-                minimum=tuple(float(s["minimum"]) for s in scaling),
-                maximum=tuple(float(s["maximum"]) for s in scaling),
+                minimum=tuple(float(low) for low, _ in limits),
+                maximum=tuple(float(high) for _, high in limits),
+                scaling=str(p.get("geosod:scaling", "stored")),
+                gamma=float(p.get("geosod:gamma", 1.0)),
                 classes=tuple(str(c["name"]) for c in p["mlm:output"][0]["classification:classes"]),
                 tile=int(p["geosod:tile"]),
                 overlap=int(p["geosod:overlap"]),
@@ -174,6 +189,10 @@ class ModelCard:
             raise ModelError(f"{where}: not a geosod model card: {type(error).__name__} at {error}") from error
 
 
+def _min_max(scaling: Any) -> list[tuple[float, float]]:
+    return [(s["minimum"], s["maximum"]) for s in scaling]
+
+
 def _range(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
@@ -187,10 +206,12 @@ def _require(holds: bool, name: str, problem: str) -> None:
 
 
 def _mlm(card: ModelCard) -> dict[str, Any]:
-    scaling = [
-        {"type": "min-max", "minimum": low, "maximum": high}
-        for low, high in zip(card.minimum, card.maximum, strict=True)
-    ]
+    limits = list(zip(card.minimum, card.maximum, strict=True))
+    scaling: list[dict[str, Any]] = [{"type": "min-max", "minimum": low, "maximum": high} for low, high in limits]
+    if card.scaling == "percentile":
+        # MLM has no word for limits that depend on the scene.
+        words = [f"min-max between percentiles {low:g} and {high:g} of the scene" for low, high in limits]
+        scaling = [{"type": "processing", "format": "text", "expression": text} for text in words]
     classes = [{"value": i, "name": name} for i, name in enumerate(card.classes)]
     return {
         "datetime": None,
@@ -229,6 +250,9 @@ def _own(card: ModelCard) -> dict[str, Any]:
     return {
         "geosod:box": "x0, y0, x1, y1 in tile pixels; (0, 0) is the top-left corner of the top-left pixel",
         "geosod:parameters": card.parameters,
+        "geosod:limits": [list(pair) for pair in zip(card.minimum, card.maximum, strict=True)],
+        "geosod:scaling": card.scaling,
+        "geosod:gamma": card.gamma,
         "geosod:tile": card.tile,
         "geosod:overlap": card.overlap,
         "geosod:gsd": card.gsd,

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 import torchvision
 
-from geosod.detectors.base import network
+from geosod.detectors.base import Network, network
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.execution import keep_freed_memory
-from geosod.detectors.zoo.fpn import decode, fused
 from geosod.errors import ModelError
-from geosod.types import BoolArray, Detections, Execution, FloatArray, PixelArray, TileBatch
+from geosod.types import BoolArray, Detections, Execution, FloatArray, TileBatch
 
 #: Peaks decoded for each box that may be kept, before suppression inside the tile.
 CANDIDATES_PER_BOX = 2
@@ -42,19 +41,16 @@ class TorchDetector:
         torch.set_num_threads(execution.threads)
         keep_freed_memory()
         model = _load(bundle)
-        self._stride: int = model.stride
-        self._model = self._prepared(fused(model))
-        shape = (1, len(self.card.bands), 1, 1)
-        low = torch.tensor(self.card.minimum, dtype=torch.float32).view(shape)
-        span = torch.tensor(self.card.maximum, dtype=torch.float32).view(shape) - low
-        self._low, self._span = low.to(self._device), span.to(self._device)
+        self._network: Network = model
+        self._model = self._prepared(model.fused())
+        self._limits = np.array([self.card.minimum, self.card.maximum], np.float32).T
 
     def detect(self, batch: TileBatch) -> list[Detections]:
         """The objects of each tile, in the scene frame, clipped to the tile's ground."""
         found: list[Detections] = []
         for start in range(0, len(batch), self.execution.batch):
             part = batch[start : start + self.execution.batch]
-            boxes, scores, labels = self._forward(part.pixels, part.valid)
+            boxes, scores, labels = self._forward(part)
             found += [self._tile(part, i, boxes[i], scores[i], labels[i]) for i in range(len(part))]
         return found
 
@@ -65,7 +61,9 @@ class TorchDetector:
             MemoryError: the device does not hold a batch.
         """
         try:
-            self._forward(np.zeros((1, len(self.card.bands), tile, tile), self.card.dtype), None)
+            pixels = np.zeros((1, len(self.card.bands), tile, tile), self.card.dtype)
+            size = np.full((1, 2), tile, np.int64)
+            self._forward(TileBatch(pixels, np.array([[0, 0, tile, tile]], np.int64), None, size))
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
 
@@ -83,21 +81,29 @@ class TorchDetector:
         return torch.compile(model, dynamic=False)
 
     @torch.inference_mode()
-    def _forward(self, pixels: PixelArray, valid: BoolArray | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(n, C, H, W) native pixels, (n, H, W) validity → boxes (n, K, 4), tile frame, scores and labels (n, K)."""
-        n = len(pixels)
+    def _forward(self, batch: TileBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes (n, K, 4), tile frame, scores and labels (n, K)."""
+        pixels, valid, n = batch.pixels, batch.valid, len(batch)
         # Always one shape: the numbers of a tile must not depend on how many others came with it.
         padded = np.zeros((self.execution.batch, *pixels.shape[1:]), pixels.dtype)
         padded[:n] = pixels
-        tensor = torch.from_numpy(padded).to(self._device)
-        scaled = tensor.float().sub_(self._low).div_(self._span).clamp_(0, 1)
+        limits = np.empty((self.execution.batch, *self._limits.shape), np.float32)
+        limits[:] = self._limits
+        limits[:n] = self._limits if batch.limits is None else batch.limits
+        scaled = self._scaled(torch.from_numpy(padded).to(self._device), torch.from_numpy(limits).to(self._device))
         if valid is not None:
             # Invalid pixels are 0 to the network, whatever 0 means in the scene's units.
             scaled[:n] *= torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[:, None]
         raw = self._model(scaled.to(self._dtype, memory_format=torch.channels_last)).float()
         top = self.card.top_k * CANDIDATES_PER_BOX
-        boxes, scores, labels, _ = decode(raw, threshold=self._threshold, topk=top, stride=self._stride)
+        boxes, scores, labels = self._network.decode(raw, threshold=self._threshold, topk=top)
         return boxes[:n], scores[:n], labels[:n]
+
+    def _scaled(self, pixels: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, C, H, W) as fractions of the way between their band's limits (B, C, 2), gamma applied."""
+        low, high = limits[..., None, None].unbind(2)
+        scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+        return scaled if self.card.gamma == 1 else scaled.pow_(1 / self.card.gamma)
 
     def _tile(
         self, batch: TileBatch, index: int, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor

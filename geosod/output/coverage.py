@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import shapely
 
 from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
 from geosod.output.outlines import region_outlines
-from geosod.scenes.locate import densify, equal_area, georeferenced, ground_geometries
+from geosod.scenes.locate import georeferenced, ground_geometries, on_ground
+from geosod.scenes.measure import equal_area
 from geosod.types import FAILED, INSPECTED, NODATA, UNSEEN, Coverage, Scene, Status
 
 #: The columns of a coverage file, in order.
@@ -28,6 +30,7 @@ COVERAGE_SCHEMA = pa.schema(
 )
 
 #: What the codes of the output stand for; the first four are those of `Coverage`.
+#: The code of the k-th mask is _MASKED + k.
 _OUTSIDE, _MASKED = 4, 5
 _MEANING: dict[int, tuple[Status, str | None]] = {
     INSPECTED: ("inspected", None),
@@ -35,8 +38,9 @@ _MEANING: dict[int, tuple[Status, str | None]] = {
     FAILED: ("failed", "reading or detection failed; see the failures file"),
     UNSEEN: ("failed", "no tile reached it"),
     _OUTSIDE: ("outside_aoi", "outside the area of interest"),
-    _MASKED: ("masked", "masked by request"),
 }
+#: Said of polygons that are smaller than their pixels, since some of these look past the Earth, or into the unknown.
+_NO_PLACE = "pixels here that have no place on the ground are left out"
 #: Pieces smaller than this, in square pixels, are rounding of an intersection and dropped.
 _CRUMB = 1e-6
 
@@ -86,7 +90,7 @@ def _coded(region: Any, code: int) -> Pieces:
     return _exploded([region], np.array([code], np.uint8))
 
 
-def _account(scene: Scene, coverage: Coverage, aoi: Any, masked: Any) -> Pieces:
+def _account(scene: Scene, coverage: Coverage, aoi: Any, masks: Iterable[Any]) -> Pieces:
     """Pieces that share the scene out among the statuses, none twice."""
     pieces = _cells(scene, coverage)
     rest: Pieces = (np.empty(0, object), np.empty(0, np.uint8))
@@ -95,26 +99,29 @@ def _account(scene: Scene, coverage: Coverage, aoi: Any, masked: Any) -> Pieces:
         pieces, _ = _cut(pieces, region)
         frame = shapely.box(0, 0, scene.width, scene.height)
         rest = _coded(shapely.difference(frame, region), _OUTSIDE)
-    if masked is not None:
-        region = _region(scene, masked if aoi is None else shapely.intersection(shapely.make_valid(masked), region))
-        _, pieces = _cut(pieces, region)
-        rest = _joined(rest, _coded(region, _MASKED))
+    for k, mask in enumerate(masks):
+        # Ground under two masks is told of the first.
+        masked, pieces = _cut(pieces, _region(scene, mask))
+        rest = _joined(rest, _coded(shapely.union_all(masked[0]), _MASKED + k))
     return _joined(pieces, rest)
 
 
-def coverage_table(scene: Scene, coverage: Coverage, *, crs: str, aoi: Any = None, masked: Any = None) -> pa.Table:
+def coverage_table(
+    scene: Scene, coverage: Coverage, *, crs: str, aoi: Any = None, masks: Mapping[str, Any] | None = None
+) -> pa.Table:
     """The account of a scene's ground, with `COVERAGE_SCHEMA`.
 
-    The polygons share the scene's rectangle out: they do not overlap and leave nothing over. Cells of one
-    code that share edges are one row. Ground that no tile reached is "failed", with that reason, unless it is
-    outside the area of interest or masked.
+    The polygons share the scene's rectangle out: they do not overlap and leave nothing over, but for pixels that have
+    no place on the ground; the polygons that would hold these say so in their reason. Cells of one code that share
+    edges are one row. Ground that no tile reached is "failed", with that reason, unless it is outside the area of
+    interest or masked.
 
     Args:
         scene: the scene.
         coverage: its grid; cells it does not have are unseen.
         crs: CRS of the geometries; a pixel scene's stay in the scene frame.
         aoi: polygons of the area of interest, scene frame; None is the whole scene.
-        masked: polygons left out by request, scene frame.
+        masks: polygons left out by request, scene frame, by what they are, such as "cloud".
 
     Returns:
         One row a polygon, ordered by status; ``area_km2`` is the area on the ellipsoid (null for a pixel scene).
@@ -122,12 +129,13 @@ def coverage_table(scene: Scene, coverage: Coverage, *, crs: str, aoi: Any = Non
     Raises:
         SceneError: the scene cannot be put in `crs`.
     """
-    polygons, codes = _account(scene, coverage, aoi, masked)
+    polygons, codes = _account(scene, coverage, aoi, (masks or {}).values())
     order = np.argsort(codes, kind="stable")
     polygons, codes = polygons[order], codes[order]
-    area = None
+    area, smaller = None, np.zeros(len(codes), np.bool_)
     if georeferenced(scene):
-        dense = densify(scene, polygons)
+        dense, origin = on_ground(scene, polygons)
+        codes, smaller = codes[origin], shapely.area(dense) < shapely.area(polygons[origin]) - _CRUMB
         flat = shapely.transform(dense, lambda xy: equal_area(scene, xy))
         area = shapely.area(flat) / 1e6
         polygons = ground_geometries(scene, dense, crs)
@@ -136,7 +144,11 @@ def coverage_table(scene: Scene, coverage: Coverage, *, crs: str, aoi: Any = Non
     geometry, bbox = geometry_columns(polygons)
     n = len(codes)
     meanings = [_MEANING[code] for code in range(len(_MEANING))]
+    meanings += [("masked", kind) for kind in masks or {}]
     status, reason = (pa.array(names, pa.string()).take(pa.array(codes)) for names in zip(*meanings, strict=True))
+    if smaller.any():
+        told = pc.coalesce(pc.binary_join_element_wise(reason, _NO_PLACE, "; "), _NO_PLACE)
+        reason = pc.if_else(pa.array(smaller), told, reason)
     columns = {
         "geometry": geometry,
         "bbox": bbox,

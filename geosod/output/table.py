@@ -14,7 +14,15 @@ import shapely
 
 from geosod.errors import ModelError
 from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
-from geosod.scenes.locate import georeferenced, ground_polygons, ground_size, lonlat_centres, pixel_polygons
+from geosod.scenes.locate import (
+    georeferenced,
+    ground_polygons,
+    lonlat_centres,
+    on_earth,
+    pixel_polygons,
+    placed,
+)
+from geosod.scenes.measure import ground_size
 from geosod.types import Detections, FloatArray, IntArray, Provenance, Scene
 
 #: The columns of a detections file, in order; the same for an empty one.
@@ -120,15 +128,29 @@ def _labels(labels: npt.NDArray[np.int32], classes: tuple[str, ...]) -> pa.Array
     return names.take(pa.array(labels.astype(np.int64)))
 
 
+def with_place(scene: Scene, detections: Detections) -> Detections:
+    """Only the boxes that have a place on the ground; all of them for a pixel scene.
+
+    Those that look past the Earth, or at ground without a known height, cannot be in a file.
+
+    Raises:
+        SceneError: no part of the scene has a place.
+    """
+    return detections[np.flatnonzero(placed(scene, detections.boxes))] if georeferenced(scene) else detections
+
+
 def detection_table(scene: Scene, detections: Detections, provenance: Provenance, *, crs: str) -> pa.Table:
     """The detections of one scene as a table with `DETECTION_SCHEMA`.
 
     Rows are in `row_order`, so the table is a function of the set of boxes. For a pixel scene (no CRS or
     transform) geometries are in the scene frame, x right and y down, and columns on the ground are null.
+    The columns px_* are pixels of the file, also where the scene was resampled.
+
+    ``lon`` and ``lat`` are WGS 84, and null for scenes of other bodies, whose coordinates would be taken for it.
 
     Args:
-        scene: the scene; its transform and CRS place the boxes.
-        detections: its boxes, scene frame.
+        scene: the scene; its transform or locator and its CRS place the boxes.
+        detections: its boxes, scene frame, all with a place on the ground (see `with_place`).
         provenance: gives the names of the classes.
         crs: CRS of the geometries; not used for a pixel scene.
 
@@ -141,15 +163,18 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
     """
     rows = detections[row_order(scene, detections)]
     n, boxes = len(rows), rows.boxes
-    placed = georeferenced(scene)
+    on_map = georeferenced(scene)
     acquired = None if scene.ref.datetime is None else utc(scene.ref.datetime)
-    geometry, bbox = geometry_columns(ground_polygons(scene, boxes, crs) if placed else pixel_polygons(boxes))
+    geometry, bbox = geometry_columns(ground_polygons(scene, boxes, crs) if on_map else pixel_polygons(boxes))
     ground: dict[str, Any] = dict.fromkeys(("lon", "lat", "width_m", "height_m", "area_m2"))
-    if placed and n:
-        ground["lon"], ground["lat"] = np.ascontiguousarray(lonlat_centres(scene, boxes).T)
+    if on_map and n:
+        if on_earth(scene):
+            ground["lon"], ground["lat"] = np.ascontiguousarray(lonlat_centres(scene, boxes).T)
         sizes = ground_size(scene, boxes)
         ground |= dict(zip(("width_m", "height_m", "area_m2"), (s.astype(np.float32) for s in sizes), strict=True))
-    pixels = dict(zip(("px_xmin", "px_ymin", "px_xmax", "px_ymax"), np.ascontiguousarray(boxes.T), strict=True))
+    pixels = dict(
+        zip(("px_xmin", "px_ymin", "px_xmax", "px_ymax"), np.ascontiguousarray(boxes.T / scene.scale), strict=True)
+    )
     columns: dict[str, Any] = {
         "detection_id": detection_ids(scene.id, boxes, rows.labels),
         "geometry": geometry,
@@ -161,7 +186,7 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
         **ground,
         "cut": rows.cut,
         "n_merged": rows.n_merged,
-        "level": rows.level,
+        "level": rows.level * np.float32(scene.scale),
         "scene_id": pa.repeat(pa.scalar(scene.id, pa.string()), n),
         "datetime": pa.repeat(pa.scalar(acquired, DETECTION_SCHEMA.field("datetime").type), n),
     }

@@ -12,7 +12,7 @@ from geosod.output.commit import OutputFolder, commit_scene
 from geosod.output.coverage import area_km2, coverage_table
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
-from geosod.output.table import detection_table
+from geosod.output.table import detection_table, with_place
 from geosod.running.stages import Job, ScenePlan, UnitAccount, inside_area, scene_coverage
 from geosod.types import Detections, Execution, SceneResult
 
@@ -40,9 +40,10 @@ def finish_scene(
         SceneError: the scene has no place in the dataset's CRS.
     """
     scene, crs = plan.scene, job.config.crs
-    kept = inside_area(plan, detections)
+    found = inside_area(plan, detections)
+    kept = with_place(scene, found)
     provenance = job.provenance(execution)
-    coverage = coverage_table(scene, scene_coverage(plan, accounts), crs=crs, aoi=plan.area)
+    coverage = coverage_table(scene, scene_coverage(plan, accounts), crs=crs, aoi=plan.aoi, masks=plan.masks)
     failures = tuple(failure for account in accounts for failure in account.failures)
     status: Any = "partial" if failures else "done"
     inspected = area_km2(coverage)
@@ -60,6 +61,7 @@ def finish_scene(
     capped = sum(account.capped for account in accounts)
     item["properties"] |= {
         "geosod:capped_tiles": capped,
+        "geosod:unplaced_detections": len(found) - len(kept),
         "geosod:source_version": scene.ref.version,
         "geosod:execution": asdict(execution),
     }

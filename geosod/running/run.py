@@ -12,7 +12,7 @@ from typing import Any
 
 from geosod.config import RunConfig, make_config
 from geosod.detectors import open_bundle
-from geosod.errors import GeosodError, ModelError, OutputError, UsageError
+from geosod.errors import ConfigError, GeosodError, ModelError, OutputError, UsageError
 from geosod.output.commit import (
     OutputFolder,
     check_dataset_crs,
@@ -123,12 +123,30 @@ def _job(model: str | Path, config: str | Path | RunConfig | None, settings: dic
     resolved = make_config(config, **settings)
     job = Job(open_bundle(model), resolved)
     validate(job)
+    files = {f"mask {kind}": _file_digest(mask.path) for kind, mask in resolved.mask.items()}
+    files |= {} if resolved.dem is None else {"dem": _file_digest(resolved.dem)}
     if resolved.aoi is None:
-        return job
+        return replace(job, files=files)
     from geosod.scenes.aoi import load_aoi
 
     aoi = load_aoi(resolved.aoi)
-    return replace(job, aoi=aoi, aoi_digest=hashlib.sha256(aoi.geometry.wkb + aoi.crs.encode()).hexdigest())
+    files["aoi"] = hashlib.sha256(aoi.geometry.wkb + aoi.crs.encode()).hexdigest()
+    return replace(job, aoi=aoi, files=files)
+
+
+def _file_digest(name: str) -> str:
+    """sha256 of a local file; of its name where it is remote, or differs from scene to scene.
+
+    Raises:
+        ConfigError: a local file is not there.
+    """
+    if "{id}" in name or "://" in name:
+        return hashlib.sha256(name.partition("?")[0].encode()).hexdigest()
+    try:
+        with Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}; check the path of the mask or DEM") from error
 
 
 def _engine(config: RunConfig) -> Any:

@@ -6,7 +6,7 @@ plan_scene → read_tiles → detect_tiles → settle_unit → merge_group … �
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from geosod.config import RunConfig, digest
 from geosod.errors import ConfigError, EngineError, GeosodError
 from geosod.merging.components import Settled, settle
 from geosod.merging.rule import MergeRule
-from geosod.scenes.bands import choose_bands
-from geosod.scenes.locate import footprint, georeferenced, ground_size, parse_crs
-from geosod.scenes.open import open_scene
+from geosod.scenes.bands import choose_bands, choose_files
+from geosod.scenes.locate import georeferenced, parse_crs
+from geosod.scenes.measure import check_ground
+from geosod.scenes.open import open_files, open_scene
 from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
+from geosod.scenes.statistics import percentiles
+from geosod.scenes.view import at_gsd
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import Group, merge_tree, plan_units
 from geosod.types import (
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from geosod.detectors.base import Detector
     from geosod.detectors.bundle import Bundle
+    from geosod.detectors.card import ModelCard
     from geosod.scenes.aoi import Aoi
 
 #: Side of a coverage cell in pixels.
@@ -57,13 +61,13 @@ class Job:
         bundle: the model.
         config: the settings.
         aoi: the area of interest, if one was given.
-        aoi_digest: sha256 of its geometry, for the record.
+        files: digests of the files that settings name (AOI, masks, DEM) by setting, for the record.
     """
 
     bundle: Bundle
     config: RunConfig
     aoi: Aoi | None = None
-    aoi_digest: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def tile(self) -> int:
@@ -89,7 +93,12 @@ class Job:
 
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
-        filled = {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold, "aoi": self.aoi_digest}
+        filled = {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold, "aoi": self.files.get("aoi")}
+        masks = {
+            kind: {**m.model_dump(mode="json", exclude={"path"}), "file": self.files[f"mask {kind}"]}
+            for kind, m in self.config.mask.items()
+        }
+        filled |= {"mask": masks, "dem": self.files.get("dem")}
         rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold}
         return self.config.options() | filled | rule
 
@@ -115,8 +124,11 @@ class ScenePlan:
         bands: 1-based bands in the model's order.
         units: pieces of work, in reading order; none where the AOI leaves no tile.
         tree: how their open boxes meet.
-        area: the AOI in the scene frame, or None for the whole scene.
+        area: the ground to look at in the scene frame, the AOI less what is masked; None for the whole scene.
         caution: something the model card could not check.
+        aoi: the AOI in the scene frame, or None.
+        masks: masked ground in the scene frame, by kind.
+        limits: the pixel values of each band that are 0 and 1 to the network.
     """
 
     scene: Scene
@@ -125,6 +137,9 @@ class ScenePlan:
     tree: tuple[tuple[Group, ...], ...]
     area: BaseGeometry | None
     caution: str | None
+    aoi: BaseGeometry | None = None
+    masks: dict[str, BaseGeometry] = field(default_factory=dict)
+    limits: tuple[tuple[float, float], ...] | None = None
 
     @property
     def tiles(self) -> int:
@@ -167,21 +182,57 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         SceneError: it cannot be opened, lacks a band, or misses the AOI.
         ModelError: the model is not made for it.
     """
-    scene = open_scene(ref)
-    card = job.bundle.card
-    bands = choose_bands(scene, card.bands, job.config.bands)
+    c, card = job.config, job.bundle.card
+    scene = open_scene(ref) if not ref.files else open_files(ref, choose_files(ref, card.bands, c.bands))
+    if c.tile_gsd is not None:
+        scene = at_gsd(scene, _tile_gsd(job))
+    bands = choose_bands(scene, card.bands, None if ref.files else c.bands)
     caution = card.check(scene)
     if georeferenced(scene):
-        footprint(scene, job.config.crs)  # raises now, not after hours of work, where the two do not go together
-        ground_size(scene, np.array([[0.0, 0.0, scene.width, scene.height]]))
-    area = None
-    if job.aoi is not None:
-        from geosod.scenes.aoi import aoi_in_scene
-
-        area = aoi_in_scene(job.aoi, scene)
+        # Raises now, not after hours of work, where the two do not go together.
+        caution = "; ".join(filter(None, (caution, check_ground(scene, c.crs)))) or None
+    aoi, masks, area = _areas(job, scene)
     grid = make_grid(scene.width, scene.height, tile=job.tile, overlap=job.overlap)
-    units = plan_units(scene.id, grid, shape=job.config.unit, keep=_wanted(area, grid))
-    return ScenePlan(scene, bands, units, merge_tree(units, grid), area, caution)
+    units = plan_units(scene.id, grid, shape=c.unit, keep=_wanted(area, grid))
+    limits = _limits(card, scene, bands) if units else None
+    return ScenePlan(scene, bands, units, merge_tree(units, grid), area, caution, aoi, masks, limits)
+
+
+def _tile_gsd(job: Job) -> float:
+    gsd = job.bundle.card.gsd if job.config.tile_gsd == "model" else job.config.tile_gsd
+    if gsd is None:
+        raise ConfigError(f"tile_gsd = 'model': {job.bundle.card.name} names no GSD; give one in metres")
+    return float(gsd)
+
+
+def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseGeometry], BaseGeometry | None]:
+    """The AOI, what is masked, and the ground that remains; scene frame."""
+    if job.aoi is None and not job.config.mask:
+        return None, {}, None
+    import shapely
+
+    from geosod.scenes.aoi import aoi_in_scene
+    from geosod.scenes.mask import Mask, mask_in_scene
+
+    aoi = None if job.aoi is None else aoi_in_scene(job.aoi, scene)
+    settings = job.config.mask.items()
+    masks = {kind: mask_in_scene(Mask(kind, m.path, m.values, m.invert), scene) for kind, m in settings}
+    whole = shapely.box(0, 0, scene.width, scene.height) if aoi is None else aoi
+    return aoi, masks, shapely.difference(whole, shapely.union_all(list(masks.values()))) if masks else whole
+
+
+def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    """The pixel values that are 0 and 1 to the network, for each band."""
+    if card.scaling == "percentile":
+        return percentiles(scene, bands, card.minimum, card.maximum)
+    limits = tuple(zip(card.minimum, card.maximum, strict=True))
+    if card.scaling == "stored" or not scene.scales:
+        return limits
+    tags = [(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands]
+    return tuple(
+        ((low - offset) / scale, (high - offset) / scale)
+        for (low, high), (scale, offset) in zip(limits, tags, strict=True)
+    )
 
 
 def resolve_execution(job: Job) -> tuple[Execution, str]:
@@ -232,7 +283,7 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
 def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
     """How to read the units of a scene, in batches of at most `chunk` tiles."""
     c = job.config
-    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb)
+    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
 
 
 def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadAccount]:

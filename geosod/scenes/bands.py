@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from geosod.errors import ModelError, SceneError
-from geosod.types import Scene
+from geosod.types import BandFile, Scene, SceneRef
+
+#: What a user says of bands: a list in the model's order, or the scene's band for each of the model's.
+Chosen = Sequence[str | int] | Mapping[str, str]
 
 
-def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Sequence[str | int] | None) -> tuple[int, ...]:
+def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> tuple[int, ...]:
     """The 1-based bands of `scene` to read, in the model's order.
 
     Without `chosen`, bands are matched by name; a scene whose bands carry no names and are as many as
@@ -25,11 +28,7 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Sequence[str | int
         ModelError: the bands do not fit the model.
     """
     if chosen is not None:
-        bands = tuple(_find(scene, band) for band in chosen)
-        if len(bands) != len(wanted):
-            listed = ", ".join(wanted)
-            raise ModelError(f"{scene.ref.uri}: {len(bands)} bands chosen, but the model takes {len(wanted)}: {listed}")
-        return bands
+        return tuple(_find(scene, band) for band in _in_order(scene.ref, wanted, chosen))
     names = _names(scene)
     if all(name.lower() in names for name in wanted):
         return tuple(names[name.lower()] for name in wanted)
@@ -43,6 +42,47 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Sequence[str | int
     )
 
 
+def choose_files(ref: SceneRef, wanted: Sequence[str], chosen: Chosen | None) -> tuple[BandFile, ...]:
+    """Those of a scene's band files that a model is fed, in its order.
+
+    Args:
+        ref: a scene with `files`.
+        wanted: the model's band names, in its order.
+        chosen: the user's bands, by name, alias or 1-based number.
+
+    Raises:
+        SceneError: a chosen band does not exist.
+        ModelError: the bands do not fit the model.
+    """
+    names = {alias.lower(): file for file in reversed(ref.files) for alias in file.aliases}
+    names |= {file.name.lower(): file for file in reversed(ref.files)}
+    names |= {str(i): file for i, file in enumerate(ref.files, 1) if str(i) not in names}
+    asked = list(wanted) if chosen is None else _in_order(ref, wanted, chosen)
+    missing = [band for band in asked if band.strip().lower() not in names]
+    if not missing:
+        return tuple(names[band.strip().lower()] for band in asked)
+    there = ", ".join("/".join((file.name, *file.aliases)) for file in ref.files)
+    if chosen is not None:
+        raise SceneError(f"{ref.uri}: has no band {missing[0]!r}; its bands are {there}")
+    raise ModelError(
+        f"{ref.uri}: has bands {there}, but the model takes {', '.join(wanted)}; say which is which with "
+        f"--bands {wanted[0]}=NAME,..."
+    )
+
+
+def _in_order(ref: SceneRef, wanted: Sequence[str], chosen: Chosen) -> list[str]:
+    """The chosen bands in the model's order."""
+    listed = ", ".join(wanted)
+    if isinstance(chosen, Mapping):
+        if {name.lower() for name in chosen} != {name.lower() for name in wanted}:
+            raise ModelError(f"{ref.uri}: bands chosen for {', '.join(chosen)}, but the model takes {listed}")
+        by_name = {name.lower(): band for name, band in chosen.items()}
+        return [by_name[name.lower()] for name in wanted]
+    if len(chosen) != len(wanted):
+        raise ModelError(f"{ref.uri}: {len(chosen)} bands chosen, but the model takes {len(wanted)}: {listed}")
+    return [str(band) for band in chosen]
+
+
 def describe(scene: Scene) -> str:
     """The bands of a scene as ``1=red, 2=green, 3``."""
     return ", ".join(f"{i}={name}" if name else str(i) for i, name in enumerate(scene.band_names, 1))
@@ -53,8 +93,8 @@ def _names(scene: Scene) -> dict[str, int]:
     return {name.lower(): i for i, name in pairs if name and i != scene.alpha}
 
 
-def _find(scene: Scene, band: str | int) -> int:
-    text = str(band).strip()
+def _find(scene: Scene, band: str) -> int:
+    text = band.strip()
     number = int(text) if text.isdecimal() else _names(scene).get(text.lower(), 0)
     if text.lower() == "alpha" and scene.alpha:
         number = scene.alpha

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,9 +16,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from geosod.errors import GeosodError, SceneError
-from geosod.scenes.locate import ground_size
+from geosod.scenes.measure import ground_size
+from geosod.scenes.view import coloured, stacked
 from geosod.scenes.vrt import check_sources
-from geosod.types import MaskKind, Scene, SceneRef
+from geosod.types import BandFile, MaskKind, Scene, SceneRef
 
 #: Formats that are opened; anything else GDAL knows is refused, some of its drivers reach out on their own.
 DRIVERS = ["GTiff", "VRT", "JPEG", "PNG", "JP2OpenJPEG"]
@@ -29,20 +30,28 @@ MAX_PIXELS = 250_000_000_000
 
 
 @contextmanager
-def opened(uri: str, *, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
+def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
     """A rasterio dataset with its own handle, and GDAL bounded to `cache_mb` MB and `threads` decoding threads.
+
+    Args:
+        ref: the scene.
+        view: a VRT of our own making that is opened in place of the file, whose sources are the scene's files.
+        threads: GDAL's decoding threads.
+        cache_mb: GDAL's block cache.
 
     Raises:
         SceneError: GDAL cannot open it.
     """
+    uri = ref.uri
     # rasterio takes bytes here, whatever GDAL's own documentation says of the number.
     settings = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
     with rasterio.Env(**settings):
         try:
-            check_sources(uri)
+            if view is None:
+                check_sources(uri)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                dataset = DatasetReader(uri, sharing=False, driver=DRIVERS)
+                dataset = DatasetReader(view or uri, sharing=False, driver=DRIVERS)
         except RasterioError as error:
             raise SceneError(f"{uri}: cannot be opened as a raster: {_one_line(error, uri)}") from error
         with dataset:
@@ -50,12 +59,12 @@ def opened(uri: str, *, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
 
 
 def open_scene(ref: SceneRef) -> Scene:
-    """Read the header of a scene.
+    """Read the header of a scene that is one file.
 
     Raises:
         SceneError: the file cannot be opened, is not a plain grid of numbers, or claims impossible sizes.
     """
-    with opened(ref.uri) as dataset:
+    with opened(ref) as dataset:
         _check(dataset, ref.uri)
         georeferenced = dataset.crs is not None and not dataset.transform.is_identity
         scene = Scene(
@@ -73,8 +82,36 @@ def open_scene(ref: SceneRef) -> Scene:
             block_shape=tuple(dataset.block_shapes[0]),
             overviews=tuple(dataset.overviews(1)),
             gsd=None,
+            scales=tuple(dataset.scales),
+            offsets=tuple(dataset.offsets),
         )
-    return replace(scene, gsd=_gsd(scene))
+        colours = _palette(dataset)
+    scene = replace(scene, gsd=_gsd(scene))
+    return coloured(scene, colours) if colours else scene
+
+
+def open_files(ref: SceneRef, files: Sequence[BandFile]) -> Scene:
+    """Read the headers of files that make one scene, of which each gives one band, named as the file is.
+
+    Args:
+        ref: the scene.
+        files: those of its files that are wanted, in order; at least one.
+
+    Raises:
+        SceneError: as `open_scene`; a file lacks the band; or they do not lie on one ground.
+    """
+    sources = {file.uri: SceneRef(file.uri, ref.id, ref.datetime) for file in files}
+    opened_files = {uri: open_scene(source) for uri, source in sources.items()}
+    parts = []
+    for file in files:
+        scene = opened_files[file.uri]
+        if not 1 <= file.band <= scene.count:
+            raise SceneError(f"{file.uri}: has no band {file.band}, it has {scene.count}; mend {ref.uri}")
+        if file.scale is not None or file.offset is not None:
+            scale = 1.0 if file.scale is None else file.scale
+            scene = replace(scene, scales=(scale,) * scene.count, offsets=(file.offset or 0.0,) * scene.count)
+        parts.append((scene, file.band, file.name))
+    return stacked(parts, ref=replace(ref, datetime=ref.datetime or parts[0][0].ref.datetime))
 
 
 def _check(dataset: Any, uri: str) -> None:
@@ -98,6 +135,15 @@ def _check(dataset: Any, uri: str) -> None:
         raise SceneError(f"{uri}: located by {means} only; warp it to a grid first (gdalwarp)")
     if dataset.transform.is_degenerate:
         raise SceneError(f"{uri}: its geotransform {tuple(dataset.transform)[:6]} has no extent; mend the file's")
+
+
+def _palette(dataset: Any) -> int:
+    """How many components the palette of a file with one band of indices has: 3, with transparency 4; else 0."""
+    if dataset.colorinterp[0] != ColorInterp.palette or dataset.count > 1:
+        return 0
+    nodata = dataset.nodatavals[0]
+    colours = [colour for index, colour in dataset.colormap(1).items() if index != nodata]
+    return 4 if any(alpha < 255 for *_, alpha in colours) else 3
 
 
 def _mask(dataset: Any, band: int) -> MaskKind:

@@ -29,7 +29,7 @@ def read_preview(
     """
     scale = min(1.0, max_side / max(window.width, window.height))
     shape = (max(1, round(window.height * scale)), max(1, round(window.width * scale)))
-    with opened(scene.ref.uri) as dataset:
+    with opened(scene.ref, view=scene.view) as dataset:
         pixels = dataset.read(
             list(bands),
             window=((window.row, window.bottom), (window.col, window.right)),

@@ -50,6 +50,7 @@ class ReadSpec:
         threads: GDAL's decoding threads.
         cache_mb: GDAL's block cache in MB.
         attempts: how often a failing read is tried.
+        limits: the values of each band that are 0 and 1 to the network, or None for the model card's.
     """
 
     bands: tuple[int, ...]
@@ -59,6 +60,7 @@ class ReadSpec:
     threads: int = 1
     cache_mb: int = 64
     attempts: int = 2
+    limits: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | 
     coverage = Coverage.of_window(unit.read_window, spec.cell)
     stack = _Stack(scene, unit, spec)
     tiles = 0
-    with opened(scene.ref.uri, threads=spec.threads, cache_mb=spec.cache_mb) as dataset:
+    with opened(scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb) as dataset:
         for top, row in groupby(unit.windows, key=lambda window: window.row):
             windows = list(row)
             strip_reader.advance(dataset, top, windows[0].bottom)
@@ -160,8 +162,7 @@ class _StripReader:
         valid = np.zeros((window.height, window.width), np.bool_)
         lost = []
         for part in _blocks(window, self.scene.block_shape):
-            rows = slice(part.row - window.row, part.bottom - window.row)
-            columns = slice(part.col - window.col, part.right - window.col)
+            rows, columns = _within(part, window)
             try:
                 pixels[:, rows, columns], valid[rows, columns] = read_window(dataset, self.scene, self.spec.bands, part)
             except RasterioError as error:
@@ -179,20 +180,50 @@ def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Wind
     Raises:
         RasterioError: GDAL cannot read it.
     """
+    if scene.view is None:
+        return _read_plainly(dataset, scene, bands, window)
+    pixels = np.empty((len(bands), window.height, window.width), scene.dtype)
+    valid = np.empty((window.height, window.width), np.bool_)
+    for part in _blocks(window, scene.block_shape):
+        # The whole block, though only a part of it may be wanted: see `geosod.scenes.view`.
+        block = _block_at(part, scene)
+        some, some_valid = _read_plainly(dataset, scene, bands, block)
+        source, target = _within(part, block), _within(part, window)
+        pixels[:, *target], valid[target] = some[:, *source], some_valid[source]
+    return pixels, valid
+
+
+def _within(part: Window, whole: Window) -> tuple[slice, slice]:
+    """Rows and columns of a window in an array that holds another."""
+    top, left = part.row - whole.row, part.col - whole.col
+    return slice(top, top + part.height), slice(left, left + part.width)
+
+
+def _read_plainly(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
     gdal_window = GdalWindow(window.col, window.row, window.width, window.height)
-    shape = (window.height, window.width)
+    return valid_pixels(dataset, scene, bands, {"window": gdal_window})
+
+
+def valid_pixels(
+    dataset: Any, scene: Scene, bands: tuple[int, ...], options: dict[str, Any]
+) -> tuple[PixelArray, BoolArray]:
+    """Pixels and validity, as `read_window`, with whatever else rasterio's `read` is to be told.
+
+    Raises:
+        RasterioError: GDAL cannot read it.
+    """
     kinds = {scene.masks[band - 1] for band in bands}
     if scene.alpha is not None and scene.alpha not in bands:
-        stack = dataset.read([*bands, scene.alpha], window=gdal_window)
+        stack = dataset.read([*bands, scene.alpha], **options)
         pixels, valid = stack[:-1], stack[-1] != 0
     else:
-        pixels = dataset.read(list(bands), window=gdal_window)
-        valid = np.ones(shape, np.bool_)
-        # A pixel is valid where any of its bands is, so one band that is valid everywhere decides.
-        if "mask" in kinds and "none" not in kinds:
-            valid = dataset.read_masks(list(bands), window=gdal_window).any(axis=0)
-        elif kinds == {"nodata"}:
-            valid = ~_is_nodata(pixels, [scene.nodata[band - 1] for band in bands])
+        pixels = dataset.read(list(bands), **options)
+        valid = np.ones(pixels.shape[1:], np.bool_)
+    # A pixel is valid where any of its bands is, so one band that is valid everywhere decides.
+    if "mask" in kinds and "none" not in kinds:
+        valid &= dataset.read_masks(list(bands), **options).any(axis=0)
+    elif kinds == {"nodata"} and (scene.alpha is None or scene.alpha in bands):
+        valid = ~_is_nodata(pixels, [scene.nodata[band - 1] for band in bands])
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=0)
     if not valid.all():
@@ -217,6 +248,14 @@ def _blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:
             part = window.intersection(Window(col, row, width, height))
             if part is not None:
                 yield part
+
+
+def _block_at(part: Window, scene: Scene) -> Window:
+    """The native block in which a window lies."""
+    height, width = scene.block_shape
+    block = Window(part.col // width * width, part.row // height * height, width, height).intersection(scene.window)
+    assert block is not None
+    return block
 
 
 def _coalesced(windows: list[Window]) -> list[Window]:
@@ -272,7 +311,8 @@ class _Stack:
         windows = np.array([(w.col, w.row, w.width, w.height) for w in self.windows], np.int64)
         valid = None if self.valid is None else self.valid[:n]
         size = np.tile(np.array([self.scene.width, self.scene.height], np.int64), (n, 1))
-        batch = TileBatch(self.pixels[:n], windows, valid, size)
+        limits = None if self.spec.limits is None else np.tile(np.array(self.spec.limits, np.float32), (n, 1, 1))
+        batch = TileBatch(self.pixels[:n], windows, valid, size, limits)
         self.windows, self.pixels, self.valid = [], None, None
         return batch
 

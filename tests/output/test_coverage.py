@@ -77,7 +77,7 @@ def test_statuses_share_the_scene_out(codes: np.ndarray, aoi_seed: int | None, m
     scene = make_scene(crs=None, transform=None, size=(1050, 820))  # cells of 96 stand out over both edges
     aoi = None if aoi_seed is None else aoi_of(aoi_seed)
     masked = None if mask_seed is None else aoi_of(mask_seed)
-    table = account(scene, codes, 96, aoi=aoi, masked=masked)
+    table = account(scene, codes, 96, aoi=aoi, masks=None if masked is None else {"cloud": masked})
     polygons = shapely.from_wkb(table["geometry"].to_numpy())
     assert shapely.is_valid(polygons).all()
     assert shapely.area(polygons).sum() == pytest.approx(1050 * 820, abs=1e-3)

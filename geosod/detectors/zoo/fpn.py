@@ -95,6 +95,14 @@ class SmallFPN(nn.Module):
         raw: Tensor = self.out(self.head(self.smooth(c4 + a4 * _double(top))))
         return raw
 
+    def fused(self) -> SmallFPN:
+        """A copy for inference, see `fused`."""
+        return fused(self)
+
+    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of raw maps, see `decode`."""
+        return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
+
 
 def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
