@@ -42,7 +42,7 @@ class Shown:
         dtype: numpy name of the pixel type.
         place: where the source comes to lie in the view: x, y, width, height in the view's pixels.
         name: the band's description.
-        nodata: value without meaning, left out of the resampling.
+        nodata: value without meaning; GDAL leaves it out of the resampling.
         colour: 1 to 4, the component of the palette that is shown; None for the values themselves.
         interpretation: GDAL's colour interpretation, such as "Alpha".
         smooth: whether values between pixels are interpolated; masks and palettes are not.
@@ -75,9 +75,8 @@ def _band(shown: Shown, number: int | None) -> str:
     taken = f'<SrcRect xOff="0" yOff="0" xSize="{shown.size[0]}" ySize="{shown.size[1]}"/>'
     name = f'<SourceFilename relativeToVRT="0">{escape(shown.source)}</SourceFilename>'
     colour = "" if shown.colour is None else f"<ColorTableComponent>{shown.colour}</ColorTableComponent>"
-    empty = "" if shown.nodata is None else f"<NODATA>{shown.nodata!r}</NODATA>"
-    source = f"{name}<SourceBand>{shown.band}</SourceBand>{taken}{place}{colour}{empty}"
-    kind = "ComplexSource" if colour or empty else "SimpleSource"
+    source = f"{name}<SourceBand>{shown.band}</SourceBand>{taken}{place}{colour}"
+    kind = "ComplexSource" if colour else "SimpleSource"
     head = "" if number is None else f' band="{number}"'
     about = f"<Description>{escape(shown.name)}</Description>" if shown.name else ""
     about += "" if shown.nodata is None else f"<NoDataValue>{shown.nodata!r}</NoDataValue>"
