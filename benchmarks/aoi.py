@@ -23,7 +23,8 @@ from geosod.config import make_config
 from geosod.demo.scene import write_scene
 from geosod.detectors import open_bundle
 from geosod.running.events import Ready, TilesDetected
-from geosod.running.stages import Job, plan_scene
+from geosod.running.job import Job
+from geosod.running.planning import plan_scene
 from geosod.types import Scene, SceneRef
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from geosod.config import make_config
 from geosod.detectors import Detector, open_bundle
-from geosod.running.stages import Job, load_fitting, validate
+from geosod.running.job import Job, load_fitting, validate
 
 
 def load_model(name_or_path: str | Path, **settings: Any) -> Detector:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -44,6 +44,34 @@ class MaskSetting(BaseModel):
         return {"path": path, "values": values.split(",") if values else None, "invert": bool(invert)}
 
 
+class LevelSetting(BaseModel):
+    """A scale to look at, and the sizes of objects, √area in pixels of scale 1, that it may report."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: Annotated[float, Field(ge=1 / 256, le=16)] | Literal["full"]
+    sizes: tuple[float, float | None] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """``SCALE`` or ``SCALE:LEAST-GREATEST``, of which either may be left out."""
+        if isinstance(value, int | float):
+            return {"scale": value}
+        if not isinstance(value, str):
+            return value
+        scale, colon, sizes = value.strip().partition(":")
+        low, _, high = sizes.partition("-")
+        return {"scale": scale, "sizes": (low or 0, high or None) if colon else None}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LevelSetting:
+        low, high = self.sizes or (0.0, None)
+        if not 0 <= low < (math.inf if high is None else high):
+            raise ValueError("needs a least size below the greatest")
+        return self
+
+
 class RunConfig(BaseModel):
     """Settings of `geosod detect`. Each is a flag of the CLI, a key of the YAML file and a keyword of `detect`."""
 
@@ -65,6 +93,12 @@ class RunConfig(BaseModel):
     dem: str | None = Field(None, description="raster of heights for scenes located by RPCs")
     tile: int | None = Field(None, ge=64, le=8192, multiple_of=32, description="tile side in pixels; the model's")
     overlap: int | None = Field(None, ge=0, description="overlap of tiles in pixels; the model's")
+    levels: tuple[LevelSetting, ...] = Field(
+        (LevelSetting(scale=1.0),),
+        min_length=1,
+        description='scales to look at, as 1,0.5,full ("full" shows a scene in one tile), each as SCALE:LEAST-GREATEST '
+        "with the sizes in pixels it may report",
+    )
     threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
     merge: Literal["nms"] = Field("nms", description="how boxes of overlapping tiles become one")
     metric: Literal["iou", "ios"] | None = Field(
@@ -95,7 +129,7 @@ class RunConfig(BaseModel):
         if value is None:
             return None
         if isinstance(value, str) and "=" in value:
-            value = dict(part.split("=", 1) if "=" in part else (part, "") for part in value.split(","))
+            value = {name: band for name, _, band in (part.partition("=") for part in value.split(","))}
         if isinstance(value, Mapping):
             pairs = {str(name).strip(): str(band).strip() for name, band in value.items()}
             if not pairs or not all(name and band for name, band in pairs.items()):
@@ -117,6 +151,11 @@ class RunConfig(BaseModel):
         if len({kind for kind, _, _ in pairs}) < len(pairs):
             raise ValueError("names one kind twice")
         return {kind.strip(): path for kind, _, path in pairs}
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _split_levels(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
 
     @field_validator("tile_gsd")
     @classmethod

@@ -36,6 +36,7 @@ def detect_command(
     dem: Annotated[str | None, _option("dem")] = None,
     tile: Annotated[int | None, _option("tile")] = None,
     overlap: Annotated[int | None, _option("overlap")] = None,
+    levels: Annotated[str | None, _option("levels")] = None,
     threshold: Annotated[float | None, _option("threshold")] = None,
     merge: Annotated[str | None, _option("merge")] = None,
     metric: Annotated[str | None, _option("metric")] = None,

@@ -13,7 +13,9 @@ from geosod.output.coverage import area_km2, coverage_table
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
 from geosod.output.table import detection_table, with_place
-from geosod.running.stages import Job, ScenePlan, UnitAccount, inside_area, scene_coverage
+from geosod.running.job import Job
+from geosod.running.planning import ScenePlan
+from geosod.running.stages import UnitAccount, inside_area, merge_levels, scene_coverage
 from geosod.types import Detections, Execution, SceneResult
 
 
@@ -31,7 +33,7 @@ def finish_scene(
         job: what the run's scenes share.
         plan: the scene.
         execution: how the detector ran.
-        detections: the settled boxes of all units and groups, in any order, scene frame.
+        detections: the settled boxes of all units and groups, in any order, each in the frame of its level.
         accounts: what became of each unit.
         out: where to commit.
 
@@ -40,7 +42,7 @@ def finish_scene(
         SceneError: the scene has no place in the dataset's CRS.
     """
     scene, crs = plan.scene, job.config.crs
-    found = inside_area(plan, detections)
+    found = inside_area(plan, merge_levels(plan, detections, job.rule))
     kept = with_place(scene, found)
     provenance = job.provenance(execution)
     coverage = coverage_table(scene, scene_coverage(plan, accounts), crs=crs, aoi=plan.aoi, masks=plan.masks)

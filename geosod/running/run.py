@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from geosod.config import RunConfig, make_config
 from geosod.detectors import open_bundle
-from geosod.errors import ConfigError, GeosodError, ModelError, OutputError, UsageError
+from geosod.errors import ConfigError, GeosodError, ModelError, OutputError, UsageError, redacted
 from geosod.output.commit import (
     OutputFolder,
     check_dataset_crs,
@@ -23,9 +26,13 @@ from geosod.output.commit import (
 )
 from geosod.output.stac_item import source_href
 from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
-from geosod.running.stages import Job, ScenePlan, plan_scene, validate
-from geosod.scenes.sources import find_scenes, hashed_id, safe_id, with_own_ids
+from geosod.running.job import Job, validate
+from geosod.running.planning import ScenePlan, plan_scene
+from geosod.scenes.sources import failed_id, find_scenes, with_own_ids
 from geosod.types import Failure, SceneRef, SceneResult
+
+#: Scenes whose headers are read before the engine asks for them.
+PLANS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ def recorded(failure: Failure) -> bool:
 
 
 def detect(
-    scenes: str | Path | Sequence[str | Path],
+    scenes: str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]],
     *,
     model: str | Path,
     out: str | Path,
@@ -81,7 +88,8 @@ def detect(
     """Find the objects in scenes of any size, and write them as a map layer.
 
     Args:
-        scenes: GeoTIFFs or VRTs: paths, folders or globs.
+        scenes: GeoTIFFs, VRTs or STAC items: paths, folders, globs, ``https://`` and ``s3://`` addresses, or
+            mappings of bands to files; see `geosod.scenes.sources.find_scenes`.
         model: a shipped model's name or a bundle's folder.
         out: the output folder, or with one scene a name ending in ``.parquet``.
         config: a YAML file of settings, or settings already made.
@@ -98,9 +106,11 @@ def detect(
     """
     started = time.monotonic()
     emit: Emit = on_event or (lambda _: None)
-    inputs = [str(s) for s in ([scenes] if isinstance(scenes, str | Path) else scenes)]
+    listed = [scenes] if isinstance(scenes, str | Path | Mapping) else scenes
+    inputs = [scene if isinstance(scene, Mapping) else str(scene) for scene in listed]
     job = _job(model, config, settings)
-    refs, missing = find_scenes(inputs, datetime=job.config.datetime)
+    c = job.config
+    refs, missing = find_scenes(inputs, datetime=c.datetime, bands=c.bands, asset=c.asset)
     folder = open_output(out, scenes=len(refs) + len(missing), overwrite=job.config.overwrite)
     check_dataset_crs(folder, job.config.crs)
     ended: list[SceneResult] = []
@@ -181,21 +191,46 @@ def _plans(
     job: Job, refs: Sequence[SceneRef], folder: OutputFolder, emit: Emit, ended: list[SceneResult]
 ) -> Iterator[ScenePlan]:
     """Plan scenes as the engine asks for them; those that need or allow no work go to `ended` at once."""
-    for ref in refs:
-        try:
-            skipped = _skipped(job, ref, folder)
-            plan = None if skipped else plan_scene(job, ref)
-        except Exception as error:
-            # Whatever a file makes a library raise, the other scenes go on.
-            skipped, plan = _failed(_plan_failure(ref, error)), None
-        if plan is None:
-            assert skipped is not None
-            _end(skipped, folder, emit, ended)
+    for ref, outcome in _ahead(partial(_plan, job, folder), refs):
+        if isinstance(outcome, SceneResult):
+            _end(outcome, folder, emit, ended)
             continue
+        plan = outcome
         if plan.caution:
-            emit(Note(plan.caution, important=True))
+            emit(Note(redacted(plan.caution), important=True))
         emit(ScenePlanned(ref.id, len(plan.units), plan.tiles, plan.scene.megapixels))
         yield plan
+
+
+def _plan(job: Job, folder: OutputFolder, ref: SceneRef) -> ScenePlan | SceneResult:
+    """The plan of a scene, or how it ended already."""
+    try:
+        return _skipped(job, ref, folder) or plan_scene(job, ref)
+    except Exception as error:
+        # Whatever a file makes a library raise, the other scenes go on.
+        return _failed(_plan_failure(ref, error))
+
+
+def _ahead(
+    function: Callable[[SceneRef], ScenePlan | SceneResult], refs: Iterable[SceneRef]
+) -> Iterator[tuple[SceneRef, ScenePlan | SceneResult]]:
+    """Each scene and what `function` makes of it, in order, with the next ones under way in threads.
+
+    A header that comes over a network takes a second; the engine should not stand still meanwhile.
+    """
+    waiting: deque[tuple[SceneRef, Future[ScenePlan | SceneResult]]] = deque()
+    threads = ThreadPoolExecutor(PLANS_AHEAD, thread_name_prefix="plan")
+    try:
+        for ref in refs:
+            waiting.append((ref, threads.submit(function, ref)))
+            if len(waiting) > PLANS_AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _plan_failure(ref: SceneRef, error: Exception) -> Failure:
@@ -238,7 +273,7 @@ def _end(result: SceneResult, folder: OutputFolder, emit: Emit, ended: list[Scen
     if result.status == "failed" and lost:
         write_failures(folder, lost)
     elif result.status != "failed" and folder.failures.exists():
-        names = [hashed_id(SceneRef(result.uri, safe_id(Path(result.uri).stem))).id]
+        names = [failed_id(result.uri)]
         write_failures(folder, (), scenes=[*names, result.scene_id] if result.status == "skipped" else names)
     for failure in result.failures:
         emit(Failed(failure))

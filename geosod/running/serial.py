@@ -10,14 +10,13 @@ from geosod.merging.components import Settled, merge_group
 from geosod.output.commit import OutputFolder
 from geosod.running.events import Emit, Ready, TilesDetected, UnitSettled
 from geosod.running.finish import finish_scene
+from geosod.running.job import Job, load_fitting
+from geosod.running.planning import ScenePlan
 from geosod.running.stages import (
-    Job,
-    ScenePlan,
     TileOutcome,
     UnitAccount,
     detect_tiles,
     failed_result,
-    load_fitting,
     read_spec,
     read_tiles,
     settle_unit,
@@ -57,9 +56,10 @@ def run_scene(job: Job, plan: ScenePlan, detector: Detector, out: OutputFolder, 
 def run_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit) -> tuple[Settled, UnitAccount]:
     """Read, detect and settle one unit."""
     outcomes: list[TileOutcome] = []
-    for item in read_tiles(plan.scene, unit, read_spec(job, plan, detector.execution.batch)):
+    level = plan.level(unit)
+    for item in read_tiles(level.scene, unit, read_spec(job, plan, detector.execution.batch)):
         if isinstance(item, ReadAccount):
-            return settle_unit(job.rule, plan.scene, unit, item, outcomes)
+            return settle_unit(job.rule, level, unit, item, outcomes)
         outcomes += detect_tiles(detector, [item])
         emit(TilesDetected(len(item), len(outcomes[-1].detections)))
     raise AssertionError("read_tiles ends with its account")

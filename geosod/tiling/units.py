@@ -107,7 +107,7 @@ def merge_tree(units: Sequence[Unit], grid: Grid, *, fan_in: int = 4) -> tuple[t
         groups = {}
         for (r, c), ids in children.items():
             core = _core(rows, cols, (r * row_span, (r + 1) * row_span), (c * col_span, (c + 1) * col_span))
-            groups[r, c] = Group(f"g{len(tree) + 1}-r{r:05d}-c{c:05d}", tuple(ids), core)
+            groups[r, c] = Group(f"{units[0].level:g}x-g{len(tree) + 1}-r{r:05d}-c{c:05d}", tuple(ids), core)
         tree.append(tuple(groups.values()))
         level = {index: group.id for index, group in groups.items()}
     return tuple(tree)

@@ -76,6 +76,14 @@ def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expe
     assert tables(tmp_path) == expected
 
 
+def test_levels_are_the_same_in_both_engines(scenes, rgb_bundle, tmp_path, cluster) -> None:
+    """Every level has its own units and tree."""
+    for engine, unit in (("serial", (0, 0)), ("ray", (2, 2))):
+        settings = {"levels": "1,0.5,full", "engine": engine, "unit": unit}
+        assert detect(scenes, rgb_bundle, tmp_path / engine, **settings).exit_code == 0
+    assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
+
+
 @pytest.mark.parametrize("victim", ["DetectorActor", "read"])
 def test_a_killed_worker_does_not_matter(victim, scenes, rgb_bundle, expected, tmp_path, cluster) -> None:
     killed: list[int] = []

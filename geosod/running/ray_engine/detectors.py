@@ -11,9 +11,9 @@ from ray.exceptions import RayError
 
 from geosod.errors import ConfigError, EngineError, GeosodError
 from geosod.running.events import Emit, Note, Ready
+from geosod.running.job import Job
 from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
-from geosod.running.stages import Job
 
 #: Batches in a row without a single tile that went through, after which an actor is restarted or given up.
 MAX_FAILED_BATCHES = 3

@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from geosod.errors import EngineError, GeosodError
 from geosod.output.commit import OutputFolder
 from geosod.running.events import Emit, Note, TilesDetected, UnitSettled
+from geosod.running.job import Job
+from geosod.running.planning import ScenePlan
 from geosod.running.ray_engine import tasks
 from geosod.running.ray_engine.detectors import MAX_FAILED_BATCHES, PATIENCE, DetectorPool
 from geosod.running.ray_engine.session import (
@@ -26,7 +28,7 @@ from geosod.running.ray_engine.session import (
     resources,
     shipment,
 )
-from geosod.running.stages import Job, ScenePlan, UnitAccount, failed_outcome, failed_result, lost_unit, read_spec
+from geosod.running.stages import UnitAccount, failed_outcome, failed_result, lost_unit, read_spec
 from geosod.scenes.read import ReadAccount
 from geosod.types import IntArray, SceneResult, Unit
 
@@ -160,7 +162,7 @@ class Flow:
             plan = unit.scene.plan
             options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
             reader = tasks.read.options(num_returns="streaming", **options)
-            ref = reader.remote(plan.scene, unit.unit, read_spec(self._job, plan, self._shipment))
+            ref = reader.remote(plan.level(unit.unit).scene, unit.unit, read_spec(self._job, plan, self._shipment))
             self._readers[ref] = unit
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
@@ -183,7 +185,9 @@ class Flow:
                 self._tiles_waiting += len(item)
                 return
         except (RayError, StopIteration) as error:
-            item = lost_unit(unit.scene.plan.scene, unit.unit, EngineError(one_line(error)), unit.tiles)
+            item = lost_unit(
+                unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(one_line(error)), unit.tiles
+            )
         del self._readers[reader]
         unit.account = item
         self._settle_if_done(unit)
@@ -248,7 +252,7 @@ class Flow:
             return
         scene, plan = unit.scene, unit.scene.plan
         batches, places = [ref for ref, _ in unit.outcomes], [place for _, place in unit.outcomes]
-        refs = tasks.settle.remote(self._job.rule, plan.scene, unit.unit, unit.account, places, *batches)
+        refs = tasks.settle.remote(self._job.rule, plan.level(unit.unit), unit.unit, unit.account, places, *batches)
         settled, open_, account = refs
         unit.outcomes = []
         scene.nodes[unit.unit.id] = settled, open_
@@ -280,7 +284,7 @@ class Flow:
         while self._merged and len(self._finishing) < MAX_FINISHING:
             scene = self._merged.popleft()
             accounts = [scene.accounts[unit.id] for unit in scene.plan.units]
-            # The tree has come down to one node, whose open boxes are none.
+            # The tree has come down to one node for each level, whose open boxes are none.
             whole = [settled for settled, _ in scene.nodes.values()]
             task = tasks.finish.options(scheduling_strategy=self._here)
             execution = self._pool.execution

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from geosod.errors import ConfigError, EngineError
-from geosod.running.stages import Job
+from geosod.running.job import Job
 from geosod.types import Execution
 
 #: Shipments of tiles on their way to or in each detector: one at work, one waiting, one being fetched.

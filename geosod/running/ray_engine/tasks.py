@@ -12,18 +12,11 @@ from geosod.detectors import Detector
 from geosod.merging.components import merge_group
 from geosod.merging.rule import MergeRule
 from geosod.output.commit import OutputFolder
+from geosod.running.job import Job, load_fitting
 from geosod.running.memory import give_back_memory
+from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
-from geosod.running.stages import (
-    Job,
-    ScenePlan,
-    TileOutcome,
-    UnitAccount,
-    detect_tiles,
-    load_fitting,
-    read_tiles,
-    settle_unit,
-)
+from geosod.running.stages import TileOutcome, UnitAccount, detect_tiles, read_tiles, settle_unit
 from geosod.scenes.read import ReadAccount, ReadSpec
 from geosod.tiling.units import Group
 from geosod.types import Detections, Execution, IntArray, Scene, SceneResult, TileBatch, Unit, Window
@@ -81,13 +74,13 @@ class DetectorActor:
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=3)
 def settle(
-    rule: MergeRule, scene: Scene, unit: Unit, account: ReadAccount, places: list[int], *batches: list[TileOutcome]
+    rule: MergeRule, level: Level, unit: Unit, account: ReadAccount, places: list[int], *batches: list[TileOutcome]
 ) -> tuple[Detections, Detections, UnitAccount]:
     """Settled boxes, open boxes and account of a unit; its outcomes stand at `places` of `batches`."""
     # Arrays that arrive through the object store are read-only, and coverage is updated in place.
     own = replace(account, coverage=replace(account.coverage, codes=account.coverage.codes.copy()))
     outcomes = [batch[place] for batch, place in zip(batches, places, strict=True)]
-    node, told = settle_unit(rule, scene, unit, own, outcomes)
+    node, told = settle_unit(rule, level, unit, own, outcomes)
     return node.settled, node.open, told
 
 

@@ -1,0 +1,197 @@
+"""From a scene's header to the work to be done on it: levels, tiles, units, and the tree in which units merge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geosod.config import LevelSetting
+from geosod.errors import ConfigError
+from geosod.running.job import Job
+from geosod.scenes.bands import choose_bands, choose_files
+from geosod.scenes.locate import georeferenced
+from geosod.scenes.measure import check_ground
+from geosod.scenes.open import open_files, open_scene
+from geosod.scenes.statistics import percentiles
+from geosod.scenes.view import at_gsd, at_scale
+from geosod.tiling.grid import Grid, make_grid
+from geosod.tiling.units import Group, merge_tree, plan_units
+from geosod.types import BoolArray, Scene, SceneRef, Unit
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from geosod.detectors.card import ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A scale at which a scene is looked at.
+
+    Attributes:
+        scale: pixels of the level for one of the scene; 1 for the finest level, less for the others.
+        scene: the scene at that scale.
+        sizes: least and greatest √area of a box that may be reported, in the level's own pixels.
+    """
+
+    scale: float
+    scene: Scene
+    sizes: tuple[float, float] = (0.0, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePlan:
+    """What will be done with one scene.
+
+    Attributes:
+        scene: the opened scene, at the scale of its finest level.
+        bands: 1-based bands in the model's order.
+        levels: the scales at which it is looked at, the finest first.
+        units: pieces of work, level by level in reading order; none where the AOI leaves no tile. Windows and cores
+            are in the frame of the unit's level.
+        tree: how their open boxes meet; units of different levels never do.
+        area: the ground to look at in the scene frame, the AOI less what is masked; None for the whole scene.
+        caution: something the model card could not check.
+        aoi: the AOI in the scene frame, or None.
+        masks: masked ground in the scene frame, by kind.
+        limits: the pixel values of each band that are 0 and 1 to the network.
+    """
+
+    scene: Scene
+    bands: tuple[int, ...]
+    levels: tuple[Level, ...]
+    units: tuple[Unit, ...]
+    tree: tuple[tuple[Group, ...], ...]
+    area: BaseGeometry | None
+    caution: str | None
+    aoi: BaseGeometry | None = None
+    masks: dict[str, BaseGeometry] = field(default_factory=dict)
+    limits: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles to read."""
+        return sum(len(unit.windows) for unit in self.units)
+
+    def level(self, unit: Unit) -> Level:
+        """The level of a unit."""
+        return next(level for level in self.levels if level.scale == unit.level)
+
+
+def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
+    """Open a scene, hold it against the model, and cut it into units.
+
+    Raises:
+        SceneError: it cannot be opened, lacks a band, or misses the AOI.
+        ModelError: the model is not made for it.
+    """
+    c, card = job.config, job.bundle.card
+    if ref.files:
+        files = choose_files(ref, card.bands, c.bands)
+        whole = open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem)
+    else:
+        whole = open_scene(ref, rpc_height=c.rpc_height, dem=c.dem)
+    if c.tile_gsd is not None:
+        whole = at_gsd(whole, _tile_gsd(job))
+    bands = choose_bands(whole, card.bands, None if ref.files else c.bands)
+    caution = card.check(whole)
+    levels = _levels(job, whole)
+    scene = levels[0].scene
+    if georeferenced(scene):
+        # Raises now, not after hours of work, where the two do not go together.
+        caution = "; ".join(filter(None, (caution, check_ground(scene, c.crs)))) or None
+    aoi, masks, area = _areas(job, scene)
+    units: list[Unit] = []
+    trees = []
+    for level in levels:
+        grid = make_grid(level.scene.width, level.scene.height, tile=job.tile, overlap=job.overlap)
+        mine = plan_units(scene.id, grid, shape=c.unit, level=level.scale, keep=_wanted(area, grid, scale=level.scale))
+        trees.append(merge_tree(mine, grid))
+        units += mine
+    tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
+    limits = _limits(card, scene, bands) if units else None
+    return ScenePlan(scene, bands, levels, tuple(units), tree, area, caution, aoi, masks, limits)
+
+
+def _tile_gsd(job: Job) -> float:
+    gsd = job.bundle.card.gsd if job.config.tile_gsd == "model" else job.config.tile_gsd
+    if gsd is None:
+        raise ConfigError(f"tile_gsd = 'model': {job.bundle.card.name} names no GSD; give one in metres")
+    return float(gsd)
+
+
+def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
+    """The levels of a scene, the finest first, each size range told by the user or `_usual_sizes`."""
+    asked: dict[float, LevelSetting] = {}
+    for setting in job.config.levels:
+        scale = setting.scale
+        if scale == "full":
+            scale = min(1.0, job.tile / max(scene.width, scene.height))
+        asked.setdefault(float(scale), setting)
+    scales = sorted(asked, reverse=True)
+    usual = _usual_sizes(scales, job.overlap)
+    finest = scales[0]
+    levels = []
+    for scale in scales:
+        low, high = asked[scale].sizes or usual[scale]
+        sizes = (low * scale, math.inf if high is None else high * scale)
+        levels.append(Level(scale / finest, at_scale(scene, scale), sizes))
+    return tuple(levels)
+
+
+def _usual_sizes(scales: list[float], overlap: int) -> dict[float, tuple[float, float | None]]:
+    """Sizes in pixels of scale 1 that each level may report: what it shows whole, and finer ones do not surely show.
+
+    An object no larger than the overlap is whole in some tile. A level so reports up to its overlap, and from half
+    the overlap of the next finer one on, so that neighbours share a factor of two; the coarsest has no upper end.
+    """
+    sizes: dict[float, tuple[float, float | None]] = {}
+    for i, scale in enumerate(scales):
+        low = 0.0 if i == 0 else overlap / scales[i - 1] / 2
+        high = None if i == len(scales) - 1 else overlap / scale
+        sizes[scale] = (low, high)
+    return sizes
+
+
+def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseGeometry], BaseGeometry | None]:
+    """The AOI, what is masked, and the ground that remains; scene frame."""
+    if job.aoi is None and not job.config.mask:
+        return None, {}, None
+    import shapely
+
+    from geosod.scenes.aoi import aoi_in_scene
+    from geosod.scenes.mask import Mask, mask_in_scene
+
+    aoi = None if job.aoi is None else aoi_in_scene(job.aoi, scene)
+    settings = job.config.mask.items()
+    masks = {kind: mask_in_scene(Mask(kind, m.path, m.values, m.invert), scene) for kind, m in settings}
+    whole = shapely.box(0, 0, scene.width, scene.height) if aoi is None else aoi
+    return aoi, masks, shapely.difference(whole, shapely.union_all(list(masks.values()))) if masks else whole
+
+
+def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    """The pixel values that are 0 and 1 to the network, for each band."""
+    if card.scaling == "percentile":
+        return percentiles(scene, bands, card.minimum, card.maximum)
+    limits = tuple(zip(card.minimum, card.maximum, strict=True))
+    if card.scaling == "stored" or not scene.scales:
+        return limits
+    tags = [(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands]
+    return tuple(
+        ((low - offset) / scale, (high - offset) / scale)
+        for (low, high), (scale, offset) in zip(limits, tags, strict=True)
+    )
+
+
+def _wanted(area: BaseGeometry | None, grid: Grid, *, scale: float) -> BoolArray | None:
+    """Which tiles of a level's grid lie on the area, which is in the scene frame."""
+    if area is None:
+        return None
+    from geosod.scenes.aoi import windows_in
+
+    windows = np.asarray(grid.windows_array() / scale, np.float64)
+    return np.asarray(windows_in(area, windows).reshape(grid.rows, grid.cols))

@@ -1,0 +1,182 @@
+"""Pyramid inference: several scales of one scene, each with the sizes it may report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from geosod.config import make_config
+from geosod.detectors import open_bundle
+from geosod.errors import ConfigError
+from geosod.output.commit import open_output
+from geosod.running import serial
+from geosod.running.job import Job
+from geosod.running.planning import _usual_sizes, plan_scene
+from geosod.types import Detections, Execution, SceneRef, TileBatch
+from tests.rasters import UTM31, noise, random_bundle, write_tif
+from tests.running.helpers import detect, tables
+
+TILE, OVERLAP = 256, 64
+
+
+class Finder:
+    """A detector that finds every bright rectangle, or what a tile shows of it, without fail."""
+
+    execution = Execution("cpu", "eager", "fp32", 4, 1)
+
+    def __init__(self, card) -> None:
+        self.card = card
+
+    def detect(self, batch: TileBatch) -> list[Detections]:
+        return [self._tile(batch, i) for i in range(len(batch))]
+
+    def _tile(self, batch: TileBatch, i: int) -> Detections:
+        col, row, width, height = batch.windows[i]
+        image = batch.pixels[i, 0, :height, :width]
+        boxes, scores, inner = [], [], []
+        for rows, cols in ndimage.find_objects(ndimage.label(image > 127)[0]):
+            box = cols.start, rows.start, cols.stop, rows.stop
+            size_w, size_h = batch.scene_size[i]
+            near = (
+                (cols.start <= 2 and col > 0, rows.start <= 2 and row > 0),
+                (cols.stop >= width - 2 and col + width < size_w, rows.stop >= height - 2 and row + height < size_h),
+            )
+            boxes.append(np.add(box, (col, row, col, row)))
+            scores.append(0.5 + 0.4 * min(1, (box[2] - box[0]) / 100))
+            inner.append(any(any(pair) for pair in near))
+        return Detections(boxes=np.array(boxes).reshape(-1, 4), scores=scores, labels=[0] * len(boxes), fragment=inner)
+
+
+def rectangles() -> np.ndarray:
+    """Objects of 12 to 1400 px, 20 px apart at least, many across tile borders."""
+    boxes = [(60, 60, 1460, 1010), (1600, 100, 1900, 320), (1550, 400, 1680, 1000), (2100, 80, 2700, 700)]
+    rng = np.random.default_rng(4)
+    for x in range(40, 2900, 95):
+        for y in range(1100, 2900, 90):
+            w, h = rng.integers(12, 60, 2)
+            boxes.append((x, y, x + w, y + h))
+    return np.array(boxes, float)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory) -> tuple[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("blocks")
+    pixels = np.full((1, 3000, 3000), 10, np.uint8)
+    for x0, y0, x1, y1 in rectangles().astype(int):
+        pixels[0, y0:y1, x0:x1] = 250
+    return str(write_tif(folder / "blocks.tif", pixels, block=256)), rectangles()
+
+
+def found(scene: str, tmp_path, **settings) -> np.ndarray:
+    bundle = random_bundle(tmp_path / "b", bands=("a",), tile=TILE, overlap=OVERLAP, merge_metric="ios")
+    job = Job(open_bundle(bundle), make_config(unit=(2, 3), **settings))
+    out = open_output(tmp_path / "out", scenes=1, overwrite=True)
+    plan = plan_scene(job, SceneRef(scene, "blocks"))
+    serial.run_scene(job, plan, Finder(job.bundle.card), out, lambda _: None)
+    table = pq.read_table(next((tmp_path / "out/detections").rglob("*.parquet")))
+    return np.column_stack([table[f"px_{n}"].to_numpy() for n in ("xmin", "ymin", "xmax", "ymax")])
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return shapely.area(shapely.intersection(a[:, None], b)) / shapely.area(shapely.union(a[:, None], b))
+
+
+def score(boxes: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
+    """Truths without a box of IoU 0.5, and boxes beyond one for each truth."""
+    overlap = iou(shapely.box(*truth.T), shapely.box(*boxes.T))
+    return int((overlap.max(axis=1) < 0.5).sum()), len(boxes) - int((overlap.max(axis=1) >= 0.5).sum())
+
+
+def test_objects_of_every_size_are_found_once(blocks, tmp_path) -> None:
+    scene, truth = blocks
+    assert score(found(scene, tmp_path, levels="1,0.5,0.25,full"), truth) == (0, 0)
+
+
+def test_one_level_reports_large_objects_in_pieces(blocks, tmp_path) -> None:
+    """What the levels are for: without them the four large ones fail."""
+    scene, truth = blocks
+    missed, extra = score(found(scene, tmp_path), truth)
+    assert missed == 4 and extra > 20
+
+
+@pytest.mark.parametrize("unit", [(1, 0), (2, 1)])
+def test_the_result_does_not_depend_on_units(tmp_path, rgb_bundle, unit) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 900, 1300))
+    for name, shape in {"whole": (0, 0), "units": unit}.items():
+        assert detect(scene, rgb_bundle, tmp_path / name, unit=shape, levels="2:0-20,1,0.4,full").exit_code == 0
+    assert tables(tmp_path / "whole") == tables(tmp_path / "units")
+    table = pq.read_table(next((tmp_path / "whole/detections").rglob("*.parquet")))
+    assert set(np.round(table["level"].to_numpy().astype(float), 4)) >= {2.0, 1.0, 0.4}
+
+
+def test_a_level_reports_its_sizes_only(tmp_path, rgb_bundle) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 700, 700))
+    levels = "1:4-9,0.5:15-21"
+    assert detect(scene, rgb_bundle, tmp_path / "out", levels=levels).exit_code == 0
+    table = pq.read_table(next((tmp_path / "out/detections").rglob("*.parquet")))
+    x0, y0, x1, y1 = (table[f"px_{n}"].to_numpy() for n in ("xmin", "ymin", "xmax", "ymax"))
+    side, level = np.sqrt((x1 - x0) * (y1 - y0)), table["level"].to_numpy()
+    for scale, low, high in ((1, 4, 9), (0.5, 15, 21)):
+        own = side[level == scale]
+        assert len(own) > 5 and own.min() >= low - 1e-9 and own.max() <= high + 1e-9
+
+
+@given(scales=st.lists(st.floats(0.01, 4), min_size=1, max_size=5, unique=True), overlap=st.integers(8, 512))
+def test_usual_sizes_leave_no_gap(scales, overlap) -> None:
+    scales = sorted(scales, reverse=True)
+    sizes = [_usual_sizes(scales, overlap)[scale] for scale in scales]
+    assert sizes[0][0] == 0 and sizes[-1][1] is None
+    for (_, high), (low, _) in pairwise(sizes):
+        assert low == pytest.approx(high / 2)
+
+
+def test_levels_as_written(tmp_path) -> None:
+    written = make_config(levels="1, 0.5:30-,full:-900").levels
+    assert [(level.scale, level.sizes) for level in written] == [
+        (1.0, None), (0.5, (30.0, None)), ("full", (0.0, 900.0)),
+    ]  # fmt: skip
+    (tmp_path / "c.yaml").write_text("levels: [1, 0.5, {scale: full, sizes: [100, null]}]\n")
+    assert make_config(tmp_path / "c.yaml").levels[2].sizes == (100.0, None)
+    for wrong in ("half", "1:9-3", "0", "99", ""):
+        with pytest.raises(ConfigError, match="levels"):
+            make_config(levels=wrong)
+
+
+def test_an_aoi_leaves_out_tiles_of_every_level(tmp_path, rgb_bundle) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 1000, 1000))
+    corner = shapely.box(500_000, 5_800_000 - 60, 500_060, 5_800_000)
+    geopandas.GeoDataFrame(geometry=[corner], crs=UTM31).to_file(tmp_path / "aoi.gpkg")
+    job = Job(open_bundle(rgb_bundle), make_config(levels="1,0.5"))
+    whole = plan_scene(job, SceneRef(str(scene), "s"))
+    from geosod.scenes.aoi import load_aoi
+
+    part = plan_scene(replace(job, aoi=load_aoi(tmp_path / "aoi.gpkg")), SceneRef(str(scene), "s"))
+    tiles = {level.scale: [w for u in part.units if u.level == level.scale for w in u.windows] for level in part.levels}
+    assert len(tiles[1.0]) == 4 and len(tiles[0.5]) == 1 < sum(len(u.windows) for u in whole.units if u.level == 0.5)
+    assert detect(scene, rgb_bundle, tmp_path / "out", levels="1,0.5", aoi=tmp_path / "aoi.gpkg").exit_code == 0
+
+
+def test_ground_that_a_coarse_level_could_not_read_is_told(tmp_path, rgb_bundle) -> None:
+    path = write_tif(tmp_path / "s.tif", noise(3, 600, 600), block=128)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 30_000] = bytes(30_000)
+    path.write_bytes(data)
+    assert detect(path, rgb_bundle, tmp_path / "one").exit_code == 3
+    result = detect(path, rgb_bundle, tmp_path / "out", levels="1,0.5")
+    assert result.exit_code == 3
+    for failure in result.failures:
+        assert failure.window is not None and failure.window.right <= 600 and failure.window.bottom <= 600
+    failed = [
+        geopandas.read_parquet(tmp_path / out / "coverage/s.parquet").query("status == 'failed'").area_km2.sum()
+        for out in ("one", "out")
+    ]
+    assert failed[1] >= failed[0] > 0
