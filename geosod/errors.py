@@ -7,6 +7,8 @@
     │   └── OutputError       the output cannot be written or is not ours to replace
     ├── SceneError            one scene cannot be processed; the others go on    (exit code 3)
     │   └── ReadError         some pixels of a scene cannot be read
+    │       └── LostError     … however often they are asked for
+    │           └── ChangedError  the file is not the one the scene was planned with
     └── EngineError           the machinery failed: an actor, a worker, the cluster
 
 Every message says what was wrong, with the value seen, and how to mend it. Exceptions of rasterio,
@@ -15,9 +17,53 @@ pyarrow, pydantic and ray are mapped to these where they are caught, at the edge
 
 from __future__ import annotations
 
+import re
+from urllib.parse import parse_qs
+
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s@]*@)*(?P<path>[^?#\s\"'}<>]*)(?:[?#][^\s\"'}<>]*)?"
+)
+_VSICURL_OPTIONS = re.compile(r"/vsicurl\?(?P<options>[^\s\"'}]*)")
+#: The end of a URL whose beginning is not there: GDAL and urllib3 tell file names and paths alone.
+_QUERY = re.compile(
+    r"\?[\w.~%-]+=[^\s\"'}<>]*|(?i:(?<=\.tif)|(?<=\.tiff)|(?<=\.vrt)|(?<=\.jp2)|(?<=\.png)|(?<=json))\?[^\s\"'}<>]*"
+)
+_SECRET = re.compile(
+    r"(?i)(?<![\w-])(x-(?:amz|goog)-[\w-]+|[\w-]*(?:password|passwd|pwd|token|secret|signature|api_?key|access_?key|"
+    r"access_?key_?id)|sig)=('[^']*'|\"[^\"]*\"|[^\s&,;'\"]+)"
+)
+_AUTHORIZATION = re.compile(
+    r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic|aws4-hmac-sha256)\s+)?[^'\"\n]+"
+)
+
+
+def redacted(text: str) -> str:
+    """`text` without user names, passwords, query strings and fragments of the URLs in it, and without tokens.
+
+    Works on URLs wherever they stand: ``https://…``, ``s3://…``, ``/vsicurl/https://…``,
+    ``/vsizip/{/vsicurl/https://…}/a.tif``, on GDAL's ``/vsicurl?url=…&…`` form, and on query strings that have lost
+    their URL. ``password=…`` and the like are blanked. Local paths are left as they are.
+    """
+
+    def plain(match: re.Match[str]) -> str:
+        urls: list[str] = parse_qs(match["options"]).get("url", [""])
+        return "/vsicurl/" + urls[0]
+
+    text = _VSICURL_OPTIONS.sub(plain, text)
+    text = _QUERY.sub("", _URL.sub(r"\g<scheme>\g<path>", text))
+    return _AUTHORIZATION.sub(r"\1***", _SECRET.sub(r"\1=***", text))
+
+
+def identity(uri: str) -> str:
+    """What a file is known by: its address without credentials and query, so that one signed anew is the same file."""
+    return redacted(uri)
+
 
 class GeosodError(Exception):
-    """Base of every error geosod raises on purpose."""
+    """Base of every error geosod raises on purpose. No message holds a credential, whatever went into it."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(GeosodError):
@@ -42,6 +88,14 @@ class SceneError(GeosodError):
 
 class ReadError(SceneError):
     """Pixels of a scene cannot be read."""
+
+
+class LostError(ReadError):
+    """Pixels that cannot be had, and will not be, however often they are asked for."""
+
+
+class ChangedError(LostError):
+    """The file is not the one that the scene was planned with; nothing of what was read holds together."""
 
 
 class EngineError(GeosodError):

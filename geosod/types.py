@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from affine import Affine
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, redacted
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -66,6 +66,7 @@ class BandFile:
         band: 1-based number in that file.
         aliases: other names it goes by, such as the common name "red" of a band "B04".
         scale, offset: pixel value × scale + offset is the physical one; None where the file's own tags hold.
+        version: changes when the file does; None where nothing tells.
     """
 
     name: str
@@ -74,6 +75,7 @@ class BandFile:
     aliases: tuple[str, ...] = ()
     scale: float | None = None
     offset: float | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +386,10 @@ class Failure:
     message: str
     attempts: int = 1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", redacted(self.uri))
+        object.__setattr__(self, "message", redacted(self.message))
+
 
 #: Codes of a coverage grid; where two say something of one cell, the greater one holds.
 UNSEEN, NODATA, INSPECTED, FAILED = 0, 1, 2, 3
@@ -468,7 +474,7 @@ class SceneResult:
     """What one scene came to.
 
     Attributes:
-        scene_id, uri: the scene.
+        scene_id, uri: the scene; the URI carries no credentials.
         status: "done", "partial" (some ground failed), "failed", or "skipped" (already committed).
         detections: number of rows written.
         paths: files of the scene, the committing item last.
@@ -491,3 +497,6 @@ class SceneResult:
     raw: int = 0
     shipped: int = 0
     capped_tiles: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", redacted(self.uri))

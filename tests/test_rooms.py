@@ -15,7 +15,7 @@ SIDE_BY_SIDE = ("scenes", "tiling", "detectors", "merging")
 ALLOWED = {
     **dict.fromkeys(SIDE_BY_SIDE, frozenset()),
     "viewing": frozenset(),
-    "output": frozenset({"scenes.locate"}),
+    "output": frozenset({"scenes.locate", "scenes.measure"}),
     "training": frozenset({"demo", "detectors", "scenes", "tiling", "merging"}),
     "running": frozenset({*SIDE_BY_SIDE, "output", "config"}),
     "demo": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config"}),

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from geosod.output.geoparquet import clean_uri
 from geosod.running.events import (
     Emit,
     Event,
@@ -91,7 +90,7 @@ def _say(console: Console, event: Event, *, quiet: bool, verbose: bool) -> None:
     match event:
         case Failed(failure=f):
             ground = f" at column {f.window.col}, row {f.window.row}" if f.window else ""
-            where = "" if f.uri in f.message else f"{clean_uri(f.uri)}{ground}: "
+            where = "" if f.uri in f.message else f"{f.uri}{ground}: "
             console.print(f"failed ({f.stage}): {where}{f.message}", style="red", markup=False)
         case Note(important=True):
             console.print(f"note: {event.text}", style="yellow", markup=False)

@@ -20,9 +20,9 @@ from geosod.detectors import open_bundle
 from geosod.errors import EngineError
 from geosod.output.geoparquet import geometry_columns, write_geoparquet
 from geosod.running.events import Emit
+from geosod.running.job import Job
 from geosod.running.memory import peak_memory
 from geosod.running.run import Result, detect
-from geosod.running.job import Job
 from geosod.scenes.locate import ground_polygons
 from geosod.scenes.open import open_scene
 from geosod.scenes.preview import read_preview

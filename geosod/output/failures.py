@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geosod.errors import OutputError
-from geosod.output.geoparquet import clean_uri
 from geosod.types import Failure, Window
 
 #: The columns of a failures file, in order; the window is null where the whole scene is concerned.
@@ -28,16 +27,16 @@ FAILURE_SCHEMA = pa.schema(
 
 
 def failure_table(failures: Sequence[Failure]) -> pa.Table:
-    """Failures as rows with `FAILURE_SCHEMA`; credentials in URIs and messages are removed."""
+    """Failures as rows with `FAILURE_SCHEMA`; their URIs and messages hold no credentials."""
     window = ("col", "row", "width", "height")
     rows = [
         {
             "scene_id": f.scene_id,
-            "uri": clean_uri(f.uri),
+            "uri": f.uri,
             **{name: None if f.window is None else getattr(f.window, name) for name in window},
             "stage": f.stage,
             "error": f.error,
-            "message": clean_uri(f.message),
+            "message": f.message,
             "attempts": f.attempts,
         }
         for f in failures

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
-from geosod.errors import OutputError
+from geosod.errors import OutputError, identity
 from geosod.scenes.locate import parse_crs
 from geosod.types import Provenance, Scene
 
@@ -27,32 +25,13 @@ BBOX_TYPE = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in 
 
 _TYPE_NAMES = {3: "Polygon", 6: "MultiPolygon"}
 _REPEATING = ("label", "scene_id", "status", "reason")
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s@]*@)*(?P<path>[^?#\s\"'}]*)(?:[?#][^\s\"'}]*)?")
-_VSICURL_OPTIONS = re.compile(r"/vsicurl\?(?P<options>[^\s\"'}]*)")
-_SECRET = re.compile(r"(?i)\b(password|passwd|pwd|token|secret)=('[^']*'|\"[^\"]*\"|[^\s&,;'\"]+)")
-
-
-def clean_uri(uri: str) -> str:
-    """`uri` without user name, password, query string and fragment; for error messages too.
-
-    Works on URLs wherever they stand in the text: ``https://…``, ``s3://…``, ``/vsicurl/https://…``,
-    ``/vsizip/{/vsicurl/https://…}/a.tif``, and on GDAL's ``/vsicurl?url=…&…`` form. ``password=…`` and the
-    like, as in ``PG:`` strings, are blanked. Local paths are left as they are.
-    """
-
-    def plain(match: re.Match[str]) -> str:
-        urls: list[str] = parse_qs(match["options"]).get("url", [""])
-        return "/vsicurl/" + urls[0]
-
-    text = _VSICURL_OPTIONS.sub(plain, uri)
-    return _SECRET.sub(r"\1=***", _URL.sub(r"\g<scheme>\g<path>", text))
 
 
 def file_metadata(scene: Scene, provenance: Provenance) -> dict[str, object]:
     """What goes under the key ``geosod`` of a scene's files: where the rows come from, no credentials."""
     return {
         "scene_id": scene.id,
-        "source": clean_uri(scene.ref.uri),
+        "source": identity(scene.ref.uri),
         "gsd": scene.gsd,
         "width": scene.width,
         "height": scene.height,

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import shapely
 
-from geosod.output.geoparquet import clean_uri
+from geosod.errors import identity
 from geosod.output.table import utc
-from geosod.scenes.locate import crs_name, footprint, georeferenced
+from geosod.scenes.locate import crs_name, footprint, georeferenced, on_earth
 from geosod.types import Provenance, Scene
 
 STAC_VERSION = "1.1.0"
@@ -56,7 +56,7 @@ def _asset(href: str, title: str, roles: list[str], crs: str | None) -> dict[str
 
 def source_href(uri: str) -> str:
     """The cleaned URI as a link; what GDAL alone understands is kept as it is, spaces aside."""
-    cleaned = clean_uri(uri)
+    cleaned = identity(uri)
     return quote(cleaned, safe="/:%{}[]@!$&'()*+,;=~?#\\") if cleaned else "unknown"
 
 
@@ -98,7 +98,8 @@ def scene_item(
         The item as a JSON value.
     """
     placed = georeferenced(scene)
-    outline = footprint(scene) if placed else None
+    # GeoJSON knows the Earth alone.
+    outline = footprint(scene) if placed and on_earth(scene) else None
     source = source_href(scene.ref.uri)
     properties: dict[str, Any] = {
         **_when(scene.ref.datetime, processed),

@@ -90,14 +90,11 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         ModelError: the model is not made for it.
     """
     c, card = job.config, job.bundle.card
-    if ref.files:
-        files = choose_files(ref, card.bands, c.bands)
-        whole = open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem)
-    else:
-        whole = open_scene(ref, rpc_height=c.rpc_height, dem=c.dem)
+    whole = _opened(job, ref)
     if c.tile_gsd is not None:
         whole = at_gsd(whole, _tile_gsd(job))
-    bands = choose_bands(whole, card.bands, None if ref.files else c.bands)
+    # Files were opened in the order of the model's bands.
+    bands = tuple(range(1, whole.count + 1)) if ref.files else choose_bands(whole, card.bands, c.bands)
     caution = card.check(whole)
     levels = _levels(job, whole)
     scene = levels[0].scene
@@ -115,6 +112,14 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
     limits = _limits(card, scene, bands) if units else None
     return ScenePlan(scene, bands, levels, tuple(units), tree, area, caution, aoi, masks, limits)
+
+
+def _opened(job: Job, ref: SceneRef) -> Scene:
+    c = job.config
+    if not ref.files:
+        return open_scene(ref, rpc_height=c.rpc_height, dem=c.dem)
+    files = choose_files(ref, job.bundle.card.bands, c.bands)
+    return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem)
 
 
 def _tile_gsd(job: Job) -> float:

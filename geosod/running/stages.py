@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geosod.errors import GeosodError
+from geosod.errors import ChangedError, GeosodError
 from geosod.merging.components import Settled, merge_group, settle
 from geosod.merging.rule import MergeRule
 from geosod.running.job import Job
@@ -108,7 +108,9 @@ def settle_unit(
 ) -> tuple[Settled, UnitAccount]:
     """Merge what no other unit can touch, and add up what became of the unit; all in the frame of its level."""
     scene = level.scene
-    raw = _of_level(Detections.concat(outcome.detections for outcome in outcomes), level)
+    # What was found in pixels of two files at once is nothing.
+    mixed = any(failure.error == ChangedError.__name__ for failure in read.failures)
+    raw = _of_level(Detections.concat([] if mixed else [outcome.detections for outcome in outcomes]), level)
     settled = settle(raw, unit.core, rule)
     failures = list(read.failures)
     for outcome in outcomes:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
 
 from geosod.errors import GeosodError, SceneError
+from geosod.scenes.connect import connected
+from geosod.scenes.locator import read_georeference
 from geosod.scenes.measure import ground_size
 from geosod.scenes.view import coloured, stacked
-from geosod.scenes.vrt import check_sources
 from geosod.types import BandFile, MaskKind, Scene, SceneRef
 
 #: Formats that are opened; anything else GDAL knows is refused, some of its drivers reach out on their own.
@@ -42,39 +39,39 @@ def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb
     Raises:
         SceneError: GDAL cannot open it.
     """
-    uri = ref.uri
     # rasterio takes bytes here, whatever GDAL's own documentation says of the number.
-    settings = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
-    with rasterio.Env(**settings):
-        try:
-            if view is None:
-                check_sources(uri)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                dataset = DatasetReader(view or uri, sharing=False, driver=DRIVERS)
-        except RasterioError as error:
-            raise SceneError(f"{uri}: cannot be opened as a raster: {_one_line(error, uri)}") from error
-        with dataset:
-            yield dataset
+    options = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
+    with connected(ref, view=view, drivers=DRIVERS, options=options) as dataset:
+        yield dataset
 
 
-def open_scene(ref: SceneRef) -> Scene:
+def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | None = None) -> Scene:
     """Read the header of a scene that is one file.
 
+    Args:
+        ref: the scene.
+        rpc_height, dem: as `read_georeference`.
+
     Raises:
-        SceneError: the file cannot be opened, is not a plain grid of numbers, or claims impossible sizes.
+        SceneError: the file cannot be opened, is not a plain grid of numbers, claims impossible sizes, or does not
+            tell its place in a way that can be followed.
+        ConfigError: the DEM cannot be used.
     """
     with opened(ref) as dataset:
         _check(dataset, ref.uri)
-        georeferenced = dataset.crs is not None and not dataset.transform.is_identity
+        try:
+            crs, transform, locator = read_georeference(dataset, rpc_height=rpc_height, dem=dem)
+        except SceneError as error:
+            raise SceneError(f"{ref.uri}: {error}") from error
         scene = Scene(
             ref=ref if ref.datetime else replace(ref, datetime=_acquired(dataset)),
             width=dataset.width,
             height=dataset.height,
             count=dataset.count,
             dtype=dataset.dtypes[0],
-            crs=dataset.crs.to_wkt(version="WKT2_2019") if georeferenced else None,
-            transform=dataset.transform if georeferenced else None,
+            crs=crs,
+            transform=transform,
+            locator=locator,
             nodata=tuple(dataset.nodatavals),
             masks=tuple(_mask(dataset, band) for band in range(dataset.count)),
             alpha=next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None),
@@ -90,18 +87,21 @@ def open_scene(ref: SceneRef) -> Scene:
     return coloured(scene, colours) if colours else scene
 
 
-def open_files(ref: SceneRef, files: Sequence[BandFile]) -> Scene:
+def open_files(
+    ref: SceneRef, files: Sequence[BandFile], *, rpc_height: float | None = None, dem: str | None = None
+) -> Scene:
     """Read the headers of files that make one scene, of which each gives one band, named as the file is.
 
     Args:
         ref: the scene.
         files: those of its files that are wanted, in order; at least one.
+        rpc_height, dem: as `read_georeference`.
 
     Raises:
         SceneError: as `open_scene`; a file lacks the band; or they do not lie on one ground.
     """
-    sources = {file.uri: SceneRef(file.uri, ref.id, ref.datetime) for file in files}
-    opened_files = {uri: open_scene(source) for uri, source in sources.items()}
+    sources = {file.uri: SceneRef(file.uri, ref.id, ref.datetime, file.version) for file in files}
+    opened_files = {uri: open_scene(source, rpc_height=rpc_height, dem=dem) for uri, source in sources.items()}
     parts = []
     for file in files:
         scene = opened_files[file.uri]
@@ -111,7 +111,7 @@ def open_files(ref: SceneRef, files: Sequence[BandFile]) -> Scene:
             scale = 1.0 if file.scale is None else file.scale
             scene = replace(scene, scales=(scale,) * scene.count, offsets=(file.offset or 0.0,) * scene.count)
         parts.append((scene, file.band, file.name))
-    return stacked(parts, ref=replace(ref, datetime=ref.datetime or parts[0][0].ref.datetime))
+    return stacked(parts, ref=replace(ref, datetime=ref.datetime or parts[0][0].ref.datetime, files=tuple(files)))
 
 
 def _check(dataset: Any, uri: str) -> None:
@@ -130,9 +130,6 @@ def _check(dataset: Any, uri: str) -> None:
     block = int(np.prod(dataset.block_shapes[0], dtype=np.int64)) * dtype.itemsize * dataset.count
     if block > MAX_BLOCK_BYTES:
         raise SceneError(f"{uri}: one block decodes to {block >> 20} MiB, over {MAX_BLOCK_BYTES >> 20}; tile the file")
-    if dataset.transform.is_identity and (dataset.gcps[0] or dataset.rpcs is not None):
-        means = "ground control points" if dataset.gcps[0] else "RPCs"
-        raise SceneError(f"{uri}: located by {means} only; warp it to a grid first (gdalwarp)")
     if dataset.transform.is_degenerate:
         raise SceneError(f"{uri}: its geotransform {tuple(dataset.transform)[:6]} has no extent; mend the file's")
 
@@ -172,7 +169,7 @@ def _acquired(dataset: Any) -> dt.datetime | None:
 
 
 def _gsd(scene: Scene) -> float | None:
-    if scene.transform is None:
+    if scene.crs is None:
         return None
     col, row = scene.width // 2, scene.height // 2
     pixel = np.array([[col, row, col + 1, row + 1]], np.float64)
@@ -181,8 +178,3 @@ def _gsd(scene: Scene) -> float | None:
     except GeosodError:
         return None
     return float(np.sqrt(width[0] * height[0]))
-
-
-def _one_line(error: BaseException, uri: str) -> str:
-    text = " ".join(str(error).split()).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
-    return text or type(error).__name__

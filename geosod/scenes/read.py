@@ -8,9 +8,10 @@ tried again, then narrowed to single blocks, and their ground is given up, recor
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
-from geosod.errors import ReadError
+from geosod.errors import ChangedError, LostError, ReadError
+from geosod.scenes.fetch import Source, source, strip_windows
 from geosod.scenes.open import opened
 from geosod.types import (
     FAILED,
@@ -90,7 +92,7 @@ def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | 
     coverage = Coverage.of_window(unit.read_window, spec.cell)
     stack = _Stack(scene, unit, spec)
     tiles = 0
-    with opened(scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb) as dataset:
+    with _source(scene, unit, spec) as dataset:
         for top, row in groupby(unit.windows, key=lambda window: window.row):
             windows = list(row)
             strip_reader.advance(dataset, top, windows[0].bottom)
@@ -146,32 +148,44 @@ class _StripReader:
         valid = self.valid[rows, columns]
         return self.pixels[:, rows, columns], None if valid.all() else valid
 
-    def _read(self, dataset: Any, window: Window) -> tuple[PixelArray, BoolArray]:
-        error: Exception | None = None
-        for attempt in range(self.spec.attempts):
-            try:
-                return read_window(dataset, self.scene, self.spec.bands, window)
-            except RasterioError as caught:
-                error = caught
-                time.sleep(0.05 * attempt)
-        return self._salvage(dataset, window, str(error))
+    def _read(self, source: Source, window: Window) -> tuple[PixelArray, BoolArray]:
+        try:
+            return source.read(window)
+        except ChangedError:
+            raise
+        except (RasterioError, LostError) as error:
+            return self._salvage(source, window, error)
 
-    def _salvage(self, dataset: Any, window: Window, message: str) -> tuple[PixelArray, BoolArray]:
-        """Read block by block, so that only what is truly unreadable is lost."""
+    def _salvage(self, source: Source, window: Window, error: Exception) -> tuple[PixelArray, BoolArray]:
+        """Read block by block, so that only what is truly unreadable is lost; not from a server that is silent."""
         pixels = np.zeros((len(self.spec.bands), window.height, window.width), self.scene.dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
-        lost = []
-        for part in _blocks(window, self.scene.block_shape):
+        lost, parts = [], list(blocks(window, self.scene.block_shape))
+        while parts and source.salvageable and not isinstance(error, LostError):
+            part = parts.pop(0)
             rows, columns = _within(part, window)
             try:
-                pixels[:, rows, columns], valid[rows, columns] = read_window(dataset, self.scene, self.spec.bands, part)
-            except RasterioError as error:
-                message = " ".join((str(error.__cause__ or error) or message).split())
+                pixels[:, rows, columns], valid[rows, columns] = source.read_once(part)
+            except (RasterioError, LostError) as caught:
+                error = caught
                 lost.append(part)
-        ref, tried = self.scene.ref, self.spec.attempts + 1
-        for part in _coalesced(lost):
-            self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, tried))
+        message = " ".join(str(error.__cause__ or error).split())
+        ref = self.scene.ref
+        for part in _coalesced(lost + parts):
+            self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, source.tried + 1))
         return pixels, valid
+
+
+def _source(scene: Scene, unit: Unit, spec: ReadSpec) -> AbstractContextManager[Source]:
+    """What the strips of a unit are read from."""
+    rows = scene.block_shape[0] if scene.block_shape[0] <= MAX_ALIGNED_ROWS else 1
+    return source(
+        scene,
+        tuple(strip_windows(unit, rows)),
+        attempts=spec.attempts,
+        open_=partial(opened, scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb),
+        read=lambda dataset, window: read_window(dataset, scene, spec.bands, window),
+    )
 
 
 def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
@@ -184,7 +198,7 @@ def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Wind
         return _read_plainly(dataset, scene, bands, window)
     pixels = np.empty((len(bands), window.height, window.width), scene.dtype)
     valid = np.empty((window.height, window.width), np.bool_)
-    for part in _blocks(window, scene.block_shape):
+    for part in blocks(window, scene.block_shape):
         # The whole block, though only a part of it may be wanted: see `geosod.scenes.view`.
         block = _block_at(part, scene)
         some, some_valid = _read_plainly(dataset, scene, bands, block)
@@ -241,7 +255,8 @@ def _is_nodata(pixels: PixelArray, values: list[float | None]) -> BoolArray:
     return empty
 
 
-def _blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:
+def blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:
+    """The parts of a window that lie in blocks of (rows, columns) counted from the scene's origin."""
     height, width = shape
     for row in range(window.row // height * height, window.bottom, height):
         for col in range(window.col // width * width, window.right, width):

@@ -12,7 +12,7 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import ReadError
 from geosod.scenes.open import opened
-from geosod.scenes.read import read_window, valid_pixels
+from geosod.scenes.read import blocks, read_window, valid_pixels
 from geosod.types import FloatArray, PixelArray, Scene, Window
 
 #: A scene is looked at on a grid of about this many pixels a side: the nearest overview, or patches.
@@ -36,17 +36,18 @@ def percentiles(
 
     Returns:
         A pair for each band, in pixel values as stored. Where the two are one value, or where no pixel is valid, the
-        second is made greater.
+        second is made greater. What cannot be read is left out.
 
     Raises:
-        ReadError: the pixels cannot be read.
+        ReadError: nothing can be read.
     """
-    try:
-        with opened(scene.ref, view=scene.view) as dataset:
-            seen = np.concatenate(list(_looks(dataset, scene, tuple(bands))), axis=1)
-    except RasterioError as error:
-        line = " ".join(str(error.__cause__ or error).split())
-        raise ReadError(f"{scene.ref.uri}: its percentiles cannot be computed, as reading failed: {line}") from error
+    looks: list[PixelArray] = []
+    with opened(scene.ref, view=scene.view) as dataset:
+        error = _look(dataset, scene, tuple(bands), looks)
+    if not looks:
+        line = " ".join(str(error and (error.__cause__ or error)).split())
+        raise ReadError(f"{scene.ref.uri}: its percentiles cannot be computed, as nothing of it can be read: {line}")
+    seen = np.concatenate(looks, axis=1)
     return tuple(_limits(band, pair) for band, pair in zip(seen, zip(low, high, strict=True), strict=True))
 
 
@@ -58,18 +59,23 @@ def _limits(values: PixelArray, percentages: tuple[float, float]) -> tuple[float
     return low, max(high, low + least)
 
 
-def _looks(dataset: Any, scene: Scene, bands: tuple[int, ...]) -> Iterator[PixelArray]:
-    """(C, n) valid pixels, again and again."""
-    if max(scene.width, scene.height) <= _SIDE:
-        windows = [scene.window]
-    elif scene.overviews:
-        yield _overview(dataset, scene, bands)
-        return
-    else:
-        windows = list(_patches(scene))
-    for window in windows:
-        pixels, valid = read_window(dataset, scene, bands, window)
-        yield pixels[:, valid]
+def _look(dataset: Any, scene: Scene, bands: tuple[int, ...], looks: list[PixelArray]) -> RasterioError | None:
+    """Add (C, n) valid pixels to `looks` again and again; the last error, if some could not be read."""
+    error = None
+    small = max(scene.width, scene.height) <= _SIDE
+    if scene.overviews and not small:
+        try:
+            looks.append(_overview(dataset, scene, bands))
+            return None
+        except RasterioError as caught:
+            error = caught
+    for window in blocks(scene.window, (_PATCH, _PATCH)) if small else _patches(scene):
+        try:
+            pixels, valid = read_window(dataset, scene, bands, window)
+            looks.append(pixels[:, valid])
+        except RasterioError as caught:
+            error = caught
+    return error
 
 
 def _overview(dataset: Any, scene: Scene, bands: tuple[int, ...]) -> PixelArray:

@@ -15,6 +15,7 @@ import numpy as np
 from affine import Affine
 
 from geosod.errors import ConfigError, SceneError
+from geosod.scenes.vrt import gdal_source
 from geosod.types import Scene, SceneRef
 
 #: Scales beyond these are refused: there is nothing to see, or nothing to be gained.
@@ -93,6 +94,12 @@ def placed_on(grid: Scene, other: Scene) -> Rectangle:
     Raises:
         SceneError: they do not share a CRS, are turned against each other, or lie apart.
     """
+    if grid.locator is not None and (grid.locator, grid.width, grid.height) == (
+        other.locator,
+        other.width,
+        other.height,
+    ):
+        return 0.0, 0.0, float(grid.width), float(grid.height)
     if grid.crs is None and other.crs is None:
         if abs(grid.width * other.height - other.width * grid.height) > max(grid.width, grid.height):
             raise SceneError(f"{other.ref.uri}: {_size(other)} does not fit {_size(grid)} of {grid.ref.uri}")
@@ -233,7 +240,7 @@ def _part(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> Show
 
 
 def _source(scene: Scene) -> str:
-    return scene.view or scene.ref.uri
+    return scene.view or gdal_source(scene.ref.uri)
 
 
 def _size(scene: Scene) -> str:

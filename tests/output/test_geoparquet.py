@@ -15,7 +15,7 @@ import pytest
 import shapely
 
 from geosod.errors import OutputError
-from geosod.output.geoparquet import clean_uri, file_metadata, geo_metadata, read_metadata, write_geoparquet
+from geosod.output.geoparquet import file_metadata, geo_metadata, read_metadata, write_geoparquet
 from geosod.output.table import detection_table
 from tests.conftest import SHARED
 from tests.output.samples import CRS84, PROVENANCE, SCENES, random_detections
@@ -105,30 +105,6 @@ def test_provenance_holds_no_secret(tmp_path: Path) -> None:
     assert (stored["model_digest"], stored["gsd"], stored["options"]) == ("ab" * 32, 0.5, {"threshold": 0.3})
     assert b"secret" not in path.read_bytes()
     assert b"signature" not in path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("uri", "clean"),
-    [
-        ("https://u:p@h.org/a/b.tif?sig=1#x", "https://h.org/a/b.tif"),
-        ("https://u:p%40ss@h.org/a.tif", "https://h.org/a.tif"),
-        ("https://u:p@ss@h.org/a.tif", "https://h.org/a.tif"),
-        ("/vsicurl/https://h.org/b.tif?X-Amz-Signature=1", "/vsicurl/https://h.org/b.tif"),
-        ("/vsicurl?max_retry=3&url=https%3A%2F%2Fu%3Ap%40h.org%2Fa.tif%3Fsig%3D1", "/vsicurl/https://h.org/a.tif"),
-        ("s3://key:secret@bucket/c.tif?X-Amz-Security-Token=1", "s3://bucket/c.tif"),
-        ("/vsizip/{/vsicurl/https://h.org/x.zip?sig=1}/in.tif", "/vsizip/{/vsicurl/https://h.org/x.zip}/in.tif"),
-        ("/vsis3/bucket/key.tif", "/vsis3/bucket/key.tif"),
-        ("/data/a?b#c.tif", "/data/a?b#c.tif"),
-        ("C:\\images\\a.tif", "C:\\images\\a.tif"),
-        ("https://h.org/icon@2x.tif", "https://h.org/icon@2x.tif"),
-        ("PG:host=h user=u password='x y' table=t", "PG:host=h user=u password=*** table=t"),
-        ("cannot open https://h.org/a.tif?sig=1: 403", "cannot open https://h.org/a.tif 403"),
-        ("", ""),
-    ],
-)
-def test_clean_uri(uri: str, clean: str) -> None:
-    assert clean_uri(uri) == clean
-    assert clean_uri(clean) == clean
 
 
 def test_unwritable_path_is_an_output_error(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import shapely
@@ -11,8 +14,9 @@ from hypothesis import strategies as st
 from pyproj import CRS, Geod, Transformer
 
 from geosod.errors import ConfigError, SceneError
-from geosod.scenes import locate
-from geosod.types import Scene, SceneRef
+from geosod.scenes import locate, measure
+from geosod.types import GroundControl, RationalPolynomials, Scene, SceneRef
+from tests import ground
 
 WGS84 = Geod(ellps="WGS84")
 FEET = 1200 / 3937
@@ -22,7 +26,20 @@ def make_scene(crs: str | None, transform: Affine | None, width: int = 10_000, h
     wkt = None if crs is None else CRS.from_user_input(crs).to_wkt()
     ref = SceneRef("scene.tif", "scene")
     return Scene(
-        ref, width, height, 3, "uint8", wkt, transform, (None,) * 3, "none", None, ("",) * 3, (512, 512), (), None
+        ref,
+        width,
+        height,
+        3,
+        "uint8",
+        wkt,
+        transform,
+        (None,) * 3,
+        ("none",) * 3,
+        None,
+        ("",) * 3,
+        (512, 512),
+        (),
+        None,
     )
 
 
@@ -66,7 +83,7 @@ def test_sizes_agree_with_geodesics(name: str) -> None:
     scene, boxes = SCENES[name], some_boxes(2, 40)
     geodetic = CRS.from_wkt(scene.crs).geodetic_crs
     transformer, geod = Transformer.from_crs(scene.crs, geodetic, always_xy=True), geodetic.get_geod()
-    width, height, area = locate.ground_size(scene, boxes)
+    width, height, area = measure.ground_size(scene, boxes)
     for i, (x0, y0, x1, y1) in enumerate(boxes):
         xc, yc = (x0 + x1) / 2, (y0 + y1) / 2
         lonlat = [transformer.transform(*(scene.transform @ p)) for p in ((x0, yc), (x1, yc), (xc, y0), (xc, y1))]
@@ -78,14 +95,14 @@ def test_sizes_agree_with_geodesics(name: str) -> None:
 
 def test_true_size_where_units_deceive() -> None:
     box = np.array([[5000.0, 5000.0, 5100.0, 5100.0]])
-    width, height, area = locate.ground_size(SCENES["feet"], box)
+    width, height, area = measure.ground_size(SCENES["feet"], box)
     assert width[0] == pytest.approx(100 * FEET, rel=2e-4)
     assert area[0] == pytest.approx((100 * FEET) ** 2, rel=4e-4)
     # Web Mercator stretches by 1/cos(latitude): 100 map metres near 60° N are about 50 m.
-    width, height, _ = locate.ground_size(SCENES["mercator"], box)
+    width, height, _ = measure.ground_size(SCENES["mercator"], box)
     latitude = locate.lonlat_centres(SCENES["mercator"], box)[0, 1]
     assert width[0] == pytest.approx(100 * np.cos(np.radians(latitude)), rel=4e-3)
-    width, height, _ = locate.ground_size(SCENES["degrees"], box)
+    width, height, _ = measure.ground_size(SCENES["degrees"], box)
     assert height[0] / width[0] == pytest.approx(1 / np.cos(np.radians(60)), rel=0.01)
 
 
@@ -134,7 +151,7 @@ def test_whole_earth_keeps_its_extent_and_area() -> None:
     scene = make_scene("EPSG:4326", Affine(0.036, 0, -180, 0, -0.018, 90))
     assert locate.footprint(scene).bounds == (-180, -90, 180, 90)
     frame = locate.densify(scene, locate.pixel_polygons(np.array([[0.0, 0, 10_000, 10_000]])))
-    flat = shapely.transform(frame, lambda xy: locate.equal_area(scene, xy))
+    flat = shapely.transform(frame, lambda xy: measure.equal_area(scene, xy))
     # 510 065 621.7 km²: area of the WGS 84 ellipsoid.
     assert shapely.area(flat)[0] / 1e6 == pytest.approx(510_065_621.7, rel=1e-6)
 
@@ -142,7 +159,7 @@ def test_whole_earth_keeps_its_extent_and_area() -> None:
 def test_areas_are_true_far_from_the_centre() -> None:
     scene = make_scene("EPSG:3031", Affine(300, 0, -1_500_000, 0, -300, 1_500_000))
     boxes = np.array([[0.0, 0, 30, 30], [9970, 9970, 10_000, 10_000], [4980, 4980, 5010, 5010], [0, 5000, 30, 5030]])
-    area = locate.ground_size(scene, boxes)[2]
+    area = measure.ground_size(scene, boxes)[2]
     corners = locate.project(scene, boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), "EPSG:4326").reshape(-1, 4, 2)
     expected = [abs(WGS84.polygon_area_perimeter(*ring.T)[0]) for ring in corners]
     assert area == pytest.approx(expected, rel=1e-5)
@@ -183,26 +200,128 @@ def test_scene_without_georeference_is_refused() -> None:
             locate.lonlat_centres(scene, np.array([[0.0, 0, 1, 1]]))
 
 
-@pytest.mark.parametrize(
-    "crs",
-    [
-        "IAU_2015:49900",
-        'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]',
-    ],
-)
-def test_scene_off_the_earth_is_refused(crs: str) -> None:
+LOCAL = 'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
+
+
+@pytest.mark.parametrize("crs", [LOCAL, "EPSG:5773", "EPSG:4978"], ids=["engineering", "vertical", "geocentric"])
+def test_a_crs_without_place_is_refused(crs: str) -> None:
     scene = make_scene(crs, Affine(1, 0, 0, 0, -1, 0))
-    with pytest.raises(SceneError, match="cannot be transformed"):
-        locate.ground_polygons(scene, np.array([[0.0, 0, 1, 1]]), "OGC:CRS84")
+    for ask in (lambda: locate.ground_polygons(scene, BOX, "OGC:CRS84"), lambda: measure.ground_size(scene, BOX)):
+        with pytest.raises(SceneError, match="does not tell where on the ground a pixel lies"):
+            ask()
+
+
+BOX = np.array([[10.0, 20.0, 50.0, 40.0]])
+MARS = make_scene("IAU_2015:49910", Affine(100, 0, 4e6, 0, -100, 1e6))
+BODIES = {
+    "mars": (MARS, "Mars", 3_396_190.0),
+    "custom mars": (make_scene("+proj=eqc +a=3396190 +b=3376200", Affine(100, 0, 0, 0, -100, 0)), "Mars", 3_396_190.0),
+    "moon": (make_scene("+proj=longlat +R=1737400", Affine(1e-3, 0, 30, 0, -1e-3, 10)), "the Moon", 1_737_400.0),
+    "nameless": (make_scene("+proj=eqc +R=250000", Affine(1, 0, 0, 0, -1, 0)), "a body of 250 km", 250_000.0),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_are_told_apart_by_their_size(name: str) -> None:
+    scene, body, radius = BODIES[name]
+    assert locate.georeferenced(scene) and not locate.on_earth(scene)
+    for crs in ("OGC:CRS84", "EPSG:32633", "IAU_2015:19900"):
+        with pytest.raises(SceneError, match=f"a CRS of {body}.* nothing on one has a place on the other; give --crs"):
+            locate.ground_polygons(scene, BOX, crs)
+        with pytest.raises(SceneError, match="give --crs a CRS of"):
+            measure.check_ground(scene, crs)
+    own = scene.crs
+    corners = np.array([scene.transform @ p for p in ((10, 20), (50, 20), (50, 40), (10, 40))])
+    got = np.array(locate.ground_polygons(scene, BOX, own)[0].exterior.coords)[:4]
+    assert all(np.abs(got - corner).max(axis=1).min() < 1e-9 * radius for corner in corners)
+    assert measure.check_ground(scene, own) is None
+    width, height, area = measure.ground_size(scene, BOX)
+    geod = CRS.from_user_input(own).get_geod()
+    geodetic = CRS.from_user_input(own).geodetic_crs
+    lon, lat = Transformer.from_crs(own, geodetic, always_xy=True).transform(*corners.T)
+    assert geod.a == radius and area[0] == pytest.approx(abs(geod.polygon_area_perimeter(lon, lat)[0]), rel=1e-4)
+    assert width[0] > height[0] > 0
+
+
+def test_the_message_about_another_body_names_a_way_out() -> None:
+    with pytest.raises(SceneError, match=r"such as IAU_2015:49910$"):
+        locate.footprint(MARS)
+    outline = locate.footprint(MARS, "IAU_2015:49900")
+    assert outline.bounds[0] == pytest.approx(np.degrees(4e6 / 3_396_190))
+    earth = make_scene("EPSG:32633", Affine(10, 0, 5e5, 0, -10, 5e6))
+    with pytest.raises(SceneError, match=r"is a CRS of the Earth.* one of Mars"):
+        locate.footprint(earth, "IAU_2015:49900")
+
+
+def test_spheres_of_the_earth_are_the_earth() -> None:
+    for crs in ("+proj=sinu +R=6371007.181", "+proj=longlat +R=6370997", "+proj=longlat +a=6378137 +b=6378137"):
+        scene = make_scene(crs, Affine(0.01, 0, 10, 0, -0.01, 10), 100, 100)
+        assert locate.on_earth(scene) and locate.footprint(scene).is_valid
+
+
+def test_a_resampled_scene_has_its_places_at_its_own_pixels() -> None:
+    points = tuple((x, y, 10 + x / 1e4 + x * y / 1e9, 50 - y / 1e4) for x in (0.0, 400, 900) for y in (0.0, 300, 800))
+    whole = ground.make_scene("EPSG:4326", size=(900, 800), locator=GroundControl(points))
+    half = ground.make_scene("EPSG:4326", size=(450, 400), locator=GroundControl(points), scale=0.5)
+    boxes = some_boxes(4) / 20
+    assert locate.project(half, boxes[:, :2] / 2, "EPSG:4326") == pytest.approx(
+        locate.project(whole, boxes[:, :2], "EPSG:4326"), abs=1e-12
+    )
+    for at_half, at_whole in zip(measure.ground_size(half, boxes / 2), measure.ground_size(whole, boxes), strict=True):
+        assert at_half == pytest.approx(at_whole, rel=1e-6)
+    assert locate.footprint(half).equals_exact(locate.footprint(whole), 1e-9)
+    affine = make_scene("EPSG:4326", Affine(2e-4, 0, 10, 0, -2e-4, 50), 450, 400)
+    assert locate.project(replace(affine, scale=0.5), [[100.0, 50]], "EPSG:4326")[0] == pytest.approx((10.02, 49.99))
+
+
+def test_a_grid_whose_rows_are_centred_on_the_poles_ends_there() -> None:
+    grid = make_scene("EPSG:4326", Affine(0.5, 0, -180.25, 0, -0.5, 90.25), 720, 361)
+    assert measure.check_ground(grid, "OGC:CRS84") is None
+    assert locate.footprint(grid).bounds == (-180, -90, 180, 90)
+    top = locate.ground_polygons(grid, np.array([[10.0, 0, 12, 1]]), "OGC:CRS84")[0]
+    assert top.bounds == pytest.approx((-175.25, 89.75, -174.25, 90))
+    beyond = make_scene("EPSG:4326", Affine(0.5, 0, 0, 0, -0.5, 100), 100, 100)
+    assert locate.placed(beyond, np.array([[0.0, 0, 5, 5], [0, 50, 5, 60]])).tolist() == [False, True]
+    assert locate.unplaced_share(beyond) == pytest.approx(0.19, abs=0.01)
+    assert locate.footprint(beyond).bounds == pytest.approx((0, 50, 50, 90), abs=0.01)
+
+
+def test_ground_without_known_height_has_no_place(tmp_path: Path) -> None:
+    camera, dem = ground.Camera(), ground.Dem()
+    path = dem.write(tmp_path / "dem.tif", hole=slice(90, 160))
+    locator = RationalPolynomials(tuple(sorted(camera.tags().items())), 0.0, str(path))
+    scene = ground.make_scene("EPSG:4326", size=camera.size, locator=locator)
+    rng = np.random.default_rng(5)
+    corner = rng.uniform((0, 0), np.array(camera.size) - 30, (500, 2))
+    boxes = np.hstack([corner, corner + rng.uniform(3, 30, (500, 2))])
+    placed = locate.placed(scene, boxes)
+    east = camera.ground((boxes[:, :2] + boxes[:, 2:]) / 2, dem.at)[:, 0]
+    edge = dem.west + 90 * dem.step
+    clear = np.abs(east - edge) > 0.0006
+    assert np.array_equal(placed[clear], (east < edge)[clear]) and 0.2 < placed.mean() < 0.8
+    share = locate.unplaced_share(scene)
+    assert "have no place on the ground" in measure.check_ground(scene, "OGC:CRS84")
+    assert share == pytest.approx(1 - placed.mean(), abs=0.08)
+    frame, _ = locate.on_ground(scene, locate.pixel_polygons(np.array([[0.0, 0, *camera.size]])))
+    outlines = locate.ground_geometries(scene, frame, "OGC:CRS84")
+    assert shapely.union_all(outlines).bounds[2] == pytest.approx(edge, abs=0.001)
+    quads = locate.ground_polygons(scene, boxes[placed], "OGC:CRS84")
+    truth = camera.ground(boxes[placed][:, [0, 1]], dem.at)
+    got = np.array(
+        [np.abs(shapely.get_coordinates(q) - t).max(axis=1).min() for q, t in zip(quads, truth, strict=True)]
+    )
+    assert np.quantile(got, 0.95) < 0.01 * camera.degrees[1] * 2 / camera.size[1]
 
 
 def test_points_off_the_map_are_refused() -> None:
-    scene = make_scene("EPSG:3031", Affine(10, 0, 0, 0, -10, 0))
-    with pytest.raises(SceneError, match="no coordinates in EPSG:32633"):
-        locate.ground_polygons(
-            make_scene("EPSG:4326", Affine(1, 0, 0, 0, -1, 600)), np.array([[0.0, 0, 1, 1]]), "EPSG:32633"
-        )
-    assert locate.georeferenced(scene)
+    off = make_scene("EPSG:4326", Affine(1, 0, 0, 0, -1, 600), 100, 100)
+    with pytest.raises(SceneError, match="no pixel of it has a place"):
+        locate.ground_polygons(off, np.array([[0.0, 0, 1, 1]]), "EPSG:32633")
+    far = make_scene("EPSG:4326", Affine(0.1, 0, -120, 0, -0.1, 50), 100, 100)
+    with pytest.raises(
+        SceneError, match=r"pixel \(1\.0, 0\.0\) at -119\.9, 50 .* no coordinates in .* choose another CRS"
+    ):
+        locate.ground_polygons(far, np.array([[0.0, 0, 1, 1]]), "+proj=gnom +lat_0=0 +lon_0=60")
 
 
 def test_unknown_crs_is_a_config_error() -> None:
@@ -220,4 +339,4 @@ def test_no_boxes() -> None:
     none = np.empty((0, 4))
     assert len(locate.ground_polygons(UTM, none, "OGC:CRS84")) == 0
     assert locate.lonlat_centres(UTM, none).shape == (0, 2)
-    assert [column.shape for column in locate.ground_size(UTM, none)] == [(0,)] * 3
+    assert [column.shape for column in measure.ground_size(UTM, none)] == [(0,)] * 3

@@ -10,6 +10,8 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window as GdalWindow
 
@@ -131,6 +133,21 @@ def test_a_file_that_covers_less_lies_where_it_belongs(tmp_path) -> None:
     pixels, valid = read(open_files(SceneRef("x", "x"), files))
     np.testing.assert_array_equal(pixels[1, 20:80, 30:80], b[0])
     assert pixels[1].astype(bool).sum() == 60 * 50 and valid.all()
+
+
+def test_files_located_by_the_same_points_are_one_scene(tmp_path) -> None:
+    """Such as the two polarisations of a radar scene."""
+    points = [GroundControlPoint(r, c, 8 + c / 1e3, 50 - r / 1e3) for r in (0, 50, 100) for c in (0, 50, 120)]
+    paths = []
+    for name, gcps in {"vv": points, "vh": points, "other": points[:8]}.items():
+        paths.append(write_tif(tmp_path / f"{name}.tif", noise(1, 100, 120), crs=None))
+        with rasterio.open(paths[-1], "r+") as dataset:
+            dataset.gcps = (gcps, CRS.from_epsg(4326))
+    files = [BandFile(path.stem, str(path)) for path in paths]
+    scene = open_files(SceneRef("s1", "s1"), files[:2])
+    assert scene.count == 2 and scene.locator is not None and read(scene)[0].shape == (2, 100, 120)
+    with pytest.raises(SceneError, match="not in the CRS"):
+        open_files(SceneRef("s1", "s1"), files[1:])
 
 
 @pytest.mark.parametrize(
