@@ -1,11 +1,11 @@
-"""Run benchmarks by name: ``python -m benchmarks [merge] [end_to_end] [memory]``; all of them without a name."""
+"""Run benchmarks by name: ``python -m benchmarks [merge] [end_to_end] [memory] [aoi] [remote]``; without a name, all."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-NAMES = ("merge", "end_to_end", "memory")
+NAMES = ("merge", "end_to_end", "memory", "aoi", "remote")
 
 
 def main() -> None:

@@ -1,0 +1,271 @@
+"""A U-shaped network that finds the centres of objects of one size, to a fraction of a pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geosod.errors import ConfigError
+
+#: Parts of a pixel to which peaks are placed. A power of two: positions and boxes are then exact in float32, whatever
+#: the tile, and a tree has the same box in every tile that shows it.
+_PARTS = 64
+
+#: Least sum of the two bands of the NDVI: one step of 8 bits, so that black pixels have index 0.
+_LEAST_SUM = 1 / 255
+
+
+class _ConvNorm(nn.Module):
+    """Convolution of 3 x 3, batch normalisation, ReLU; a residual sum before the ReLU where `residual` is set."""
+
+    def __init__(self, inner: int, outer: int, *, residual: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outer)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x))
+        return F.relu(y + x if self.residual else y)
+
+
+class _Up(nn.Module):
+    """Narrows a deep map, doubles it, and joins it with the map of the way down (Ronneberger et al. 2015)."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(inner, outer, 1)
+        self.join = nn.Sequential(_ConvNorm(2 * outer, outer), _ConvNorm(outer, outer))
+
+    def forward(self, deep: Tensor, beside: Tensor) -> Tensor:
+        doubled = F.interpolate(self.narrow(deep), scale_factor=2.0, mode="nearest")
+        joined: Tensor = self.join(torch.cat([doubled, beside], dim=1))
+        return joined
+
+
+class CentreUNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015) whose output is a centre heat map at full resolution (Zhou et al. 2019).
+
+    For objects that are labelled by points, or all of about one size: a box of a fixed side stands about every peak
+    of the heat map. Nothing in it looks at the whole tile. An output pixel depends on the pixels within `reach` of
+    it and, as pixels are pooled by 8 x 8, on where it lies in its block: results are the same in tiles that are
+    offset by multiples of 8 px.
+
+    Args:
+        bands: channels of the input.
+        classes: number of classes.
+        width: channels at stride 1; twice as many at 2, four times at 4, eight times at 8.
+        deep: convolutions at stride 8, at least 1.
+        ndvi: positions of the red and the near-infrared band among the input bands. The network then gets their
+            normalised difference as one more channel, -1 ... 1. None adds nothing.
+        side: side of every box in pixels.
+        window: side in pixels, odd, of the square in which a peak is the highest.
+        refine: distance in pixels of the heats by which a peak is placed between pixels; 0 leaves it on its pixel.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    stride = 1
+
+    def __init__(
+        self,
+        *,
+        bands: int,
+        classes: int,
+        width: int = 16,
+        deep: int = 4,
+        ndvi: Sequence[int] | None = None,
+        side: float = 12.0,
+        window: int = 5,
+        refine: int = 1,
+    ) -> None:
+        super().__init__()
+        self.bands, self.classes, self.width, self.deep = bands, classes, width, deep
+        self.ndvi = None if ndvi is None else tuple(map(int, ndvi))
+        self.side, self.window, self.refine = float(side), window, refine
+        self._check()
+        inner = bands + (self.ndvi is not None)
+        w1, w2, w4, w8 = (width * k for k in (1, 2, 4, 8))
+        self.down1 = nn.Sequential(_ConvNorm(inner, w1), _ConvNorm(w1, w1))
+        self.down2 = nn.Sequential(_ConvNorm(w1, w2), _ConvNorm(w2, w2))
+        self.down4 = nn.Sequential(_ConvNorm(w2, w4), _ConvNorm(w4, w4))
+        self.bottom = nn.Sequential(_ConvNorm(w4, w8), *(_ConvNorm(w8, w8, residual=True) for _ in range(deep - 1)))
+        self.up4, self.up2, self.up1 = _Up(w8, w4), _Up(w4, w2), _Up(w2, w1)
+        self.out = nn.Conv2d(w1, classes, 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        # A prior of 1 % keeps the first steps from being swamped by empty pixels (Lin et al. 2017, focal loss).
+        nn.init.constant_(self.out.bias, -4.6)  # type: ignore[arg-type]
+
+    def _check(self) -> None:
+        bands, classes, deep, width = self.bands, self.classes, self.deep, self.width
+        side, window, refine, ndvi = self.side, self.window, self.refine, self.ndvi
+        if min(bands, classes, deep) < 1 or width < 4:
+            raise ConfigError(
+                f"CentreUNet: bands={bands}, classes={classes} and deep={deep} must be at least 1, "
+                f"and width={width} at least 4"
+            )
+        if not side > 0 or window < 3 or window % 2 == 0 or refine < 0:
+            raise ConfigError(
+                f"CentreUNet: side={side} must be above 0, window={window} odd and at least 3, "
+                f"and refine={refine} at least 0"
+            )
+        if ndvi is not None and (len(ndvi) != 2 or not all(0 <= i < bands for i in ndvi)):
+            raise ConfigError(f"CentreUNet: ndvi={ndvi} must be two positions among {bands} bands: red, nir")
+
+    @property
+    def reach(self) -> int:
+        """Pixels beyond which nothing bears on an output pixel.
+
+        The 3 x 3 convolutions of each stride reach its own number of pixels, and a block of 8 x 8 is seen as one.
+        """
+        return 2 * (1 + 2 + 4) * 2 + 8 * self.deep + 7
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) float32 of the centre heat map of images (B, bands, H, W) scaled to 0 ... 1.
+
+        H and W are multiples of 8.
+        """
+        c1 = self.down1(self._with_index(x))
+        c2 = self.down2(F.max_pool2d(c1, 2))
+        c4 = self.down4(F.max_pool2d(c2, 2))
+        top = self.up4(self.bottom(F.max_pool2d(c4, 2)), c4)
+        top = self.up1(self.up2(top, c2), c1)
+        # In bfloat16 whole neighbourhoods of a peak would have one height.
+        bias = None if self.out.bias is None else self.out.bias.float()
+        return F.conv2d(top.float(), self.out.weight.float(), bias).float()
+
+    def _with_index(self, x: Tensor) -> Tensor:
+        if self.ndvi is None:
+            return x
+        red, nir = (x[:, i : i + 1].float() for i in self.ndvi)
+        index = (nir - red) / (nir + red).clamp(min=_LEAST_SUM)
+        return torch.cat([x, index.to(x.dtype)], dim=1)
+
+    def fused(self) -> CentreUNet:
+        """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
+        copy = CentreUNet(**self.arguments())
+        copy.load_state_dict(self.state_dict())
+        copy.to(self.out.weight.device).eval()
+        for module in copy.modules():
+            if isinstance(module, _ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
+                module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
+                module.norm = nn.Identity()
+        return copy.requires_grad_(False)
+
+    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes of the fixed side about the peaks of the heat map; see `peaks`.
+
+        Args:
+            raw: (B, classes, H, W) from the network.
+            threshold: least score.
+            topk: most boxes of one image; the best ones are kept.
+
+        Returns:
+            Boxes (B, K, 4) float32 ``x0, y0, x1, y1`` in pixels of the tile frame, not clipped to it; scores
+            (B, K) float32, descending, -inf where there are no more; and labels (B, K) int64.
+        """
+        centres, scores, labels = peaks(raw, threshold=threshold, topk=topk, window=self.window, refine=self.refine)
+        half = self.side / 2
+        return torch.cat([centres - half, centres + half], dim=-1), scores, labels
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that rebuild the network."""
+        names = ("bands", "classes", "width", "deep", "side", "window", "refine")
+        return {name: getattr(self, name) for name in names} | {"ndvi": None if self.ndvi is None else list(self.ndvi)}
+
+
+def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest pixels of their neighbourhoods, placed between pixels by a parabola.
+
+    Runs on the device of `raw`, in float32.
+
+    Args:
+        raw: (B, classes, H, W) logits.
+        threshold: least score, which is the sigmoid of the logit.
+        topk: most peaks of one image; the best ones are kept.
+        window: a peak is nowhere exceeded in its class in the square of this odd side about it.
+        refine: distance in pixels of the neighbours that, with the peak itself, define the parabola, along x and
+            along y; its top lies at most half that distance from the pixel. 0 leaves peaks in the middle of it.
+
+    Returns:
+        Centres (B, K, 2) float32 ``x, y`` in pixels of the tile frame; scores (B, K) float32, descending, -inf
+        where there are no more; labels (B, K) int64. K is the number of peaks of the image that has most, or `topk`.
+    """
+    _, classes, rows, cols = raw.shape
+    heat = raw.float()
+    reach = window // 2
+    highest = F.max_pool2d(heat, (1, window), stride=1, padding=(0, reach))
+    highest = F.max_pool2d(highest, (window, 1), stride=1, padding=(reach, 0))
+    # Scores are compared below; here it only keeps the many faint peaks out.
+    faint = math.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -math.inf
+    best, index = _ranked(heat.flatten(1), ((highest == heat) & (heat >= faint)).flatten(1), topk)
+    # Vector and scalar code differ in the last bit, and which of them runs depends on how many peaks there are.
+    scores = best.double().sigmoid().float()
+    scores = torch.where((scores >= threshold) & torch.isfinite(best), scores, torch.full_like(scores, -torch.inf))
+    pixel = index % (rows * cols)
+    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+    centres = torch.stack([x, y], dim=-1).float() + 0.5
+    if refine:
+        centres = centres + _refined(heat, index, refine)
+    return centres, scores, index // (rows * cols)
+
+
+def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Values and places (B, K), the highest first, of what is `chosen` in rows (B, N); -inf and 0 to fill up.
+
+    Of equal values the one further ahead comes first, whatever else is in the batch.
+    """
+    row, place = torch.nonzero(chosen, as_tuple=True)
+    counts = torch.bincount(row, minlength=len(heat))
+    rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    most = int(counts.max()) if len(row) else 0
+    values = heat.new_full((len(heat), most), -torch.inf)
+    places = torch.zeros((len(heat), most), dtype=torch.int64, device=heat.device)
+    values[row, rank], places[row, rank] = heat[row, place], place
+    best, order = values.sort(dim=1, descending=True, stable=True)
+    return best[:, :topk], places.gather(1, order)[:, :topk]
+
+
+def _refined(heat: Tensor, index: Tensor, step: int) -> Tensor:
+    """How far (B, K, 2) the tops lie from the peaks at `index` (B, K) of the flattened heat: pixels, to 64ths."""
+    rows, cols = heat.shape[2:]
+    flat = heat.flatten(1)
+    pixel = index % (rows * cols)
+    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+
+    def offset(place: Tensor, size: int, stride: int) -> Tensor:
+        # At the edge of the map there is no neighbour on one side, and the peak stays on its pixel.
+        inside = (place >= step) & (place < size - step)
+        to = inside * (step * stride)
+        return _top(flat.gather(1, index - to), flat.gather(1, index), flat.gather(1, index + to))
+
+    away = step * torch.stack([offset(x, cols, 1), offset(y, rows, cols)], dim=-1)
+    return (away * _PARTS).round() / _PARTS
+
+
+def _top(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
+    """Where in -0.5 ... 0.5 the parabola through heights at -1, 0 and 1 is highest; 0 where it has no top."""
+    bend = before - 2 * middle + after
+    place = 0.5 * (before - after) / bend.clamp(max=-1e-6)
+    return torch.where(bend < 0, place.clamp(-0.5, 0.5), torch.zeros_like(place))
+
+
+def centre_loss(raw: Tensor, heat: Tensor, *, positives: Tensor) -> Tensor:
+    """Penalty-reduced focal loss (Zhou et al. 2019), a scalar.
+
+    Args:
+        raw: (B, classes, H, W) logits.
+        heat: (B, classes, H, W) float32 in 0 ... 1, falling off around the centres.
+        positives: (B, classes, H, W) bool, the pixels that hold a centre.
+    """
+    logits = raw.float()
+    prob = logits.sigmoid()
+    hit = (1 - prob) ** 2 * F.logsigmoid(logits)
+    miss = (1 - heat) ** 4 * prob**2 * F.logsigmoid(-logits)
+    return -torch.where(positives, hit, miss).sum() / positives.sum().clamp(min=1)
