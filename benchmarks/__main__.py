@@ -1,4 +1,4 @@
-"""Run benchmarks by name: ``python -m benchmarks [merge] [end_to_end] [memory] [aoi] [remote]``; without a name, all."""
+"""Run benchmarks by name: ``python -m benchmarks [merge] [end_to_end] [memory] [aoi] [remote]``; all without a name."""
 
 from __future__ import annotations
 

@@ -23,7 +23,13 @@ def _option(name: str, *extra: str) -> Any:
 
 
 def detect_command(
-    scenes: Annotated[list[str], typer.Argument(help="GeoTIFFs or VRTs: paths, folders or globs.", show_default=False)],
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            help="Paths, folders, globs, https:// and s3:// addresses, STAC items; - for a list on standard input.",
+            show_default=False,
+        ),
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="A shipped model's name, or a bundle's folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; with one scene also NAME.parquet.")],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags go on top.")] = None,

@@ -36,19 +36,39 @@ Open = Callable[[], Any]
 Read = Callable[[Any, Window], Pixels]
 
 
-def strip_windows(unit: Unit, rows: int) -> Iterator[Window]:
+def strip_windows(unit: Unit, rows: int, columns: int) -> Iterator[Window]:
     """The windows that a rolling strip over a unit reads, in order: whole rows of blocks, none twice.
 
     Args:
         unit: tiles in reading order.
         rows: height of the blocks that strips end at.
+        columns: width of the blocks.
     """
     hull, bottom = unit.read_window, 0
     for top, row in groupby(unit.windows, key=lambda window: window.row):
         start = max(top, bottom)
         bottom = max(start, min(-(-next(row).bottom // rows) * rows, hull.bottom))
         if bottom > start:
-            yield Window(hull.col, start, hull.width, bottom - start)
+            yield from runs(unit, Window(hull.col, start, hull.width, bottom - start), columns)
+
+
+def runs(unit: Unit, strip: Window, columns: int) -> list[Window]:
+    """The parts of a strip across a unit that its tiles need, from left to right; where all are there, one.
+
+    Args:
+        unit: its tiles, of which an area of interest may have left few.
+        strip: as wide as the unit.
+        columns: width of the blocks; parts end at their edges or the strip's.
+    """
+    needed = sorted((w.col, w.right) for w in unit.windows if w.row < strip.bottom and w.bottom > strip.row)
+    parts: list[tuple[int, int]] = []
+    for start, stop in needed:
+        left, right = max(strip.col, start // columns * columns), min(strip.right, -(-stop // columns) * columns)
+        if parts and left <= parts[-1][1]:
+            before = parts.pop()
+            left, right = before[0], max(before[1], right)
+        parts.append((left, right))
+    return [Window(left, strip.row, right - left, strip.height) for left, right in parts]
 
 
 @contextmanager

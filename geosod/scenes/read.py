@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import ChangedError, LostError, ReadError
-from geosod.scenes.fetch import Source, source, strip_windows
+from geosod.scenes.fetch import Source, runs, source, strip_windows
 from geosod.scenes.open import opened
 from geosod.types import (
     FAILED,
@@ -133,7 +133,7 @@ class _StripReader:
         valid = None if self.valid is None or start == top else self.valid[kept]
         if stop > start:
             hull = self.unit.read_window
-            new, new_valid = self._read(dataset, Window(hull.col, start, hull.width, stop - start))
+            new, new_valid = self._strip(dataset, Window(hull.col, start, hull.width, stop - start))
             pixels = new if pixels is None else np.concatenate([pixels, new], axis=1)
             valid = new_valid if valid is None else np.concatenate([valid, new_valid])
         self.pixels, self.valid = pixels, valid
@@ -147,6 +147,18 @@ class _StripReader:
         columns = slice(window.col - left, window.right - left)
         valid = self.valid[rows, columns]
         return self.pixels[:, rows, columns], None if valid.all() else valid
+
+    def _strip(self, source: Source, strip: Window) -> tuple[PixelArray, BoolArray]:
+        """A strip across the unit, in which only what its tiles need is read."""
+        parts = runs(self.unit, strip, self.scene.block_shape[1])
+        if parts == [strip]:
+            return self._read(source, strip)
+        pixels = np.zeros((len(self.spec.bands), strip.height, strip.width), self.scene.dtype)
+        valid = np.zeros((strip.height, strip.width), np.bool_)
+        for part in parts:
+            rows, columns = _within(part, strip)
+            pixels[:, rows, columns], valid[rows, columns] = self._read(source, part)
+        return pixels, valid
 
     def _read(self, source: Source, window: Window) -> tuple[PixelArray, BoolArray]:
         try:
@@ -181,7 +193,7 @@ def _source(scene: Scene, unit: Unit, spec: ReadSpec) -> AbstractContextManager[
     rows = scene.block_shape[0] if scene.block_shape[0] <= MAX_ALIGNED_ROWS else 1
     return source(
         scene,
-        tuple(strip_windows(unit, rows)),
+        tuple(strip_windows(unit, rows, scene.block_shape[1])),
         attempts=spec.attempts,
         open_=partial(opened, scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb),
         read=lambda dataset, window: read_window(dataset, scene, spec.bands, window),

@@ -133,6 +133,35 @@ def test_skipped_tile_rows_are_not_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(tiles) == 2 and sum(rows_read) == 128
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_only_blocks_under_wanted_tiles_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """With an area of interest in scattered pieces; and what is read is what a full reading gives."""
+    scene = scene_of(write_tif(tmp_path / "s.tif", noise(3, 700, 900, seed=seed), block=32))
+    grid = make_grid(900, 700, tile=64, overlap=16)
+    keep = np.random.default_rng(seed).random((grid.rows, grid.cols)) < 0.08
+    seen = np.zeros((700, 900), int)
+    original = read.read_window
+
+    def watched(dataset, scene, bands, window):
+        seen[window.row : window.bottom, window.col : window.right] += 1
+        return original(dataset, scene, bands, window)
+
+    monkeypatch.setattr(read, "read_window", watched)
+    some, _ = read_all(scene, tile=64, overlap=16, unit=(0, 0), keep=keep)
+    needed = np.zeros((-(-700 // 32), -(-900 // 32)), bool)
+    for window in some:
+        needed[window.row // 32 : -(-window.bottom // 32), window.col // 32 : -(-window.right // 32)] = True
+    assert seen.max() == 1, "a block is read once"
+    # A strip ends at a block's edge, and its parts hold for all of its rows.
+    assert seen.sum() <= 1.5 * needed.sum() * 32 * 32
+    monkeypatch.setattr(read, "read_window", original)
+    whole, _ = read_all(scene, tile=64, overlap=16, unit=(0, 0))
+    assert len(some) == keep.sum()
+    for window, (pixels, valid) in some.items():
+        np.testing.assert_array_equal(pixels, whole[window][0])
+        np.testing.assert_array_equal(valid, whole[window][1])
+
+
 def test_a_band_called_alpha_may_be_an_image_band(tmp_path: Path) -> None:
     """NAIP files call their near-infrared band alpha."""
     pixels = noise(4, 64, 64)

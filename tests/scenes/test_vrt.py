@@ -171,6 +171,16 @@ def test_a_vrt_from_the_network_names_its_own_host_only(
         pixels(f"{server.url}/x.vrt")
 
 
+def test_a_vrt_from_the_network_names_no_other_server(site: Path, server: Server) -> None:
+    """One that is there, and would answer."""
+    with serving(site) as other:
+        for name in (f"{other.url}/a.tif", f"/vsicurl/{other.url}/a.tif", other.url.removeprefix("http:") + "/a.tif"):
+            (site / "x.vrt").write_text(vrt(band(name)))
+            with pytest.raises(SceneError, match="own host or bucket"):
+                pixels(f"{server.url}/x.vrt")
+        assert not other.requests
+
+
 @pytest.mark.parametrize(
     "head",
     [
