@@ -36,9 +36,11 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
     unnamed = not any(scene.band_names[i - 1] for i in data)
     if unnamed and len(data) == len(wanted):
         return data
+    mend = f"choose {len(wanted)} of them with --bands, or use a model made for these bands"
+    if scene.count < len(wanted):
+        mend = f"give the folder of all bands with --bands '{wanted[0]}=*_B04.tif,...', or use a model made for these bands"
     raise ModelError(
-        f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; "
-        f"choose {len(wanted)} of them with --bands, or use a model made for these bands"
+        f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {mend}"
     )
 
 
