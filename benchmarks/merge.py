@@ -1,9 +1,10 @@
-"""Greedy NMS over the boxes of a dense forest: geosod beside torchvision and SAHI, on one core.
+"""Merging the boxes of a dense forest: geosod beside torchvision and SAHI, on one core.
 
-    python benchmarks/merge.py [--largest 1000000] [--repeat 3]
+    python -m benchmarks.merge [--largest 10000000] [--repeat 3]
 
 Boxes imitate crowns of about 30 pixels that cover 0.3 of the ground, three boxes to a crown. Peers get the
-same arrays; those that are not installed, and sizes at which a peer would take minutes, are left out.
+same arrays; those that are not installed, and sizes at which a peer would take minutes, are left out. Times are
+medians, wall clock and, since other programs may share the machine, time of the process's own on the CPU.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,14 +26,22 @@ import numpy as np
 import torch
 import torchvision
 
-from geosod.merging import MergeRule, merge, settle
+from geosod.merging import METHODS, MergeRule, merge, settle
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import plan_units
 from geosod.types import Detections, FloatArray
 
-COVER, COPIES = 0.3, 3
+COVER, COPIES, PILE = 0.3, 3, 33_337
 TILE, OVERLAP, UNIT = 1024, 96, (8, 8)
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 LARGEST_TORCHVISION, LARGEST_SAHI = 50_000, 1_000_000
+
+
+class Times(NamedTuple):
+    """Medians in seconds."""
+
+    wall: float
+    cpu: float
 
 
 def crowns(n: int, rng: np.random.Generator) -> tuple[FloatArray, float]:
@@ -47,42 +61,85 @@ def proposals(objects: FloatArray, rng: np.random.Generator) -> FloatArray:
 def raw_boxes(n: int) -> Detections:
     rng = np.random.default_rng(0)
     boxes = proposals(crowns(n // COPIES, rng)[0], rng)
-    return Detections(boxes=boxes, scores=rng.permutation(len(boxes)) / len(boxes), labels=np.zeros(len(boxes)))
+    scores = (1 + rng.permutation(len(boxes))) / len(boxes)
+    return Detections(boxes=boxes, scores=scores, labels=np.zeros(len(boxes)))
 
 
-def best_of(repeat: int, function: Callable[[], object]) -> float:
-    times = []
+def piled_boxes(n: int) -> Detections:
+    """Boxes of about 100 pixels on one spot, each shifted by some pixels."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([0.0, 0, 100, 100]) + rng.normal(0, 5, (n, 4))
+    return Detections(boxes=boxes, scores=(1 + rng.permutation(n)) / n, labels=np.zeros(n))
+
+
+def measured(function: Callable[[], object], repeat: int) -> Times:
+    wall, cpu = [], []
     for _ in range(repeat):
-        start = time.perf_counter()
+        before = time.perf_counter(), time.process_time()
         function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        wall.append(time.perf_counter() - before[0])
+        cpu.append(time.process_time() - before[1])
+    return Times(float(np.median(wall)), float(np.median(cpu)))
 
 
-def torchvision_nms(d: Detections) -> Callable[[], int] | None:
-    if len(d) > LARGEST_TORCHVISION:
+def torchvision_peer(d: Detections, method: str) -> Callable[[], int] | None:
+    if method != "nms" or len(d) > LARGEST_TORCHVISION:
         return None
     boxes, scores = torch.from_numpy(d.boxes.astype(np.float32)), torch.from_numpy(d.scores)
     return lambda: len(torchvision.ops.nms(boxes, scores, 0.5))
 
 
-def sahi_nms(d: Detections) -> Callable[[], int] | None:
+def sahi_peer(d: Detections, method: str) -> Callable[[], int] | None:
     try:
-        batched_nms = importlib.import_module("sahi.postprocess.combine").batched_nms
+        combine = importlib.import_module("sahi.postprocess.combine")
     except ImportError:
         return None
-    if len(d) > LARGEST_SAHI:
+    function = getattr(combine, f"batched_{method}", None)
+    if function is None or len(d) > LARGEST_SAHI:
         return None
     rows = np.column_stack([d.boxes, d.scores, d.labels]).astype(np.float32)
-    return lambda: len(batched_nms(rows, "IOU", 0.5))
+    return lambda: len(function(rows, "IOU", 0.5))
 
 
-def timed(function: Callable[[], int] | None, repeat: int, ours: float) -> str:
-    if function is None:
-        return f"{'-':>10} {'':>8}"
-    function()
-    seconds = best_of(repeat, function)
-    return f"{seconds:10.3f} {seconds / ours:7.1f}x"
+def beside(peer: Callable[[], int] | None, ours: float) -> str:
+    """CPU seconds of a peer, and how many times as long as ours that is."""
+    if peer is None:
+        return f"{'-':>9} {'':>8}"
+    seconds = measured(peer, 1).cpu
+    return f"{seconds:9.3f} {seconds / ours:7.1f}x"
+
+
+def scaling(largest: int, repeat: int) -> None:
+    """Every method on ever more boxes."""
+    sizes = [n for n in SIZES if n <= largest]
+    scenes = {n: raw_boxes(n) for n in sizes}
+    print(
+        f"{'method':>10} {'boxes':>10} {'kept':>9} {'wall s':>8} {'CPU s':>8} {'exponent':>8}"
+        f" {'torchvision s':>18} {'SAHI s':>18}"
+    )
+    for method in METHODS:
+        taken = []
+        for n in sizes:
+            d = scenes[n]
+            kept = len(merge(d, method=method))
+            ours = measured(partial(merge, d, method=method), repeat if n < SIZES[-1] else 1)
+            taken.append(ours.cpu)
+            exponent = "" if len(taken) < 2 else f"{np.log(taken[-1] / taken[-2]) / np.log(10):.2f}"
+            peers = " ".join(beside(peer(d, method), ours.cpu) for peer in (torchvision_peer, sahi_peer))
+            print(f"{method:>10} {n:10,} {kept:9,} {ours.wall:8.3f} {ours.cpu:8.3f} {exponent:>8} {peers}", flush=True)
+        if len(sizes) > 1:
+            slope = np.polyfit(np.log(sizes), np.log(taken), 1)[0]
+            print(f"{method:>10} grows with the boxes to the power of {slope:.2f}, {sizes[0]:,} to {sizes[-1]:,}\n")
+
+
+def pile(repeat: int) -> None:
+    """Boxes that nearly all overlap each other."""
+    d = piled_boxes(PILE)
+    print(f"{PILE:,} boxes piled on each other, {PILE * (PILE - 1) // 2:,} pairs")
+    for method in METHODS:
+        kept, ours = len(merge(d, method=method)), measured(partial(merge, d, method=method), repeat)
+        peers = " ".join(beside(peer(d, method), ours.cpu) for peer in (torchvision_peer, sahi_peer))
+        print(f"{method:>10} {len(d):10,} {kept:9,} {ours.wall:8.3f} {ours.cpu:8.3f} {'':>8} {peers}", flush=True)
 
 
 def tiled(grid: Grid, objects: FloatArray, rng: np.random.Generator) -> dict[tuple[int, int], Detections]:
@@ -105,44 +162,53 @@ def tiled(grid: Grid, objects: FloatArray, rng: np.random.Generator) -> dict[tup
 
 
 def shipping(n: int) -> None:
+    """What units cannot settle on their own."""
     rng = np.random.default_rng(1)
     objects, extent = crowns(n // COPIES, rng)
     grid = make_grid(int(extent), int(extent), tile=TILE, overlap=OVERLAP)
     tiles = tiled(grid, objects, rng)
     units = plan_units("forest", grid, shape=UNIT)
     parts = [Detections.concat([tiles[w.row, w.col] for w in u.windows]) for u in units]
-    start = time.perf_counter()
-    settled = [settle(part, unit.core, MergeRule()) for part, unit in zip(parts, units, strict=True)]
-    seconds = time.perf_counter() - start
-    raw, shipped = sum(map(len, parts)), sum(len(s.open) for s in settled)
+    raw = sum(map(len, parts))
     print(
-        f"\nIn units of {UNIT[0]} x {UNIT[1]} tiles of {TILE} px, overlap {OVERLAP}: {grid.width} x {grid.height} px,"
+        f"\n{len(units)} units of {UNIT[0]} x {UNIT[1]} tiles of {TILE} px, overlap {OVERLAP}: {grid.width} px square,"
     )
-    print(f"{len(units)} units, {raw:,} raw boxes settled in {seconds:.2f} s; shipped open: {shipped / raw:.1%}")
+    print(f"{raw:,} raw boxes, of which units hand on")
+    rules = [MergeRule(m) for m in METHODS]
+    rules += [MergeRule("soft_nms", decay="linear"), *(MergeRule("wbf", threshold=t) for t in (0.55, 0.4, 0.3, 0.2))]
+    for rule in [*rules, MergeRule("wbf", "ios")]:
+        start = time.process_time()
+        shipped = sum(len(settle(part, unit.core, rule).open) for part, unit in zip(parts, units, strict=True))
+        kind = rule.decay if rule.method == "soft_nms" else f"{rule.metric} {rule.threshold:g}"
+        print(f"{rule.method:>10} {kind:>10} {shipped / raw:7.2%}, in {time.process_time() - start:.2f} s", flush=True)
+
+
+def memory(n: int) -> None:
+    """Peak memory of a process that merges `n` boxes."""
+    kept = len(merge(raw_boxes(n)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"nms of {n:,} boxes, {kept:,} kept: peak memory {peak:.2f} GiB, making the boxes up included")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=1_000_000, help="most raw boxes (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=3, help="best of so many runs (default: %(default)s)")
+    parser.add_argument("--largest", type=int, default=10_000_000, help="most raw boxes (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="median of so many runs (default: %(default)s)")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory:
+        memory(options.memory)
+        return
     torch.set_num_threads(1)
     start = time.perf_counter()
-    merge(raw_boxes(30))
+    for method in METHODS:
+        merge(raw_boxes(30), method=method)
     print(f"compiling, or loading what was compiled before: {time.perf_counter() - start:.2f} s\n")
-    print(f"{'boxes':>10} {'kept':>9} {'geosod s':>9} {'exponent':>8} {'torchvision':>19} {'sahi':>19}")
-    before: tuple[int, float] | None = None
-    for n in (10_000, 50_000, 100_000, 1_000_000, 10_000_000):
-        if n > options.largest:
-            break
-        d = raw_boxes(n)
-        kept = len(merge(d))
-        ours = best_of(options.repeat, lambda d=d: merge(d))  # type: ignore[misc]
-        exponent = f"{np.log(ours / before[1]) / np.log(n / before[0]):8.2f}" if before else f"{'':>8}"
-        peers = [timed(peer(d), options.repeat, ours) for peer in (torchvision_nms, sahi_nms)]
-        print(f"{n:10,} {kept:9,} {ours:9.3f} {exponent} {' '.join(peers)}", flush=True)
-        before = (n, ours)
+    scaling(options.largest, options.repeat)
+    pile(options.repeat)
     shipping(min(options.largest, 3_000_000))
+    print(flush=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.merge", "--memory", str(options.largest)], check=True)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ class LevelSetting(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> LevelSetting:
+        if self.sizes is not None and self.sizes[1] == math.inf:
+            object.__setattr__(self, "sizes", (self.sizes[0], None))
         low, high = self.sizes or (0.0, None)
         if not 0 <= low < (math.inf if high is None else high):
             raise ValueError("needs a least size below the greatest")
@@ -100,13 +102,21 @@ class RunConfig(BaseModel):
         "with the sizes in pixels it may report",
     )
     threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
-    merge: Literal["nms"] = Field("nms", description="how boxes of overlapping tiles become one")
+    merge: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
+        "nms", description="how boxes of overlapping tiles become one: nms, soft_nms, nmm, greedy_nmm or wbf"
+    )
     metric: Literal["iou", "ios"] | None = Field(
         None, description="overlap measure, over the union or the smaller box; the model's"
     )
     merge_threshold: float | None = Field(
         None, gt=0, le=1, description="overlap from which two boxes are one object; the model's"
     )
+    per_class: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {}, description="merge thresholds of classes that have their own, CLASS=OVERLAP,..."
+    )
+    sigma: float = Field(0.5, gt=0, allow_inf_nan=False, description="width of soft_nms's Gaussian decay")
+    min_score: float = Field(0.001, ge=0, le=1, description="score below which soft_nms drops a box")
+    decay: Literal["gaussian", "linear"] = Field("gaussian", description="how soft_nms lowers scores")
     class_agnostic: bool = Field(False, description="merge boxes of different classes too")
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")
@@ -129,7 +139,10 @@ class RunConfig(BaseModel):
         if value is None:
             return None
         if isinstance(value, str) and "=" in value:
-            value = {name: band for name, _, band in (part.partition("=") for part in value.split(","))}
+            parts = [part.partition("=") for part in value.split(",")]
+            if len({name.strip().lower() for name, _, _ in parts}) < len(parts):
+                raise ValueError("names a band of the model twice")
+            value = {name: band for name, _, band in parts}
         if isinstance(value, Mapping):
             pairs = {str(name).strip(): str(band).strip() for name, band in value.items()}
             if not pairs or not all(name and band for name, band in pairs.items()):
@@ -152,10 +165,26 @@ class RunConfig(BaseModel):
             raise ValueError("names one kind twice")
         return {kind.strip(): path for kind, _, path in pairs}
 
+    @field_validator("per_class", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: Any) -> Any:
+        return (
+            {k.strip(): v for k, _, v in (p.partition("=") for p in value.split(","))}
+            if isinstance(value, str)
+            else value
+        )
+
     @field_validator("levels", mode="before")
     @classmethod
     def _split_levels(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+
+    @field_validator("levels")
+    @classmethod
+    def _finest_first(cls, value: tuple[LevelSetting, ...]) -> tuple[LevelSetting, ...]:
+        if len({level.scale for level in value}) < len(value):
+            raise ValueError("names a scale twice")
+        return tuple(sorted(value, key=lambda level: 0.0 if level.scale == "full" else -level.scale))
 
     @field_validator("tile_gsd")
     @classmethod

@@ -146,7 +146,7 @@ class Scene:
         scales, offsets: per band, pixel value × scale + offset is the physical one; empty for 1 and 0.
         view: a VRT that shows the scene as described here, where the file itself would not: several files as
             one, a palette as colours, another scale. None where the file at ``ref.uri`` is read as it is.
-        scale: pixels of this scene for one pixel of the file, along each axis; 1 but for resampled scenes.
+        scale: pixels of this scene for one pixel of the file, along x and along y; 1 but for resampled scenes.
     """
 
     ref: SceneRef
@@ -167,7 +167,7 @@ class Scene:
     scales: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
     view: str | None = None
-    scale: float = 1.0
+    scale: tuple[float, float] = (1.0, 1.0)
 
     @property
     def id(self) -> str:

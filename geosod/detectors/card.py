@@ -157,7 +157,7 @@ class ModelCard:
         """
         try:
             p = item["properties"]
-            limits = p["geosod:limits"] if "geosod:limits" in p else _min_max(p["mlm:input"][0]["value_scaling"])
+            limits = _limits(p)
             return cls(
                 name=str(item["id"]),
                 architecture=str(p["mlm:architecture"]),
@@ -190,7 +190,21 @@ class ModelCard:
 
 
 def _min_max(scaling: Any) -> list[tuple[float, float]]:
+    kinds = {s["type"] for s in scaling} - {"min-max"}
+    if kinds:
+        raise ValueError(f"value_scaling {', '.join(sorted(kinds))}; geosod knows min-max")
     return [(s["minimum"], s["maximum"]) for s in scaling]
+
+
+def _limits(p: Any) -> list[tuple[float, float]]:
+    """What becomes 0 and 1, which MLM's scaling and our own property must agree on where both say it."""
+    scaling = p["mlm:input"][0]["value_scaling"]
+    if "geosod:limits" not in p:
+        return _min_max(scaling)
+    own = [(low, high) for low, high in p["geosod:limits"]]
+    if p["geosod:scaling"] != "percentile" and own != _min_max(scaling):
+        raise ValueError("geosod:limits, which differ from value_scaling")
+    return own
 
 
 def _range(value: Any) -> tuple[float, float] | None:

@@ -1,10 +1,52 @@
 """Boxes across tile borders: which stand for one object."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
 from geosod.merging.components import Settled, merge_group, settle
-from geosod.merging.rule import METHODS, MergeRule, Metric
+from geosod.merging.rule import METHODS, Decay, MergeRule, Metric, PerClass
 from geosod.types import Detections, Window
 
-__all__ = ["METHODS", "MergeRule", "Metric", "Settled", "merge", "merge_group", "settle"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Polygons = npt.NDArray[np.object_]
+
+__all__ = ["METHODS", "Decay", "MergeRule", "Metric", "PerClass", "Settled", "merge", "merge_group", "settle"]
+
+
+@overload
+def merge(
+    detections: Detections,
+    *,
+    method: str = "nms",
+    metric: Metric = "iou",
+    threshold: float = 0.5,
+    class_agnostic: bool = False,
+    sigma: float = 0.5,
+    min_score: float = 0.001,
+    per_class: PerClass | None = None,
+    decay: Decay = "gaussian",
+    geometry: None = None,
+) -> Detections: ...
+
+
+@overload
+def merge(
+    detections: Detections,
+    *,
+    method: str = "nms",
+    metric: Metric = "iou",
+    threshold: float = 0.5,
+    class_agnostic: bool = False,
+    sigma: float = 0.5,
+    min_score: float = 0.001,
+    per_class: PerClass | None = None,
+    decay: Decay = "gaussian",
+    geometry: Polygons,
+) -> tuple[Detections, Polygons]: ...
 
 
 def merge(
@@ -14,25 +56,48 @@ def merge(
     metric: Metric = "iou",
     threshold: float = 0.5,
     class_agnostic: bool = False,
-) -> Detections:
+    sigma: float = 0.5,
+    min_score: float = 0.001,
+    per_class: PerClass | None = None,
+    decay: Decay = "gaussian",
+    geometry: Polygons | None = None,
+) -> Detections | tuple[Detections, Polygons]:
     """Merge boxes that stand for one object.
 
     Two boxes match if their classes agree (or `class_agnostic`), their intersection has a positive area,
-    and the metric is at least `threshold`. Pairs in which either box is a fragment are measured by "ios",
-    whatever the metric. A box without area matches nothing, not even its own copy.
+    and the metric is at least `threshold`. A whole object and a fragment are measured by their intersection
+    over the fragment, two fragments by "ios", whatever the metric; whole objects come before fragments. A box
+    without area matches nothing, not even its own copy. Boxes are ranked by score, then x0, y0, x1, y1, label
+    and the remaining columns, so the result does not depend on the order of the input.
 
     Args:
-        detections: boxes in any order and any one frame; the result does not depend on the order.
-        method: "nms", greedy non-maximum suppression, in which fragments come after all whole objects.
+        detections: boxes in any order and any one frame.
+        method: "nms" keeps the best box and drops its matches; "greedy_nmm" unites the two; "nmm" unites
+            with the matches of matches, down the ranking; "soft_nms" lowers scores of what overlaps a better
+            box (Bodla et al. 2017); "wbf" averages boxes weighted by score (Solovyev et al. 2021).
         metric: "iou", intersection over union, or "ios", intersection over the smaller area.
         threshold: in (0, 1].
         class_agnostic: whether boxes of different classes may match.
+        sigma: width of soft_nms's Gaussian decay.
+        min_score: score below which soft_nms drops a box.
+        per_class: thresholds of classes that have their own, by label id. Boxes of two classes must reach both.
+        decay: "gaussian", at every overlap, or "linear", of matches.
+        geometry: (N,) polygons of shapely, one per box and valid, to be merged in place of the boxes, which
+            are then computed from them; None merges the boxes. "nmm" and "greedy_nmm" give the union of the
+            polygons of a group; "wbf" is for boxes only.
 
     Returns:
-        The kept boxes in canonical order, with `n_merged` summed over themselves and those they suppressed.
+        The boxes in canonical order, with `n_merged` summed over those they stand for. With `geometry`, also
+        (M,) polygons in the same order.
 
     Raises:
-        ConfigError: an argument has an unusable value, a box or score is not finite, or a box is inverted.
+        ConfigError: an argument has an unusable value, a box or score is not finite, a box is inverted, or a
+            geometry is not a valid polygon.
     """
-    rule = MergeRule(method, metric, threshold, class_agnostic)
+    own: Any = () if per_class is None else per_class
+    rule = MergeRule(method, metric, threshold, class_agnostic, sigma, min_score, own, decay)
+    if geometry is not None:
+        from geosod.merging.polygons import merge_polygons
+
+        return merge_polygons(detections, geometry, rule)
     return settle(detections, Window(0, 0, 0, 0), rule, whole=True).settled

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from geosod.errors import ConfigError
-from geosod.merging.order import canonical_order
+from geosod.merging.kernel import kernel
+from geosod.merging.order import in_order
 from geosod.merging.rule import METHODS, MergeRule
-from geosod.types import BoolArray, Detections, Window
+from geosod.types import BoolArray, Detections, FloatArray, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,10 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
     Raises:
         ConfigError: a box or score is not finite, or a box is inverted.
     """
-    check(detections)
-    # -0.0 equals 0.0 in every comparison but is told apart by its bits, and so would be the results.
-    clean = detections.with_columns(boxes=detections.boxes + 0.0, scores=detections.scores + np.float32(0))
-    leaving = np.zeros(len(clean), np.bool_) if whole else _leaving(clean, core)
-    merged, is_open = METHODS[rule.method](clean, leaving, rule)
-    rest = clean[np.flatnonzero(is_open)]
-    return Settled(merged, rest[canonical_order(rest)])
+    clean = check(detections)
+    leaving = np.zeros(len(clean), np.bool_) if whole else _leaving(clean, core, rule.reach)
+    merged, is_open = METHODS[rule.method].run(clean, leaving, rule)
+    return Settled(merged, in_order(clean[np.flatnonzero(is_open)]))
 
 
 def merge_group(children_open: Sequence[Detections], core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:
@@ -65,23 +65,50 @@ def merge_group(children_open: Sequence[Detections], core: Window, rule: MergeRu
     return settle(Detections.concat(children_open), core, rule, whole=whole)
 
 
-def check(detections: Detections) -> None:
+def check(detections: Detections) -> Detections:
     """Refuse boxes that cannot be merged.
+
+    Returns:
+        The boxes, with 0.0 for -0.0: the two are equal in every comparison, but told apart by their bits, and
+        so would be the results.
 
     Raises:
         ConfigError: a coordinate or score is NaN or infinite, or a box ends before it begins.
     """
-    boxes = detections.boxes
-    unusable = np.count_nonzero(~np.isfinite(boxes).all(axis=1))
-    unscored = np.count_nonzero(~np.isfinite(detections.scores))
-    inverted = np.count_nonzero((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1]))
+    unusable, unscored, inverted, negative = _survey(detections.boxes, detections.scores)
     if unusable or unscored or inverted:
         raise ConfigError(
-            f"Of {len(boxes)} boxes, {unusable} have coordinates that are NaN or infinite, {unscored} have such "
+            f"Of {len(detections)} boxes, {unusable} have coordinates that are NaN or infinite, {unscored} have such "
             f"scores, and {inverted} are inverted (x1 < x0 or y1 < y0). Drop or mend them before merging."
         )
+    if not negative:
+        return detections
+    return detections.with_columns(boxes=detections.boxes + 0.0, scores=detections.scores + np.float32(0))
 
 
-def _leaving(detections: Detections, core: Window) -> BoolArray:
-    x0, y0, x1, y1 = detections.boxes.T
-    return (x0 < core.col) | (y0 < core.row) | (x1 > core.right) | (y1 > core.bottom)  # type: ignore[no-any-return]
+@kernel
+def _survey(boxes: FloatArray, scores: npt.NDArray[np.float32]) -> Any:
+    """How many boxes have unusable coordinates, scores, or are inverted; and how many a zero that is negative."""
+    unusable = unscored = inverted = negative = 0
+    for i in range(len(boxes)):
+        finite, zero = True, scores[i] == 0 and np.signbit(scores[i])
+        for corner in range(4):
+            finite = finite and np.isfinite(boxes[i, corner])
+            zero = zero or (boxes[i, corner] == 0 and np.signbit(boxes[i, corner]))
+        unusable += not finite
+        unscored += not np.isfinite(scores[i])
+        inverted += boxes[i, 2] < boxes[i, 0] or boxes[i, 3] < boxes[i, 1]
+        negative += zero
+    return unusable, unscored, inverted, negative
+
+
+def _leaving(detections: Detections, core: Window, reach: float) -> BoolArray:
+    """(N,) bool, True where a box may meet boxes that are not in the piece."""
+    b = detections.boxes
+    low, high = b[:, :2] - (core.col, core.row), (core.right, core.bottom) - b[:, 2:]
+    leaving = (low < 0) | (high < 0)
+    if reach > 0:
+        with np.errstate(invalid="ignore"):
+            margin = reach * (b[:, 2:] - b[:, :2])
+        leaving |= ((low <= margin) | (high <= margin)) & ~detections.fragment[:, None]
+    return np.asarray(leaving.any(axis=1), np.bool_)

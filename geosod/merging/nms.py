@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from geosod.merging.index import Match, build_index, flood, suppress
-from geosod.merging.order import canonical_order
+from geosod.merging.blocks import by_block
+from geosod.merging.graph import flood, remaining, suppress, tally
+from geosod.merging.index import build_index
+from geosod.merging.match import edges
+from geosod.merging.order import canonical_order, in_order
 from geosod.types import BoolArray, Detections
 
 if TYPE_CHECKING:
@@ -31,12 +32,11 @@ def nms(detections: Detections, leaving: BoolArray, rule: MergeRule) -> tuple[De
         `n_merged` summed over themselves and the boxes they suppressed; and (N,) bool, True for the boxes
         of the other components.
     """
-    match = Match(rule.metric == "ios", float(rule.threshold), bool(rule.class_agnostic))
-    index = build_index(detections)
+    match, index = edges(rule), build_index(detections)
     is_open = flood(index, leaving, match)
     ranking = canonical_order(detections, fragments_last=True)
-    owner = suppress(index, ranking[~is_open[ranking]], match)
-    merged = np.bincount(owner[~is_open], weights=detections.n_merged[~is_open], minlength=len(owner))
-    kept_rows = np.flatnonzero(owner == np.arange(len(owner)))
-    kept = detections[kept_rows].with_columns(n_merged=merged[kept_rows].astype(np.int32))
-    return kept[canonical_order(kept)], is_open
+    ordered = by_block(index, remaining(ranking, is_open), match)
+    owner = suppress(index, ordered, match)
+    kept_rows = ranking[owner[ranking] == ranking]
+    counts = tally(owner, detections.n_merged)[kept_rows]
+    return in_order(detections[kept_rows].with_columns(n_merged=counts)), is_open

@@ -173,7 +173,11 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
         sizes = ground_size(scene, boxes)
         ground |= dict(zip(("width_m", "height_m", "area_m2"), (s.astype(np.float32) for s in sizes), strict=True))
     pixels = dict(
-        zip(("px_xmin", "px_ymin", "px_xmax", "px_ymax"), np.ascontiguousarray(boxes.T / scene.scale), strict=True)
+        zip(
+            ("px_xmin", "px_ymin", "px_xmax", "px_ymax"),
+            np.ascontiguousarray((boxes / np.tile(scene.scale, 2)).T),
+            strict=True,
+        )
     )
     columns: dict[str, Any] = {
         "detection_id": detection_ids(scene.id, boxes, rows.labels),
@@ -186,7 +190,7 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
         **ground,
         "cut": rows.cut,
         "n_merged": rows.n_merged,
-        "level": rows.level * np.float32(scene.scale),
+        "level": rows.level * np.float32(np.sqrt(scene.scale[0] * scene.scale[1])),
         "scene_id": pa.repeat(pa.scalar(scene.id, pa.string()), n),
         "datetime": pa.repeat(pa.scalar(acquired, DETECTION_SCHEMA.field("datetime").type), n),
     }

@@ -54,7 +54,16 @@ class Job:
         """How boxes become one."""
         c, card = self.config, self.bundle.card
         metric: Any = c.metric or card.merge_metric
-        return MergeRule(c.merge, metric, c.merge_threshold or card.merge_threshold, c.class_agnostic)
+        return MergeRule(
+            c.merge,
+            metric,
+            c.merge_threshold or card.merge_threshold,
+            c.class_agnostic,
+            c.sigma,
+            c.min_score,
+            tuple((card.classes.index(name), threshold) for name, threshold in sorted(c.per_class.items())),
+            c.decay,
+        )
 
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
@@ -93,6 +102,10 @@ def validate(job: Job) -> None:
         ConfigError: tile and overlap do not fit, or PROJ does not know the CRS.
     """
     parse_crs(job.config.crs)
+    unknown = sorted(set(job.config.per_class) - set(job.bundle.card.classes))
+    if unknown:
+        known = ", ".join(job.bundle.card.classes)
+        raise ConfigError(f"per_class names {', '.join(unknown)}, but the model's classes are {known}")
     if job.overlap >= job.tile:
         raise ConfigError(f"overlap {job.overlap} must be below the tile's {job.tile} pixels")
 

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geosod.config import LevelSetting
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, SceneError
 from geosod.running.job import Job
 from geosod.scenes.bands import choose_bands, choose_files
 from geosod.scenes.locate import georeferenced
 from geosod.scenes.measure import check_ground
 from geosod.scenes.open import open_files, open_scene
 from geosod.scenes.statistics import percentiles
-from geosod.scenes.view import at_gsd, at_scale
+from geosod.scenes.view import LEAST_SCALE, at_gsd, at_scale
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import Group, merge_tree, plan_units
-from geosod.types import BoolArray, Scene, SceneRef, Unit
+from geosod.types import BoolArray, FloatArray, Scene, SceneRef, Unit
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -28,12 +27,17 @@ if TYPE_CHECKING:
     from geosod.detectors.card import ModelCard
 
 
+#: Least and greatest √area; None for no upper end.
+Sizes = tuple[float, float | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """A scale at which a scene is looked at.
 
     Attributes:
-        scale: pixels of the level for one of the scene; 1 for the finest level, less for the others.
+        scale: pixels of the level for one of the scene, but for the rounding of its size to whole pixels; 1 for the
+            finest level, less for the others.
         scene: the scene at that scale.
         sizes: least and greatest √area of a box that may be reported, in the level's own pixels.
     """
@@ -72,6 +76,10 @@ class ScenePlan:
     masks: dict[str, BaseGeometry] = field(default_factory=dict)
     limits: tuple[tuple[float, float], ...] | None = None
 
+    def frame(self, level: Level) -> FloatArray:
+        """(2,) pixels of a level for one of the scene, along x and y."""
+        return np.array([level.scene.width / self.scene.width, level.scene.height / self.scene.height])
+
     @property
     def tiles(self) -> int:
         """Number of tiles to read."""
@@ -106,7 +114,7 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     trees = []
     for level in levels:
         grid = make_grid(level.scene.width, level.scene.height, tile=job.tile, overlap=job.overlap)
-        mine = plan_units(scene.id, grid, shape=c.unit, level=level.scale, keep=_wanted(area, grid, scale=level.scale))
+        mine = plan_units(scene.id, grid, shape=c.unit, level=level.scale, keep=_wanted(area, grid, scene))
         trees.append(merge_tree(mine, grid))
         units += mine
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
@@ -131,33 +139,46 @@ def _tile_gsd(job: Job) -> float:
 
 def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
     """The levels of a scene, the finest first, each size range told by the user or `_usual_sizes`."""
-    asked: dict[float, LevelSetting] = {}
+    full = min(1.0, max(LEAST_SCALE, job.tile / max(scene.width, scene.height)))
+    asked: dict[float, Sizes | None] = {}
     for setting in job.config.levels:
-        scale = setting.scale
-        if scale == "full":
-            scale = min(1.0, job.tile / max(scene.width, scene.height))
-        asked.setdefault(float(scale), setting)
+        scale = full if setting.scale == "full" else setting.scale
+        # "full" may come to be one of the others.
+        asked[scale] = _both(asked[scale], setting.sizes) if scale in asked else setting.sizes
     scales = sorted(asked, reverse=True)
-    usual = _usual_sizes(scales, job.overlap)
+    usual = _usual_sizes(scales, max(job.overlap, job.tile // 8))
     finest = scales[0]
     levels = []
     for scale in scales:
-        low, high = asked[scale].sizes or usual[scale]
+        low, high = asked[scale] or usual[scale]
         sizes = (low * scale, math.inf if high is None else high * scale)
         levels.append(Level(scale / finest, at_scale(scene, scale), sizes))
     return tuple(levels)
 
 
-def _usual_sizes(scales: list[float], overlap: int) -> dict[float, tuple[float, float | None]]:
+def _both(first: Sizes | None, second: Sizes | None) -> Sizes | None:
+    """The range that holds two; None is the usual one, which is not known yet and holds for both."""
+    if first is None or second is None:
+        return None
+    high = None if first[1] is None or second[1] is None else max(first[1], second[1])
+    return min(first[0], second[0]), high
+
+
+def _usual_sizes(scales: list[float], whole: int) -> dict[float, Sizes]:
     """Sizes in pixels of scale 1 that each level may report: what it shows whole, and finer ones do not surely show.
 
-    An object no larger than the overlap is whole in some tile. A level so reports up to its overlap, and from half
-    the overlap of the next finer one on, so that neighbours share a factor of two; the coarsest has no upper end.
+    An object no larger than the overlap is whole in some tile, and one of an eighth of a tile nearly always. A level
+    so reports up to that size, and from half of that of the next finer one on, so that neighbours share a factor of
+    two; the coarsest has no upper end.
+
+    Args:
+        scales: descending.
+        whole: the size in a level's own pixels.
     """
-    sizes: dict[float, tuple[float, float | None]] = {}
+    sizes: dict[float, Sizes] = {}
     for i, scale in enumerate(scales):
-        low = 0.0 if i == 0 else overlap / scales[i - 1] / 2
-        high = None if i == len(scales) - 1 else overlap / scale
+        low = 0.0 if i == 0 else whole / scales[i - 1] / 2
+        high = None if i == len(scales) - 1 else whole / scale
         sizes[scale] = (low, high)
     return sizes
 
@@ -172,7 +193,8 @@ def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseG
     from geosod.scenes.mask import Mask, mask_in_scene
 
     aoi = None if job.aoi is None else aoi_in_scene(job.aoi, scene)
-    settings = job.config.mask.items()
+    # In an order of their own: ground under two masks is told of the first.
+    settings = sorted(job.config.mask.items())
     masks = {kind: mask_in_scene(Mask(kind, m.path, m.values, m.invert), scene) for kind, m in settings}
     whole = shapely.box(0, 0, scene.width, scene.height) if aoi is None else aoi
     return aoi, masks, shapely.difference(whole, shapely.union_all(list(masks.values()))) if masks else whole
@@ -186,17 +208,22 @@ def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tupl
     if card.scaling == "stored" or not scene.scales:
         return limits
     tags = [(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands]
+    if any(scale == 0 or not math.isfinite(scale) or not math.isfinite(offset) for scale, offset in tags):
+        raise SceneError(
+            f"{scene.ref.uri}: bands {bands} are tagged with scales and offsets {tags}, which give no physical values; "
+            "mend them (gdal_edit -scale -offset)"
+        )
     return tuple(
         ((low - offset) / scale, (high - offset) / scale)
         for (low, high), (scale, offset) in zip(limits, tags, strict=True)
     )
 
 
-def _wanted(area: BaseGeometry | None, grid: Grid, *, scale: float) -> BoolArray | None:
+def _wanted(area: BaseGeometry | None, grid: Grid, scene: Scene) -> BoolArray | None:
     """Which tiles of a level's grid lie on the area, which is in the scene frame."""
     if area is None:
         return None
     from geosod.scenes.aoi import windows_in
 
-    windows = np.asarray(grid.windows_array() / scale, np.float64)
+    windows = grid.windows_array() * np.tile([scene.width / grid.width, scene.height / grid.height], 2)
     return np.asarray(windows_in(area, windows).reshape(grid.rows, grid.cols))

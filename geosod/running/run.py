@@ -152,9 +152,15 @@ def _file_digest(name: str) -> str:
     """
     if "{id}" in name or "://" in name:
         return hashlib.sha256(name.partition("?")[0].encode()).hexdigest()
+    found = hashlib.sha256()
+    parts = [Path(name)]
+    if parts[0].suffix.lower() == ".shp":
+        parts += [part for end in (".dbf", ".prj", ".shx") if (part := parts[0].with_suffix(end)).exists()]
     try:
-        with Path(name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        for part in parts:
+            with part.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        return found.hexdigest()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}; check the path of the mask or DEM") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from geosod.detectors import Detector
-from geosod.errors import GeosodError
 from geosod.merging.components import Settled, merge_group
 from geosod.output.commit import OutputFolder
 from geosod.running.events import Emit, Ready, TilesDetected, UnitSettled
@@ -32,7 +31,8 @@ def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> 
     for plan in plans:
         try:
             result = run_scene(job, plan, detector, out, emit)
-        except GeosodError as error:
+        except Exception as error:
+            # Whatever goes wrong with one scene, the others go on.
             result = failed_result(plan.scene, error)
         yield result
 
@@ -48,7 +48,8 @@ def run_scene(job: Job, plan: ScenePlan, detector: Detector, out: OutputFolder, 
     settled = [node.settled for node in nodes.values()]
     for level in plan.tree:
         for group in level:
-            nodes[group.id] = merge_group([nodes.pop(child).open for child in group.children], group.core, job.rule)
+            open_boxes = [nodes.pop(child).open for child in group.children]
+            nodes[group.id] = merge_group(open_boxes, group.core, job.rule, whole=group.whole)
             settled.append(nodes[group.id].settled)
     return finish_scene(job, plan, detector.execution, Detections.concat(settled), accounts, out)
 

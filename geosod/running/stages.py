@@ -134,15 +134,17 @@ def _of_level(raw: Detections, level: Level) -> Detections:
 
 def _in_file(window: Window | None, scene: Scene) -> Window | None:
     """A window of a resampled scene in the pixels of its file."""
-    if window is None or scene.scale == 1:
+    if window is None or scene.scale == (1, 1):
         return window
-    return _scaled(window, 1 / scene.scale)
+    return _scaled(window, scene.scale)
 
 
-def _scaled(window: Window, factor: float) -> Window:
-    """The least window of whole pixels that holds a window made `factor` times as large."""
-    col, row = math.floor(window.col * factor), math.floor(window.row * factor)
-    return Window(col, row, math.ceil(window.right * factor) - col, math.ceil(window.bottom * factor) - row)
+def _scaled(window: Window, pixels: Sequence[float]) -> Window:
+    """The least window of a frame of which one pixel is `pixels` along x and y that holds a window."""
+    # Rounding must not push an edge that falls on a pixel's into the next.
+    left, top = (math.floor(v / s + 1e-6) for v, s in zip((window.col, window.row), pixels, strict=True))
+    right, bottom = (math.ceil(v / s - 1e-6) for v, s in zip((window.right, window.bottom), pixels, strict=True))
+    return Window(left, top, max(1, right - left), max(1, bottom - top))
 
 
 def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> Detections:
@@ -151,11 +153,15 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
     Args:
         plan: the scene.
         detections: merged boxes of all levels, each in the frame of its own, which the column `level` tells.
-        rule: how to merge.
+        rule: how to merge. Scores that soft_nms lowered inside a level are not lowered again: between levels it is
+            plain suppression.
     """
     if len(plan.levels) == 1:
         return detections
-    boxes = detections.boxes / detections.level.astype(np.float64)[:, None]
+    rule = replace(rule, method="nms") if rule.method == "soft_nms" else rule
+    boxes = detections.boxes.copy()
+    for level in plan.levels:
+        boxes[detections.level == np.float32(level.scale)] /= np.tile(plan.frame(level), 2)
     return merge_group([detections.with_columns(boxes=boxes)], plan.scene.window, rule, whole=True).settled
 
 
@@ -183,7 +189,7 @@ def scene_coverage(plan: ScenePlan, accounts: Iterable[UnitAccount]) -> Coverage
         part = account.coverage
         for row, col in np.argwhere(part.codes == FAILED).tolist():
             cell = Window((part.col + col) * part.cell, (part.row + row) * part.cell, part.cell, part.cell)
-            lost = _scaled(cell, 1 / unit.level).intersection(plan.scene.window)
+            lost = _scaled(cell, plan.frame(plan.level(unit)).tolist()).intersection(plan.scene.window)
             if lost is not None:
                 coverage.update(Coverage.of_window(lost, COVERAGE_CELL, FAILED))
     return coverage

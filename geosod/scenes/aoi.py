@@ -43,12 +43,13 @@ class Aoi:
     crs: str
 
 
-def load_aoi(path: str | Path, *, what: str = "AOI") -> Aoi:
+def load_aoi(path: str | Path, *, what: str = "AOI", empty: bool = False) -> Aoi:
     """Read every polygon of a vector file (GeoJSON, GeoPackage, Shapefile, GeoParquet, ...).
 
     Args:
         path: the file.
         what: what it is called in an error.
+        empty: whether it may hold no polygon.
 
     Raises:
         ConfigError: the file cannot be read, has no CRS, or holds no polygon.
@@ -63,7 +64,7 @@ def load_aoi(path: str | Path, *, what: str = "AOI") -> Aoi:
         raise ConfigError(f"{what} {path}: has no CRS; give it one (a .prj file, or ogr2ogr -a_srs)")
     geometries = shapely.make_valid(np.asarray(frame.geometry.dropna().values))
     geometry = shapely.union_all([g for g in geometries if g.area > 0])
-    if geometry.is_empty:
+    if geometry.is_empty and not empty:
         raise ConfigError(f"{what} {path}: holds no polygon, so there is no area to look at")
     return Aoi(geometry, frame.crs.to_wkt())
 

@@ -38,10 +38,8 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
         return data
     mend = f"choose {len(wanted)} of them with --bands, or use a model made for these bands"
     if scene.count < len(wanted):
-        mend = f"give the folder of all bands with --bands '{wanted[0]}=*_B04.tif,...', or use a model made for these bands"
-    raise ModelError(
-        f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {mend}"
-    )
+        mend = f"give the folder of all with --bands '{wanted[0]}=*_B04.tif,...', or use a model made for these bands"
+    raise ModelError(f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {mend}")
 
 
 def choose_files(ref: SceneRef, wanted: Sequence[str], chosen: Chosen | None) -> tuple[BandFile, ...]:
@@ -97,7 +95,7 @@ def _names(scene: Scene) -> dict[str, int]:
 
 def _find(scene: Scene, band: str) -> int:
     text = band.strip()
-    number = int(text) if text.isdecimal() else _names(scene).get(text.lower(), 0)
+    number = _names(scene).get(text.lower(), int(text) if text.isdecimal() else 0)
     if text.lower() == "alpha" and scene.alpha:
         number = scene.alpha
     if not 1 <= number <= scene.count:

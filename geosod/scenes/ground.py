@@ -86,7 +86,7 @@ def native(scene: Scene, xy: npt.ArrayLike) -> tuple[FloatArray, str]:
         )
     if scene.transform is None:
         assert scene.locator is not None  # else refused above
-        out = to_crs(scene.locator, points / scene.scale)
+        out = to_crs(scene.locator, points / np.array(scene.scale))
     else:
         out = to_ground(scene.transform, points)
     crs = horizontal_crs(scene.crs)
@@ -113,7 +113,7 @@ def from_native(scene: Scene, xy: FloatArray) -> FloatArray:
         out[~np.isfinite(out).all(axis=1)] = np.nan
         return out
     assert scene.locator is not None  # a georeferenced scene has one or the other
-    return to_pixels(scene.locator, xy) * scene.scale
+    return np.asarray(to_pixels(scene.locator, xy) * np.array(scene.scale))
 
 
 def located(scene: Scene, xy: npt.ArrayLike, *, trusted: bool = False) -> FloatArray:

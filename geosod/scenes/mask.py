@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from rasterio.features import shapes
 from rasterio.windows import Window as GdalWindow
 from shapely.geometry.base import BaseGeometry
 
-from geosod.errors import SceneError
+from geosod.errors import ConfigError, SceneError
 from geosod.scenes.aoi import Aoi, load_aoi, polygons_in_scene
 from geosod.scenes.locate import footprint, georeferenced, to_ground
 from geosod.scenes.open import open_scene, opened
-from geosod.scenes.sources import SUFFIXES
+from geosod.scenes.uris import SUFFIXES, suffix
 from geosod.types import BoolArray, Scene, SceneRef
 
 #: A raster mask is read whole where it lies on a scene; one of more pixels there is refused.
 MAX_PIXELS = 1 << 28
+#: Pieces of a raster mask on one scene.
+MAX_OUTLINES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,32 @@ def mask_in_scene(mask: Mask, scene: Scene) -> BaseGeometry:
         SceneError: a raster cannot be read or misses the scene, or the two cannot be laid on each other.
     """
     path = mask.path.replace("{id}", scene.id)
-    raster = Path(path.partition("?")[0]).suffix.lower() in SUFFIXES
-    covered = _raster(mask, path, scene) if raster else polygons_in_scene(_vector(path), scene)
+    raster = suffix(path) in SUFFIXES
+    if mask.values is not None and not raster:
+        raise ConfigError(f"mask {path}: is a vector file, which has no codes; leave {mask.values} out")
+    covered = _raster(mask, path, scene) if raster else _polygons(path, scene)
     frame = shapely.box(0, 0, scene.width, scene.height)
     return shapely.difference(frame, covered) if mask.invert else covered
 
 
+def _polygons(path: str, scene: Scene) -> BaseGeometry:
+    """Those of a vector file; one without any masks nothing, as a scene without clouds has it."""
+    aoi = _vector(path, _stamp(path))
+    return aoi.geometry if aoi.geometry.is_empty else polygons_in_scene(aoi, scene)
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Changes when a local file does."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 @lru_cache(maxsize=8)
-def _vector(path: str) -> Aoi:
-    return load_aoi(path, what="mask")
+def _vector(path: str, stamp: tuple[int, int] | None) -> Aoi:  # noqa: ARG001
+    return load_aoi(path, what="mask", empty=True)
 
 
 def _raster(mask: Mask, path: str, scene: Scene) -> BaseGeometry:
@@ -68,12 +88,12 @@ def _raster(mask: Mask, path: str, scene: Scene) -> BaseGeometry:
         raise SceneError(f"{scene.ref.uri}: the mask {path} and the scene must both have a georeference, or neither")
     if not georeferenced(scene):
         masked = _masked(mask, codes, GdalWindow(0, 0, codes.width, codes.height))
-        return _outlines(masked, Affine.scale(scene.width / codes.width, scene.height / codes.height))
+        return _outlines(masked, Affine.scale(scene.width / codes.width, scene.height / codes.height), path)
     if codes.transform is None or codes.crs is None:
         raise SceneError(f"{path}: has no geotransform, so it cannot serve as a mask; warp it first (gdalwarp)")
     window = _window(codes, footprint(scene, codes.crs), path, scene)
     masked = _masked(mask, codes, window)
-    outlines = _outlines(masked, codes.transform @ Affine.translation(window.col_off, window.row_off))
+    outlines = _outlines(masked, codes.transform @ Affine.translation(window.col_off, window.row_off), path)
     return outlines if outlines.is_empty else polygons_in_scene(Aoi(outlines, codes.crs), scene)
 
 
@@ -109,6 +129,13 @@ def _masked(mask: Mask, codes: Scene, window: GdalWindow) -> BoolArray:
     return np.asarray((values != 0) & ~empty & ~np.isnan(values.astype(np.float32)), np.bool_)
 
 
-def _outlines(masked: BoolArray, transform: Affine) -> BaseGeometry:
+def _outlines(masked: BoolArray, transform: Affine, path: str) -> BaseGeometry:
     found: Any = shapes(masked.astype(np.uint8), mask=masked, transform=transform)
-    return shapely.union_all([shapely.geometry.shape(outline) for outline, _ in found])
+    polygons: list[Any] = [shapely.geometry.shape(outline) for outline, _ in islice(found, MAX_OUTLINES + 1)]
+    if len(polygons) > MAX_OUTLINES:
+        raise SceneError(
+            f"{path}: this mask is in over {MAX_OUTLINES:,} pieces on one scene; take out the specks (gdal_sieve), or "
+            "make it coarser (gdalwarp -tr)"
+        )
+    # They share corners at most, which a MultiPolygon may, so there is nothing to dissolve.
+    return shapely.MultiPolygon(polygons)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -38,6 +38,8 @@ from geosod.types import (
 
 #: Native blocks taller than this are not aligned to: the strip would outgrow the tile.
 MAX_ALIGNED_ROWS = 1024
+#: Side of the smallest piece of a view that is tried when a larger one cannot be read.
+LEAST_PIECE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +174,49 @@ class _StripReader:
         """Read block by block, so that only what is truly unreadable is lost; not from a server that is silent."""
         pixels = np.zeros((len(self.spec.bands), window.height, window.width), self.scene.dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
-        lost, parts = [], list(blocks(window, self.scene.block_shape))
+        lost: list[Window] = []
+        parts = list(blocks(window, self.scene.block_shape))
+        if self.scene.view is not None:
+            # Pieces of a view are the same whatever the window, and may be pieces of many blocks of its files.
+            parts = [Piece(*astuple(_block_at(part, self.scene))) for part in parts]
         while parts and source.salvageable and not isinstance(error, LostError):
             part = parts.pop(0)
-            rows, columns = _within(part, window)
+            inside = part.intersection(window)
+            if inside is None:
+                continue
             try:
-                pixels[:, rows, columns], valid[rows, columns] = source.read_once(part)
+                some, some_valid = source.read_once(part)
             except (RasterioError, LostError) as caught:
                 error = caught
-                lost.append(part)
+                quarters = _quarters(part) if isinstance(part, Piece) else []
+                parts = quarters + parts
+                lost += [] if quarters else [inside]
+                continue
+            here, there = _within(inside, window), _within(inside, part)
+            pixels[:, *here], valid[here] = some[:, *there], some_valid[there]
+        parts = [inside for part in parts if (inside := part.intersection(window)) is not None]
         message = " ".join(str(error.__cause__ or error).split())
         ref = self.scene.ref
         for part in _coalesced(lost + parts):
             self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, source.tried + 1))
         return pixels, valid
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(Window):
+    """A window of a view that is read as it is, not in blocks."""
+
+
+def _quarters(piece: Piece) -> list[Window]:
+    """Four pieces for one; none where it is as small as is worth a try."""
+    if max(piece.width, piece.height) <= LEAST_PIECE:
+        return []
+    half = Window(0, 0, -(-piece.width // 2), -(-piece.height // 2))
+    return [
+        Piece(col, row, min(half.width, piece.right - col), min(half.height, piece.bottom - row))
+        for row in range(piece.row, piece.bottom, half.height)
+        for col in range(piece.col, piece.right, half.width)
+    ]
 
 
 def _source(scene: Scene, unit: Unit, spec: ReadSpec) -> AbstractContextManager[Source]:
@@ -206,7 +237,7 @@ def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Wind
     Raises:
         RasterioError: GDAL cannot read it.
     """
-    if scene.view is None:
+    if scene.view is None or isinstance(window, Piece):
         return _read_plainly(dataset, scene, bands, window)
     pixels = np.empty((len(bands), window.height, window.width), scene.dtype)
     valid = np.empty((window.height, window.width), np.bool_)

@@ -26,8 +26,8 @@ def percentiles(
 ) -> tuple[tuple[float, float], ...]:
     """The values below which `low` and `high` per cent of a band's valid pixels lie.
 
-    They are taken from the overview next above 2048 x 2048 pixels; without one, from the whole of a scene that is
-    no larger, else from a lattice of 12 x 12 patches. The same scene gives the same values.
+    They are taken from the overview next above 2048 pixels a side, or the one below; without, from the whole of a
+    scene that is no larger, else from a lattice of 12 x 12 patches. The same scene gives the same values.
 
     Args:
         scene: an opened scene.
@@ -63,9 +63,10 @@ def _look(dataset: Any, scene: Scene, bands: tuple[int, ...], looks: list[PixelA
     """Add (C, n) valid pixels to `looks` again and again; the last error, if some could not be read."""
     error = None
     small = max(scene.width, scene.height) <= _SIDE
-    if scene.overviews and not small:
+    factor = _factor(scene)
+    if factor and not small:
         try:
-            looks.append(_overview(dataset, scene, bands))
+            looks.append(_decimated(dataset, scene, bands, factor))
             return None
         except RasterioError as caught:
             error = caught
@@ -75,13 +76,24 @@ def _look(dataset: Any, scene: Scene, bands: tuple[int, ...], looks: list[PixelA
             looks.append(pixels[:, valid])
         except RasterioError as caught:
             error = caught
+    if looks and not any(look.shape[1] for look in looks) and not small:
+        # All patches fell on nodata: a look at every so many pixels, which decodes the whole scene once.
+        try:
+            looks.append(_decimated(dataset, scene, bands, max(scene.width, scene.height) // _SIDE + 1))
+        except RasterioError as caught:
+            error = caught
     return error
 
 
-def _overview(dataset: Any, scene: Scene, bands: tuple[int, ...]) -> PixelArray:
-    """The coarsest overview that is still finer than the look, read as it is stored."""
-    fits = [f for f in scene.overviews if max(scene.width, scene.height) / f >= _SIDE]
-    factor = max(fits, default=min(scene.overviews))
+def _factor(scene: Scene) -> int | None:
+    """Of the overviews that are still finer than the look the coarsest, unless it is so large that patches serve."""
+    sizes = {f: max(scene.width, scene.height) / f for f in scene.overviews}
+    finer = [f for f, size in sizes.items() if _SIDE <= size <= 2 * _SIDE]
+    return max(finer) if finer else min((f for f, size in sizes.items() if size < _SIDE), default=None)
+
+
+def _decimated(dataset: Any, scene: Scene, bands: tuple[int, ...], factor: int) -> PixelArray:
+    """(C, n) valid pixels of an overview, or of every so many pixels where there is none."""
     shape = -(-scene.height // factor), -(-scene.width // factor)
     whole = GdalWindow(0, 0, scene.width, scene.height)
     options = {"window": whole, "out_shape": shape, "resampling": Resampling.nearest}

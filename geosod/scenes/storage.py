@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,7 +77,18 @@ def glance(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> Glance:
             head = file.read(count) if count > 1 else b""
     except OSError as error:
         raise SceneError(f"{uri}: cannot be read: {error.strerror or error}") from error
-    return Glance(f"{status.st_size}-{status.st_mtime_ns}", head)
+    states = [f"{s.st_size}-{s.st_mtime_ns}" for s in (status, *_sidecars(path))]
+    return Glance("+".join(states), head)
+
+
+def _sidecars(path: Path) -> Iterator[os.stat_result]:
+    """The states of the files beside a local one that GDAL reads with it: mask, overviews, metadata, world file."""
+    beside = [path.with_name(path.name + end) for end in (".msk", ".ovr", ".aux.xml")]
+    if path.suffix:
+        beside += [path.with_suffix(".wld"), path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w")]
+    for sidecar in beside:
+        with suppress(OSError):
+            yield sidecar.stat()
 
 
 def document(uri: str) -> bytes:

@@ -7,6 +7,7 @@ the window it is asked for, so a view is read in blocks that are the same for ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape
@@ -114,7 +115,8 @@ def placed_on(grid: Scene, other: Scene) -> Rectangle:
     turned = abs(to_grid.b * other.height) > _SLACK or abs(to_grid.d * other.width) > _SLACK or min(w, h) <= 0
     if turned or x >= grid.width or y >= grid.height or x + w <= 0 or y + h <= 0:
         raise SceneError(
-            f"{other.ref.uri}: does not lie on the ground of {grid.ref.uri}, with which it should make one scene"
+            f"{other.ref.uri}: does not lie on the ground of {grid.ref.uri}, with which it should make one scene, or "
+            "is turned or mirrored against it; warp one of them (gdalwarp)"
         )
     return x, y, w, h
 
@@ -127,7 +129,9 @@ def at_gsd(scene: Scene, gsd: float) -> Scene:
         SceneError: the scene has none.
     """
     if scene.gsd is None:
-        raise SceneError(f"{scene.ref.uri}: its GSD is unknown, so it cannot be brought to {gsd:g} m; leave --tile-gsd")
+        raise SceneError(
+            f"{scene.ref.uri}: its GSD is unknown, so it cannot be brought to {gsd:g} m; leave --tile-gsd out"
+        )
     return at_scale(scene, scene.gsd / gsd)
 
 
@@ -139,13 +143,15 @@ def at_scale(scene: Scene, scale: float) -> Scene:
     """
     if not LEAST_SCALE <= scale <= GREATEST_SCALE:
         raise ConfigError(
-            f"{scene.ref.uri}: would be resampled by {scale:.4g}, which is not in "
-            f"{LEAST_SCALE:.4g} to {GREATEST_SCALE:g}; check --tile-gsd against its GSD of {scene.gsd or 0:.3g} m"
+            f"{scene.ref.uri}: would be resampled by {scale:.4g}, which is not in {LEAST_SCALE:.4g} to "
+            f"{GREATEST_SCALE:g}; check --levels, and --tile-gsd against its GSD of {scene.gsd or 0:.3g} m"
         )
     if abs(scale - 1) * max(scene.width, scene.height) < 0.5:
         return scene
+    # Whole pixels that cover the scene exactly, so the two axes may differ a little.
     width, height = (max(1, round(side * scale)) for side in (scene.width, scene.height))
-    place = (0.0, 0.0, scene.width * scale, scene.height * scale)
+    scale_x, scale_y = width / scene.width, height / scene.height
+    place = (0.0, 0.0, float(width), float(height))
     source = _source(scene)
     size = scene.width, scene.height
 
@@ -163,10 +169,10 @@ def at_scale(scene: Scene, scale: float) -> Scene:
         scene,
         width=width,
         height=height,
-        transform=None if scene.transform is None else scene.transform @ Affine.scale(1 / scale),
+        transform=None if scene.transform is None else scene.transform @ Affine.scale(1 / scale_x, 1 / scale_y),
         view=vrt(width, height, [shown(band) for band in range(1, scene.count + 1)], mask=mask),
-        scale=scene.scale * scale,
-        gsd=None if scene.gsd is None else scene.gsd / scale,
+        scale=(scene.scale[0] * scale_x, scene.scale[1] * scale_y),
+        gsd=None if scene.gsd is None else scene.gsd / math.sqrt(scale_x * scale_y),
         block_shape=(BLOCK, BLOCK),
         overviews=(),
     )
@@ -208,7 +214,10 @@ def stacked(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Scene:
     Raises:
         SceneError: the files do not lie on one ground.
     """
-    grid = min((part for part, _, _ in parts), key=lambda s: s.gsd if s.gsd is not None else 1 / s.width)
+    finest = min(_pixel(part) for part, _, _ in parts)
+    # GSDs are those in the middle of each file, so that those of one grid may differ a little.
+    fine = [part for part, _, _ in parts if _pixel(part) <= 1.01 * finest]
+    grid = max(fine, key=lambda scene: scene.width * scene.height)
     dtype = np.result_type(*(part.dtype for part, _, _ in parts)).name
     bands = [_part(grid, part, band, name=name, dtype=dtype) for part, band, name in parts]
     return replace(
@@ -228,15 +237,40 @@ def stacked(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Scene:
     )
 
 
+def _pixel(scene: Scene) -> float:
+    """A measure of the pixel's size to compare files of one ground by."""
+    return scene.gsd if scene.gsd is not None else 1 / scene.width
+
+
+def _check_extent(grid: Scene, part: Scene, place: Rectangle) -> None:
+    """Files of one ground begin and end together, within two pixels of either; what does not is told."""
+    x, y, w, h = place
+    slack = 2 * max(w / part.width, h / part.height, 1.0)
+    beyond = max(-x, -y, x + w - grid.width, y + h - grid.height)
+    if beyond > slack:
+        raise SceneError(
+            f"{part.ref.uri}: reaches {beyond:.0f} pixels beyond {grid.ref.uri}, on whose grid the scene would be; "
+            "cut the files to one ground first (gdalwarp -te)"
+        )
+    short = max(x, y, grid.width - x - w, grid.height - y - h)
+    if short > slack and part.nodata == (None,) * part.count:
+        raise SceneError(
+            f"{part.ref.uri}: ends {short:.0f} pixels before {grid.ref.uri} does, and has no nodata value to stand "
+            "there; give it one (gdal_translate -a_nodata), or cut the files to one ground"
+        )
+
+
 def _part(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> Shown:
     nodata = part.nodata[band - 1]
-    if part.masks[band - 1] == "mask":
+    if part.masks[band - 1] == "mask" or part.alpha not in (None, band):
         raise SceneError(
-            f"{part.ref.uri}: has a mask of its own, which is not read where several files make one scene; "
+            f"{part.ref.uri}: has a mask or alpha band, which is not read where several files make one scene; "
             "give it a nodata value, or stack the files first (gdalbuildvrt -separate)"
         )
     size = part.width, part.height
-    return Shown(_source(part), size, band, dtype, placed_on(grid, part), name, nodata)
+    place = placed_on(grid, part)
+    _check_extent(grid, part, place)
+    return Shown(_source(part), size, band, dtype, place, name, nodata)
 
 
 def _source(scene: Scene) -> str:

@@ -20,11 +20,13 @@ class Group:
         id: unique among the scene's groups and units.
         children: ids of the units (first level) or of the groups of the level below.
         core: the part of the scene that no tile outside the group reaches.
+        whole: there are no units outside the group.
     """
 
     id: str
     children: tuple[str, ...]
     core: Window
+    whole: bool = False
 
 
 def plan_units(
@@ -63,7 +65,7 @@ def plan_units(
         for c, (cols, left, right) in enumerate(unit_cols):
             windows = tuple(grid.window(i, j) for i in rows for j in cols if keep is None or keep[i, j])
             if windows:
-                uid = f"{level:g}x-r{r:05d}-c{c:05d}"
+                uid = f"{level!r}x-r{r:05d}-c{c:05d}"
                 core = Window(left, top, right - left, bottom - top)
                 units.append(Unit(uid, scene_id, (r, c), level, windows, _hull(windows), core))
     return tuple(units)
@@ -107,7 +109,9 @@ def merge_tree(units: Sequence[Unit], grid: Grid, *, fan_in: int = 4) -> tuple[t
         groups = {}
         for (r, c), ids in children.items():
             core = _core(rows, cols, (r * row_span, (r + 1) * row_span), (c * col_span, (c + 1) * col_span))
-            groups[r, c] = Group(f"{units[0].level:g}x-g{len(tree) + 1}-r{r:05d}-c{c:05d}", tuple(ids), core)
+            groups[r, c] = Group(
+                f"{units[0].level!r}x-g{len(tree) + 1}-r{r:05d}-c{c:05d}", tuple(ids), core, len(children) == 1
+            )
         tree.append(tuple(groups.values()))
         level = {index: group.id for index, group in groups.items()}
     return tuple(tree)

@@ -1,16 +1,17 @@
 """Plain and slow counterparts of geosod.merging, and scenes to try both on."""
 
 import dataclasses
+import math
 
 import numpy as np
 
-from geosod.merging import MergeRule, merge_group, settle
+from geosod.merging import MergeRule, merge, merge_group, settle
 from geosod.tiling.units import merge_tree
 from geosod.types import Detections
 
 
-def match_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
-    """(N, N) bool, the edges of the match graph, written down from their definition."""
+def overlap_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
+    """(N, N) float64, the metric of each pair of boxes, 0 where classes differ or no area is shared."""
     b = d.boxes
     low = np.maximum(b[:, None, :2], b[None, :, :2])
     high = np.minimum(b[:, None, 2:], b[None, :, 2:])
@@ -24,7 +25,18 @@ def match_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         metric = inter / whole
     same = rule.class_agnostic | (d.labels[:, None] == d.labels[None, :])
-    return same & (inter > 0) & (metric >= rule.threshold)
+    return np.where(same & (inter > 0), metric, 0.0)
+
+
+def limits(d: Detections, rule: MergeRule) -> np.ndarray:
+    """(N, N) float64, the threshold of each pair of boxes."""
+    own = np.array([dict(rule.per_class).get(int(label), rule.threshold) for label in d.labels])
+    return np.maximum(own[:, None], own[None, :])
+
+
+def match_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
+    """(N, N) bool, the edges of the match graph, written down from their definition."""
+    return overlap_matrix(d, rule) >= limits(d, rule)
 
 
 def ranking(d: Detections) -> list[int]:
@@ -46,6 +58,122 @@ def plain_nms(d: Detections, rule: MergeRule) -> Detections:
         left = [i for i in rest if not match[best, i]]
     kept = d[rows].with_columns(n_merged=counts)
     return kept[kept.canonical_order()]
+
+
+def plain_nmm(d: Detections, rule: MergeRule) -> Detections:
+    match, groups, group_of = match_matrix(d, rule), [], {}
+    order = ranking(d)
+    for i in order:
+        if i not in group_of:
+            group_of[i] = len(groups)
+            groups.append([i])
+        elif rule.method == "greedy_nmm":
+            continue
+        for j in order:
+            if match[i, j] and j not in group_of:
+                group_of[j] = group_of[i]
+                groups[group_of[i]].append(j)
+    united = d[[group[0] for group in groups]].with_columns(
+        boxes=[[*d.boxes[g, :2].min(0), *d.boxes[g, 2:].max(0)] for g in groups],
+        scores=[d.scores[g].max() for g in groups],
+        cut=[d.cut[g].any() for g in groups],
+        n_merged=[d.n_merged[g].sum() for g in groups],
+    )
+    return united[united.canonical_order()]
+
+
+def plain_soft_nms(d: Detections, rule: MergeRule) -> Detections:
+    overlap, limit = overlap_matrix(d, rule), limits(d, rule)
+    score, left = d.scores.astype(float).tolist(), ranking(d)
+    strongest, counts, dropped = {}, {}, []
+    while left:
+        best = min(left, key=lambda i: (d.fragment[i], -score[i]))
+        left.remove(best)
+        if score[best] < rule.min_score:
+            continue
+        counts[best] = int(d.n_merged[best])
+        for i in list(left):
+            o = float(overlap[best, i])
+            if o == 0 or (rule.decay == "linear" and o < limit[best, i]):
+                continue
+            factor = math.exp(-(o * o) / rule.sigma) if rule.decay == "gaussian" else 1 - o
+            score[i] *= factor
+            if factor < strongest.get(i, (1.0, None))[0]:
+                strongest[i] = factor, best
+            if score[i] < rule.min_score:
+                left.remove(i)
+                dropped.append(i)
+    for i in dropped:
+        counts[strongest[i][1]] += int(d.n_merged[i])
+    rows = list(counts)
+    kept = d[rows].with_columns(scores=np.array(score)[rows], n_merged=list(counts.values()))
+    return kept[kept.canonical_order()]
+
+
+def plain_overlap(a, b, metric) -> float:
+    inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    one, two = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
+    return inter / (min(one, two) if metric == "ios" else one + two - inter) if inter > 0 else 0.0
+
+
+def plain_wbf(d: Detections, rule: MergeRule) -> Detections:
+    """Clusters of whole boxes; fragments then go to the best-ranked whole box that they match, or to each other."""
+    own = [dict(rule.per_class).get(int(label), rule.threshold) for label in d.labels]
+    order, clusters, cluster_of = ranking(d), [], {}
+    for i in (i for i in order if not d.fragment[i]):
+        box, weight, found = d.boxes[i].tolist(), float(d.scores[i]), (0.0, None)
+        for c in clusters:
+            seed = c["rows"][0]
+            value = plain_overlap(box, c["box"], rule.metric)
+            same = rule.class_agnostic or d.labels[seed] == d.labels[i]
+            if same and value >= max(own[i], own[seed]) and value > found[0]:
+                found = value, c
+        c = found[1]
+        if c is None:
+            c = {"box": box, "weight": weight, "rows": [i], "pieces": []}
+            clusters.append(c)
+        else:
+            c["weight"] += weight
+            share = weight / c["weight"] if c["weight"] > 0 else 0.0
+            moved = (f + share * (b - f) for f, b in zip(c["box"], box, strict=True))
+            c["box"] = [sorted([f, m, b])[1] for f, m, b in zip(c["box"], moved, box, strict=True)]
+            c["rows"].append(i)
+        cluster_of[i] = c
+    match = match_matrix(d, rule)
+    for i in (i for i in order if d.fragment[i]):
+        taker = next(
+            (
+                j
+                for j in order
+                if match[i, j] and j in cluster_of and (cluster_of[j]["rows"][0] == j or not d.fragment[j])
+            ),
+            None,
+        )
+        if taker is None:
+            cluster_of[i] = {"box": d.boxes[i].tolist(), "weight": float(d.scores[i]), "rows": [i], "pieces": []}
+            clusters.append(cluster_of[i])
+        else:
+            cluster_of[i] = cluster_of[taker]
+            cluster_of[taker]["pieces"].append(i)
+    fused = d[[c["rows"][0] for c in clusters]].with_columns(
+        boxes=[c["box"] for c in clusters],
+        scores=[c["weight"] / len(c["rows"]) for c in clusters],
+        cut=[d.cut[c["rows"]].any() for c in clusters],
+        n_merged=[d.n_merged[c["rows"] + c["pieces"]].sum() for c in clusters],
+    )
+    return fused[fused.canonical_order()]
+
+
+PLAIN = {"nms": plain_nms, "nmm": plain_nmm, "greedy_nmm": plain_nmm, "soft_nms": plain_soft_nms, "wbf": plain_wbf}
+
+
+def plain_merge(d: Detections, rule: MergeRule) -> Detections:
+    return PLAIN[rule.method](d, rule)
+
+
+def merged_by(d: Detections, rule: MergeRule) -> Detections:
+    """`geosod.merge` with the fields of a rule."""
+    return merge(d, **{f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)})
 
 
 def plain_components(d: Detections, rule: MergeRule, seeds: np.ndarray) -> np.ndarray:
@@ -127,7 +255,8 @@ def staged(tiles, grid, units, rule, *, fan_in, rng) -> tuple[Detections, int]:
         above = {}
         for i in rng.permutation(len(level)):
             children = [pending[c] for c in level[i].children]
-            part = merge_group([children[c] for c in rng.permutation(len(children))], level[i].core, rule)
+            shuffled = [children[c] for c in rng.permutation(len(children))]
+            part = merge_group(shuffled, level[i].core, rule, whole=level[i].whole)
             done.append(part.settled)
             above[level[i].id] = part.open
         pending = above

@@ -3,17 +3,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geosod.merging import MergeRule, merge, settle
+from geosod.merging import METHODS, MergeRule, settle
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units
 from geosod.types import Detections, Window
-from tests.merging.oracles import by_unit, columns, plain_components, plain_nms, staged, survivors_again, tiled_scene
+from tests.merging.oracles import (
+    by_unit,
+    columns,
+    merged_by,
+    plain_components,
+    plain_nms,
+    staged,
+    survivors_again,
+    tiled_scene,
+)
 
 rules = st.builds(
     MergeRule,
     metric=st.sampled_from(["iou", "ios"]),
     threshold=st.sampled_from([1e-9, 0.2, 0.5, 0.8]),
     class_agnostic=st.booleans(),
+)
+all_rules = st.builds(
+    MergeRule,
+    method=st.sampled_from(sorted(METHODS)),
+    metric=st.sampled_from(["iou", "iou", "ios"]),
+    threshold=st.sampled_from([1e-9, 0.1, 0.3, 0.5, 0.6, 0.8]),
+    class_agnostic=st.booleans(),
+    sigma=st.sampled_from([0.05, 0.5]),
+    min_score=st.sampled_from([0.0, 0.001, 0.2]),
+    per_class=st.dictionaries(st.integers(0, 2), st.sampled_from([0.2, 0.5, 0.7]), max_size=2),
+    decay=st.sampled_from(["gaussian", "linear"]),
 )
 
 
@@ -42,11 +62,11 @@ def scenes(draw):
 
 def whole(tiles, grid, units, rule):
     everything = Detections.concat(by_unit(tiles, grid, units).values())
-    return merge(everything, metric=rule.metric, threshold=rule.threshold, class_agnostic=rule.class_agnostic)
+    return merged_by(everything, rule)
 
 
-@given(scenes(), rules, st.integers(2, 5))
-@settings(deadline=None, max_examples=250)
+@given(scenes(), all_rules, st.integers(2, 5))
+@settings(deadline=None, max_examples=400)
 def test_merging_piece_by_piece_is_merging_at_once_bit_for_bit(case, rule, fan_in):
     tiles, grid, units, rng = case
     result, _ = staged(tiles, grid, units, rule, fan_in=fan_in, rng=rng)
@@ -111,12 +131,99 @@ def test_the_core_is_closed_and_a_chain_is_open_as_a_whole():
     assert len(settle(chain, core, rule, whole=True).open) == 0
 
 
+# Two boxes that stay out of the core from (20, 20) on and fuse to [10, 10, 25, 25], which reaches into it.
+ROUND_THE_CORNER = Detections(
+    boxes=[[10, 10, 20, 30], [10, 10, 30, 20], [20, 20, 25, 25]], scores=[0.9, 0.9, 0.3], labels=[0, 0, 0]
+)
+
+
+def test_a_fused_box_may_reach_where_none_of_its_boxes_does():
+    rule = MergeRule("wbf", threshold=0.1)
+    assert merged_by(ROUND_THE_CORNER, rule).n_merged.tolist() == [3]
+    part = settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), rule)
+    assert (len(part.settled), len(part.open)) == (0, 1)
+    assert len(settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), MergeRule(threshold=0.1)).settled) == 1
+    # 8 sides of the box away from the boundary no box that fuses with others outside can match it.
+    far = ROUND_THE_CORNER[2:].with_columns(boxes=ROUND_THE_CORNER[2:].boxes + 40.5)
+    assert len(settle(far, Window(20, 20, 100, 100), rule).settled) == 1
+
+
+def test_a_box_that_only_a_fused_box_matches_stays_open_with_what_is_fused():
+    # A chain of matches leads from the first box of three far out of the core.
+    rule, steps = MergeRule("wbf", threshold=0.1), np.arange(1.0, 14)
+    chain = np.stack([10 - 8 * steps, 10 + 0 * steps, 20 - 8 * steps, 30 + 0 * steps], axis=1)
+    boxes = np.concatenate([ROUND_THE_CORNER.boxes, chain]) + 100
+    scores = np.concatenate([ROUND_THE_CORNER.scores, np.full(len(chain), 0.1)])
+    lot = Detections(boxes=boxes, scores=scores, labels=np.zeros(len(boxes)))
+    without = np.delete(np.arange(len(boxes)), 2)
+    assert not plain_components(lot, rule, np.isin(np.arange(len(boxes)), without))[2], "it matches no raw box"
+    core = Window(10, 10, 500, 500)
+    assert len(settle(lot, core, rule).settled) == 0
+    assert len(settle(lot[2:3], core, rule).open) == 0
+
+
+def test_boxes_that_only_touch_can_be_fused_at_one_half():
+    # The fused box of the first two is [0, 0, 2, 1]; the third has IoU 1/2 with it and touches neither's last.
+    row = Detections(boxes=[[0, 0, 2, 1], [0, 0, 1, 1], [1, 0, 2, 1]], scores=[0.9, 0.0, 0.0], labels=[0, 0, 0])
+    rule = MergeRule("wbf", threshold=0.5)
+    assert merged_by(row, rule).n_merged.tolist() == [3]
+    assert len(settle(row[2:], Window(1, 0, 9, 9), rule).settled) == 0
+
+
+@st.composite
+def crowded(draw):
+    """Few tiles, units of one tile, boxes of a unit's size and clusters that wander."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tile = draw(st.integers(12, 24))
+    grid = make_grid(draw(st.integers(30, 70)), draw(st.integers(30, 70)), tile=tile, overlap=draw(st.integers(0, 6)))
+    tiles = tiled_scene(
+        rng,
+        grid,
+        objects=draw(st.integers(5, 60)),
+        size=draw(st.sampled_from([(2, 6), (4, 14), (tile / 2, 3 * tile)])),
+        jitter=draw(st.sampled_from([0.0, 1.0, 3.0])),
+        clutter=draw(st.sampled_from([0, 2])),
+        labels=1,
+        scores=draw(st.sampled_from([1, 10**6])),
+        whole_numbers=draw(st.booleans()),
+    )
+    if draw(st.booleans()):
+        tiles = [t.with_columns(fragment=np.zeros(len(t))) for t in tiles]
+    return tiles, grid, plan_units("s", grid, shape=(1, 1)), rng
+
+
+@given(crowded(), st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+@settings(deadline=None, max_examples=150)
+def test_clusters_that_wander_across_units(case, threshold):
+    tiles, grid, units, rng = case
+    rule = MergeRule("wbf", threshold=threshold)
+    result, _ = staged(tiles, grid, units, rule, fan_in=2, rng=rng)
+    assert columns(result) == columns(whole(tiles, grid, units, rule))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("scores", [1, 10**6])
+def test_every_method_on_chains_and_crowds_across_many_units(method, scores):
+    rng = np.random.default_rng(9)
+    grid = make_grid(500, 400, tile=64, overlap=16)
+    sizes = {"objects": 500, "size": (6, 40), "chains": 4, "clutter": 2}
+    tiles = tiled_scene(rng, grid, jitter=1.0, labels=2, scores=scores, **sizes)
+    for threshold in (0.3, 0.6):
+        rule = MergeRule(method, threshold=threshold)
+        for shape in ((1, 1), (3, 2)):
+            units = plan_units("s", grid, shape=shape, keep=rng.random((grid.rows, grid.cols)) < 0.8)
+            result, shipped = staged(tiles, grid, units, rule, fan_in=3, rng=rng)
+            assert columns(result) == columns(whole(tiles, grid, units, rule))
+            assert shipped > 0
+
+
 @pytest.mark.slow
-def test_exactness_on_a_large_forest():
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_exactness_on_a_large_forest(method):
     rng = np.random.default_rng(3)
     grid = make_grid(6000, 5000, tile=512, overlap=64)
     tiles = tiled_scene(rng, grid, objects=20_000, size=(15, 60), jitter=1.0, labels=2, scores=10**6)
-    rule = MergeRule()
+    rule = MergeRule(method)
     for shape in ((1, 1), (3, 4), (2, 0)):
         units = plan_units("s", grid, shape=shape)
         result, _ = staged(tiles, grid, units, rule, fan_in=4, rng=rng)

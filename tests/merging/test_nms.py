@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from geosod.errors import ConfigError
 from geosod.merging import MergeRule, merge
-from geosod.merging.index import Match, build_index, flood
+from geosod.merging.graph import flood
+from geosod.merging.index import build_index
+from geosod.merging.match import edges
 from geosod.merging.order import canonical_order
 from geosod.types import Detections
-from tests.merging.oracles import columns, match_matrix, plain_components, plain_nms, random_boxes
+from tests.merging.oracles import columns, match_matrix, merged_by, plain_components, plain_nms, random_boxes
 
 rules = st.builds(
     MergeRule,
@@ -18,10 +20,6 @@ rules = st.builds(
     threshold=st.sampled_from([1e-9, 0.1, 1 / 3, 0.5, 0.9, 1.0]),
     class_agnostic=st.booleans(),
 )
-
-
-def merged_by(detections, rule):
-    return merge(detections, metric=rule.metric, threshold=rule.threshold, class_agnostic=rule.class_agnostic)
 
 
 @st.composite
@@ -84,8 +82,7 @@ def test_what_is_kept_does_not_match_and_nothing_is_lost(case, rule):
 def test_flood_finds_the_components_of_the_seeds(case, rule, share):
     cloud, rng = case
     seeds = rng.random(len(cloud)) < share
-    match = Match(rule.metric == "ios", rule.threshold, rule.class_agnostic)
-    found = flood(build_index(cloud), seeds, match)
+    found = flood(build_index(cloud), seeds, edges(rule))
     assert (found == plain_components(cloud, rule, seeds)).all()
 
 

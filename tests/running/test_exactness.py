@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 
+from geosod.errors import ConfigError
 from geosod.merging import components
 from geosod.merging.nms import nms
 from geosod.running import stages
@@ -74,6 +75,21 @@ def test_units_do_not_matter(unit, scenes, rgb_bundle, expected, tmp_path: Path)
 def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expected, tmp_path, cluster) -> None:
     assert detect(scenes, rgb_bundle, tmp_path, engine="ray", workers=workers, unit=unit).exit_code == 0
     assert tables(tmp_path) == expected
+
+
+@pytest.mark.parametrize("method", ["soft_nms", "nmm", "greedy_nmm", "wbf"])
+def test_every_method_is_exact(method, scenes, rgb_bundle, tmp_path) -> None:
+    """Through the pipeline; the merging room's own tests try harder."""
+    settings = {"merge": method, "per_class": "car=0.3", "threshold": 0.4}
+    for name, unit in {"whole": (0, 0), "rows": (1, 0), "units": (2, 3)}.items():
+        result = detect(scenes[0], rgb_bundle, tmp_path / name, unit=unit, **settings)
+        assert result.exit_code == 0 and result.detections > 100
+    assert tables(tmp_path / "whole") == tables(tmp_path / "rows") == tables(tmp_path / "units")
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(scenes, rgb_bundle, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"boat.*ship, car"):
+        detect(scenes[0], rgb_bundle, tmp_path, per_class="boat=0.3")
 
 
 def test_levels_are_the_same_in_both_engines(scenes, rgb_bundle, tmp_path, cluster) -> None:

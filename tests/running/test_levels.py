@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -180,3 +181,61 @@ def test_ground_that_a_coarse_level_could_not_read_is_told(tmp_path, rgb_bundle)
         for out in ("one", "out")
     ]
     assert failed[1] >= failed[0] > 0
+
+
+def test_no_overlap_does_not_silence_the_finest_level(tmp_path, rgb_bundle) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 500, 500))
+    assert detect(scene, rgb_bundle, tmp_path / "out", levels="1,0.5", overlap=0).exit_code == 0
+    table = pq.read_table(next((tmp_path / "out/detections").rglob("*.parquet")))
+    assert (table["level"].to_numpy() == 1).sum() > 20
+
+
+@pytest.mark.parametrize("levels", ["full:100-,1", "1:0-9,full:8-", "1,full"])
+def test_full_may_be_a_level_that_is_there(tmp_path, rgb_bundle, levels) -> None:
+    """On a scene that fits in a tile: the ranges of both hold."""
+    scene = write_tif(tmp_path / "s.tif", noise(3, 120, 120))
+    for name, value in {"one": "1", "both": levels}.items():
+        assert detect(scene, rgb_bundle, tmp_path / name, levels=value).exit_code == 0
+    assert tables(tmp_path / "one").keys() == tables(tmp_path / "both").keys()
+    counts = [pq.read_table(next((tmp_path / n / "detections").rglob("*.parquet"))).num_rows for n in ("one", "both")]
+    assert counts[0] == counts[1] > 20
+
+
+def test_scales_that_nearly_agree_have_units_of_their_own(tmp_path, rgb_bundle) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 384, 384))
+    assert detect(scene, rgb_bundle, tmp_path / "out", levels="1,0.333333,full").exit_code == 0
+
+
+def test_order_of_levels_is_no_setting(tmp_path) -> None:
+    assert make_config(levels="0.5,full,1") == make_config(levels="1,0.5,full")
+    assert make_config(levels="1:0-inf").levels[0].sizes == (0.0, None)
+    with pytest.raises(ConfigError, match="twice"):
+        make_config(levels="1,1:0-5")
+
+
+@pytest.mark.parametrize("settings", [{"levels": "1,full"}, {"levels": "1,0.5"}, {"tile_gsd": 0.8}])
+def test_one_broken_block_costs_its_own_ground(tmp_path, rgb_bundle, settings) -> None:
+    """Also where it is seen at another scale."""
+    path = write_tif(tmp_path / "s.tif", noise(3, 1024, 1024), block=256, compress="none")
+    path.write_bytes(path.read_bytes()[:-100])
+    failed = {}
+    for name, some in {"plain": {}, "scaled": settings}.items():
+        assert detect(path, rgb_bundle, tmp_path / name, **some).exit_code == 3
+        coverage = geopandas.read_parquet(tmp_path / name / "coverage/s.parquet")
+        failed[name] = coverage[coverage.status == "failed"].area_km2.sum() / coverage.area_km2.sum()
+    assert failed["plain"] == pytest.approx(1 / 16, abs=0.001)
+    assert failed["plain"] <= failed["scaled"] < 0.25
+
+
+@pytest.mark.parametrize("scale", ["0.013", "0.37", "0.8"])
+def test_a_scaled_scene_is_all_of_the_file_and_no_more(tmp_path, rgb_bundle, scale) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 351, 350))
+    areas = []
+    for name, levels in {"one": "1", "scaled": scale}.items():
+        assert detect(scene, rgb_bundle, tmp_path / name, levels=levels).exit_code == 0
+        areas.append(geopandas.read_parquet(tmp_path / name / "coverage/s.parquet").area_km2.sum())
+    assert areas[1] == pytest.approx(areas[0], rel=1e-6)
+    table = pq.read_table(next((tmp_path / "scaled/detections").rglob("*.parquet")))
+    assert table["px_xmax"].to_numpy().max(initial=0) <= 350 + 1e-9
+    told = json.loads(table.schema.metadata[b"geosod"])
+    assert (told["width"], told["height"]) == (350, 351)

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.features import rasterize
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
-from geosod.errors import SceneError
+from geosod.errors import ConfigError, SceneError
 from geosod.scenes.mask import Mask, mask_in_scene
 from geosod.scenes.open import open_scene
 from geosod.types import Scene, SceneRef
@@ -120,3 +120,27 @@ def test_a_raster_that_misses_the_scene_is_an_error(scene, tmp_path) -> None:
     path = write_tif(tmp_path / "far.tif", noise(1, 20, 20), transform=NORTH_UP @ Affine.translation(5000, 0))
     with pytest.raises(SceneError, match="misses this scene"):
         mask_in_scene(Mask("cloud", str(path)), scene)
+
+
+def test_a_file_without_polygons_masks_nothing(scene, tmp_path) -> None:
+    """As a scene without clouds has it."""
+    geopandas.GeoDataFrame(geometry=[], crs=UTM31).to_file(tmp_path / "none.geojson", driver="GeoJSON")
+    assert mask_in_scene(Mask("cloud", str(tmp_path / "none.geojson")), scene).is_empty
+    assert mask_in_scene(Mask("cloud", str(tmp_path / "none.geojson"), invert=True), scene).area == SIZE[0] * SIZE[1]
+
+
+def test_a_file_that_changed_is_read_again(scene, tmp_path) -> None:
+    for side in (20, 50):
+        box = shapely.box(500_000, 5_800_000 - side, 500_000 + side, 5_800_000)
+        geopandas.GeoDataFrame(geometry=[box], crs=UTM31).to_file(tmp_path / "k.geojson", driver="GeoJSON")
+        assert mask_in_scene(Mask("k", str(tmp_path / "k.geojson")), scene).area == pytest.approx(4 * side**2, rel=1e-6)
+
+
+def test_specks_are_bounded_and_codes_of_polygons_refused(scene, tmp_path, monkeypatch) -> None:
+    path = write_tif(tmp_path / "specks.tif", (np.indices((1, *SIZE)).sum(axis=0) % 2).astype(np.uint8))
+    monkeypatch.setattr("geosod.scenes.mask.MAX_OUTLINES", 1000)
+    with pytest.raises(SceneError, match="over 1,000 pieces"):
+        mask_in_scene(Mask("cloud", str(path)), scene)
+    geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=UTM31).to_file(tmp_path / "v.gpkg")
+    with pytest.raises(ConfigError, match="has no codes"):
+        mask_in_scene(Mask("cloud", str(tmp_path / "v.gpkg"), (2,)), scene)

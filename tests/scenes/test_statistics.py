@@ -70,3 +70,20 @@ def test_what_cannot_be_read_is_left_out(tmp_path) -> None:
     path.write_bytes(whole[:2000])
     with pytest.raises(ReadError, match="nothing of it can be read"):
         of(path)
+
+
+def test_an_island_between_the_patches_is_found(tmp_path) -> None:
+    pixels = np.zeros((2, 5000, 5000), np.uint16)
+    pixels[:, 2430:2570, 2430:2570] = skewed(140, 140)
+    found = of(write_tif(tmp_path / "s.tif", pixels, nodata=0, block=256))
+    island = pixels[0, 2430:2570, 2430:2570].astype(float)
+    np.testing.assert_allclose(found[0], np.percentile(island, (2, 98)), rtol=0.1)
+
+
+def test_a_huge_overview_is_not_read_whole(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("geosod.scenes.statistics._SIDE", 100)
+    path = write_tif(tmp_path / "s.tif", skewed(3000, 3000), block=256)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2], Resampling.nearest)
+    monkeypatch.setattr("geosod.scenes.statistics._decimated", None)
+    assert len(of(path)) == 2

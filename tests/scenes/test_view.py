@@ -80,7 +80,7 @@ def test_a_scaled_scene_keeps_its_ground(kinds, kind, scale) -> None:
     plain = kinds[kind]
     scene = at_scale(plain, scale)
     assert (scene.width, scene.height) == (1100 * scale, 700 * scale)
-    assert scene.gsd == pytest.approx(0.5 / scale, rel=1e-3) and scene.scale == scale
+    assert scene.gsd == pytest.approx(0.5 / scale, rel=1e-3) and scene.scale == (scale, scale)
     assert scene.transform @ (scene.width, scene.height) == pytest.approx(plain.transform @ (1100, 700))
     _, valid = read(scene)
     expected = 1.0 if kind in ("plain", "overviews") else 1 - 210 * 350 / (700 * 1100)
@@ -148,6 +148,27 @@ def test_files_located_by_the_same_points_are_one_scene(tmp_path) -> None:
     assert scene.count == 2 and scene.locator is not None and read(scene)[0].shape == (2, 100, 120)
     with pytest.raises(SceneError, match="not in the CRS"):
         open_files(SceneRef("s1", "s1"), files[1:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "place", "why"),
+    [
+        ((400, 200), {}, "ends 200 pixels before"),
+        ((250, 200), {"transform": NORTH_UP @ Affine.scale(2)}, "reaches 100 pixels beyond"),
+    ],
+)
+def test_files_that_do_not_cover_the_same_ground_are_refused(tmp_path, shape, place, why) -> None:
+    """Unless nodata can stand where there is nothing, it would be looked at as 0."""
+    first = write_tif(tmp_path / "a.tif", noise(1, 400, 400))
+    second = write_tif(tmp_path / "b.tif", noise(1, *shape), **place)
+    with pytest.raises(SceneError, match=why):
+        open_files(SceneRef("x", "x"), (BandFile("a", str(first)), BandFile("b", str(second))))
+
+
+def test_alpha_is_not_lost_where_files_make_a_scene(tmp_path, kinds) -> None:
+    alpha = kinds["alpha"].ref.uri
+    with pytest.raises(SceneError, match="mask or alpha band"):
+        open_files(SceneRef("x", "x"), (BandFile("a", alpha, 1), BandFile("b", alpha, 2)))
 
 
 @pytest.mark.parametrize(

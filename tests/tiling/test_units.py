@@ -106,7 +106,7 @@ def test_rows_are_joined_before_columns():
     grid = make_grid(80, 60, tile=10, overlap=0)
     tree = merge_tree(plan_units("s", grid, shape=(2, 2)), grid, fan_in=2)
     assert [len(level) for level in tree] == [6, 3, 2, 1]
-    assert tree[0][0].children == ("1x-r00000-c00000", "1x-r00000-c00001")
+    assert tree[0][0].children == ("1.0x-r00000-c00000", "1.0x-r00000-c00001")
     assert tree[1][1].core == Window(0, 20, 80, 20)
 
 

@@ -87,7 +87,7 @@ def settle(
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=2)
 def merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detections, Detections]:
     """`children` are the settled and the open boxes of each child in turn; settled boxes are gathered on the way up."""
-    node = merge_group(children[1::2], group.core, rule)
+    node = merge_group(children[1::2], group.core, rule, whole=group.whole)
     return Detections.concat([*children[::2], node.settled]), node.open
 
 
