@@ -138,7 +138,8 @@ def _metric(
 ) -> FloatArray:
     smaller = np.minimum(area, other)
     whole = np.where(ios | (piece & other_piece), smaller, area + other - shared)
-    whole = np.where(piece & ~other_piece, area, np.where(other_piece & ~piece, other, whole))
+    # Fragments come last, so of a fragment and a whole object the other one is the fragment.
+    whole = np.where(other_piece & ~piece, other, whole)
     return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
 
 

@@ -37,7 +37,7 @@ class DetectorPool:
         self._actors = {i: self._start() for i in range(self.workers)}
         loads = [actor.load.remote(None) for actor in self._actors.values()]
         self._first = loads[0]
-        self._prepared = [prepare.remote() for _ in range(self.workers + 1)]
+        self._prepared = [prepare.remote(job.rule) for _ in range(self.workers + 1)]
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}

@@ -92,12 +92,12 @@ def merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detecti
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def prepare() -> None:
+def prepare(rule: MergeRule) -> None:
     """Have a worker at hand, with its modules and compiled code loaded, before there is work for it."""
     import geosod.running.finish  # noqa: F401
 
     box = Detections(boxes=[[0, 0, 1, 1]], scores=[1], labels=[0])
-    merge_group([box, box], Window(0, 0, 1, 1), MergeRule())
+    merge_group([box, box], Window(0, 0, 1, 1), rule)
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
