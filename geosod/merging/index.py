@@ -188,7 +188,8 @@ def _fill_tables(keys: IntArray, levels: IntArray, tables: IntArray, table: npt.
 
 
 @kernel
-def _lower_bound(keys: IntArray, key: int, low: int, high: int) -> int:
+def lower_bound(keys: IntArray, key: int, low: int, high: int) -> int:
+    """First position in ``[low, high)`` of ascending keys that is not less than `key`, else `high`."""
     while low < high:
         middle = (low + high) >> 1
         if keys[middle] < key:
@@ -226,8 +227,8 @@ def run_of(index: Index, k: int, row: int, col_low: int, col_high: int) -> Any:
         start = tables[k, 0] + (row - levels[k, 3]) * (levels[k, 6] - levels[k, 5] + 1) - levels[k, 5]
         return np.int64(index.table[start + col_low]), np.int64(index.table[start + col_high + 1]), row + 1
     key = ((levels[k, 0] << _BITS) | row) << _BITS
-    place = _lower_bound(keys, key | col_low, levels[k, 1], levels[k, 2])
-    end = _lower_bound(keys, (key | col_high) + 1, place, levels[k, 2])
+    place = lower_bound(keys, key | col_low, levels[k, 1], levels[k, 2])
+    end = lower_bound(keys, (key | col_high) + 1, place, levels[k, 2])
     if place == end:
         # Rows without boxes can be many more than the boxes.
         row = max(row, _row(keys[place]) - 1) if place < levels[k, 2] else levels[k, 4]

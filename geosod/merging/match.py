@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from geosod.merging.index import Index
+from geosod.merging.index import Index, lower_bound
 from geosod.merging.kernel import kernel
 from geosod.types import FloatArray, IntArray
 
@@ -52,14 +52,8 @@ def edges(rule: MergeRule, *, any_overlap: bool = False) -> Match:
 def limit_of(match: Match, label: int) -> float:
     """Threshold of a class."""
     labels = match.labels
-    low, high = 0, len(labels)
-    while low < high:
-        middle = (low + high) >> 1
-        if labels[middle] < label:
-            low = middle + 1
-        else:
-            high = middle
-    return match.thresholds[low] if low < len(labels) and labels[low] == label else match.threshold
+    place = lower_bound(labels, label, 0, len(labels))
+    return match.thresholds[place] if place < len(labels) and labels[place] == label else match.threshold
 
 
 @kernel

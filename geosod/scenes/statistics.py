@@ -12,7 +12,7 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import ReadError
 from geosod.scenes.open import opened
-from geosod.scenes.read import blocks, read_window, valid_pixels
+from geosod.scenes.pixels import blocks, read_window, valid_pixels
 from geosod.types import FloatArray, PixelArray, Scene, Window
 
 #: A scene is looked at on a grid of about this many pixels a side: the nearest overview, or patches.

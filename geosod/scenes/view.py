@@ -2,7 +2,7 @@
 
 Several files become the bands of one scene, a palette becomes colours, a scene appears at another scale.
 GDAL resamples while it reads, from overviews where they are coarse enough. Which overview it takes depends on
-the window it is asked for, so a view is read in blocks that are the same for every unit, see `read_window`.
+the window it is asked for, so a view is read in blocks that are the same for every unit, see `pixels.read_window`.
 """
 
 from __future__ import annotations
@@ -181,14 +181,14 @@ def at_scale(scene: Scene, scale: float) -> Scene:
 def coloured(scene: Scene, components: int) -> Scene:
     """A scene of palette indices as red, green and blue, and alpha where `components` is 4."""
     whole = (0.0, 0.0, float(scene.width), float(scene.height))
-    size = scene.width, scene.height
+    source, size = _source(scene), (scene.width, scene.height)
     names = ("Red", "Green", "Blue", "Alpha")[:components]
     bands = [
-        Shown(_source(scene), size, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
+        Shown(source, size, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
         for i, n in enumerate(names, 1)
     ]
     masked = scene.masks[0] != "none"
-    mask = Shown(_source(scene), size, "mask,1", "uint8", whole, smooth=False) if masked else None
+    mask = Shown(source, size, "mask,1", "uint8", whole, smooth=False) if masked else None
     return replace(
         scene,
         count=components,

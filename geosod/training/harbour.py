@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from geosod.demo.layout import CLASSES, make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
 from geosod.training.chips import Chip, augment, cut, random_chip, targets
 from geosod.training.measure import Findings, measure
+from geosod.training.schedule import ahead, follow, one_cycle
 from geosod.types import Window
 
 #: Scenes to learn from have seeds from TRAIN on, scenes to choose the threshold on from VALIDATE on; the demo
@@ -75,23 +74,6 @@ def _batch(chips: list[Chip]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     heat, shape, weight = (torch.from_numpy(a) for a in targets(chips, side=_CROP, stride=SmallFPN.stride))
     x = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
     return x, {"heat": heat, "shape": shape, "weight": weight}
-
-
-def _prefetch(pool: _Pool, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Batches, one made while another is learned from."""
-    with ThreadPoolExecutor(1) as worker:
-        ahead = worker.submit(lambda: _batch(pool.draw(rng, _BATCH)))
-        while True:
-            batch = ahead.result()
-            ahead = worker.submit(lambda: _batch(pool.draw(rng, _BATCH)))
-            yield batch
-
-
-def _rate(progress: float) -> float:
-    """One cycle (Smith 2018): up over a tenth of the time, then down along a cosine."""
-    if progress < 0.1:
-        return _PEAK_RATE * (0.04 + 0.96 * progress / 0.1)
-    return _PEAK_RATE * (0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))
 
 
 @torch.inference_mode()
@@ -167,10 +149,11 @@ def train(
     mean = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, weight_decay=_DECAY)
     pool, start, steps, saved = _Pool(seed, 1), time.monotonic(), 0, 0.0
-    batches = _prefetch(pool, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    batches = ahead(lambda: _batch(pool.draw(rng, _BATCH)))
     while (elapsed := time.monotonic() - start) < 60 * minutes:
         for group in optimiser.param_groups:
-            group["lr"] = _rate(elapsed / (60 * minutes)) * (0.25 if earlier else 1.0)
+            group["lr"] = one_cycle(elapsed / (60 * minutes), peak=_PEAK_RATE) * (0.25 if earlier else 1.0)
         x, wanted = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
             raw = model(x)
@@ -180,7 +163,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
         steps += 1
-        _follow(mean, model, min(_EMA, (steps + 400 * bool(earlier)) / (steps + 20 + 400 * bool(earlier))))
+        follow(mean, model, min(_EMA, (steps + 400 * bool(earlier)) / (steps + 20 + 400 * bool(earlier))))
         if steps % 100 == 0:
             parts = " ".join(f"{k} {v.item():.3f}" for k, v in losses.items())
             print(f"{elapsed:6.0f} s  step {steps}  {parts}  scenes {pool.scenes}", flush=True)
@@ -196,17 +179,6 @@ def train(
     record["validation"] = validate(mean, scenes=validation_scenes)
     print(record["validation"], flush=True)
     _save(out, mean, record)
-
-
-@torch.no_grad()
-def _follow(mean: torch.nn.Module, model: torch.nn.Module, keep: float) -> None:
-    """Move a running mean of the weights towards the model's."""
-    state = model.state_dict()
-    for name, value in mean.state_dict().items():
-        if value.dtype.is_floating_point:
-            value.lerp_(state[name], 1 - keep)
-        else:
-            value.copy_(state[name])
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from geosod.errors import ConfigError
 from geosod.scenes.open import open_scene, opened
-from geosod.scenes.read import read_window
+from geosod.scenes.pixels import read_window
 from geosod.types import BoolArray, FloatArray, SceneRef
 
 #: Points farther than this many standard deviations from a pixel leave no heat in it.

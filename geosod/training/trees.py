@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
 from geosod.training.points import PointImage, augment, draw, heat_map, hold_out, meet, read_split
 from geosod.training.protocol import PointScore, assign, score_points
+from geosod.training.schedule import ahead, follow, one_cycle
 from geosod.types import FloatArray
 
 BANDS, GSD, SIDE = ("red", "green", "blue", "nir"), 0.6, 12.0
@@ -64,34 +62,6 @@ def _batch(images: list[PointImage], rng: np.random.Generator) -> _Batch:
     x = torch.from_numpy(np.stack([pixels for pixels, _ in squares])).contiguous(memory_format=torch.channels_last)
     heat, positive = (torch.from_numpy(np.stack(part)[:, None]) for part in zip(*maps, strict=True))
     return x, heat, positive
-
-
-def _batches(images: list[PointImage], rng: np.random.Generator) -> Iterator[_Batch]:
-    """Batches, one made while another is learned from."""
-    with ThreadPoolExecutor(1) as worker:
-        ahead = worker.submit(_batch, images, rng)
-        while True:
-            batch = ahead.result()
-            ahead = worker.submit(_batch, images, rng)
-            yield batch
-
-
-def _rate(progress: float) -> float:
-    """One cycle (Smith 2018): up over a tenth of the time, then down along a cosine."""
-    if progress < 0.1:
-        return _PEAK_RATE * (0.04 + 0.96 * progress / 0.1)
-    return _PEAK_RATE * (0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))
-
-
-@torch.no_grad()
-def _follow(mean: torch.nn.Module, model: torch.nn.Module, keep: float) -> None:
-    """Move a running mean of the weights towards the model's."""
-    state = model.state_dict()
-    for name, value in mean.state_dict().items():
-        if value.dtype.is_floating_point:
-            value.lerp_(state[name], 1 - keep)
-        else:
-            value.copy_(state[name])
 
 
 @torch.inference_mode()
@@ -185,7 +155,7 @@ def _start(out: Path, *, seed: int, width: int) -> _Run:
 def _learn(run: _Run, batch: _Batch, progress: float) -> float:
     """One step; its loss."""
     for group in run.optimiser.param_groups:
-        group["lr"] = _rate(progress)
+        group["lr"] = one_cycle(progress, peak=_PEAK_RATE)
     x, heat, positive = batch
     with torch.autocast("cpu", torch.bfloat16):
         raw = run.model(x)
@@ -195,7 +165,7 @@ def _learn(run: _Run, batch: _Batch, progress: float) -> float:
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 10.0)
     run.optimiser.step()
     run.steps += 1
-    _follow(run.mean, run.model, min(_EMA, run.steps / (run.steps + 20)))
+    follow(run.mean, run.model, min(_EMA, run.steps / (run.steps + 20)))
     return float(loss.item())
 
 
@@ -226,7 +196,8 @@ def train(data: Path, out: Path, *, minutes: float, seed: int = 1, width: int = 
     learned, apart = hold_out(known, every=_EVERY)
     run = _start(out, seed=seed, width=width)
     start, saved, losses = time.monotonic() - run.elapsed, run.elapsed, []
-    for batch in _batches(learned, np.random.default_rng([seed, run.steps])):
+    rng = np.random.default_rng([seed, run.steps])
+    for batch in ahead(lambda: _batch(learned, rng)):
         run.elapsed = time.monotonic() - start
         if run.elapsed >= 60 * minutes:
             break

@@ -17,7 +17,7 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import ConfigError, SceneError
 from geosod.scenes.open import open_files, open_scene, opened
-from geosod.scenes.read import read_window
+from geosod.scenes.pixels import read_window
 from geosod.scenes.view import at_gsd, at_scale
 from geosod.types import BandFile, Scene, SceneRef, Window
 from tests.rasters import NORTH_UP, noise, write_tif
