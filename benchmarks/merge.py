@@ -154,7 +154,7 @@ def tiled(grid: Grid, objects: FloatArray, rng: np.random.Generator) -> dict[tup
             boxes = np.clip(proposals(seen, rng), (left, top) * 2, (right, bottom) * 2)
             boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
             inner = np.array([left > 0, top > 0, right < grid.width, bottom < grid.height])
-            fragment = ((boxes == (left, top, right, bottom)) & inner).any(axis=1)
+            fragment = ((boxes == (left, top, right, bottom)) & inner) @ np.array([1, 2, 4, 8])
             tiles[top, left] = Detections(
                 boxes=boxes, scores=rng.random(len(boxes)), labels=np.zeros(len(boxes)), fragment=fragment
             )

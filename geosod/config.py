@@ -117,6 +117,9 @@ class RunConfig(BaseModel):
     sigma: float = Field(0.5, gt=0, allow_inf_nan=False, description="width of soft_nms's Gaussian decay")
     min_score: float = Field(0.001, ge=0, le=1, description="score below which soft_nms drops a box")
     decay: Literal["gaussian", "linear"] = Field("gaussian", description="how soft_nms lowers scores")
+    borders: bool = Field(
+        True, description="let whole objects replace their pieces at tile borders, and put the other pieces together"
+    )
     class_agnostic: bool = Field(False, description="merge boxes of different classes too")
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")

@@ -29,6 +29,10 @@ PixelArray = npt.NDArray[Any]
 MaskKind = Literal["none", "nodata", "mask"]
 Status = Literal["inspected", "nodata", "outside_aoi", "masked", "failed"]
 
+#: Sides of a box that touch its tile's edge, and one for a box that is merely near one; see `Detections.fragment`.
+LEFT, TOP, RIGHT, BOTTOM, RIM = 1, 2, 4, 8, 16
+SIDES = LEFT | TOP | RIGHT | BOTTOM
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -196,8 +200,8 @@ class Unit:
         level: scale it is read at; 1.0 is full resolution.
         windows: its tiles, in reading order, scene frame.
         read_window: hull of the tiles.
-        core: the part of the scene that no tile of another unit reaches. Boxes inside it can only ever
-            meet boxes of this unit.
+        core: the rectangle that no tile of another unit reaches, going on beyond the scene's edges. Boxes inside it
+            can only ever meet boxes of this unit.
     """
 
     id: str
@@ -264,6 +268,16 @@ def _column(name: str, values: Any, dtype: Any, length: int, default: Any) -> np
     return column
 
 
+def _sides(values: Any, length: int) -> npt.NDArray[np.uint8]:
+    sides = None if values is None else np.asarray(values)
+    if sides is not None and sides.size and (sides.dtype.kind not in "iu" or sides.min() < 0 or sides.max() > 31):
+        raise ConfigError(
+            "Detections: fragment tells the sides that touch a tile's edge, as sums of LEFT 1, TOP 2, RIGHT 4, "
+            f"BOTTOM 8 and RIM 16; got {sides.dtype} from {sides.min()} to {sides.max()}"
+        )
+    return _column("fragment", sides, np.uint8, length, 0)
+
+
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Detections:
     """Boxes as columns; the empty one is ordinary. Row i of every column describes box i.
@@ -273,8 +287,10 @@ class Detections:
         scores: (N,) float32.
         labels: (N,) int32, index into the model's classes.
         cut: (N,) bool, the object meets the scene's edge or nodata.
-        fragment: (N,) bool, the box touches an edge of its tile that is not an edge of the scene, so
-            a neighbouring tile may show more of the object.
+        fragment: (N,) uint8, the sides on which the box touches an edge of its tile that is not an edge of the
+            scene, so that a neighbouring tile may show more of the object: a sum of `LEFT`, `TOP`, `RIGHT` and
+            `BOTTOM`. 0 for a whole object; `RIM` for one that is whole, but so near to such an edge that a tile
+            which shows more of its surroundings is to be preferred.
         n_merged: (N,) int32, how many raw boxes this one stands for.
         level: (N,) float32, the scale it was found at; 1.0 is full resolution.
     """
@@ -283,7 +299,7 @@ class Detections:
     scores: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
     cut: BoolArray
-    fragment: BoolArray
+    fragment: npt.NDArray[np.uint8]
     n_merged: npt.NDArray[np.int32]
     level: npt.NDArray[np.float32]
 
@@ -308,7 +324,7 @@ class Detections:
             "scores": _column("scores", scores, np.float32, n, 0),
             "labels": _column("labels", labels, np.int32, n, 0),
             "cut": _column("cut", cut, np.bool_, n, False),
-            "fragment": _column("fragment", fragment, np.bool_, n, False),
+            "fragment": _sides(fragment, n),
             "n_merged": _column("n_merged", n_merged, np.int32, n, 1),
             "level": _column("level", level, np.float32, n, 1.0),
         }

@@ -51,6 +51,7 @@ def detect_command(
     sigma: Annotated[float | None, _option("sigma")] = None,
     min_score: Annotated[float | None, _option("min_score")] = None,
     decay: Annotated[str | None, _option("decay")] = None,
+    borders: Annotated[bool | None, typer.Option("--borders/--no-borders", help=_help("borders"))] = None,
     class_agnostic: Annotated[bool | None, _option("class_agnostic")] = None,
     crs: Annotated[str | None, _option("crs")] = None,
     datetime: Annotated[str | None, _option("datetime")] = None,

@@ -41,7 +41,8 @@ class ModelCard:
         merge_metric, merge_threshold: how boxes of overlapping tiles are merged unless the user says otherwise;
             "ios" where no true object lies much within another of its class, as then a part never stands beside
             the whole.
-        border_px: a box this near to an interior tile edge counts as a fragment.
+        border_px: a box this near to an interior tile edge counts as touching it: as a fragment.
+        rim_px: a box this near to one is whole, but gives way to its like from a tile that shows more around it.
         license: SPDX identifier or "proprietary".
         description: one paragraph for a person.
         accuracy: measured figures, with the data they were measured on.
@@ -70,6 +71,7 @@ class ModelCard:
     merge_metric: str = "iou"
     merge_threshold: float = 0.5
     border_px: float = 2.0
+    rim_px: float = 0.0
     license: str = "Apache-2.0"
     description: str = ""
     accuracy: dict[str, Any] = field(default_factory=dict)
@@ -180,6 +182,7 @@ class ModelCard:
                 merge_metric=str(p["geosod:merge_metric"]),
                 merge_threshold=float(p["geosod:merge_threshold"]),
                 border_px=float(p["geosod:border_px"]),
+                rim_px=float(p.get("geosod:rim_px", 0)),
                 license=str(p.get("license", "")),
                 description=str(p.get("description", "")),
                 accuracy=dict(p.get("geosod:accuracy", {})),
@@ -277,6 +280,7 @@ def _own(card: ModelCard) -> dict[str, Any]:
         "geosod:merge_metric": card.merge_metric,
         "geosod:merge_threshold": card.merge_threshold,
         "geosod:border_px": card.border_px,
+        "geosod:rim_px": card.rim_px,
         "geosod:weights_sha256": card.weights_digest,
         "geosod:accuracy": card.accuracy,
         "geosod:provenance": card.provenance,

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torchvision
 
@@ -14,7 +15,7 @@ from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.execution import keep_freed_memory
 from geosod.errors import ModelError
-from geosod.types import BoolArray, Detections, Execution, FloatArray, TileBatch
+from geosod.types import BOTTOM, LEFT, RIGHT, RIM, TOP, BoolArray, Detections, Execution, FloatArray, TileBatch
 
 #: Peaks decoded for each box that may be kept, before suppression inside the tile.
 CANDIDATES_PER_BOX = 2
@@ -124,8 +125,8 @@ class TorchDetector:
             boxes=corners + offset, scores=scores[best].cpu().numpy(), labels=labels[best].cpu().numpy()
         )
         size = (int(batch.scene_size[index, 0]), int(batch.scene_size[index, 1]))
-        inner, outer = _edges_met(corners, (col, row, width, height), size, self.card.border_px)
-        return detections.with_columns(cut=outer | near_gap, fragment=inner)[~on_gap]
+        fragment, outer = _edges_met(corners, (col, row, width, height), size, self.card.border_px, self.card.rim_px)
+        return detections.with_columns(cut=outer | near_gap, fragment=fragment)[~on_gap]
 
 
 def _load(bundle: Bundle) -> Any:
@@ -141,13 +142,16 @@ def _load(bundle: Bundle) -> Any:
 
 
 def _edges_met(
-    corners: FloatArray, window: tuple[int, int, int, int], scene_size: tuple[int, int], border: float
-) -> tuple[BoolArray, BoolArray]:
-    """Which boxes (tile frame) come within `border` pixels of an interior tile edge, and of the scene's edge."""
+    corners: FloatArray, window: tuple[int, int, int, int], scene_size: tuple[int, int], border: float, rim: float
+) -> tuple[npt.NDArray[np.uint8], BoolArray]:
+    """`Detections.fragment` of boxes (tile frame), and which come within `border` pixels of the scene's edge."""
     col, row, width, height = window
-    near = np.column_stack([corners[:, :2] <= border, corners[:, 2:] >= np.array([width, height]) - border])
+    gap = np.column_stack([corners[:, :2], np.array([width, height]) - corners[:, 2:]])
     at_scene_edge = np.array([col == 0, row == 0, col + width == scene_size[0], row + height == scene_size[1]])
-    return (near & ~at_scene_edge).any(axis=1), (near & at_scene_edge).any(axis=1)
+    sides = ((gap <= border) & ~at_scene_edge) @ np.array([LEFT, TOP, RIGHT, BOTTOM], np.uint8)
+    near_rim = ((gap <= rim) & ~at_scene_edge).any(axis=1)
+    fragment = np.where(near_rim & (sides == 0), np.uint8(RIM), sides)
+    return fragment, ((gap <= border) & at_scene_edge).any(axis=1)
 
 
 def _meets_invalid(corners: FloatArray, valid: BoolArray | None) -> tuple[BoolArray, BoolArray]:

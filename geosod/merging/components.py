@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.errors import ConfigError
+from geosod.merging.borders import assemble, replaced, sides
+from geosod.merging.graph import flood, tally
+from geosod.merging.index import build_index, restore
 from geosod.merging.kernel import kernel
-from geosod.merging.order import in_order
+from geosod.merging.match import around
+from geosod.merging.order import canonical_order, in_order
 from geosod.merging.rule import METHODS, MergeRule
 from geosod.types import BoolArray, Detections, FloatArray, Window
 
@@ -45,9 +50,37 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
         ConfigError: a box or score is not finite, or a box is inverted.
     """
     clean = check(detections)
-    leaving = np.zeros(len(clean), np.bool_) if whole else _leaving(clean, core, rule.reach)
-    merged, is_open = METHODS[rule.method].run(clean, leaving, rule)
-    return Settled(merged, in_order(clean[np.flatnonzero(is_open)]))
+    leaving = np.zeros(len(clean), np.bool_) if whole else _leaving(clean, core, rule)
+    return _merge(clean, leaving, rule)
+
+
+def _merge(detections: Detections, leaving: BoolArray, rule: MergeRule) -> Settled:
+    """Merge the components without a leaving box.
+
+    Boxes are ranked: whole objects before what is near the rim of its tile and before fragments, unless borders
+    count for nothing; then by descending score, then by the remaining columns as in `Detections.canonical_order`.
+    """
+    graph, index = rule.graph, build_index(detections, borders=rule.borders)
+    if leaving.any() and not math.isfinite(graph.reach):
+        return Settled(Detections.empty(), in_order(detections))
+    is_open = flood(index, leaving, graph.match, graph.near)
+    ranking = canonical_order(detections, fragments_last=rule.borders)
+    ranking = ranking[~is_open[ranking]] if is_open.any() else ranking
+    piece = (sides(detections) if rule.borders else np.zeros(len(detections), np.uint8)) > 0
+    whole, pieces = ranking, ranking[:0]
+    if piece.any():
+        whole, pieces = ranking[~piece[ranking]], ranking[piece[ranking]]
+    if len(pieces) or graph.near:
+        restore(index, ~(is_open | piece)[index.order])
+    outcome = METHODS[rule.method].run(detections, index, whole, rule)
+    if len(pieces):
+        takers = whole[outcome.owner[whole] >= 0]
+        owner = assemble(index, takers, pieces, rule.match)
+        outcome = replaced(outcome, detections, owner)
+    rows = ranking[outcome.owner[ranking] == ranking]
+    columns = {name: column[rows] for name, column in outcome.columns.items()}
+    columns["n_merged"] = tally(outcome.owner, detections.n_merged)[rows]
+    return Settled(in_order(detections[rows].with_columns(**columns)), in_order(detections[np.flatnonzero(is_open)]))
 
 
 def merge_group(children_open: Sequence[Detections], core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:
@@ -102,13 +135,18 @@ def _survey(boxes: FloatArray, scores: npt.NDArray[np.float32]) -> Any:
     return unusable, unscored, inverted, negative
 
 
-def _leaving(detections: Detections, core: Window, reach: float) -> BoolArray:
+def _leaving(detections: Detections, core: Window, rule: MergeRule) -> BoolArray:
     """(N,) bool, True where a box may meet boxes that are not in the piece."""
-    b = detections.boxes
+    b, reach = detections.boxes, rule.graph.reach
     low, high = b[:, :2] - (core.col, core.row), (core.right, core.bottom) - b[:, 2:]
-    leaving = (low < 0) | (high < 0)
+    nearest = np.minimum(low, high)
+    leaving = nearest < 0
+    piece = (sides(detections) > 0)[:, None] if rule.borders else np.zeros((len(b), 1), np.bool_)
+    if (beyond := around(rule.match)) > 0:
+        # A little more, against rounding.
+        leaving |= nearest < 1.001 * beyond
     if reach > 0:
         with np.errstate(invalid="ignore"):
-            margin = reach * (b[:, 2:] - b[:, :2])
-        leaving |= ((low <= margin) | (high <= margin)) & ~detections.fragment[:, None]
+            far = reach * (b[:, 2:] - b[:, :2])
+        leaving |= (nearest <= far) & ~piece
     return np.asarray(leaving.any(axis=1), np.bool_)

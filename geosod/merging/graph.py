@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from geosod.merging.index import Index, cells_of, next_of, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import Match, limit_of, linked, overlap, reach_of
-from geosod.types import BoolArray, IntArray
+from geosod.merging.match import Match, around, limit_of, linked, overlap, reach_of, shared
+from geosod.types import SIDES, BoolArray, IntArray
 
 
 def flood(index: Index, seeds: BoolArray, match: Match, near: float = 0.0) -> BoolArray:
@@ -49,11 +49,6 @@ def suppress(index: Index, ordered: IntArray, match: Match, *, chained: bool = F
     owner = np.full(n, -1)
     _suppress(index, ordered, match, chained, owner, np.empty(n, np.int64))
     return rows_of(index, owner)
-
-
-def remaining(ranking: IntArray, is_open: BoolArray) -> IntArray:
-    """The ranking of the boxes that are not open."""
-    return ranking[~is_open[ranking]] if is_open.any() else ranking
 
 
 def places_of(index: Index, rows: IntArray) -> IntArray:
@@ -118,24 +113,27 @@ def take(index: Index, i: int, match: Match, found: IntArray) -> int:
     n = 0
     x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
     area, label, piece = (x1 - x0) * (y1 - y0), labels[i], fragment[i]
-    own, limit = limit_of(match, label), 0.0
+    own, beyond = limit_of(match, label), around(match)
     for k in range(len(index.levels)):
-        row, row_high, col_low, col_high = cells_of(index, k, x0, y0, x1, y1)
+        row, row_high, col_low, col_high = cells_of(index, k, x0 - beyond, y0 - beyond, x1 + beyond, y1 + beyond)
         while row <= row_high and col_low <= col_high:
             place, end, row = run_of(index, k, row, col_low, col_high)
             place = np.int64(next_of(skip, place))
             while place < end:
-                width = min(x1, boxes[place, 2]) - max(x0, boxes[place, 0])
-                height = min(y1, boxes[place, 3]) - max(y0, boxes[place, 1])
-                if width > 0 and height > 0 and (labels[place] == label or match.class_agnostic):
-                    inter = width * height
-                    other = (boxes[place, 2] - boxes[place, 0]) * (boxes[place, 3] - boxes[place, 1])
-                    if piece != fragment[place]:
-                        whole = area if piece else other
+                value = 0.0
+                if labels[place] == label or match.class_agnostic:
+                    if piece or fragment[place]:
+                        value = shared(boxes[i], boxes[place], piece, fragment[place], match.margin, match.gap)
                     else:
-                        whole = min(area, other) if match.ios or piece else area + other - inter
+                        width = min(x1, boxes[place, 2]) - max(x0, boxes[place, 0])
+                        height = min(y1, boxes[place, 3]) - max(y0, boxes[place, 1])
+                        if width > 0 and height > 0:
+                            inter = width * height
+                            other = (boxes[place, 2] - boxes[place, 0]) * (boxes[place, 3] - boxes[place, 1])
+                            value = inter / (min(area, other) if match.ios else area + other - inter)
+                if value > 0:
                     limit = own if labels[place] == label else max(own, limit_of(match, labels[place]))
-                    if inter > 0 and inter / whole >= limit:
+                    if value >= limit:
                         found[n] = place
                         n += 1
                         skip[place] = place + 1
@@ -148,8 +146,8 @@ def take_near(index: Index, i: int, match: Match, near: float, found: IntArray) 
     """Take the boxes that the box at place `i` is linked to, or as a fragment matches, into `found`; their number."""
     boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
     n, box, piece, label = 0, index.boxes[i], index.fragment[i], index.labels[i]
-    reach = 0.0 if piece else reach_of(near)
-    dx, dy = reach * (box[2] - box[0]), reach * (box[3] - box[1])
+    reach, beyond = 0.0 if piece & SIDES else reach_of(near), around(match)
+    dx, dy = max(beyond, reach * (box[2] - box[0])), max(beyond, reach * (box[3] - box[1]))
     for k in range(len(index.levels)):
         row, row_high, col_low, col_high = cells_of(index, k, box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy)
         while row <= row_high and col_low <= col_high:
@@ -158,7 +156,7 @@ def take_near(index: Index, i: int, match: Match, near: float, found: IntArray) 
             while place < end:
                 joined = False
                 if labels[place] == label or match.class_agnostic:
-                    if piece or fragment[place]:
+                    if (piece | fragment[place]) & SIDES:
                         value = overlap(index, i, place, match)
                         joined = value > 0 and value >= max(limit_of(match, label), limit_of(match, labels[place]))
                     else:

@@ -36,7 +36,7 @@ class Index(NamedTuple):
 
     Attributes:
         order: (N,) int64, row of the detections at each place.
-        boxes: (N, 4) float64, labels: (N,) int32, fragment: (N,) bool, by place.
+        boxes: (N, 4) float64, labels: (N,) int32, fragment: (N,) uint8, by place.
         keys: (N,) int64, level, row and column of each box's cell, ascending.
         skip: (N + 1,) int32 or int64; following it from a place ends at the first one not yet taken.
         sizes: (L, 2) float64, cell size and longest side of a box in each level.
@@ -49,7 +49,7 @@ class Index(NamedTuple):
     order: IntArray
     boxes: FloatArray
     labels: npt.NDArray[np.int32]
-    fragment: BoolArray
+    fragment: npt.NDArray[np.uint8]
     keys: IntArray
     skip: npt.NDArray[Any]
     sizes: FloatArray
@@ -58,8 +58,8 @@ class Index(NamedTuple):
     table: npt.NDArray[Any]
 
 
-def build_index(detections: Detections) -> Index:
-    """Sort boxes into cells. Coordinates must be finite."""
+def build_index(detections: Detections, *, borders: bool = True) -> Index:
+    """Sort boxes into cells. Coordinates must be finite; without `borders` all boxes count as whole."""
     n = len(detections)
     sides, solid = _sides(detections.boxes)
     some = slice(None, None, max(1, n // _SAMPLE))
@@ -68,7 +68,8 @@ def build_index(detections: Detections) -> Index:
     order, ordered_keys = ascending(keys.view(np.uint64))
     keys = ordered_keys.view(np.int64)
     # Large arrays are taken from numpy, which asks for large pages: numba does not, and small ones cost time.
-    columns = detections.boxes, detections.labels, detections.fragment
+    pieces = detections.fragment if borders else np.zeros_like(detections.fragment)
+    columns = detections.boxes, detections.labels, pieces
     boxes, labels = np.empty_like(detections.boxes), np.empty_like(detections.labels)
     fragment = np.empty_like(detections.fragment)
     _gather(order, *columns, boxes, labels, fragment)

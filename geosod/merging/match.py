@@ -8,7 +8,7 @@ import numpy as np
 
 from geosod.merging.index import Index, lower_bound
 from geosod.merging.kernel import kernel
-from geosod.types import FloatArray, IntArray
+from geosod.types import SIDES, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
@@ -21,9 +21,9 @@ class Match(NamedTuple):
     """The edges of the match graph.
 
     Two boxes match if their classes agree, their intersection has a positive area, and the metric is at
-    least the threshold of both their classes. The metric is intersection over the fragment's area where one
-    of the two is a fragment, over the smaller area where both are or `ios` is set, else over the union. A box
-    without area matches nothing, not even its own copy.
+    least the threshold of both their classes. The metric is intersection over union, over the smaller area
+    where `ios` is set, or as in `shared` where one of the two is a fragment. A box without area matches
+    nothing, not even its own copy.
 
     Attributes:
         ios: whether whole boxes are measured by the smaller area.
@@ -31,6 +31,7 @@ class Match(NamedTuple):
         class_agnostic: whether boxes of different classes may match.
         labels: (K,) int64, ascending, classes with a threshold of their own.
         thresholds: (K,) float64, theirs.
+        margin, gap: see `shared`.
     """
 
     ios: bool
@@ -38,6 +39,23 @@ class Match(NamedTuple):
     class_agnostic: bool
     labels: IntArray
     thresholds: FloatArray
+    margin: float
+    gap: float
+
+
+class Graph(NamedTuple):
+    """Along what a method acts.
+
+    Attributes:
+        match: the edges.
+        near: if not 0, boxes that touch no edge of a tile are linked as `linked` says, for this threshold.
+        reach: how far from a box others may lie that matter to it, in sides of the box; 0 where only boxes that
+            share some area do.
+    """
+
+    match: Match
+    near: float = 0.0
+    reach: float = 0.0
 
 
 def edges(rule: MergeRule, *, any_overlap: bool = False) -> Match:
@@ -45,7 +63,10 @@ def edges(rule: MergeRule, *, any_overlap: bool = False) -> Match:
     own = () if any_overlap else rule.per_class
     labels, thresholds = np.array([k for k, _ in own], np.int64), np.array([t for _, t in own], np.float64)
     threshold = 0.0 if any_overlap else float(rule.threshold)
-    return Match(rule.metric == "ios", threshold, bool(rule.class_agnostic), labels, thresholds)
+    ios, agnostic = rule.metric == "ios", bool(rule.class_agnostic)
+    return Match(
+        ios, threshold, agnostic, labels, thresholds, *((rule.margin, rule.gap) if rule.borders else (0.0, 0.0))
+    )
 
 
 @kernel
@@ -59,15 +80,79 @@ def limit_of(match: Match, label: int) -> float:
 @kernel
 def overlap(index: Index, i: int, j: int, match: Match) -> Any:
     """The metric of the boxes at two places, whatever their classes; 0 where they share no area."""
-    a, b = index.boxes[i], index.boxes[j]
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    inter = width * height
-    if not (width > 0 and height > 0 and inter > 0):
+    if index.fragment[i] or index.fragment[j]:
+        return shared(index.boxes[i], index.boxes[j], index.fragment[i], index.fragment[j], match.margin, match.gap)
+    return measure(index.boxes[i], index.boxes[j], match.ios)
+
+
+@kernel
+def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, margin: float, gap: float) -> Any:
+    """How far two boxes agree of which one at least is a fragment; 0 where they have nothing in common.
+
+    Of a whole object and a fragment, the intersection over the fragment's area. Of two fragments, the
+    intersection over the smaller area on the ground that both their tiles show: what lies beyond a side that
+    touches its tile's edge is unknown to that tile, so it does not count against the other.
+
+    Args:
+        a, b: (4,) float64 x0, y0, x1, y1.
+        touched, other_touched: values of `Detections.fragment` for the two.
+        margin: a fragment that is held against a whole object is taken to end this much later where it touches its
+            tile's edge, and the whole object on all sides.
+        gap: fragments that touch one edge from both sides and are nearer than this agree across it.
+    """
+    if not (touched and other_touched):
+        return _within(a, b, touched, margin) if touched else _within(b, a, other_touched, margin)
+    inter, area, other, apart = 1.0, 1.0, 1.0, 0
+    for axis in range(2):
+        low_bit, high_bit = 1 << axis, 4 << axis
+        width = min(a[axis + 2], b[axis + 2]) - max(a[axis], b[axis])
+        if width > 0:
+            low, high = -np.inf, np.inf
+            if touched & low_bit:
+                low = a[axis]
+            if touched & high_bit:
+                high = a[axis + 2]
+            if other_touched & low_bit:
+                low = max(low, b[axis])
+            if other_touched & high_bit:
+                high = min(high, b[axis + 2])
+            inter *= width
+            area *= min(a[axis + 2], high) - max(a[axis], low)
+            other *= min(b[axis + 2], high) - max(b[axis], low)
+        else:
+            first, second = (touched, other_touched) if a[axis] < b[axis] else (other_touched, touched)
+            facing = first & high_bit and second & low_bit
+            apart += 1 if facing and width > -gap else 2
+    if apart > 1 or not (inter > 0 and _area(a) > 0 and _area(b) > 0):
         return 0.0
-    area, other = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
-    if index.fragment[i] != index.fragment[j]:
-        return inter / (area if index.fragment[i] else other)
-    return inter / (min(area, other) if match.ios or index.fragment[i] else area + other - inter)
+    return inter / min(area, other)
+
+
+@kernel
+def _area(box: FloatArray) -> Any:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+@kernel
+def _within(piece: FloatArray, whole: FloatArray, touched: int, margin: float) -> Any:
+    """The share of a fragment that lies in a whole object."""
+    inter, area = 1.0, 1.0
+    around = margin if touched & SIDES else 0.0
+    for axis in range(2):
+        low = piece[axis] - (margin if touched & (1 << axis) else 0.0)
+        high = piece[axis + 2] + (margin if touched & (4 << axis) else 0.0)
+        width = min(high, whole[axis + 2] + around) - max(low, whole[axis] - around)
+        if not width > 0:
+            return 0.0
+        inter *= width
+        area *= high - low
+    return inter / area if inter > 0 and _area(piece) > 0 and _area(whole) > 0 else 0.0
+
+
+@kernel
+def around(match: Match) -> float:
+    """How far beyond a box others may lie that `shared` does not put at 0."""
+    return max(2 * match.margin, match.gap)
 
 
 @kernel

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from geosod.merging.kernel import kernel
-from geosod.types import BoolArray, Detections, IntArray
+from geosod.types import Detections, IntArray
 
 _INT32 = np.iinfo(np.int32).max
 
 
+class Outcome(NamedTuple):
+    """What merging comes to.
+
+    Attributes:
+        owner: (N,) int64, the row of the box that stands for each box, its own for a kept one; -1 for one that
+            nothing stands for or that was not merged.
+        columns: new values of columns, (N, …) each, which count for kept boxes.
+    """
+
+    owner: IntArray
+    columns: dict[str, npt.NDArray[Any]]
+
+
 def canonical_order(detections: Detections, *, fragments_last: bool = False) -> IntArray:
-    """(N,) int64, the order of `Detections.canonical_order`, optionally with all fragments after the rest.
+    """(N,) int64, the order of `Detections.canonical_order`, optionally with fragments and rims after the rest.
 
     A radix of the score and the leading bits of x0 in one integer is sorted first; only boxes that tie in
     it are compared column by column. Scores and boxes must be finite.
@@ -80,7 +93,7 @@ def _radix(
 def _leading_key(
     scores: npt.NDArray[np.uint32],
     boxes: npt.NDArray[np.uint64],
-    fragment: BoolArray,
+    fragment: npt.NDArray[np.uint8],
     fragments_last: bool,
     keys: npt.NDArray[np.uint64],
 ) -> None:

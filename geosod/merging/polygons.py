@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.errors import ConfigError
+from geosod.merging.borders import put_together, sides
 from geosod.merging.components import check
 from geosod.merging.graph import tally
 from geosod.merging.index import Index, build_index, cells_of, run_of
@@ -50,26 +51,38 @@ def merge_polygons(detections: Detections, geometry: Polygons, rule: MergeRule) 
 
     if rule.method not in _METHODS:
         raise ConfigError(f"{rule.method} averages corners, so it is for boxes; choose one of {', '.join(_METHODS)}.")
+    if rule.margin or rule.gap:
+        raise ConfigError(
+            f"margin={rule.margin} and gap={rule.gap} move the sides of boxes; they must be 0 for polygons."
+        )
     polygons = _checked(geometry, len(detections))
     detections = detections.with_columns(boxes=shapely.bounds(polygons).reshape(-1, 4) + 0.0)
     detections = check(detections)
-    ranking = _ranking(detections, polygons)
+    ranking = _ranking(detections, polygons, rule)
     ranked, polygons = detections[ranking], polygons[ranking]
-    soft = rule.method == "soft_nms"
-    found = _edges(ranked, polygons, edges(rule, any_overlap=soft and rule.decay == "gaussian"))
-    if soft:
+    pairs = _pairs_of(ranked, polygons, rule)
+    piece = sides(ranked) > 0 if rule.borders else np.zeros(len(ranked), np.bool_)
+    found = _listed(len(ranked), pairs, ~(piece[pairs[0]] | piece[pairs[1]]))
+    if rule.method == "soft_nms":
         scores = ranked.scores.astype(np.float64)
         sigma = float(rule.sigma) if rule.decay == "gaussian" else 0.0
-        owner = _soften(found, scores, ranked.fragment, sigma, float(rule.min_score))
+        last = (ranked.fragment > 0) & rule.borders
+        owner = _soften(found, scores, last, sigma, float(rule.min_score))
         ranked = ranked.with_columns(scores=scores)
     else:
         owner = _suppress(found, rule.method == "nmm")
+    if piece.any():
+        _assemble(ranked, pairs, piece, rule, owner)
     rows = np.flatnonzero(owner == np.arange(len(owner)))
     kept = ranked[rows].with_columns(n_merged=tally(owner, ranked.n_merged)[rows])
-    if rule.method in {"nmm", "greedy_nmm"}:
-        kept, polygons = _united(ranked, polygons, owner, kept)
-    else:
-        polygons = polygons[rows]
+    # Fragments that were given to a whole object do not add to it.
+    adding = (piece == piece[owner]) & (owner >= 0)
+    adding &= piece | (rule.method in {"nmm", "greedy_nmm"}) | (owner == np.arange(len(owner)))
+    groups = np.where(adding, owner, -1)
+    if piece.any():
+        fragment = np.where(piece, put_together(ranked, np.where(piece, groups, -1))["fragment"], ranked.fragment)
+        kept = kept.with_columns(fragment=fragment[rows])
+    kept, polygons = _united(ranked, polygons, groups, kept)
     order = canonical_order(kept)
     return kept[order], polygons[order]
 
@@ -91,11 +104,11 @@ def _checked(geometry: Any, n: int) -> Polygons:
     return polygons
 
 
-def _ranking(detections: Detections, polygons: Polygons) -> IntArray:
+def _ranking(detections: Detections, polygons: Polygons, rule: MergeRule) -> IntArray:
     """Best first; polygons whose rows are equal in every column by their outlines."""
     import shapely
 
-    order = canonical_order(detections, fragments_last=True)
+    order = canonical_order(detections, fragments_last=rule.borders)
     row = detections[order]
     same = np.ones(max(len(row) - 1, 0), np.bool_)
     for column in (row.boxes, row.scores, row.labels, row.cut, row.fragment, row.n_merged, row.level):
@@ -109,11 +122,14 @@ def _ranking(detections: Detections, polygons: Polygons) -> IntArray:
     return order
 
 
-def _edges(detections: Detections, polygons: Polygons, match: Match) -> Edges:
+def _pairs_of(detections: Detections, polygons: Polygons, rule: MergeRule) -> tuple[IntArray, IntArray, FloatArray]:
+    """Pairs of ranks that overlap enough for the method, the better one first, and how much."""
     import shapely
 
+    any_overlap = rule.method == "soft_nms" and rule.decay == "gaussian"
+    match = edges(rule, any_overlap=any_overlap)
     n, area = len(detections), shapely.area(polygons)
-    index = build_index(detections)
+    index = build_index(detections, borders=rule.borders)
     left, right = np.empty(_CHUNK + n, np.int64), np.empty(_CHUNK + n, np.int64)
     place, parts = 0, []
     while place < n:
@@ -121,10 +137,15 @@ def _edges(detections: Detections, polygons: Polygons, match: Match) -> Edges:
         # The better-ranked comes first, so that rounding does not depend on the order of the input.
         one, two = np.minimum(left[:count], right[:count]), np.maximum(left[:count], right[:count])
         shared = shapely.area(shapely.intersection(polygons[one], polygons[two]))
-        value = _metric(shared, area[one], area[two], detections.fragment[one], detections.fragment[two], match.ios)
+        value = _metric(detections, polygons, area, one, two, shared, rule)
         enough = (value > 0) & (value >= _limits(match, detections.labels[one], detections.labels[two]))
         parts.append((one[enough], two[enough], value[enough]))
     one, two, value = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NOTHING
+    return one, two, value
+
+
+def _listed(n: int, pairs: tuple[IntArray, IntArray, FloatArray], some: BoolArray) -> Edges:
+    one, two, value = pairs[0][some], pairs[1][some], pairs[2][some]
     low, high, values = np.append(one, two), np.append(two, one), np.append(value, value)
     order = np.lexsort((high, low))
     return Edges(np.searchsorted(low[order], np.arange(n + 1)), high[order], values[order])
@@ -134,13 +155,83 @@ _NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 def _metric(
-    shared: FloatArray, area: FloatArray, other: FloatArray, piece: BoolArray, other_piece: BoolArray, ios: bool
+    detections: Detections,
+    polygons: Polygons,
+    area: FloatArray,
+    one: IntArray,
+    two: IntArray,
+    shared: FloatArray,
+    rule: MergeRule,
 ) -> FloatArray:
-    smaller = np.minimum(area, other)
-    whole = np.where(ios | (piece & other_piece), smaller, area + other - shared)
-    # Fragments come last, so of a fragment and a whole object the other one is the fragment.
-    whole = np.where(other_piece & ~piece, other, whole)
+    """As for boxes: see `geosod.merging.match.shared`."""
+    first, second = area[one], area[two]
+    whole = np.minimum(first, second) if rule.metric == "ios" else first + second - shared
+    if rule.borders:
+        # Fragments come last, so of a fragment and a whole object the second is the fragment.
+        piece, both = detections.fragment[two] > 0, detections.fragment[one] > 0
+        whole = np.where(piece, second, whole)
+        at = np.flatnonzero(both)
+        if len(at):
+            whole[at] = np.minimum(*_on_common_ground(detections, polygons, one[at], two[at]))
     return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+
+
+def _on_common_ground(
+    detections: Detections, polygons: Polygons, one: IntArray, two: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """Areas of fragments on the ground that the tiles of both show."""
+    import shapely
+
+    ground = np.array([[-np.inf, -np.inf, np.inf, np.inf]]).repeat(len(one), axis=0)
+    for rows in (one, two):
+        touched = (sides(detections)[rows][:, None] >> np.arange(4, dtype=np.uint8)) & 1 == 1
+        limit = np.where(touched, detections.boxes[rows], [-np.inf, -np.inf, np.inf, np.inf])
+        ground = np.concatenate([np.maximum(ground[:, :2], limit[:, :2]), np.minimum(ground[:, 2:], limit[:, 2:])], 1)
+    b = detections.boxes
+    reach = np.concatenate([np.minimum(b[one, :2], b[two, :2]) - 1, np.maximum(b[one, 2:], b[two, 2:]) + 1], axis=1)
+    ground = np.where(np.isfinite(ground), ground, reach)
+    clip = shapely.box(*ground.T)
+    areas = [shapely.area(shapely.intersection(polygons[rows], clip)) for rows in (one, two)]
+    return areas[0], areas[1]
+
+
+def _assemble(
+    ranked: Detections, pairs: tuple[IntArray, IntArray, FloatArray], piece: BoolArray, rule: MergeRule, owner: IntArray
+) -> None:
+    """Give fragments to whole objects and group the others, as `geosod.merging.borders`; writes to `owner`."""
+    one, two, value = pairs
+    match = edges(rule)
+    near = value >= _limits(match, ranked.labels[one], ranked.labels[two])
+    n = len(ranked)
+    taker = np.full(n, n)
+    # What is near a rim may come after a fragment.
+    for whole, part in ((one, two), (two, one)):
+        taken = near & piece[part] & ~piece[whole] & (owner[whole] >= 0)
+        np.minimum.at(taker, part[taken], whole[taken])
+    absorbed = taker < n
+    joined = near & piece[one] & piece[two] & ~absorbed[one] & ~absorbed[two]
+    heads = _connected(n, one[joined], two[joined])
+    before = owner.copy()
+    owner[piece] = heads[piece]
+    owner[absorbed] = before[taker[absorbed]]
+
+
+@kernel
+def _connected(n: int, one: IntArray, two: IntArray) -> IntArray:
+    """(N,) int64, the lowest number that each is connected with."""
+    head = np.arange(n)
+    for k in range(len(one)):
+        a, b = one[k], two[k]
+        while head[a] != a:
+            head[a] = head[head[a]]
+            a = head[a]
+        while head[b] != b:
+            head[b] = head[head[b]]
+            b = head[b]
+        head[max(a, b)] = min(a, b)
+    for i in range(n):
+        head[i] = head[head[i]]
+    return head
 
 
 @kernel
@@ -191,7 +282,7 @@ def _suppress(found: Edges, chained: bool) -> IntArray:
 
 
 @kernel
-def _soften(found: Edges, scores: FloatArray, fragment: BoolArray, sigma: float, floor: float) -> IntArray:
+def _soften(found: Edges, scores: FloatArray, last: BoolArray, sigma: float, floor: float) -> IntArray:
     """As the kernel of `soft_nms`, by number; linear where `sigma` is 0."""
     n = length = len(scores)
     heap, rank, gone = np.arange(n), np.arange(n), np.zeros(n, np.bool_)
@@ -200,7 +291,7 @@ def _soften(found: Edges, scores: FloatArray, fragment: BoolArray, sigma: float,
         i = heap[0]
         if not gone[i] and key[i] != scores[i]:
             key[i] = scores[i]
-            sift(heap, 0, length, key, rank, fragment)
+            sift(heap, 0, length, key, rank, last)
             continue
         if not gone[i] and scores[i] >= floor:
             owner[i] = i
@@ -216,15 +307,16 @@ def _soften(found: Edges, scores: FloatArray, fragment: BoolArray, sigma: float,
         length -= 1
         heap[0] = heap[length]
         if length:
-            sift(heap, 0, length, key, rank, fragment)
+            sift(heap, 0, length, key, rank, last)
     return owner
 
 
 def _united(ranked: Detections, polygons: Polygons, owner: IntArray, kept: Detections) -> tuple[Detections, Polygons]:
-    """The union of each group, whose best-ranked members are `kept`."""
+    """The union of each group, whose best-ranked members are `kept`; -1 is in no group."""
     import shapely
 
     members = np.argsort(owner, kind="stable")
+    members = members[np.searchsorted(owner[members], 0) :]
     heads, starts = np.unique(owner[members], return_index=True)
     united, ends = polygons[heads], np.append(starts[1:], len(members))
     for k in np.flatnonzero(ends - starts > 1):
@@ -232,4 +324,5 @@ def _united(ranked: Detections, polygons: Polygons, owner: IntArray, kept: Detec
     scores, cut = ranked.scores[members], ranked.cut[members]
     if len(heads):
         scores, cut = np.maximum.reduceat(scores, starts), np.logical_or.reduceat(cut, starts)
-    return kept.with_columns(boxes=shapely.bounds(united).reshape(-1, 4), scores=scores, cut=cut), united
+    boxes = shapely.bounds(united).reshape(-1, 4)
+    return kept.with_columns(boxes=boxes, scores=scores, cut=cut), united

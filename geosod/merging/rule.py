@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from geosod.errors import ConfigError
+from geosod.merging import soft_nms, wbf
+from geosod.merging.index import Index
+from geosod.merging.match import Graph, Match, edges
 from geosod.merging.nmm import greedy_nmm, nmm
 from geosod.merging.nms import nms
-from geosod.merging.soft_nms import soft_nms
-from geosod.merging.wbf import reach, wbf
-from geosod.types import BoolArray, Detections
+from geosod.merging.order import Outcome
+from geosod.types import Detections, IntArray
 
 Metric = Literal["iou", "ios"]
 Decay = Literal["gaussian", "linear"]
@@ -25,8 +27,7 @@ class MergeRule:
 
     Attributes:
         method: name of an entry of `METHODS`.
-        metric: "iou", intersection over union, or "ios", intersection over the smaller area. A whole object and
-            a fragment are always measured by their intersection over the fragment, two fragments by "ios".
+        metric: "iou", intersection over union, or "ios", intersection over the smaller area.
         threshold: boxes match where the metric reaches this value, in (0, 1].
         class_agnostic: whether boxes of different classes may match; where they do, both thresholds must be reached.
         sigma: width of the Gaussian decay of "soft_nms", greater than 0.
@@ -34,6 +35,11 @@ class MergeRule:
         per_class: thresholds of classes that have their own, by label id. Given as a mapping or as pairs, kept
             as pairs ``(label, threshold)`` in ascending order.
         decay: how "soft_nms" lowers scores: "gaussian", at every overlap, or "linear", of matches.
+        borders: whether fragments give way to whole objects and are put together, see `geosod.merging.borders`;
+            otherwise they are boxes like all others.
+        margin: pixels by which fragments may end before the edge of their tile, and stand out of the whole object.
+        gap: pixels between fragments on both sides of an edge that tiles share, below which they may be one object;
+            for tiles that do not overlap, or by no more than twice the margin.
 
     Raises:
         ConfigError: a field has an unusable value.
@@ -47,6 +53,9 @@ class MergeRule:
     min_score: float = 0.001
     per_class: tuple[tuple[int, float], ...] = ()
     decay: Decay = "gaussian"
+    borders: bool = True
+    margin: float = 0.0
+    gap: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_class", _pairs(self.per_class))
@@ -60,6 +69,10 @@ class MergeRule:
             raise ConfigError(f"Merging sigma {self.sigma} must be greater than 0, such as 0.5.")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"Merging min_score {self.min_score} must be from 0 to 1, such as 0.001.")
+        for name, value in (("margin", self.margin), ("gap", self.gap)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"Merging {name} {value} must be a number of pixels of at least 0, such as 2.")
+            object.__setattr__(self, name, float(value))
 
     @property
     def least_threshold(self) -> float:
@@ -67,32 +80,35 @@ class MergeRule:
         return min([float(self.threshold), *(t for _, t in self.per_class)])
 
     @property
-    def reach(self) -> float:
-        """How far from a box others may lie that matter to it, in sides of the box."""
-        return METHODS[self.method].reach(self)
+    def match(self) -> Match:
+        """When two boxes match."""
+        return edges(self)
+
+    @property
+    def graph(self) -> Graph:
+        """Along what the method acts."""
+        return METHODS[self.method].graph(self)
 
 
 class Method(NamedTuple):
     """A way of merging.
 
     Attributes:
-        run: ``run(detections, leaving, rule) -> (merged, open)``. `leaving` is (N,) bool, True where a box may
-            meet boxes that are not at hand. `open` is (N,) bool, True for every box that those could influence;
-            `merged` is what the others come to, in canonical order, and must not depend on the open ones.
-        reach: how far from a box others may lie that matter to it, in sides of the box; 0 where only boxes
-            that share some area do.
+        run: ``run(detections, index, ranking, rule)``. The index holds the boxes that are to be merged, `ranking` their
+            rows, best first. What becomes of a connected component of the graph must depend on nothing outside it.
+        graph: along what it acts.
     """
 
-    run: Callable[[Detections, BoolArray, MergeRule], tuple[Detections, BoolArray]]
-    reach: Callable[[MergeRule], float] = lambda _: 0.0
+    run: Callable[[Detections, Index, IntArray, MergeRule], Outcome]
+    graph: Callable[[MergeRule], Graph] = lambda rule: Graph(edges(rule))
 
 
 METHODS: dict[str, Method] = {
     "nms": Method(nms),
-    "soft_nms": Method(soft_nms),
+    "soft_nms": Method(soft_nms.soft_nms, soft_nms.graph),
     "nmm": Method(nmm),
     "greedy_nmm": Method(greedy_nmm),
-    "wbf": Method(wbf, reach),
+    "wbf": Method(wbf.wbf, wbf.graph),
 }
 
 

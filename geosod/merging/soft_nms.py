@@ -8,74 +8,75 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geosod.merging.blocks import sort_into
-from geosod.merging.graph import components, flood, places_of, remaining, rows_of, tally
-from geosod.merging.index import Index, build_index, cells_of, next_of, restore, run_of
+from geosod.merging.graph import components, places_of, rows_of
+from geosod.merging.index import Index, cells_of, next_of, restore, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import Match, edges, limit_of, overlap
-from geosod.merging.order import canonical_order, in_order
+from geosod.merging.match import Graph, Match, edges, limit_of, overlap
+from geosod.merging.order import Outcome
 from geosod.types import BoolArray, Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
 
 
-def soft_nms(detections: Detections, leaving: BoolArray, rule: MergeRule) -> tuple[Detections, BoolArray]:
+def graph(rule: MergeRule) -> Graph:
+    """All positive overlaps for the Gaussian decay, else the match graph."""
+    return Graph(edges(rule, any_overlap=rule.decay == "gaussian"))
+
+
+def soft_nms(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule) -> Outcome:
     """Keep the best box, lower the scores of those that overlap it, go on with the best of the rest.
 
     After Bodla, Singh, Chellappa and Davis, "Soft-NMS: Improving Object Detection With One Line of Code"
     (ICCV 2017). With decay "gaussian" every box of positive overlap ``o`` has its score multiplied by
     ``exp(-o**2 / sigma)``; with "linear" every match by ``1 - o``. Boxes whose score falls below `min_score`
-    are dropped. Whole objects come before fragments; then the highest score at the time comes first, then
-    the order of the raw boxes. A box is only touched along the edges of the graph, all positive overlaps
-    or the match graph, so the outcome in one component depends on nothing outside it.
+    are dropped. Boxes near the rim of their tile come after the others; then the highest score at the time comes
+    first, then the order of the raw boxes. A box is only touched along the edges of the graph, so the outcome in
+    one component depends on nothing outside it.
 
     Args:
         detections: N boxes.
-        leaving: (N,) bool, True where a box may overlap boxes that are not at hand.
+        index: those of them that are to be merged.
+        ranking: their rows, best first.
         rule: the graph, the decay, sigma and min_score.
 
     Returns:
-        ``(kept, open)``: the kept boxes of the components without a leaving box with their new scores, in
-        canonical order; and (N,) bool, True for the boxes of the other components. `n_merged` is summed over
-        a box and the dropped ones that it lowered more than any other did; a box that was below `min_score`
-        from the start and overlaps nothing is in no sum.
+        Kept boxes and their new scores; for a dropped one, the box that lowered it more than any other did, or none
+        for one that was below `min_score` from the start and overlaps nothing.
     """
-    gaussian = rule.decay == "gaussian"
-    match, index = edges(rule, any_overlap=gaussian), build_index(detections)
-    is_open = flood(index, leaving, match)
-    ranking = canonical_order(detections, fragments_last=True)
-    ranking = places_of(index, remaining(ranking, is_open))
-    label, starts = components(index, match, len(ranking))
-    members = sort_into(label, ranking, len(starts) - 1)
-    restore(index, ~is_open[index.order])
-    rank = np.empty(len(index.order), np.int64)
-    rank[ranking] = np.arange(len(ranking))
+    match, places = graph(rule).match, places_of(index, ranking)
+    alive = np.zeros(len(index.order), np.bool_)
+    alive[places] = True
+    label, starts = components(index, match, len(places))
+    members = sort_into(label, places, len(starts) - 1)
+    restore(index, alive)
+    rank = np.empty(len(alive), np.int64)
+    rank[places] = np.arange(len(places))
+    last = index.fragment != 0
     scores = detections.scores[index.order].astype(np.float64)
-    floor, sigma = float(rule.min_score), float(rule.sigma)
-    owner = rows_of(index, _soften(index, members, starts, rank, scores, match, gaussian, sigma, floor))
+    sigma = float(rule.sigma) if rule.decay == "gaussian" else 0.0
+    owner = _soften(index, members, starts, rank, last, scores, match, sigma, float(rule.min_score))
     softened = np.empty(len(owner), np.float32)
     softened[index.order] = scores
-    rows = np.flatnonzero(owner == np.arange(len(owner)))
-    kept = detections[rows].with_columns(scores=softened[rows], n_merged=tally(owner, detections.n_merged)[rows])
-    return in_order(kept), is_open
+    return Outcome(rows_of(index, owner), {"scores": softened})
 
 
 @kernel
-def _before(i: int, j: int, key: FloatArray, rank: IntArray, fragment: BoolArray) -> Any:
-    if fragment[i] != fragment[j]:
-        return fragment[j]
+def _before(i: int, j: int, key: FloatArray, rank: IntArray, last: BoolArray) -> Any:
+    if last[i] != last[j]:
+        return last[j]
     return key[i] > key[j] or (key[i] == key[j] and rank[i] < rank[j])
 
 
 @kernel
-def sift(heap: IntArray, at: int, length: int, key: FloatArray, rank: IntArray, fragment: BoolArray) -> None:
+def sift(heap: IntArray, at: int, length: int, key: FloatArray, rank: IntArray, last: BoolArray) -> None:
     """Let an entry of the heap sink to where it belongs."""
     moved = heap[at]
     while 2 * at + 1 < length:
         child = 2 * at + 1
-        if child + 1 < length and _before(heap[child + 1], heap[child], key, rank, fragment):
+        if child + 1 < length and _before(heap[child + 1], heap[child], key, rank, last):
             child += 1
-        if not _before(heap[child], moved, key, rank, fragment):
+        if not _before(heap[child], moved, key, rank, last):
             break
         heap[at] = heap[child]
         at = child
@@ -87,7 +88,6 @@ def _decay(
     index: Index,
     i: int,
     match: Match,
-    gaussian: bool,
     sigma: float,
     floor: float,
     scores: FloatArray,
@@ -107,7 +107,7 @@ def _decay(
                 if labels[place] == labels[i] or match.class_agnostic:
                     value = overlap(index, i, place, match)
                 if value > 0 and value >= max(limit, limit_of(match, labels[place])):
-                    factor = math.exp(-(value * value) / sigma) if gaussian else 1 - value
+                    factor = math.exp(-(value * value) / sigma) if sigma else 1 - value
                     scores[place] *= factor
                     if factor < least[place]:
                         least[place], owner[place] = factor, i
@@ -122,18 +122,18 @@ def _soften(
     members: IntArray,
     starts: IntArray,
     rank: IntArray,
+    last: BoolArray,
     scores: FloatArray,
     match: Match,
-    gaussian: bool,
     sigma: float,
     floor: float,
 ) -> IntArray:
-    """Decay `scores`, by place, in place.
+    """Decay `scores`, by place, in place; linearly where `sigma` is 0.
 
     Returns:
         (N,) int64, the own place of a kept box; the place of the box that lowered a dropped one most, or -1.
     """
-    n, skip, fragment = len(index.boxes), index.skip, index.fragment
+    n, skip = len(index.boxes), index.skip
     owner, least, key = np.full(n, -1, np.int64), np.ones(n), scores.copy()
     for component in range(len(starts) - 1):
         # Members come in order of rank, which is a heap.
@@ -143,16 +143,16 @@ def _soften(
             i = heap[0]
             if skip[i] == i and key[i] != scores[i]:
                 key[i] = scores[i]
-                sift(heap, 0, length, key, rank, fragment)
+                sift(heap, 0, length, key, rank, last)
                 continue
             if skip[i] == i:
                 skip[i] = i + 1
                 if scores[i] >= floor:
                     owner[i] = i
                 if scores[i] >= floor and length > 1:
-                    _decay(index, i, match, gaussian, sigma, floor, scores, least, owner)
+                    _decay(index, i, match, sigma, floor, scores, least, owner)
             length -= 1
             heap[0] = heap[length]
             if length:
-                sift(heap, 0, length, key, rank, fragment)
+                sift(heap, 0, length, key, rank, last)
     return owner

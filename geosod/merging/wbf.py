@@ -9,12 +9,12 @@ import numpy as np
 
 from geosod.errors import ConfigError
 from geosod.merging.blocks import by_block
-from geosod.merging.graph import flood, places_of, remaining, rows_of, take, tally
-from geosod.merging.index import Index, build_index, cells_of, restore, run_of
+from geosod.merging.graph import places_of, rows_of, tally
+from geosod.merging.index import Index, cells_of, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import Match, edges, limit_of, measure, reach_of
-from geosod.merging.order import canonical_order, in_order
-from geosod.types import BoolArray, Detections, FloatArray, IntArray
+from geosod.merging.match import Graph, Match, edges, limit_of, measure, reach_of
+from geosod.merging.order import Outcome
+from geosod.types import Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
@@ -23,39 +23,18 @@ if TYPE_CHECKING:
 _SLACK = 1e-9
 
 
-def reach(rule: MergeRule) -> float:
-    """How far apart two boxes may lie that can meet in one cluster, in sides of the smaller one.
+def graph(rule: MergeRule) -> Graph:
+    """Boxes are linked that some third box matches both of.
 
     A fused box matches the last box that joined it, since averaging moved it towards that one. So boxes meet
     only through a fused box that both match. With "ios" there is no limit to how far that one stretches.
     """
-    return math.inf if rule.metric == "ios" else float(reach_of(_near(rule)))
+    near = rule.least_threshold * (1 - _SLACK)
+    return Graph(edges(rule), near, math.inf if rule.metric == "ios" else float(reach_of(near)))
 
 
-def _near(rule: MergeRule) -> float:
-    return rule.least_threshold * (1 - _SLACK)
-
-
-def wbf(detections: Detections, leaving: BoolArray, rule: MergeRule) -> tuple[Detections, BoolArray]:
-    """Let each box, best first, join the cluster whose fused box it matches best, or begin a new one.
-
-    After Solovyev, Wang and Gabruseva, "Weighted boxes fusion: Ensembling boxes from different object
-    detection models" (Image and Vision Computing 2021), with one model: a fused box is the mean of its
-    cluster's boxes weighted by their scores, and its score is the mean of theirs. Where two fused boxes match
-    equally well, the older cluster is joined.
-
-    Fragments are not averaged, since they are not estimates of the whole. One that matches a whole box is
-    counted to the cluster of the best-ranked such box; the others are merged among themselves as by `nms`.
-
-    Args:
-        detections: N boxes with scores of at least 0.
-        leaving: (N,) bool, True where a box may be linked to boxes that are not at hand, see `reach`.
-        rule: when a box matches.
-
-    Returns:
-        ``(fused, open)``: fused boxes and fragments of the components without a leaving box, in canonical
-        order; and (N,) bool, True for the boxes of the other components. `n_merged` is summed; a fused box is
-        `cut` if one of its cluster is; label and level are those of its best-ranked box.
+def check_scores(detections: Detections) -> None:
+    """Refuse scores that cannot be weights.
 
     Raises:
         ConfigError: a score is negative.
@@ -63,30 +42,36 @@ def wbf(detections: Detections, leaving: BoolArray, rule: MergeRule) -> tuple[De
     negative = np.count_nonzero(detections.scores < 0)
     if negative:
         raise ConfigError(f"wbf weighs boxes by their scores, and {negative} of {len(detections)} are negative.")
-    match, index, far = edges(rule), build_index(detections), reach(rule)
-    ranking = canonical_order(detections, fragments_last=True)
-    if math.isfinite(far):
-        is_open = flood(index, leaving, match, _near(rule))
-        restore(index, ~is_open[index.order])
-        places = by_block(index, remaining(ranking, is_open), match, _near(rule))
-    else:
-        is_open = np.full(len(leaving), leaving.any())
-        places = places_of(index, remaining(ranking, is_open))
-    restore(index, ~is_open[index.order])
-    owner, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, far)
-    owner = rows_of(index, owner)
-    by_row = np.empty(len(owner), np.int64)
-    by_row[index.order] = np.arange(len(owner))
-    rows = np.flatnonzero(owner == np.arange(len(owner)))
-    averaged = ~detections.fragment | (owner == np.arange(len(owner)))
-    cut = tally(owner, detections.cut & averaged)[rows] > 0
-    result = detections[rows].with_columns(
-        boxes=fused[by_row[rows]],
-        scores=means[by_row[rows]],
-        n_merged=tally(owner, detections.n_merged)[rows],
-        cut=cut,
-    )
-    return in_order(result), is_open
+
+
+def wbf(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule) -> Outcome:
+    """Let each box, best first, join the cluster whose fused box it matches best, or begin a new one.
+
+    After Solovyev, Wang and Gabruseva, "Weighted boxes fusion: Ensembling boxes from different object
+    detection models" (Image and Vision Computing 2021), with one model: a fused box is the mean of its
+    cluster's boxes weighted by their scores, and its score is the mean of theirs. Where two fused boxes match
+    equally well, the older cluster is joined.
+
+    Args:
+        detections: N boxes with scores of at least 0.
+        index: those of them that are to be merged.
+        ranking: their rows, best first.
+        rule: when a box matches.
+
+    Returns:
+        The best-ranked member of each box's cluster, fused boxes and mean scores. A fused box is `cut` if one of its
+        cluster is.
+
+    Raises:
+        ConfigError: a score is negative.
+    """
+    check_scores(detections)
+    match, near, far = graph(rule)
+    places = by_block(index, ranking, match, near) if math.isfinite(far) else places_of(index, ranking)
+    by_place, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, far)
+    owner, boxes, scores = rows_of(index, by_place), np.empty_like(fused), np.empty(len(means), np.float32)
+    boxes[index.order], scores[index.order] = fused, means
+    return Outcome(owner, {"boxes": boxes, "scores": scores, "cut": tally(owner, detections.cut) > 0})
 
 
 @kernel
@@ -178,36 +163,18 @@ def _move(fused: FloatArray, box: FloatArray, share: float) -> None:
 
 
 @kernel
-def _absorb(index: Index, ranking: IntArray, match: Match, owner: IntArray) -> None:
-    """Give fragments, the only boxes left in the index, to whole boxes that they match, or to each other."""
-    found = np.empty(len(owner), np.int64)
-    for i in ranking:
-        if owner[i] < 0:
-            owner[i] = i
-        if owner[i] == i or not index.fragment[i]:
-            for f in range(take(index, i, match, found)):
-                if owner[found[f]] < 0:
-                    owner[found[f]] = owner[i]
-
-
-@kernel
 def _fuse(
     index: Index, ranking: IntArray, scores: FloatArray, match: Match, reach: float
 ) -> tuple[IntArray, FloatArray, FloatArray]:
     """Owner, fused box and mean score, all by place; the last two count where a box owns itself."""
-    n, boxes, skip = len(scores), index.boxes, index.skip
+    n, boxes = len(scores), index.boxes
     ends = _ends(index)
     firsts = _firsts(ends)
     head, after, before = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     cluster, age, count = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     fused, weight, last = boxes.copy(), np.zeros(n), np.zeros(n, np.int64)
-    fragments = False
     for turn in range(len(ranking)):
         i = ranking[turn]
-        if index.fragment[i]:
-            fragments = True
-            continue
-        skip[i] = i + 1
         c = _best(index, i, match, reach, ends, head, after, cluster, age, fused)
         if c < 0:
             c, age[i], weight[i] = i, turn, scores[i]
@@ -219,8 +186,6 @@ def _fuse(
         cluster[i], last[c] = c, i
         count[c] += 1
         _link(i, firsts[i], head, after, before)
-    if fragments:
-        _absorb(index, ranking, match, cluster)
     means = scores.copy()
     for i in range(n):
         if count[i] > 1:

@@ -63,6 +63,9 @@ class Job:
             c.min_score,
             tuple((card.classes.index(name), threshold) for name, threshold in sorted(c.per_class.items())),
             c.decay,
+            c.borders,
+            card.border_px,
+            2 * card.border_px if self.overlap <= 2 * card.border_px else 0.0,
         )
 
     def options(self) -> dict[str, object]:

@@ -18,7 +18,20 @@ from geosod.merging.rule import MergeRule
 from geosod.running.job import Job
 from geosod.running.planning import Level, ScenePlan
 from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
-from geosod.types import FAILED, Coverage, Detections, Failure, IntArray, Scene, SceneResult, TileBatch, Unit, Window
+from geosod.types import (
+    FAILED,
+    SIDES,
+    BoolArray,
+    Coverage,
+    Detections,
+    Failure,
+    IntArray,
+    Scene,
+    SceneResult,
+    TileBatch,
+    Unit,
+    Window,
+)
 
 if TYPE_CHECKING:
     from geosod.detectors.base import Detector
@@ -124,12 +137,18 @@ def settle_unit(
 
 
 def _of_level(raw: Detections, level: Level) -> Detections:
-    """The boxes of sizes that a level may report, with its scale beside them."""
-    low, high = level.sizes
-    width, height = (raw.boxes[:, 2:] - raw.boxes[:, :2]).T
-    side = np.sqrt(width * height)
-    fits = raw[np.flatnonzero((side >= low) & (side <= high))] if (low, high) != (0, math.inf) else raw
+    """The boxes of sizes that a level may report, and pieces of objects, with its scale beside them."""
+    fits = raw
+    if level.sizes != (0, math.inf):
+        fits = raw[np.flatnonzero(_of_sizes(raw, level) | (raw.fragment & SIDES > 0))]
     return fits.with_columns(level=np.full(len(fits), level.scale, np.float32))
+
+
+def _of_sizes(detections: Detections, level: Level) -> BoolArray:
+    low, high = level.sizes
+    width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).T
+    side = np.sqrt(width * height)
+    return np.asarray((side >= low) & (side <= high))
 
 
 def _in_file(window: Window | None, scene: Scene) -> Window | None:
@@ -156,13 +175,17 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
         rule: how to merge. Scores that soft_nms lowered inside a level are not lowered again: between levels it is
             plain suppression.
     """
-    if len(plan.levels) == 1:
-        return detections
-    rule = replace(rule, method="nms") if rule.method == "soft_nms" else rule
-    boxes = detections.boxes.copy()
+    fits, boxes = np.ones(len(detections), np.bool_), detections.boxes.copy()
     for level in plan.levels:
-        boxes[detections.level == np.float32(level.scale)] /= np.tile(plan.frame(level), 2)
-    return merge_group([detections.with_columns(boxes=boxes)], plan.scene.window, rule, whole=True).settled
+        own = detections.level == np.float32(level.scale)
+        # What pieces came to has a size only now.
+        fits &= ~own | _of_sizes(detections, level)
+        boxes[own] /= np.tile(plan.frame(level), 2)
+    some = detections if fits.all() else detections[np.flatnonzero(fits)]
+    if len(plan.levels) == 1:
+        return some
+    rule = replace(rule, method="nms") if rule.method == "soft_nms" else rule
+    return merge_group([some.with_columns(boxes=boxes[fits])], plan.scene.window, rule, whole=True).settled
 
 
 def failed_result(scene: Scene, error: Exception) -> SceneResult:

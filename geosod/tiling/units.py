@@ -11,6 +11,9 @@ from geosod.errors import ConfigError
 from geosod.tiling.grid import Grid
 from geosod.types import BoolArray, Unit, Window
 
+#: A core goes on beyond the scene's edge, where there are no tiles: pixels that no box nears.
+_BEYOND = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -19,7 +22,7 @@ class Group:
     Attributes:
         id: unique among the scene's groups and units.
         children: ids of the units (first level) or of the groups of the level below.
-        core: the part of the scene that no tile outside the group reaches.
+        core: the rectangle that no tile outside the group reaches; it goes on beyond the scene's edges.
         whole: there are no units outside the group.
     """
 
@@ -84,7 +87,7 @@ def merge_tree(units: Sequence[Unit], grid: Grid, *, fan_in: int = 4) -> tuple[t
         fan_in: how many neighbours meet at a time, at least 2.
 
     Returns:
-        Levels of groups in reading order. The last level is one group whose core is the whole scene; a
+        Levels of groups in reading order. The last level is one group whose core holds the whole scene; a
         single unit has that level alone. No units, no levels.
 
     Raises:
@@ -123,8 +126,8 @@ def _spans(starts: tuple[int, ...], side: int, length: int, per_unit: int) -> li
     spans = []
     for first in range(0, count, per_unit or count):
         stop = min(first + (per_unit or count), count)
-        low = starts[first - 1] + side if first else 0
-        high = starts[stop] if stop < count else length
+        low = starts[first - 1] + side if first else -_BEYOND
+        high = starts[stop] if stop < count else length + _BEYOND
         spans.append((range(first, stop), low, max(low, high)))
     return spans
 
@@ -139,19 +142,19 @@ def _reach(extents: Iterable[tuple[int, int, int]], length: int) -> tuple[list[i
     """How far tiles reach along one axis, for each index of a unit.
 
     Returns:
-        ``before[i]``, the last end of a tile of a unit with an index less than i, or 0; and ``after[i]``,
-        the first start of a tile of a unit with index i or more, or `length`.
+        ``before[i]``, the last end of a tile of a unit with an index less than i, or far before 0; and ``after[i]``,
+        the first start of a tile of a unit with index i or more, or far after `length`.
     """
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
     for index, start, end in extents:
         starts[index] = min(start, starts.get(index, start))
         ends[index] = max(end, ends.get(index, end))
-    before, after = [0], [length]
+    before, after = [-_BEYOND], [length + _BEYOND]
     for i in range(max(ends) + 1):
-        before.append(max(before[-1], ends.get(i, 0)))
+        before.append(max(before[-1], ends.get(i, -_BEYOND)))
     for i in range(max(ends), -1, -1):
-        after.append(min(after[-1], starts.get(i, length)))
+        after.append(min(after[-1], starts.get(i, length + _BEYOND)))
     return before, after[::-1]
 
 

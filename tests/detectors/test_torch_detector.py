@@ -19,7 +19,7 @@ from geosod.detectors.execution import Machine, resolve
 from geosod.detectors.torch_detector import _edges_met, _meets_invalid
 from geosod.detectors.zoo.fpn import decode
 from geosod.errors import ConfigError
-from geosod.types import Detections, TileBatch
+from geosod.types import BOTTOM, LEFT, RIM, Detections, TileBatch
 from tests.rasters import noise, random_bundle
 
 SIDE = 128
@@ -87,8 +87,8 @@ def test_boxes_at_an_interior_edge_are_fragments(detector) -> None:
     """The batch's first tile lies at the scene's left edge, the others at none."""
     for i, found in enumerate(detector.detect(batch(3))):
         x0, y0, x1, y1 = (found.boxes - np.array([SIDE * i, 2 * SIDE, SIDE * i, 2 * SIDE])).T
-        at_edge = (y0 <= 2) | (x1 >= SIDE - 2) | (y1 >= SIDE - 2) | ((x0 <= 2) & (i > 0))
-        assert np.array_equal(found.fragment, at_edge) and 0 < at_edge.sum() < len(found)
+        sides = 2 * (y0 <= 2) + 4 * (x1 >= SIDE - 2) + 8 * (y1 >= SIDE - 2) + ((x0 <= 2) & (i > 0))
+        assert np.array_equal(found.fragment, sides) and 0 < (sides > 0).sum() < len(found)
         assert np.array_equal(found.cut, (x0 <= 2) & (i == 0))
 
 
@@ -118,8 +118,9 @@ def test_meeting_invalid_pixels_is_counted_right(seed: int, share: float) -> Non
 
 def test_edges_of_tiles_and_of_the_scene() -> None:
     boxes = np.array([[1, 50, 20, 60], [50, 1, 60, 20], [50, 50, 99, 60], [50, 50, 60, 99], [10, 10, 90, 90]], float)
-    inner, outer = _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0)
-    assert inner.tolist() == [True, False, False, True, False]
+    fragment, outer = _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 0.0)
+    assert fragment.tolist() == [LEFT, 0, 0, BOTTOM, 0]
+    assert _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 10.0)[0].tolist() == [LEFT, 0, 0, BOTTOM, RIM]
     assert outer.tolist() == [False, True, True, False, False]
 
 

@@ -10,6 +10,40 @@ from geosod.tiling.units import merge_tree
 from geosod.types import Detections
 
 
+def plain_shared(a, b, sides, other_sides, rule) -> float:
+    """The overlap of two boxes of which one at least is a fragment, by areas of rectangles cut out of each other."""
+
+    def grown(box, where):
+        return [c + rule.margin * (1 if k > 1 else -1) * bool(where & (1 << k)) for k, c in enumerate(box)]
+
+    def common(one, two):
+        box = [max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3])]
+        return (box, area(box)) if box[2] > box[0] and box[3] > box[1] else (None, 0.0)
+
+    def area(box):
+        return (box[2] - box[0]) * (box[3] - box[1])
+
+    if not (sides and other_sides):
+        piece, whole = (a, b) if sides else (b, a)
+        touched = (sides | other_sides) & 15
+        inter = common(grown(piece, touched), grown(whole, 15 if touched else 0))[1]
+        return inter / area(grown(piece, touched)) if inter > 0 else 0.0
+    for k in (0, 1):  # across an edge that both touch from either side, it is as if they went on to the same lines
+        first, second = (a, b) if a[k] < b[k] else (b, a)
+        facing = (sides if first is a else other_sides) & (4 << k) and (other_sides if first is a else sides) & (1 << k)
+        if facing and -rule.gap < first[k + 2] - second[k] <= 0 and common(a, b)[0] is None:
+            a, b = ([*x[:k], 0.0, *x[k + 1 : k + 2], 1.0, *x[k + 3 :]] for x in (a, b))
+            sides, other_sides = sides & ~(5 << k), other_sides & ~(5 << k)
+            break
+    ground = [-1e18, -1e18, 1e18, 1e18]
+    for box, side in ((a, sides), (b, other_sides)):
+        ground, _ = common(ground, [c if side & (1 << k) else (-1e18, 1e18)[k > 1] for k, c in enumerate(box)])
+        if ground is None:
+            return 0.0
+    inter = common(a, b)[1]
+    return inter / min(common(a, ground)[1], common(b, ground)[1]) if inter > 0 else 0.0
+
+
 def overlap_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
     """(N, N) float64, the metric of each pair of boxes, 0 where classes differ or no area is shared."""
     b = d.boxes
@@ -19,13 +53,15 @@ def overlap_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
     area = np.prod(b[:, 2:] - b[:, :2], axis=1)
     smaller = np.minimum(area[:, None], area[None, :])
     union = area[:, None] + area[None, :] - inter
-    one, two = d.fragment[:, None], d.fragment[None, :]
-    whole = np.where((rule.metric == "ios") | (one & two), smaller, union)
-    whole = np.where(one & ~two, area[:, None], np.where(two & ~one, area[None, :], whole))
     with np.errstate(invalid="ignore", divide="ignore"):
-        metric = inter / whole
+        metric = np.where(inter > 0, inter / (smaller if rule.metric == "ios" else union), 0.0)
+    for i in np.flatnonzero(d.fragment) if rule.borders else ():
+        for j in range(len(d)):
+            if area[i] > 0 and area[j] > 0 and i != j:
+                value = plain_shared(b[i].tolist(), b[j].tolist(), int(d.fragment[i]), int(d.fragment[j]), rule)
+                metric[i, j] = metric[j, i] = value
     same = rule.class_agnostic | (d.labels[:, None] == d.labels[None, :])
-    return np.where(same & (inter > 0), metric, 0.0)
+    return np.where(same, metric, 0.0)
 
 
 def limits(d: Detections, rule: MergeRule) -> np.ndarray:
@@ -34,35 +70,33 @@ def limits(d: Detections, rule: MergeRule) -> np.ndarray:
     return np.maximum(own[:, None], own[None, :])
 
 
-def match_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
+def match_matrix(d: Detections, rule: MergeRule, overlap: np.ndarray | None = None) -> np.ndarray:
     """(N, N) bool, the edges of the match graph, written down from their definition."""
-    return overlap_matrix(d, rule) >= limits(d, rule)
+    overlap = overlap_matrix(d, rule) if overlap is None else overlap
+    return (overlap > 0) & (overlap >= limits(d, rule))
 
 
-def ranking(d: Detections) -> list[int]:
+def ranking(d: Detections, rule: MergeRule) -> list[int]:
     def key(i):
         tail = (d.labels[i], d.cut[i], d.fragment[i], d.n_merged[i], d.level[i])
-        return (d.fragment[i], -d.scores[i], *d.boxes[i], *tail)
+        return (rule.borders and d.fragment[i] > 0, -d.scores[i], *d.boxes[i], *tail)
 
     return sorted(range(len(d)), key=key)
 
 
-def plain_nms(d: Detections, rule: MergeRule) -> Detections:
-    match = match_matrix(d, rule)
-    left, rows, counts = ranking(d), [], []
+def whole_nms(d: Detections, rule: MergeRule, overlap):
+    match = match_matrix(d, rule, overlap)
+    left, groups = ranking(d, rule), []
     while left:
         best, *rest = left
-        gone = [i for i in rest if match[best, i]]
-        rows.append(best)
-        counts.append(int(d.n_merged[best]) + sum(int(d.n_merged[i]) for i in gone))
+        groups.append([best, *(i for i in rest if match[best, i])])
         left = [i for i in rest if not match[best, i]]
-    kept = d[rows].with_columns(n_merged=counts)
-    return kept[kept.canonical_order()]
+    return groups, {}
 
 
-def plain_nmm(d: Detections, rule: MergeRule) -> Detections:
-    match, groups, group_of = match_matrix(d, rule), [], {}
-    order = ranking(d)
+def whole_nmm(d: Detections, rule: MergeRule, overlap):
+    match, groups, group_of = match_matrix(d, rule, overlap), [], {}
+    order = ranking(d, rule)
     for i in order:
         if i not in group_of:
             group_of[i] = len(groups)
@@ -73,25 +107,27 @@ def plain_nmm(d: Detections, rule: MergeRule) -> Detections:
             if match[i, j] and j not in group_of:
                 group_of[j] = group_of[i]
                 groups[group_of[i]].append(j)
-    united = d[[group[0] for group in groups]].with_columns(
-        boxes=[[*d.boxes[g, :2].min(0), *d.boxes[g, 2:].max(0)] for g in groups],
-        scores=[d.scores[g].max() for g in groups],
-        cut=[d.cut[g].any() for g in groups],
-        n_merged=[d.n_merged[g].sum() for g in groups],
-    )
-    return united[united.canonical_order()]
+    return groups, hulls(d, groups)
 
 
-def plain_soft_nms(d: Detections, rule: MergeRule) -> Detections:
-    overlap, limit = overlap_matrix(d, rule), limits(d, rule)
-    score, left = d.scores.astype(float).tolist(), ranking(d)
-    strongest, counts, dropped = {}, {}, []
+def hulls(d: Detections, groups):
+    return {
+        "boxes": [[*d.boxes[g, :2].min(0), *d.boxes[g, 2:].max(0)] for g in groups],
+        "scores": [d.scores[g].max() for g in groups],
+        "cut": [d.cut[g].any() for g in groups],
+    }
+
+
+def whole_soft_nms(d: Detections, rule: MergeRule, overlap):
+    limit = limits(d, rule)
+    score, left = d.scores.astype(float).tolist(), ranking(d, rule)
+    strongest, groups, dropped = {}, {}, []
     while left:
-        best = min(left, key=lambda i: (d.fragment[i], -score[i]))
+        best = min(left, key=lambda i: (rule.borders and d.fragment[i] > 0, -score[i]))
         left.remove(best)
         if score[best] < rule.min_score:
             continue
-        counts[best] = int(d.n_merged[best])
+        groups[best] = [best]
         for i in list(left):
             o = float(overlap[best, i])
             if o == 0 or (rule.decay == "linear" and o < limit[best, i]):
@@ -104,10 +140,8 @@ def plain_soft_nms(d: Detections, rule: MergeRule) -> Detections:
                 left.remove(i)
                 dropped.append(i)
     for i in dropped:
-        counts[strongest[i][1]] += int(d.n_merged[i])
-    rows = list(counts)
-    kept = d[rows].with_columns(scores=np.array(score)[rows], n_merged=list(counts.values()))
-    return kept[kept.canonical_order()]
+        groups[strongest[i][1]].append(i)
+    return list(groups.values()), {"scores": [score[i] for i in groups]}
 
 
 def plain_overlap(a, b, metric) -> float:
@@ -116,11 +150,10 @@ def plain_overlap(a, b, metric) -> float:
     return inter / (min(one, two) if metric == "ios" else one + two - inter) if inter > 0 else 0.0
 
 
-def plain_wbf(d: Detections, rule: MergeRule) -> Detections:
-    """Clusters of whole boxes; fragments then go to the best-ranked whole box that they match, or to each other."""
+def whole_wbf(d: Detections, rule: MergeRule, _):
     own = [dict(rule.per_class).get(int(label), rule.threshold) for label in d.labels]
-    order, clusters, cluster_of = ranking(d), [], {}
-    for i in (i for i in order if not d.fragment[i]):
+    clusters = []
+    for i in ranking(d, rule):
         box, weight, found = d.boxes[i].tolist(), float(d.scores[i]), (0.0, None)
         for c in clusters:
             seed = c["rows"][0]
@@ -130,45 +163,64 @@ def plain_wbf(d: Detections, rule: MergeRule) -> Detections:
                 found = value, c
         c = found[1]
         if c is None:
-            c = {"box": box, "weight": weight, "rows": [i], "pieces": []}
-            clusters.append(c)
-        else:
-            c["weight"] += weight
-            share = weight / c["weight"] if c["weight"] > 0 else 0.0
-            moved = (f + share * (b - f) for f, b in zip(c["box"], box, strict=True))
-            c["box"] = [sorted([f, m, b])[1] for f, m, b in zip(c["box"], moved, box, strict=True)]
-            c["rows"].append(i)
-        cluster_of[i] = c
-    match = match_matrix(d, rule)
-    for i in (i for i in order if d.fragment[i]):
-        taker = next(
-            (
-                j
-                for j in order
-                if match[i, j] and j in cluster_of and (cluster_of[j]["rows"][0] == j or not d.fragment[j])
-            ),
-            None,
-        )
-        if taker is None:
-            cluster_of[i] = {"box": d.boxes[i].tolist(), "weight": float(d.scores[i]), "rows": [i], "pieces": []}
-            clusters.append(cluster_of[i])
-        else:
-            cluster_of[i] = cluster_of[taker]
-            cluster_of[taker]["pieces"].append(i)
-    fused = d[[c["rows"][0] for c in clusters]].with_columns(
-        boxes=[c["box"] for c in clusters],
-        scores=[c["weight"] / len(c["rows"]) for c in clusters],
-        cut=[d.cut[c["rows"]].any() for c in clusters],
-        n_merged=[d.n_merged[c["rows"] + c["pieces"]].sum() for c in clusters],
-    )
-    return fused[fused.canonical_order()]
+            clusters.append({"box": box, "weight": weight, "rows": [i]})
+            continue
+        c["weight"] += weight
+        share = weight / c["weight"] if c["weight"] > 0 else 0.0
+        moved = (f + share * (b - f) for f, b in zip(c["box"], box, strict=True))
+        c["box"] = [sorted([f, m, b])[1] for f, m, b in zip(c["box"], moved, box, strict=True)]
+        c["rows"].append(i)
+    return [c["rows"] for c in clusters], {
+        "boxes": [c["box"] for c in clusters],
+        "scores": [c["weight"] / len(c["rows"]) for c in clusters],
+        "cut": [d.cut[c["rows"]].any() for c in clusters],
+    }
 
 
-PLAIN = {"nms": plain_nms, "nmm": plain_nmm, "greedy_nmm": plain_nmm, "soft_nms": plain_soft_nms, "wbf": plain_wbf}
+WHOLE = {
+    "nms": whole_nms,
+    "nmm": whole_nmm,
+    "greedy_nmm": whole_nmm,
+    "soft_nms": whole_soft_nms,
+    "wbf": whole_wbf,
+}
 
 
-def plain_merge(d: Detections, rule: MergeRule) -> Detections:
-    return PLAIN[rule.method](d, rule)
+def plain_merge(d: Detections, rule: MergeRule, overlap: np.ndarray | None = None) -> Detections:
+    """Whole boxes by the method; fragments to the best-ranked whole box they match, or else to each other."""
+    piece = (d.fragment & 15 > 0) & rule.borders
+    rows = np.flatnonzero(~piece)
+    overlap = overlap_matrix(d, rule) if overlap is None else overlap
+    groups, values = WHOLE[rule.method](d[rows], rule, overlap[np.ix_(rows, rows)])
+    groups = [rows[g].tolist() for g in groups]
+    kept = d[[g[0] for g in groups]].with_columns(**values)
+    match, order = match_matrix(d, rule, overlap), ranking(d, rule)
+    stands = {i: k for k, g in enumerate(groups) for i in g}
+    left = []
+    for f in (i for i in order if piece[i]):
+        taker = next((i for i in order if match[i, f] and i in stands and not piece[i]), None)
+        left.append(f) if taker is None else groups[stands[taker]].append(f)
+    bunches = []
+    while left:
+        bunch, ahead = [left[0]], [left[0]]
+        while ahead:
+            some = [j for j in left if j not in bunch and match[ahead[0], j]]
+            bunch, ahead = bunch + some, ahead[1:] + some
+        bunches.append(sorted(bunch, key=order.index))
+        left = [i for i in left if i not in bunch]
+    hull = hulls(d, bunches)
+    sides = [
+        sum(1 << k for k in range(4) if any(d.boxes[i, k] == box[k] and d.fragment[i] & (1 << k) for i in bunch))
+        for bunch, box in zip(bunches, hull["boxes"], strict=True)
+    ]
+    assembled = d[[bunch[0] for bunch in bunches]].with_columns(**hull, fragment=np.array(sides, np.uint8))
+    merged = Detections.concat([kept, assembled])
+    merged = merged.with_columns(n_merged=[int(d.n_merged[g].sum()) for g in groups + bunches])
+    return merged[merged.canonical_order()]
+
+
+def plain_nms(d: Detections, rule: MergeRule) -> Detections:
+    return plain_merge(d, dataclasses.replace(rule, method="nms"))
 
 
 def merged_by(d: Detections, rule: MergeRule) -> Detections:
@@ -190,6 +242,11 @@ def columns(d: Detections) -> dict[str, bytes]:
     return {f.name: getattr(d, f.name).tobytes() for f in dataclasses.fields(d)}
 
 
+def some_sides(rng, n, share=0.3) -> np.ndarray:
+    """(n,) uint8, fragments of any sides, whole boxes, and some near a rim."""
+    return np.where(rng.random(n) < share, rng.integers(1, 17, n), 0).astype(np.uint8)
+
+
 def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_numbers=False) -> Detections:
     side = np.exp(rng.uniform(np.log(sizes[0]), np.log(sizes[1]), (n, 2)))
     low = rng.uniform(0, extent, (n, 2))
@@ -198,16 +255,19 @@ def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_num
         boxes=np.round(boxes) if whole_numbers else boxes,
         scores=rng.choice(np.linspace(0.1, 0.9, 5), n) if whole_numbers else rng.random(n),
         labels=rng.integers(0, labels, n),
-        fragment=rng.random(n) < 0.2,
+        fragment=some_sides(rng, n),
         cut=rng.random(n) < 0.2,
         n_merged=rng.integers(1, 4, n),
     )
 
 
-def tiled_scene(rng, grid, *, objects, size, jitter, chains=0, clutter=0, labels=2, scores=6, whole_numbers=False):
+def tiled_scene(
+    rng, grid, *, objects, size, jitter, chains=0, clutter=0, labels=2, scores=6, whole_numbers=False, near=0.0, rim=0.0
+):
     """Boxes that a detector might give for each tile of a grid: objects clipped to it, and clutter.
 
-    Returns a list with the Detections of each tile in reading order, clipped, with their fragment flags.
+    Returns a list with the Detections of each tile in reading order, clipped, with their fragment flags: sides within
+    `near` of their tile's edge touch it, and what is within `rim` of one is near it.
     """
     centre = rng.uniform(0, (grid.width, grid.height), (objects, 2))
     half = rng.uniform(size[0], size[1], (objects, 2)) / 2
@@ -228,9 +288,11 @@ def tiled_scene(rng, grid, *, objects, size, jitter, chains=0, clutter=0, labels
         boxes = np.clip(boxes, (col, row) * 2, (col + width, row + height) * 2)
         solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & (rng.random(len(boxes)) < 0.9)
         boxes, label = boxes[solid], label[solid]
-        x0, y0, x1, y1 = boxes.T
-        fragment = ((x0 == col) & (col > 0)) | ((x1 == col + width) & (col + width < grid.width))
-        fragment |= ((y0 == row) & (row > 0)) | ((y1 == row + height) & (row + height < grid.height))
+        inside = np.array([col > 0, row > 0, col + width < grid.width, row + height < grid.height])
+        edges = np.array([col, row, col + width, row + height])
+        touching = (np.abs(boxes - edges) <= near) & inside
+        fragment = touching @ np.array([1, 2, 4, 8])
+        fragment[(fragment == 0) & ((np.abs(boxes - edges) <= rim) & inside).any(axis=1)] = 16
         score = rng.integers(1, scores + 1, len(boxes)) / scores
         tiles.append(Detections(boxes=boxes, scores=score, labels=label, fragment=fragment))
     return tiles

@@ -23,6 +23,9 @@ rules = st.builds(
     metric=st.sampled_from(["iou", "ios"]),
     threshold=st.sampled_from([1e-9, 0.2, 0.5, 0.8]),
     class_agnostic=st.booleans(),
+    borders=st.booleans(),
+    margin=st.sampled_from([0.0, 1.5]),
+    gap=st.sampled_from([0.0, 1.5]),
 )
 all_rules = st.builds(
     MergeRule,
@@ -34,6 +37,9 @@ all_rules = st.builds(
     min_score=st.sampled_from([0.0, 0.001, 0.2]),
     per_class=st.dictionaries(st.integers(0, 2), st.sampled_from([0.2, 0.5, 0.7]), max_size=2),
     decay=st.sampled_from(["gaussian", "linear"]),
+    borders=st.booleans(),
+    margin=st.sampled_from([0.0, 1.5]),
+    gap=st.sampled_from([0.0, 1.5]),
 )
 
 
@@ -54,6 +60,8 @@ def scenes(draw):
         labels=draw(st.integers(1, 3)),
         scores=draw(st.sampled_from([1, 3, 10**6])),
         whole_numbers=draw(st.booleans()),
+        near=draw(st.sampled_from([0.0, 1.0])),
+        rim=draw(st.sampled_from([0.0, 4.0])),
     )
     keep = draw(st.one_of(st.none(), st.just(rng.random((grid.rows, grid.cols)) < 0.6)))
     units = plan_units("s", grid, shape=draw(st.tuples(st.integers(0, 4), st.integers(0, 4))), keep=keep)
@@ -109,7 +117,8 @@ def test_open_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(c
         part = settle(boxes, unit.core, rule)
         x0, y0, x1, y1 = boxes.boxes.T
         c = unit.core
-        leaving = (x0 < c.col) | (y0 < c.row) | (x1 > c.right) | (y1 > c.bottom)
+        m = 1.001 * max(2 * rule.margin, rule.gap) * rule.borders
+        leaving = (x0 - m < c.col) | (y0 - m < c.row) | (x1 + m > c.right) | (y1 + m > c.bottom)
         is_open = plain_components(boxes, rule, leaving)
         rest = boxes[np.flatnonzero(is_open)]
         assert columns(part.open) == columns(rest[rest.canonical_order()])
@@ -188,7 +197,7 @@ def crowded(draw):
         whole_numbers=draw(st.booleans()),
     )
     if draw(st.booleans()):
-        tiles = [t.with_columns(fragment=np.zeros(len(t))) for t in tiles]
+        tiles = [t.with_columns(fragment=np.zeros(len(t), int)) for t in tiles]
     return tiles, grid, plan_units("s", grid, shape=(1, 1)), rng
 
 

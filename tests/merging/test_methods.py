@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from geosod.errors import ConfigError
 from geosod.merging import METHODS, MergeRule, blocks, merge
 from geosod.merging.match import linked
-from geosod.types import Detections
+from geosod.types import RIM, TOP, Detections
 from tests.merging.oracles import columns, merged_by, plain_merge, plain_overlap, random_boxes
 
 thresholds = st.sampled_from([1e-9, 0.1, 1 / 3, 0.5, 0.55, 0.7, 0.9, 1.0])
@@ -22,6 +22,9 @@ rules = st.builds(
     min_score=st.sampled_from([0.0, 0.001, 0.3]),
     per_class=st.dictionaries(st.integers(-1, 2), thresholds, max_size=3),
     decay=st.sampled_from(["gaussian", "linear"]),
+    borders=st.booleans(),
+    margin=st.sampled_from([0.0, 0.0, 1.0]),
+    gap=st.sampled_from([0.0, 0.0, 1.0]),
 )
 
 
@@ -38,7 +41,7 @@ def clouds(draw):
     boxes = np.sort((again.boxes + (np.round(noise) if whole else noise)).reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     cloud = Detections.concat([cloud, again.with_columns(boxes=boxes)])
     if draw(st.booleans()):
-        cloud = cloud.with_columns(fragment=np.zeros(len(cloud)))
+        cloud = cloud.with_columns(fragment=np.zeros(len(cloud), int))
     shift = draw(st.sampled_from([0.0, -50.0, 2.0**20]))
     return cloud.with_columns(boxes=cloud.boxes + shift), rng
 
@@ -88,7 +91,7 @@ def test_nmm_follows_chains_down_the_scores_only():
 
 
 def test_nmm_takes_a_whole_object_first_and_the_best_score_of_all():
-    both = Detections(boxes=[[0, 0, 10, 20], [0, 0, 11, 8]], scores=[0.3, 0.9], labels=[4, 4], fragment=[False, True])
+    both = Detections(boxes=[[0, 0, 10, 20], [0, 0, 11, 8]], scores=[0.3, 0.9], labels=[4, 4], fragment=[0, RIM])
     for method in ("nmm", "greedy_nmm"):
         merged = merge(both, method=method)
         assert merged.boxes.tolist() == [[0, 0, 11, 20]]
@@ -129,7 +132,7 @@ def test_wbf_counts_a_fragment_to_the_whole_object_and_does_not_average_it():
         boxes=[[0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 4]],
         scores=[0.5, 0.5, 0.9],
         labels=[0, 0, 0],
-        fragment=[False, False, True],
+        fragment=[0, 0, TOP],
     )
     fused = merge(lot, method="wbf")
     assert fused.boxes.tolist() == [[0, 0, 10, 11]]
@@ -173,6 +176,7 @@ def test_every_raw_box_is_counted_once(method, case, rule):
 @settings(deadline=None, max_examples=40)
 def test_every_raw_box_lies_in_a_merged_one_of_its_class(method, case, rule):
     cloud, _ = case
+    cloud = cloud.with_columns(fragment=cloud.fragment & 16)
     merged = merge(cloud, method=method, metric=rule.metric, threshold=rule.threshold)
     inside = (merged.boxes[:, None, :2] <= cloud.boxes[None, :, :2]).all(2)
     inside &= (merged.boxes[:, None, 2:] >= cloud.boxes[None, :, 2:]).all(2)

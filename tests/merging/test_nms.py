@@ -11,7 +11,7 @@ from geosod.merging.graph import flood
 from geosod.merging.index import build_index
 from geosod.merging.match import edges
 from geosod.merging.order import canonical_order
-from geosod.types import Detections
+from geosod.types import BOTTOM, RIGHT, Detections
 from tests.merging.oracles import columns, match_matrix, merged_by, plain_components, plain_nms, random_boxes
 
 rules = st.builds(
@@ -19,6 +19,9 @@ rules = st.builds(
     metric=st.sampled_from(["iou", "ios"]),
     threshold=st.sampled_from([1e-9, 0.1, 1 / 3, 0.5, 0.9, 1.0]),
     class_agnostic=st.booleans(),
+    borders=st.booleans(),
+    margin=st.sampled_from([0.0, 0.0, 1.0, 2.5]),
+    gap=st.sampled_from([0.0, 0.0, 1.0, 2.5]),
 )
 
 
@@ -39,7 +42,9 @@ corner = st.integers(-3, 6)
 box = st.tuples(corner, corner, st.integers(0, 4), st.integers(0, 4)).map(
     lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
 )
-row = st.tuples(box, st.sampled_from([0.25, 0.5]), st.integers(0, 1), st.booleans(), st.booleans(), st.integers(1, 2))
+row = st.tuples(
+    box, st.sampled_from([0.25, 0.5]), st.integers(0, 1), st.integers(0, 16), st.booleans(), st.integers(1, 2)
+)
 
 
 @given(clouds(), rules)
@@ -69,7 +74,8 @@ def test_small_whole_numbers_full_of_ties(rows, rule):
 @given(clouds(), rules)
 @settings(deadline=None)
 def test_what_is_kept_does_not_match_and_nothing_is_lost(case, rule):
-    cloud, _ = case
+    cloud, rng = case
+    cloud = cloud.with_columns(fragment=16 * rng.integers(0, 2, len(cloud)))
     kept = merged_by(cloud, rule)
     assert kept.n_merged.sum() == cloud.n_merged.sum()
     match = match_matrix(kept, rule)
@@ -82,7 +88,7 @@ def test_what_is_kept_does_not_match_and_nothing_is_lost(case, rule):
 def test_flood_finds_the_components_of_the_seeds(case, rule, share):
     cloud, rng = case
     seeds = rng.random(len(cloud)) < share
-    found = flood(build_index(cloud), seeds, edges(rule))
+    found = flood(build_index(cloud, borders=rule.borders), seeds, edges(rule))
     assert (found == plain_components(cloud, rule, seeds)).all()
 
 
@@ -90,7 +96,7 @@ def test_flood_finds_the_components_of_the_seeds(case, rule, share):
 def test_torchvision_agrees_where_there_are_no_fragments(threshold):
     rng = np.random.default_rng(5)
     cloud = random_boxes(rng, 4000, extent=400, sizes=(5, 60), labels=5).with_columns(
-        fragment=np.zeros(4000), scores=rng.permutation(4000) / 4000, n_merged=np.ones(4000)
+        fragment=np.zeros(4000, int), scores=rng.permutation(4000) / 4000, n_merged=np.ones(4000)
     )
     boxes, scores = torch.from_numpy(cloud.boxes), torch.from_numpy(cloud.scores).double()
     one = torchvision.ops.nms(boxes, scores, threshold).numpy()
@@ -129,19 +135,17 @@ def test_piles_are_not_quadratic():
 
 
 def test_a_small_object_inside_a_large_fragment_leaves_it_be():
-    both = Detections(
-        boxes=[[0, 0, 90, 90], [40, 40, 50, 50]], scores=[0.3, 0.9], labels=[0, 0], fragment=[True, False]
-    )
+    both = Detections(boxes=[[0, 0, 90, 90], [40, 40, 50, 50]], scores=[0.3, 0.9], labels=[0, 0], fragment=[RIGHT, 0])
     assert len(merge(both)) == 2
 
 
 def test_a_fragment_gives_way_to_the_whole_object_even_with_a_higher_score():
-    both = Detections(boxes=[[0, 0, 10, 20], [0, 0, 10, 8]], scores=[0.3, 0.9], labels=[0, 0], fragment=[False, True])
+    both = Detections(boxes=[[0, 0, 10, 20], [0, 0, 10, 8]], scores=[0.3, 0.9], labels=[0, 0], fragment=[0, BOTTOM])
     kept = merge(both)
     assert kept.boxes.tolist() == [[0, 0, 10, 20]]
     assert kept.n_merged.tolist() == [2]
     # IoU is 0.4: without the flag these are two objects.
-    assert len(merge(both.with_columns(fragment=[False, False]))) == 2
+    assert len(merge(both.with_columns(fragment=[0, 0]))) == len(merge(both, borders=False)) == 2
 
 
 def test_the_threshold_itself_matches():
@@ -154,7 +158,7 @@ def test_the_threshold_itself_matches():
 
 def test_touching_boxes_and_boxes_without_area_match_nothing():
     boxes = [[0, 0, 1, 1], [1, 0, 2, 1], [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [0, 0.5, 1, 0.5]]
-    lot = Detections(boxes=boxes, scores=np.ones(5), labels=np.zeros(5), fragment=np.ones(5))
+    lot = Detections(boxes=boxes, scores=np.ones(5), labels=np.zeros(5), fragment=[1, 1, 1, 1, 1])
     assert len(merge(lot, threshold=1e-9)) == 5
 
 

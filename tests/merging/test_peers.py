@@ -31,7 +31,7 @@ def clouds(seed, *, tied=False):
         again = cloud.with_columns(boxes=cloud.boxes + rng.normal(0, 1.0, (n, 1)))
         cloud = Detections.concat([cloud, again])
         scores = rng.choice([0.25, 0.5, 0.75], 2 * n) if tied else rng.permutation(2 * n) / (2 * n)
-        yield cloud.with_columns(scores=scores, fragment=np.zeros(2 * n), n_merged=np.ones(2 * n)), rng
+        yield cloud.with_columns(scores=scores, fragment=np.zeros(2 * n, int), n_merged=np.ones(2 * n)), rng
 
 
 def rows_of(cloud):

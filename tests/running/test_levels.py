@@ -48,12 +48,14 @@ class Finder:
             box = cols.start, rows.start, cols.stop, rows.stop
             size_w, size_h = batch.scene_size[i]
             near = (
-                (cols.start <= 2 and col > 0, rows.start <= 2 and row > 0),
-                (cols.stop >= width - 2 and col + width < size_w, rows.stop >= height - 2 and row + height < size_h),
+                cols.start <= 2 and col > 0,
+                rows.start <= 2 and row > 0,
+                cols.stop >= width - 2 and col + width < size_w,
+                rows.stop >= height - 2 and row + height < size_h,
             )
             boxes.append(np.add(box, (col, row, col, row)))
             scores.append(0.5 + 0.4 * min(1, (box[2] - box[0]) / 100))
-            inner.append(any(any(pair) for pair in near))
+            inner.append(sum(1 << side for side in range(4) if near[side]))
         return Detections(boxes=np.array(boxes).reshape(-1, 4), scores=scores, labels=[0] * len(boxes), fragment=inner)
 
 
@@ -102,11 +104,16 @@ def test_objects_of_every_size_are_found_once(blocks, tmp_path) -> None:
     assert score(found(scene, tmp_path, levels="1,0.5,0.25,full"), truth) == (0, 0)
 
 
-def test_one_level_reports_large_objects_in_pieces(blocks, tmp_path) -> None:
-    """What the levels are for: without them the four large ones fail."""
+@pytest.mark.parametrize("method", ["nms", "nmm", "greedy_nmm", "wbf"])
+def test_one_level_puts_the_pieces_of_large_objects_together(blocks, tmp_path, method) -> None:
     scene, truth = blocks
-    missed, extra = score(found(scene, tmp_path), truth)
-    assert missed == 4 and extra > 20
+    assert score(found(scene, tmp_path, merge=method), truth) == (0, 0)
+
+
+def test_without_the_border_policy_large_objects_are_reported_in_pieces(blocks, tmp_path) -> None:
+    scene, truth = blocks
+    missed, extra = score(found(scene, tmp_path, borders=False), truth)
+    assert missed >= 4 and extra > 20
 
 
 @pytest.mark.parametrize("unit", [(1, 0), (2, 1)])

@@ -1,0 +1,126 @@
+"""Pieces of objects at the borders of tiles: they give way to whole objects, or are put together.
+
+Each tile shows an object cut at the tile's edge. A box that touches an interior edge is a *fragment*. If some box
+shows the whole object, the fragment has nothing to add. If none does, the object is larger than the overlap of the
+tiles, and its fragments agree on the ground that their tiles share: they are united, whatever the method.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geosod.merging.graph import components, places_of, rows_of, take
+from geosod.merging.index import Index, restore
+from geosod.merging.kernel import kernel
+from geosod.merging.match import Match
+from geosod.merging.nmm import united
+from geosod.merging.order import Outcome
+from geosod.types import SIDES, Detections, FloatArray, IntArray
+
+
+def sides(detections: Detections) -> npt.NDArray[np.uint8]:
+    """(N,) uint8, the sides on which boxes are cut by their tile; not 0 for fragments."""
+    return detections.fragment & np.uint8(SIDES)
+
+
+def assemble(index: Index, whole: IntArray, pieces: IntArray, match: Match) -> IntArray:
+    """Give fragments to the whole objects that they match, and group the others.
+
+    Args:
+        index: N boxes; which of them it holds at the moment does not matter.
+        whole: rows of boxes that fragments may be given to, best first.
+        pieces: rows of the fragments, best first.
+        match: the edges.
+
+    Returns:
+        (N,) int64, for each fragment the best-ranked row of `whole` that it matches, or else that of the fragments
+        that it is connected with through fragments alone; -1 for other boxes.
+    """
+    alive = np.zeros(len(index.order), np.bool_)
+    ranked = places_of(index, pieces)
+    alive[ranked] = True
+    restore(index, alive)
+    owner = np.full(len(alive), -1)
+    _absorb(index, places_of(index, whole), match, owner)
+    left = ranked[owner[ranked] < 0]
+    label, starts = components(index, match, len(left))
+    heads = np.full(len(starts) - 1, -1)
+    _lead(label, left, heads, owner)
+    return rows_of(index, owner)
+
+
+def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArray[Any]]:
+    """Columns of what fragments come to: the smallest box around each group, its highest score.
+
+    A side of that box counts as cut by a tile where the fragment that reaches so far is.
+
+    Args:
+        detections: N boxes.
+        owner: (N,) int64, the fragment that stands for each fragment, -1 for other boxes.
+    """
+    columns = united(detections, owner)
+    fragment = detections.fragment.copy()
+    _open_sides(detections.boxes, columns["boxes"], detections.fragment, owner, fragment)
+    return columns | {"fragment": fragment}
+
+
+def replaced(outcome: Outcome, detections: Detections, owner: IntArray) -> Outcome:
+    """What merging whole boxes came to, with what became of the fragments put in.
+
+    Args:
+        outcome: of the whole boxes.
+        detections: N boxes.
+        owner: from `assemble`.
+    """
+    given = owner >= 0
+    own = given & (sides(detections)[owner] > 0)
+    pieces = np.where(own, owner, -1)
+    columns = {name: getattr(detections, name) for name in outcome.columns} | outcome.columns
+    for name, values in put_together(detections, pieces).items():
+        column = columns.get(name, getattr(detections, name)).copy()
+        column[own] = values[own]
+        columns[name] = column
+    merged = outcome.owner.copy()
+    merged[own] = owner[own]
+    absorbed = given & ~own
+    merged[absorbed] = outcome.owner[owner[absorbed]]
+    return Outcome(merged, columns)
+
+
+@kernel
+def _absorb(index: Index, whole: IntArray, match: Match, owner: IntArray) -> None:
+    found = np.empty(len(owner), np.int64)
+    for i in whole:
+        for f in range(take(index, i, match, found)):
+            owner[found[f]] = i
+
+
+@kernel
+def _lead(label: IntArray, ranked: IntArray, heads: IntArray, owner: IntArray) -> None:
+    for place in ranked:
+        component = label[place]
+        if heads[component] < 0:
+            heads[component] = place
+        owner[place] = heads[component]
+
+
+@kernel
+def _open_sides(
+    boxes: FloatArray,
+    hulls: FloatArray,
+    fragment: npt.NDArray[np.uint8],
+    owner: IntArray,
+    left: npt.NDArray[np.uint8],
+) -> None:
+    for i in range(len(owner)):
+        if owner[i] == i:
+            left[i] = 0
+    for i in range(len(owner)):
+        if owner[i] >= 0:
+            for side in range(4):
+                # The bits are in the order of the corners.
+                if boxes[i, side] == hulls[owner[i], side]:
+                    left[owner[i]] |= fragment[i] & (1 << side)
