@@ -49,7 +49,7 @@ class LevelSetting(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scale: Annotated[float, Field(ge=1 / 256, le=16)] | Literal["full"]
+    scale: Annotated[float, Field(ge=1 / 256, le=16)] | Literal["full", "auto"]
     sizes: tuple[float, float | None] | None = None
 
     @model_validator(mode="before")
@@ -71,6 +71,8 @@ class LevelSetting(BaseModel):
         low, high = self.sizes or (0.0, None)
         if not 0 <= low < (math.inf if high is None else high):
             raise ValueError("needs a least size below the greatest")
+        if self.scale == "auto" and self.sizes is not None:
+            raise ValueError("auto has sizes of its own")
         return self
 
 
@@ -98,8 +100,8 @@ class RunConfig(BaseModel):
     levels: tuple[LevelSetting, ...] = Field(
         (LevelSetting(scale=1.0),),
         min_length=1,
-        description='scales to look at, as 1,0.5,full ("full" shows a scene in one tile), each as SCALE:LEAST-GREATEST '
-        "with the sizes in pixels it may report",
+        description='scales to look at, as 1,0.5,full ("full" shows a scene in one tile, "auto" halves until then), '
+        "each as SCALE:LEAST-GREATEST with the sizes in pixels it may report",
     )
     threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
     merge: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
@@ -187,7 +189,7 @@ class RunConfig(BaseModel):
     def _finest_first(cls, value: tuple[LevelSetting, ...]) -> tuple[LevelSetting, ...]:
         if len({level.scale for level in value}) < len(value):
             raise ValueError("names a scale twice")
-        return tuple(sorted(value, key=lambda level: 0.0 if level.scale == "full" else -level.scale))
+        return tuple(sorted(value, key=lambda level: 0.0 if isinstance(level.scale, str) else -level.scale))
 
     @field_validator("tile_gsd")
     @classmethod

@@ -500,6 +500,7 @@ class SceneResult:
         raw: boxes before merging.
         shipped: boxes whose fate one unit alone could not settle.
         capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
+        unusable: boxes of the model that had no area, or coordinates or scores that are not finite; left out.
     """
 
     scene_id: str
@@ -513,6 +514,7 @@ class SceneResult:
     raw: int = 0
     shipped: int = 0
     capped_tiles: int = 0
+    unusable: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", redacted(self.uri))

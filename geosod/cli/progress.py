@@ -153,6 +153,9 @@ def summary(result: Result) -> str:
     if result.megapixels:
         share = f", {shipped / raw:.1%} of {raw:,} raw boxes met another unit" if raw else ""
         lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s{share}")
+    unusable = sum(scene.unusable for scene in result.scenes)
+    if unusable:
+        lines.append(f"{unusable} boxes of the model had no area or values that are not finite, and were left out")
     if capped:
         lines.append(f"{capped} tiles reached the model's limit of boxes a tile; objects there may be missing")
     if result.failures:

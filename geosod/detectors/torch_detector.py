@@ -96,6 +96,11 @@ class TorchDetector:
             # Invalid pixels are 0 to the network, whatever 0 means in the scene's units.
             scaled[:n] *= torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[:, None]
         raw = self._model(scaled.to(self._dtype, memory_format=torch.channels_last)).float()
+        if (broken := torch.isnan(raw[:n]).flatten(1).any(dim=1).nonzero()).numel():
+            raise ModelError(
+                f"model {self.card.name!r}: the network's output is not a number on {len(broken)} of {n} tiles; its "
+                "weights, or its precision (--precision fp32), do not suit these pixels"
+            )
         top = self.card.top_k * CANDIDATES_PER_BOX
         boxes, scores, labels = self._network.decode(raw, threshold=self._threshold, topk=top)
         return boxes[:n], scores[:n], labels[:n]
@@ -110,23 +115,31 @@ class TorchDetector:
         self, batch: TileBatch, index: int, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
     ) -> Detections:
         col, row, width, height = (int(v) for v in batch.windows[index])
-        kept = scores >= self._threshold
+        kept = ~(scores < self._threshold)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        # Left to be counted by those who asked.
+        broken = ~(torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))
+        unusable = _columns(boxes[broken], scores[broken], labels[broken])
+        boxes, scores, labels = boxes[~broken], scores[~broken], labels[~broken]
         limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
-        whole = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & torch.isfinite(scores)
+        whole = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1)
         boxes, scores, labels = boxes[whole], scores[whole], labels[whole]
         best = torchvision.ops.batched_nms(boxes, scores, labels, self.card.nms_iou)[: self.card.top_k]
-        corners = boxes[best].double().cpu().numpy()
+        found = _columns(boxes[best], scores[best], labels[best])
+        corners = found.boxes
         valid = None if batch.valid is None else batch.valid[index, :height, :width]
         near_gap, on_gap = _meets_invalid(corners, valid)
         offset = np.array([col, row, col, row], np.float64)
-        detections = Detections(
-            boxes=corners + offset, scores=scores[best].cpu().numpy(), labels=labels[best].cpu().numpy()
-        )
         size = (int(batch.scene_size[index, 0]), int(batch.scene_size[index, 1]))
         fragment, outer = _edges_met(corners, (col, row, width, height), size, self.card.border_px, self.card.rim_px)
-        return detections.with_columns(cut=outer | near_gap, fragment=fragment)[~on_gap]
+        found = found.with_columns(boxes=corners + offset, cut=outer | near_gap, fragment=fragment)[~on_gap]
+        return Detections.concat([found, unusable]) if len(unusable) else found
+
+
+def _columns(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> Detections:
+    corners = boxes.double().cpu().numpy()
+    return Detections(boxes=corners, scores=scores.cpu().numpy(), labels=labels.cpu().numpy())
 
 
 def _load(bundle: Bundle) -> Any:

@@ -60,9 +60,10 @@ def finish_scene(
         crs=crs,
         processed=dt.datetime.now(dt.UTC),
     )
-    capped = sum(account.capped for account in accounts)
+    capped, unusable = (sum(getattr(a, name) for a in accounts) for name in ("capped", "unusable"))
     item["properties"] |= {
         "geosod:capped_tiles": capped,
+        "geosod:unusable_detections": unusable,
         "geosod:unplaced_detections": len(found) - len(kept),
         "geosod:source_version": scene.ref.version,
         "geosod:execution": asdict(execution),
@@ -89,4 +90,5 @@ def finish_scene(
         raw=sum(account.raw for account in accounts),
         shipped=sum(account.open for account in accounts),
         capped_tiles=capped,
+        unusable=unusable,
     )

@@ -142,9 +142,9 @@ def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
     full = min(1.0, max(LEAST_SCALE, job.tile / max(scene.width, scene.height)))
     asked: dict[float, Sizes | None] = {}
     for setting in job.config.levels:
-        scale = full if setting.scale == "full" else setting.scale
-        # "full" may come to be one of the others.
-        asked[scale] = _both(asked[scale], setting.sizes) if scale in asked else setting.sizes
+        for scale in _scales(setting.scale, full):
+            # Two settings may come to the same scale.
+            asked[scale] = _both(asked[scale], setting.sizes) if scale in asked else setting.sizes
     scales = sorted(asked, reverse=True)
     usual = _usual_sizes(scales, max(job.overlap, job.tile // 8))
     finest = scales[0]
@@ -154,6 +154,12 @@ def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
         sizes = (low * scale, math.inf if high is None else high * scale)
         levels.append(Level(scale / finest, at_scale(scene, scale), sizes))
     return tuple(levels)
+
+
+def _scales(scale: float | str, full: float) -> list[float]:
+    if scale == "auto":
+        return [0.5**k for k in range(math.ceil(-math.log2(full)))] + [full]
+    return [full if isinstance(scale, str) else scale]
 
 
 def _both(first: Sizes | None, second: Sizes | None) -> Sizes | None:

@@ -47,11 +47,13 @@ class TileOutcome:
     Attributes:
         detections: raw boxes, scene frame.
         capped: tiles that reached the model's `top_k`.
+        unusable: boxes without area or with coordinates or scores that are not finite, which are left out.
         failed: windows the detector could not process, each with the error's class and message.
     """
 
     detections: Detections
     capped: int = 0
+    unusable: int = 0
     failed: tuple[tuple[Window, str, str], ...] = ()
 
 
@@ -64,6 +66,7 @@ class UnitAccount:
     raw: int
     open: int
     capped: int
+    unusable: int
     coverage: Coverage
     failures: tuple[Failure, ...]
 
@@ -98,6 +101,7 @@ def lost_unit(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadAcc
 def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> list[TileOutcome]:
     """Detect on several units' tiles in one go; one outcome for each part, in order.
 
+    Boxes that nothing can be made of are left out and counted.
     When a batch fails its tiles are tried one by one, so that one bad tile costs only its own ground.
     """
     try:
@@ -106,14 +110,14 @@ def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> list[TileOut
         return [_one_by_one(detector, part) for part in parts]
     ends = np.cumsum([len(part) for part in parts])
     tiles = [found[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]
-    return [TileOutcome(Detections.concat(t), _capped(detector, t)) for t in tiles]
+    return [_outcome(detector, t) for t in tiles]
 
 
 def failed_outcome(windows: IntArray, error: Exception) -> TileOutcome:
     """The outcome of tiles whose detector was lost for good."""
     line = " ".join(str(error).split())[:500]
     lost = tuple((_window(row), type(error).__name__, line) for row in windows)
-    return TileOutcome(Detections.empty(), 0, lost)
+    return TileOutcome(Detections.empty(), failed=lost)
 
 
 def settle_unit(
@@ -130,9 +134,10 @@ def settle_unit(
         for window, error, message in outcome.failed:
             failures.append(Failure(scene.id, scene.ref.uri, window, "detect", error, message))
             read.coverage.update(Coverage.of_window(window, read.coverage.cell, FAILED))
-    capped = sum(outcome.capped for outcome in outcomes)
+    capped, unusable = sum(outcome.capped for outcome in outcomes), sum(outcome.unusable for outcome in outcomes)
     told = tuple(replace(failure, window=_in_file(failure.window, scene)) for failure in failures)
-    account = UnitAccount(len(unit.windows), read.empty, len(raw), len(settled.open), capped, read.coverage, told)
+    counts = len(unit.windows), read.empty, len(raw), len(settled.open), capped, unusable
+    account = UnitAccount(*counts, read.coverage, told)
     return settled, account
 
 
@@ -235,18 +240,24 @@ def _one_by_one(detector: Detector, part: TileBatch) -> TileOutcome:
         tile = part[i : i + 1]
         try:
             found = detector.detect(tile)
-            outcomes.append(TileOutcome(Detections.concat(found), _capped(detector, found)))
+            outcomes.append(_outcome(detector, found))
         except Exception as error:
             outcomes.append(failed_outcome(tile.windows, error))
     return TileOutcome(
         Detections.concat(o.detections for o in outcomes),
         sum(o.capped for o in outcomes),
+        sum(o.unusable for o in outcomes),
         tuple(lost for o in outcomes for lost in o.failed),
     )
 
 
-def _capped(detector: Detector, tiles: Iterable[Detections]) -> int:
-    return sum(len(tile) >= detector.card.top_k for tile in tiles)
+def _outcome(detector: Detector, tiles: Sequence[Detections]) -> TileOutcome:
+    capped, found = sum(len(tile) >= detector.card.top_k for tile in tiles), Detections.concat(tiles)
+    usable = np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)
+    usable &= (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)
+    if usable.all():
+        return TileOutcome(found, capped)
+    return TileOutcome(found[np.flatnonzero(usable)], capped, int(len(found) - usable.sum()))
 
 
 def _window(row: IntArray) -> Window:

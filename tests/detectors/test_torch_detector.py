@@ -116,6 +116,24 @@ def test_meeting_invalid_pixels_is_counted_right(seed: int, share: float) -> Non
         assert nothing[k] == (not valid[r0:r1, c0:c1].any())
 
 
+def test_boxes_that_are_none_are_handed_on(detector, monkeypatch) -> None:
+    """Whoever asked counts them; they must not go unnoticed, nor spoil the others."""
+    expected, original = detector.detect(batch(2)), detector._network.decode
+
+    def decoded(raw, **options):
+        boxes, scores, labels = (column.clone() for column in original(raw, **options))
+        last = (scores[0] > 0.3).nonzero()[-3:, 0]
+        boxes[0, last[0]], scores[0, last[1]], boxes[0, last[2], 0] = torch.nan, torch.nan, 1e6
+        return boxes, scores, labels
+
+    monkeypatch.setattr(detector._network, "decode", decoded)
+    first, second = detector.detect(batch(2))
+    assert same(second, expected[1])
+    broken = ~(np.isfinite(first.boxes).all(axis=1) & np.isfinite(first.scores))
+    broken |= first.boxes[:, 2] < first.boxes[:, 0]
+    assert broken.sum() == 3 and len(first) - 3 >= len(expected[0]) - 3
+
+
 def test_edges_of_tiles_and_of_the_scene() -> None:
     boxes = np.array([[1, 50, 20, 60], [50, 1, 60, 20], [50, 50, 99, 60], [50, 50, 60, 99], [10, 10, 90, 90]], float)
     fragment, outer = _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ import geosod
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
 from geosod.running.events import Failed, Note, TilesDetected
 from geosod.tiling.grid import make_grid
-from geosod.types import TileBatch
+from geosod.types import Detections, TileBatch
 from tests.rasters import noise, random_bundle, write_tif
 from tests.running.helpers import PLAIN, detect, files, tables
 
@@ -132,6 +133,55 @@ def test_a_detector_that_fails_on_a_tile_costs_that_tile(rgb_bundle, tmp_path, m
     coverage = geopandas.read_parquet(tmp_path / "out/coverage/a.parquet")
     share = coverage[coverage.status == "failed"].area_km2.sum() / coverage.area_km2.sum()
     assert share == pytest.approx(128**2 / 300**2, rel=0.01)
+
+
+def test_boxes_that_are_none_are_counted_and_left_out(rgb_bundle, tmp_path, monkeypatch, capsys) -> None:
+    from geosod.cli.progress import summary
+    from geosod.detectors.torch_detector import TorchDetector
+
+    scene, original = write_tif(tmp_path / "a.tif", noise(3, 300, 300)), TorchDetector.detect
+    expected = detect(scene, rgb_bundle, tmp_path / "expected")
+    nan, inf = float("nan"), float("inf")
+    boxes = [[nan, 0, 5, 5], [0, 0, inf, 5], [9, 9, 5, 5], [3, 3, 3, 8], [1, 1, 9, 9], [1, 1, 9, 9]]
+    wild = Detections(boxes=boxes, scores=[0.9, 0.9, 0.9, 0.9, nan, inf], labels=[0] * 6)
+
+    def raving(self, batch: TileBatch):
+        return [Detections.concat([tile, wild]) for tile in original(self, batch)]
+
+    monkeypatch.setattr(TorchDetector, "detect", raving)
+    result = detect(scene, rgb_bundle, tmp_path / "out")
+    tiles = len(make_grid(300, 300, tile=128, overlap=32).windows_array())
+    assert result.exit_code == 0 and result.scenes[0].unusable == 6 * tiles
+    assert tables(tmp_path / "out") == tables(tmp_path / "expected") and expected.scenes[0].unusable == 0
+    item = json.loads((tmp_path / "out/items/a.json").read_text())
+    assert item["properties"]["geosod:unusable_detections"] == 6 * tiles
+    assert f"{6 * tiles} boxes of the model had no area" in summary(result)
+
+
+def test_a_network_that_gives_no_numbers_costs_its_tiles(rgb_bundle, tmp_path, monkeypatch) -> None:
+    """NaN is below every threshold: without a check its ground would count as inspected."""
+    from geosod.detectors.torch_detector import TorchDetector
+
+    original = TorchDetector._prepared
+
+    def sick(self, model):
+        network = original(self, model)
+
+        def run(x):
+            raw = network(x)
+            raw[x[:, 0, 5, 5] == 1] *= float("nan")
+            return raw
+
+        return run
+
+    monkeypatch.setattr(TorchDetector, "_prepared", sick)
+    pixels = noise(3, 300, 300)
+    pixels[0, 5::128, 5::128], pixels[0, 5, 5] = 0, 255
+    result = detect(write_tif(tmp_path / "a.tif", pixels), rgb_bundle, tmp_path / "out")
+    assert result.exit_code == 3 and result.detections > 0
+    (failure,) = result.failures
+    assert (failure.stage, failure.error, failure.window.col, failure.window.row) == ("detect", "ModelError", 0, 0)
+    assert "not a number" in failure.message
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,19 @@ def test_levels_as_written(tmp_path) -> None:
             make_config(levels=wrong)
 
 
+def test_auto_halves_until_the_scene_fits(tmp_path, rgb_bundle) -> None:
+    scene = write_tif(tmp_path / "s.tif", noise(3, 400, 1000))
+    job = Job(open_bundle(rgb_bundle), make_config(levels="auto"))
+    tile = job.tile
+    plan = plan_scene(job, SceneRef(str(scene), "s"))
+    assert [level.scale for level in plan.levels] == [1, 0.5, 0.25, tile / 1000]
+    assert len([unit for unit in plan.units if unit.level == tile / 1000 for _ in unit.windows]) == 1
+    small = write_tif(tmp_path / "small.tif", noise(3, tile, tile))
+    assert [level.scale for level in plan_scene(job, SceneRef(str(small), "s")).levels] == [1]
+    with pytest.raises(ConfigError, match="auto"):
+        make_config(levels="auto:0-9")
+
+
 def test_an_aoi_leaves_out_tiles_of_every_level(tmp_path, rgb_bundle) -> None:
     scene = write_tif(tmp_path / "s.tif", noise(3, 1000, 1000))
     corner = shapely.box(500_000, 5_800_000 - 60, 500_060, 5_800_000)
