@@ -143,7 +143,12 @@ def _shares(f: Figures) -> str:
 
 #: Name, title, overlap and objects of the pictures; tiles of 100 pixels.
 CASES = (
-    ("within", "An object that fits in the overlap: the whole one takes its pieces", 30, [[92, 34, 116, 62], [150, 120, 170, 160]]),
+    (
+        "within",
+        "An object that fits in the overlap: the whole one takes its pieces",
+        30,
+        [[92, 34, 116, 62], [150, 120, 170, 160]],
+    ),
     (
         "larger",
         "Larger than the overlap: pieces that agree where tiles overlap are put together",

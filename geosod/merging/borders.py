@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geosod.merging.graph import components, places_of, rows_of, take
+from geosod.merging.graph import components, take
 from geosod.merging.index import Index, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match
@@ -31,25 +31,23 @@ def assemble(index: Index, whole: IntArray, pieces: IntArray, match: Match) -> I
 
     Args:
         index: N boxes; which of them it holds at the moment does not matter.
-        whole: rows of boxes that fragments may be given to, best first.
-        pieces: rows of the fragments, best first.
+        whole: places of boxes that fragments may be given to, best first.
+        pieces: places of the fragments, best first.
         match: the edges.
 
     Returns:
-        (N,) int64, for each fragment the best-ranked row of `whole` that it matches, or else that of the fragments
-        that it is connected with through fragments alone; -1 for other boxes.
+        (N,) int64, for each fragment the best-ranked place of `whole` that it matches, or else that of the fragments
+        that it is connected with through fragments alone; -1 for other boxes. By place.
     """
     alive = np.zeros(len(index.order), np.bool_)
-    ranked = places_of(index, pieces)
-    alive[ranked] = True
+    alive[pieces] = True
     restore(index, alive)
     owner = np.full(len(alive), -1)
-    _absorb(index, places_of(index, whole), match, owner)
-    left = ranked[owner[ranked] < 0]
+    _absorb(index, whole, match, owner)
+    left = pieces[owner[pieces] < 0]
     label, starts = components(index, match, len(left))
-    heads = np.full(len(starts) - 1, -1)
-    _lead(label, left, heads, owner)
-    return rows_of(index, owner)
+    _lead(label, left, np.full(len(starts) - 1, -1), owner)
+    return owner
 
 
 def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArray[Any]]:
@@ -61,26 +59,25 @@ def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArr
         detections: N boxes.
         owner: (N,) int64, the fragment that stands for each fragment, -1 for other boxes.
     """
-    columns = united(detections, owner)
+    columns = united(detections.boxes, detections.scores.copy(), detections.cut.copy(), owner)
     fragment = detections.fragment.copy()
     _open_sides(detections.boxes, columns["boxes"], detections.fragment, owner, fragment)
     return columns | {"fragment": fragment}
 
 
-def replaced(outcome: Outcome, detections: Detections, owner: IntArray) -> Outcome:
+def replaced(outcome: Outcome, placed: Detections, owner: IntArray) -> Outcome:
     """What merging whole boxes came to, with what became of the fragments put in.
 
     Args:
         outcome: of the whole boxes.
-        detections: N boxes.
+        placed: N boxes in the order of the index.
         owner: from `assemble`.
     """
     given = owner >= 0
-    own = given & (sides(detections)[owner] > 0)
-    pieces = np.where(own, owner, -1)
-    columns = {name: getattr(detections, name) for name in outcome.columns} | outcome.columns
-    for name, values in put_together(detections, pieces).items():
-        column = columns.get(name, getattr(detections, name)).copy()
+    own = given & (sides(placed)[owner] > 0)
+    columns = dict(outcome.columns)
+    for name, values in put_together(placed, np.where(own, owner, -1)).items():
+        column = columns.get(name, getattr(placed, name)).copy()
         column[own] = values[own]
         columns[name] = column
     merged = outcome.owner.copy()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geosod.errors import ConfigError
 from geosod.merging.borders import assemble, replaced, sides
-from geosod.merging.graph import flood, tally
+from geosod.merging.graph import flood, places_of, tally
 from geosod.merging.index import build_index, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import around
@@ -74,13 +74,14 @@ def _merge(detections: Detections, leaving: BoolArray, rule: MergeRule) -> Settl
         restore(index, ~(is_open | piece)[index.order])
     outcome = METHODS[rule.method].run(detections, index, whole, rule)
     if len(pieces):
-        takers = whole[outcome.owner[whole] >= 0]
-        owner = assemble(index, takers, pieces, rule.match)
-        outcome = replaced(outcome, detections, owner)
-    rows = ranking[outcome.owner[ranking] == ranking]
-    columns = {name: column[rows] for name, column in outcome.columns.items()}
-    columns["n_merged"] = tally(outcome.owner, detections.n_merged)[rows]
-    return Settled(in_order(detections[rows].with_columns(**columns)), in_order(detections[np.flatnonzero(is_open)]))
+        takers = places_of(index, whole)
+        owner = assemble(index, takers[outcome.owner[takers] >= 0], places_of(index, pieces), rule.match)
+        outcome = replaced(outcome, detections[index.order], owner)
+    heads = np.flatnonzero(outcome.owner == np.arange(len(outcome.owner)))
+    columns = {name: column[heads] for name, column in outcome.columns.items()}
+    columns["n_merged"] = tally(outcome.owner, detections.n_merged[index.order])[heads]
+    kept = detections[index.order[heads]].with_columns(**columns)
+    return Settled(in_order(kept), in_order(detections[np.flatnonzero(is_open)]))
 
 
 def merge_group(children_open: Sequence[Detections], core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:

@@ -42,13 +42,13 @@ def suppress(index: Index, ordered: IntArray, match: Match, *, chained: bool = F
         chained: boxes that were taken go on taking, in their turn, for the box that took them.
 
     Returns:
-        (N,) int64 in the order of the detections: the row of the box that stands for each box, its own
-        row for a kept box, -1 for a box that is not ranked.
+        (N,) int64 by place: the place of the box that stands for each box, its own for a kept box, -1 for a box
+        that is not ranked.
     """
     n = len(index.boxes)
     owner = np.full(n, -1)
     _suppress(index, ordered, match, chained, owner, np.empty(n, np.int64))
-    return rows_of(index, owner)
+    return owner
 
 
 def places_of(index: Index, rows: IntArray) -> IntArray:
@@ -56,13 +56,6 @@ def places_of(index: Index, rows: IntArray) -> IntArray:
     places = np.empty(len(rows), np.int64)
     _places_of(index.order, rows, np.empty(len(index.order), index.skip.dtype), places)
     return places
-
-
-def rows_of(index: Index, owner: IntArray) -> IntArray:
-    """Places by place, or -1, as rows by row."""
-    by_row = np.empty_like(owner)
-    _rows_of(index.order, owner, by_row)
-    return by_row
 
 
 def components(index: Index, match: Match, count: int) -> tuple[IntArray, IntArray]:
@@ -87,12 +80,6 @@ def _places_of(order: IntArray, rows: IntArray, place: npt.NDArray[Any], places:
         place[order[k]] = k
     for k in range(len(rows)):
         places[k] = place[rows[k]]
-
-
-@kernel
-def _rows_of(order: IntArray, owner: IntArray, by_row: IntArray) -> None:
-    for place in range(len(order)):
-        by_row[order[place]] = order[owner[place]] if owner[place] >= 0 else -1
 
 
 @kernel

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from geosod.merging.blocks import by_block
 from geosod.merging.graph import suppress
 from geosod.merging.index import Index
@@ -49,17 +52,19 @@ def nmm(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule
 def _merge(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule, *, chained: bool) -> Outcome:
     match = edges(rule)
     owner = suppress(index, by_block(index, ranking, match), match, chained=chained)
-    return Outcome(owner, united(detections, owner))
+    return Outcome(owner, united(index.boxes, detections.scores[index.order], detections.cut[index.order], owner))
 
 
-def united(detections: Detections, owner: IntArray) -> dict[str, Any]:
+def united(boxes: FloatArray, scores: npt.NDArray[np.float32], cut: BoolArray, owner: IntArray) -> dict[str, Any]:
     """Columns of the smallest box around each group, its highest score, and whether any of it is cut.
 
     Args:
-        detections: N boxes.
-        owner: (N,) int64, the row that stands for each box, or -1; values count where a box stands for itself.
+        boxes: (N, 4) float64, left as it is.
+        scores: (N,) float32, written to.
+        cut: (N,) bool, written to.
+        owner: (N,) int64, which box stands for each, or -1; values count where a box stands for itself.
     """
-    boxes, scores, cut = detections.boxes.copy(), detections.scores.copy(), detections.cut.copy()
+    boxes = boxes.copy()
     _unite(boxes, scores, cut, owner)
     return {"boxes": boxes, "scores": scores, "cut": cut}
 

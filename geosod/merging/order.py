@@ -8,16 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.merging.kernel import kernel
-from geosod.types import Detections, IntArray
+from geosod.types import BoolArray, Detections, FloatArray, IntArray
 
 _INT32 = np.iinfo(np.int32).max
+#: Scores that are looked at to see whether many are equal.
+_SAMPLE = 4096
+#: Most comparisons a box within runs of equal scores; a radix of more bits is quicker above.
+_WORK = 4
 
 
 class Outcome(NamedTuple):
-    """What merging comes to.
+    """What merging comes to, in the order of the index.
 
     Attributes:
-        owner: (N,) int64, the row of the box that stands for each box, its own for a kept one; -1 for one that
+        owner: (N,) int64, the place of the box that stands for each box, its own for a kept one; -1 for one that
             nothing stands for or that was not merged.
         columns: new values of columns, (N, …) each, which count for kept boxes.
     """
@@ -29,20 +33,56 @@ class Outcome(NamedTuple):
 def canonical_order(detections: Detections, *, fragments_last: bool = False) -> IntArray:
     """(N,) int64, the order of `Detections.canonical_order`, optionally with fragments and rims after the rest.
 
-    A radix of the score and the leading bits of x0 in one integer is sorted first; only boxes that tie in
-    it are compared column by column. Scores and boxes must be finite.
+    Scores are sorted by radix, and boxes of equal score by x0; where many scores are equal, by a radix of both. Only
+    boxes that tie in both are compared column by column. Scores and boxes must be finite.
     """
+    n, x0 = len(detections), detections.boxes[:, 0]
+    key = np.empty(n, np.uint64)
     bits = detections.scores.view(np.uint32), detections.boxes.view(np.uint64)
-    key = np.empty(len(detections), np.uint64)
-    _leading_key(*bits, detections.fragment, fragments_last, key)
+    few = _mostly_apart(detections.scores)
+    _leading_key(*bits, detections.fragment, fragments_last, not few, key)
     order, ranked = ascending(key)
-    same = np.zeros(len(key) + 1, np.bool_)
-    same[1:-1] = ranked[1:] == ranked[:-1]
+    same = np.zeros(n + 1, np.bool_)
+    if few and not _sort_runs(order, ranked, x0, _WORK * n, same):
+        _leading_key(*bits, detections.fragment, fragments_last, True, key)
+        order, ranked = ascending(key)
+        few = False
+    if not few:
+        same[1:-1] = ranked[1:] == ranked[:-1]
     tied = np.flatnonzero(same[1:] | same[:-1])
     if len(tied):
         run = np.cumsum(~same[:-1], dtype=np.int64)[tied]
         order[tied] = _within_runs(detections, order[tied], run)
     return order
+
+
+def _mostly_apart(scores: npt.NDArray[np.float32]) -> bool:
+    """Whether a sample of scores has few that are equal."""
+    some = scores[:: max(1, len(scores) // _SAMPLE)]
+    return len(np.unique(some)) > 0.9 * len(some)
+
+
+@kernel
+def _sort_runs(order: IntArray, ranked: npt.NDArray[np.uint64], x0: FloatArray, most: int, same: BoolArray) -> bool:
+    """Sort runs of equal keys by x0 and write where both are those before; False if that is too much work."""
+    n, start = len(order), 0
+    while start < n:
+        end = start + 1
+        while end < n and ranked[end] == ranked[start]:
+            end += 1
+        most -= (end - start - 1) * (end - start)
+        if most < 0:
+            return False
+        for i in range(start + 1, end):
+            row, k = order[i], i
+            while k > start and x0[order[k - 1]] > x0[row]:
+                order[k] = order[k - 1]
+                k -= 1
+            order[k] = row
+        for i in range(start + 1, end):
+            same[i] = x0[order[i]] == x0[order[i - 1]]
+        start = end
+    return True
 
 
 def in_order(detections: Detections) -> Detections:
@@ -95,9 +135,10 @@ def _leading_key(
     boxes: npt.NDArray[np.uint64],
     fragment: npt.NDArray[np.uint8],
     fragments_last: bool,
+    with_x0: bool,
     keys: npt.NDArray[np.uint64],
 ) -> None:
-    """Write keys that ascend as the score descends, then as x0 ascends to 19 bits of mantissa; all from bits."""
+    """Write keys that ascend as the score descends, then perhaps as x0 ascends to 19 bits of mantissa; from bits."""
     for i in range(len(scores)):
         # Bits of a float ascend with its value once negative ones are inverted. -0.0 is 0.0.
         score, x0 = np.uint64(scores[i]), boxes[i, 0]
@@ -105,7 +146,9 @@ def _leading_key(
         x0 = np.uint64(0) if x0 == np.uint64(1 << 63) else x0
         descending = score if score >> np.uint64(31) else np.uint64(0x7FFFFFFF) - score
         ascending_x0 = ~x0 if x0 >> np.uint64(63) else x0 | np.uint64(1 << 63)
-        keys[i] = (descending << np.uint64(31)) | (ascending_x0 >> np.uint64(33))
+        keys[i] = descending << np.uint64(31)
+        if with_x0:
+            keys[i] |= ascending_x0 >> np.uint64(33)
         if fragments_last and fragment[i]:
             keys[i] |= np.uint64(1 << 63)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geosod.merging.blocks import sort_into
-from geosod.merging.graph import components, places_of, rows_of
+from geosod.merging.graph import components, places_of
 from geosod.merging.index import Index, cells_of, next_of, restore, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Graph, Match, edges, limit_of, overlap
@@ -56,9 +56,7 @@ def soft_nms(detections: Detections, index: Index, ranking: IntArray, rule: Merg
     scores = detections.scores[index.order].astype(np.float64)
     sigma = float(rule.sigma) if rule.decay == "gaussian" else 0.0
     owner = _soften(index, members, starts, rank, last, scores, match, sigma, float(rule.min_score))
-    softened = np.empty(len(owner), np.float32)
-    softened[index.order] = scores
-    return Outcome(rows_of(index, owner), {"scores": softened})
+    return Outcome(owner, {"scores": scores.astype(np.float32)})
 
 
 @kernel

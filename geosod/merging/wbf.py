@@ -9,7 +9,7 @@ import numpy as np
 
 from geosod.errors import ConfigError
 from geosod.merging.blocks import by_block
-from geosod.merging.graph import places_of, rows_of, tally
+from geosod.merging.graph import places_of, tally
 from geosod.merging.index import Index, cells_of, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Graph, Match, edges, limit_of, measure, reach_of
@@ -68,10 +68,9 @@ def wbf(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule
     check_scores(detections)
     match, near, far = graph(rule)
     places = by_block(index, ranking, match, near) if math.isfinite(far) else places_of(index, ranking)
-    by_place, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, far)
-    owner, boxes, scores = rows_of(index, by_place), np.empty_like(fused), np.empty(len(means), np.float32)
-    boxes[index.order], scores[index.order] = fused, means
-    return Outcome(owner, {"boxes": boxes, "scores": scores, "cut": tally(owner, detections.cut) > 0})
+    owner, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, far)
+    cut = tally(owner, detections.cut[index.order]) > 0
+    return Outcome(owner, {"boxes": fused, "scores": means.astype(np.float32), "cut": cut})
 
 
 @kernel
