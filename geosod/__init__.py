@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from geosod.detectors.base import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
     from geosod.merging import merge as merge
+    from geosod.mosaic.run import merge_outputs as merge_outputs
     from geosod.running.run import Result as Result
     from geosod.running.run import detect as detect
     from geosod.types import Detections as Detections
@@ -34,6 +35,7 @@ _HOMES = {
     "detect": "geosod.running.run",
     "load_model": "geosod.api",
     "merge": "geosod.merging",
+    "merge_outputs": "geosod.mosaic.run",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "detect",
     "load_model",
     "merge",
+    "merge_outputs",
 ]
 
 

@@ -16,10 +16,11 @@ ALLOWED = {
     **dict.fromkeys(SIDE_BY_SIDE, frozenset()),
     "viewing": frozenset(),
     "output": frozenset({"scenes.locate", "scenes.measure"}),
+    "mosaic": frozenset({"output", "scenes.locate", "scenes.crs", "scenes.antimeridian"}),
     "training": frozenset({"demo", "detectors", "scenes", "tiling", "merging"}),
     "running": frozenset({*SIDE_BY_SIDE, "output", "config"}),
     "demo": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config"}),
-    "cli": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config", "demo"}),
+    "cli": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config", "demo", "mosaic"}),
 }
 
 

@@ -1,0 +1,1 @@
+"""One dataset from the outputs of scenes that overlap, with every object in it once."""
