@@ -1,11 +1,11 @@
-"""Run benchmarks by name: ``python -m benchmarks merge mosaic end_to_end memory aoi remote``; all without a name."""
+"""Run benchmarks by name: ``python -m benchmarks merge borders mosaic end_to_end memory aoi remote``; all without a name."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-NAMES = ("merge", "mosaic", "end_to_end", "memory", "aoi", "remote")
+NAMES = ("merge", "borders", "mosaic", "end_to_end", "memory", "aoi", "remote")
 
 
 def main() -> None:

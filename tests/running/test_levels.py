@@ -110,6 +110,11 @@ def test_one_level_puts_the_pieces_of_large_objects_together(blocks, tmp_path, m
     assert score(found(scene, tmp_path, merge=method), truth) == (0, 0)
 
 
+def test_tiles_without_overlap(blocks, tmp_path) -> None:
+    scene, truth = blocks
+    assert score(found(scene, tmp_path, overlap=0), truth) == (0, 0)
+
+
 def test_without_the_border_policy_large_objects_are_reported_in_pieces(blocks, tmp_path) -> None:
     scene, truth = blocks
     missed, extra = score(found(scene, tmp_path, borders=False), truth)
