@@ -30,7 +30,7 @@ MaskKind = Literal["none", "nodata", "mask"]
 Status = Literal["inspected", "nodata", "outside_aoi", "masked", "failed"]
 
 #: Sides of a box that touch its tile's edge, and one for a box that is merely near one; see `Detections.fragment`.
-LEFT, TOP, RIGHT, BOTTOM, RIM = 1, 2, 4, 8, 16
+LEFT, TOP, RIGHT, BOTTOM, RIM, ASIDE = 1, 2, 4, 8, 16, 32
 SIDES = LEFT | TOP | RIGHT | BOTTOM
 
 
@@ -270,10 +270,10 @@ def _column(name: str, values: Any, dtype: Any, length: int, default: Any) -> np
 
 def _sides(values: Any, length: int) -> npt.NDArray[np.uint8]:
     sides = None if values is None else np.asarray(values)
-    if sides is not None and sides.size and (sides.dtype.kind not in "iu" or sides.min() < 0 or sides.max() > 31):
+    if sides is not None and sides.size and (sides.dtype.kind not in "iu" or sides.min() < 0 or sides.max() > 63):
         raise ConfigError(
             "Detections: fragment tells the sides that touch a tile's edge, as sums of LEFT 1, TOP 2, RIGHT 4, "
-            f"BOTTOM 8 and RIM 16; got {sides.dtype} from {sides.min()} to {sides.max()}"
+            f"BOTTOM 8, RIM 16 and ASIDE 32; got {sides.dtype}, " + ", ".join(map(str, np.unique(sides)[-3:]))
         )
     return _column("fragment", sides, np.uint8, length, 0)
 
@@ -290,7 +290,8 @@ class Detections:
         fragment: (N,) uint8, the sides on which the box touches an edge of its tile that is not an edge of the
             scene, so that a neighbouring tile may show more of the object: a sum of `LEFT`, `TOP`, `RIGHT` and
             `BOTTOM`. 0 for a whole object; `RIM` for one that is whole, but so near to such an edge that a tile
-            which shows more of its surroundings is to be preferred.
+            which shows more of its surroundings is to be preferred; `ASIDE` for one that takes its fragments, but
+            otherwise is not to be merged.
         n_merged: (N,) int32, how many raw boxes this one stands for.
         level: (N,) float32, the scale it was found at; 1.0 is full resolution.
     """

@@ -18,7 +18,7 @@ from geosod.merging.kernel import kernel
 from geosod.merging.match import Match
 from geosod.merging.nmm import united
 from geosod.merging.order import Outcome
-from geosod.types import SIDES, Detections, FloatArray, IntArray
+from geosod.types import ASIDE, SIDES, Detections, FloatArray, IntArray
 
 
 def sides(detections: Detections) -> npt.NDArray[np.uint8]:
@@ -26,7 +26,35 @@ def sides(detections: Detections) -> npt.NDArray[np.uint8]:
     return detections.fragment & np.uint8(SIDES)
 
 
-def assemble(index: Index, whole: IntArray, pieces: IntArray, match: Match) -> IntArray:
+def add_fragments(outcome: Outcome, placed: Detections, index: Index, ranked: IntArray, match: Match) -> Outcome:
+    """What merging whole boxes came to, and fragments.
+
+    Args:
+        outcome: of the whole boxes.
+        placed: N boxes in the order of the index.
+        index: of them; which of them it holds at the moment does not matter.
+        ranked: places of the boxes that are to be merged, best first.
+        match: the edges.
+    """
+    merged, touching = outcome.owner.copy(), sides(placed) > 0
+    aside = ranked[(placed.fragment[ranked] & ASIDE > 0) & ~touching[ranked]]
+    merged[aside] = aside
+    takers = ranked[(merged[ranked] >= 0) & ~touching[ranked]]
+    owner = _given(index, takers, ranked[touching[ranked]], match)
+    given = owner >= 0
+    own = given & touching[owner]
+    columns = dict(outcome.columns)
+    for name, values in put_together(placed, np.where(own, owner, -1)).items():
+        column = columns.get(name, getattr(placed, name)).copy()
+        column[own] = values[own]
+        columns[name] = column
+    merged[own] = owner[own]
+    absorbed = given & ~own
+    merged[absorbed] = merged[owner[absorbed]]
+    return Outcome(merged, columns)
+
+
+def _given(index: Index, whole: IntArray, pieces: IntArray, match: Match) -> IntArray:
     """Give fragments to the whole objects that they match, and group the others.
 
     Args:
@@ -63,28 +91,6 @@ def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArr
     fragment = detections.fragment.copy()
     _open_sides(detections.boxes, columns["boxes"], detections.fragment, owner, fragment)
     return columns | {"fragment": fragment}
-
-
-def replaced(outcome: Outcome, placed: Detections, owner: IntArray) -> Outcome:
-    """What merging whole boxes came to, with what became of the fragments put in.
-
-    Args:
-        outcome: of the whole boxes.
-        placed: N boxes in the order of the index.
-        owner: from `assemble`.
-    """
-    given = owner >= 0
-    own = given & (sides(placed)[owner] > 0)
-    columns = dict(outcome.columns)
-    for name, values in put_together(placed, np.where(own, owner, -1)).items():
-        column = columns.get(name, getattr(placed, name)).copy()
-        column[own] = values[own]
-        columns[name] = column
-    merged = outcome.owner.copy()
-    merged[own] = owner[own]
-    absorbed = given & ~own
-    merged[absorbed] = outcome.owner[owner[absorbed]]
-    return Outcome(merged, columns)
 
 
 @kernel

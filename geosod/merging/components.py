@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.errors import ConfigError
-from geosod.merging.borders import assemble, replaced, sides
+from geosod.merging.borders import add_fragments, sides
 from geosod.merging.graph import flood, places_of, tally
 from geosod.merging.index import build_index, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import around
 from geosod.merging.order import canonical_order, in_order
 from geosod.merging.rule import METHODS, MergeRule
-from geosod.types import BoolArray, Detections, FloatArray, Window
+from geosod.types import ASIDE, SIDES, BoolArray, Detections, FloatArray, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,15 @@ def _merge(detections: Detections, leaving: BoolArray, rule: MergeRule) -> Settl
     is_open = flood(index, leaving, graph.match, graph.near)
     ranking = canonical_order(detections, fragments_last=rule.borders)
     ranking = ranking[~is_open[ranking]] if is_open.any() else ranking
-    piece = (sides(detections) if rule.borders else np.zeros(len(detections), np.uint8)) > 0
-    whole, pieces = ranking, ranking[:0]
-    if piece.any():
-        whole, pieces = ranking[~piece[ranking]], ranking[piece[ranking]]
-    if len(pieces) or graph.near:
-        restore(index, ~(is_open | piece)[index.order])
+    fragment = detections.fragment if rule.borders else np.zeros(len(detections), np.uint8)
+    apart = fragment & (SIDES | ASIDE) > 0
+    some = bool(apart.any())
+    whole = ranking[~apart[ranking]] if some else ranking
+    if some or graph.near:
+        restore(index, ~(is_open | apart)[index.order])
     outcome = METHODS[rule.method].run(detections, index, whole, rule)
-    if len(pieces):
-        takers = places_of(index, whole)
-        owner = assemble(index, takers[outcome.owner[takers] >= 0], places_of(index, pieces), rule.match)
-        outcome = replaced(outcome, detections[index.order], owner)
+    if some:
+        outcome = add_fragments(outcome, detections[index.order], index, places_of(index, ranking), rule.match)
     heads = np.flatnonzero(outcome.owner == np.arange(len(outcome.owner)))
     columns = {name: column[heads] for name, column in outcome.columns.items()}
     columns["n_merged"] = tally(outcome.owner, detections.n_merged[index.order])[heads]

@@ -8,13 +8,18 @@ import numpy as np
 
 from geosod.merging.index import Index, lower_bound
 from geosod.merging.kernel import kernel
-from geosod.types import SIDES, FloatArray, IntArray
+from geosod.types import ASIDE, SIDES, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
 
 #: Halvings after which two boxes count as linked.
 _HALVINGS = 200
+#: The share of a fragment that must lie in a whole object.
+SHARE = 0.5
+#: The share of the larger of two fragments that must be common to both, where both tiles see. Pieces of one round
+#: object differ in height by no more, unless a tile shows a mere rim of it; neighbours whose boxes overlap do.
+AGREEMENT = 0.7
 
 
 class Match(NamedTuple):
@@ -31,7 +36,9 @@ class Match(NamedTuple):
         class_agnostic: whether boxes of different classes may match.
         labels: (K,) int64, ascending, classes with a threshold of their own.
         thresholds: (K,) float64, theirs.
-        margin, gap: see `shared`.
+        margin: a fragment that is held against a whole object is taken to end this much later where it touches its
+            tile's edge, and the whole object on all sides.
+        gap: fragments that touch one edge from both sides and are nearer than this agree across it.
     """
 
     ios: bool
@@ -81,27 +88,51 @@ def limit_of(match: Match, label: int) -> float:
 def overlap(index: Index, i: int, j: int, match: Match) -> Any:
     """The metric of the boxes at two places, whatever their classes; 0 where they share no area."""
     if index.fragment[i] or index.fragment[j]:
-        return shared(index.boxes[i], index.boxes[j], index.fragment[i], index.fragment[j], match.margin, match.gap)
+        return shared(index.boxes[i], index.boxes[j], index.fragment[i], index.fragment[j], match)
     return measure(index.boxes[i], index.boxes[j], match.ios)
 
 
 @kernel
-def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, margin: float, gap: float) -> Any:
-    """How far two boxes agree of which one at least is a fragment; 0 where they have nothing in common.
+def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, match: Match) -> Any:
+    """The metric of two boxes of which one at least is a fragment, near a rim, or set aside.
 
-    Of a whole object and a fragment, the intersection over the fragment's area. Of two fragments, the
-    intersection over the smaller area on the ground that both their tiles show: what lies beyond a side that
-    touches its tile's edge is unknown to that tile, so it does not count against the other.
+    A fragment and any other box: 1 where the other holds it, else 0. Two fragments: 1 where they agree, else 0. A
+    box near a rim and a whole one: the intersection over the former. A box that is set aside has nothing in
+    common with any but fragments.
 
     Args:
         a, b: (4,) float64 x0, y0, x1, y1.
         touched, other_touched: values of `Detections.fragment` for the two.
-        margin: a fragment that is held against a whole object is taken to end this much later where it touches its
-            tile's edge, and the whole object on all sides.
-        gap: fragments that touch one edge from both sides and are nearer than this agree across it.
+        match: margin, gap and metric.
     """
-    if not (touched and other_touched):
-        return _within(a, b, touched, margin) if touched else _within(b, a, other_touched, margin)
+    if (touched | other_touched) & SIDES:
+        return 1.0 if _joined(a, b, touched, other_touched, match) else 0.0
+    if (touched | other_touched) & ASIDE:
+        return 0.0
+    if touched and other_touched:
+        return measure(a, b, match.ios)
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if not (width > 0 and height > 0 and width * height > 0):
+        return 0.0
+    return width * height / (_area(a) if touched else _area(b))
+
+
+@kernel
+def _joined(a: FloatArray, b: FloatArray, touched: int, other_touched: int, match: Match) -> Any:
+    if touched & SIDES and other_touched & SIDES:
+        return _agree(a, b, touched, other_touched, match.margin, match.gap)
+    if touched & SIDES:
+        return _held(a, b, touched, match.margin)
+    return _held(b, a, other_touched, match.margin)
+
+
+@kernel
+def _agree(a: FloatArray, b: FloatArray, touched: int, other_touched: int, margin: float, gap: float) -> Any:
+    """Whether two fragments show the same on the ground that both their tiles show.
+
+    What lies beyond a side that touches its tile's edge is unknown to that tile. On the rest, the intersection must be
+    a large enough share of the larger. Along either axis, twice the margin more or less is no difference.
+    """
     inter, area, other, apart = 1.0, 1.0, 1.0, 0
     for axis in range(2):
         low_bit, high_bit = 1 << axis, 4 << axis
@@ -117,15 +148,15 @@ def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, margi
             if other_touched & high_bit:
                 high = min(high, b[axis + 2])
             inter *= width
-            area *= min(a[axis + 2], high) - max(a[axis], low)
-            other *= min(b[axis + 2], high) - max(b[axis], low)
+            area *= max(width, min(a[axis + 2], high) - max(a[axis], low) - 2 * margin)
+            other *= max(width, min(b[axis + 2], high) - max(b[axis], low) - 2 * margin)
         else:
             first, second = (touched, other_touched) if a[axis] < b[axis] else (other_touched, touched)
             facing = first & high_bit and second & low_bit
             apart += 1 if facing and width > -gap else 2
     if apart > 1 or not (inter > 0 and _area(a) > 0 and _area(b) > 0):
-        return 0.0
-    return inter / min(area, other)
+        return False
+    return inter >= AGREEMENT * max(area, other)
 
 
 @kernel
@@ -134,19 +165,23 @@ def _area(box: FloatArray) -> Any:
 
 
 @kernel
-def _within(piece: FloatArray, whole: FloatArray, touched: int, margin: float) -> Any:
-    """The share of a fragment that lies in a whole object."""
+def _held(piece: FloatArray, whole: FloatArray, touched: int, margin: float) -> Any:
+    """Whether a whole object holds a fragment: enough of that lies within, and it goes on where the tile ends."""
     inter, area = 1.0, 1.0
-    around = margin if touched & SIDES else 0.0
     for axis in range(2):
-        low = piece[axis] - (margin if touched & (1 << axis) else 0.0)
-        high = piece[axis + 2] + (margin if touched & (4 << axis) else 0.0)
-        width = min(high, whole[axis + 2] + around) - max(low, whole[axis] - around)
+        cut_low, cut_high = touched & (1 << axis), touched & (4 << axis)
+        if cut_low and whole[axis] > piece[axis] + 2 * margin:
+            return False
+        if cut_high and whole[axis + 2] < piece[axis + 2] - 2 * margin:
+            return False
+        low = piece[axis] - (margin if cut_low else 0.0)
+        high = piece[axis + 2] + (margin if cut_high else 0.0)
+        width = min(high, whole[axis + 2] + margin) - max(low, whole[axis] - margin)
         if not width > 0:
-            return 0.0
+            return False
         inter *= width
         area *= high - low
-    return inter / area if inter > 0 and _area(piece) > 0 and _area(whole) > 0 else 0.0
+    return inter > 0 and inter >= SHARE * area and _area(piece) > 0 and _area(whole) > 0
 
 
 @kernel

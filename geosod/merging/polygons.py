@@ -14,11 +14,11 @@ from geosod.merging.components import check
 from geosod.merging.graph import tally
 from geosod.merging.index import Index, build_index, cells_of, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import Match, edges, limit_of
+from geosod.merging.match import AGREEMENT, SHARE, Match, edges, limit_of
 from geosod.merging.order import canonical_order
 from geosod.merging.rule import MergeRule
 from geosod.merging.soft_nms import sift
-from geosod.types import BoolArray, Detections, FloatArray, IntArray
+from geosod.types import ASIDE, RIM, SIDES, BoolArray, Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     Polygons = npt.NDArray[np.object_]
@@ -61,7 +61,8 @@ def merge_polygons(detections: Detections, geometry: Polygons, rule: MergeRule) 
     ranking = _ranking(detections, polygons, rule)
     ranked, polygons = detections[ranking], polygons[ranking]
     pairs = _pairs_of(ranked, polygons, rule)
-    piece = sides(ranked) > 0 if rule.borders else np.zeros(len(ranked), np.bool_)
+    fragment = ranked.fragment if rule.borders else np.zeros(len(ranked), np.uint8)
+    piece, aside = fragment & SIDES > 0, (fragment & ASIDE > 0) & (fragment & SIDES == 0)
     found = _listed(len(ranked), pairs, ~(piece[pairs[0]] | piece[pairs[1]]))
     if rule.method == "soft_nms":
         scores = ranked.scores.astype(np.float64)
@@ -71,6 +72,7 @@ def merge_polygons(detections: Detections, geometry: Polygons, rule: MergeRule) 
         ranked = ranked.with_columns(scores=scores)
     else:
         owner = _suppress(found, rule.method == "nmm")
+    owner[aside] = np.flatnonzero(aside)
     if piece.any():
         _assemble(ranked, pairs, piece, rule, owner)
     rows = np.flatnonzero(owner == np.arange(len(owner)))
@@ -166,14 +168,31 @@ def _metric(
     """As for boxes: see `geosod.merging.match.shared`."""
     first, second = area[one], area[two]
     whole = np.minimum(first, second) if rule.metric == "ios" else first + second - shared
-    if rule.borders:
-        # Fragments come last, so of a fragment and a whole object the second is the fragment.
-        piece, both = detections.fragment[two] > 0, detections.fragment[one] > 0
-        whole = np.where(piece, second, whole)
-        at = np.flatnonzero(both)
-        if len(at):
-            whole[at] = np.minimum(*_on_common_ground(detections, polygons, one[at], two[at]))
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    value = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    if not rule.borders:
+        return value
+    one_is, two_is = detections.fragment[one], detections.fragment[two]
+    # Of a whole object and what is near a rim the second is the latter, since it comes last.
+    near = (one_is == 0) & (two_is == RIM)
+    value[near] = shared[near] / second[near]
+    touching, other = one_is & SIDES > 0, two_is & SIDES > 0
+    value[((one_is | two_is) & ASIDE > 0) | touching | other] = 0
+    for part, pieces, holders in ((touching & ~other, one, two), (other & ~touching, two, one)):
+        at = np.flatnonzero(part)
+        value[at] = _held(detections, area, pieces[at], holders[at], shared[at])
+    at = np.flatnonzero(touching & other)
+    if len(at):
+        there, then = _on_common_ground(detections, polygons, one[at], two[at])
+        agree = shared[at] >= AGREEMENT * np.maximum(there, then)
+        value[at] = (shared[at] > 0) & agree
+    return value
+
+
+def _held(detections: Detections, area: FloatArray, piece: IntArray, whole: IntArray, shared: FloatArray) -> BoolArray:
+    """Whether fragments may be pieces of whole objects."""
+    b, cut = detections.boxes, (sides(detections)[piece][:, None] >> np.arange(4, dtype=np.uint8)) & 1 == 1
+    goes_on = np.concatenate([b[whole, :2] <= b[piece, :2], b[whole, 2:] >= b[piece, 2:]], axis=1)
+    return np.asarray((shared > 0) & (shared >= SHARE * area[piece]) & (goes_on | ~cut).all(axis=1))
 
 
 def _on_common_ground(

@@ -19,12 +19,13 @@ from geosod.running.job import Job
 from geosod.running.planning import Level, ScenePlan
 from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
 from geosod.types import (
+    ASIDE,
     FAILED,
     SIDES,
-    BoolArray,
     Coverage,
     Detections,
     Failure,
+    FloatArray,
     IntArray,
     Scene,
     SceneResult,
@@ -127,7 +128,9 @@ def settle_unit(
     scene = level.scene
     # What was found in pixels of two files at once is nothing.
     mixed = any(failure.error == ChangedError.__name__ for failure in read.failures)
-    raw = _of_level(Detections.concat([] if mixed else [outcome.detections for outcome in outcomes]), level)
+    raw = _of_level(
+        Detections.concat([] if mixed else [outcome.detections for outcome in outcomes]), level, borders=rule.borders
+    )
     settled = settle(raw, unit.core, rule)
     failures = list(read.failures)
     for outcome in outcomes:
@@ -141,19 +144,24 @@ def settle_unit(
     return settled, account
 
 
-def _of_level(raw: Detections, level: Level) -> Detections:
-    """The boxes of sizes that a level may report, and pieces of objects, with its scale beside them."""
-    fits = raw
+def _of_level(raw: Detections, level: Level, *, borders: bool) -> Detections:
+    """The boxes of sizes that a level may report, and what it takes to put pieces together; its scale beside them."""
+    fits, (low, high) = raw, level.sizes
     if level.sizes != (0, math.inf):
-        fits = raw[np.flatnonzero(_of_sizes(raw, level) | (raw.fragment & SIDES > 0))]
+        piece, side = raw.fragment & SIDES > 0, _sides(raw)
+        if borders:
+            # A larger object is another level's, but what is a piece of it is not an object of this one.
+            raw = raw.with_columns(fragment=np.where((side > high) & ~piece, np.uint8(ASIDE), raw.fragment))
+            fits = raw[np.flatnonzero((side >= low) | piece)]
+        else:
+            fits = raw[np.flatnonzero((side >= low) & (side <= high))]
     return fits.with_columns(level=np.full(len(fits), level.scale, np.float32))
 
 
-def _of_sizes(detections: Detections, level: Level) -> BoolArray:
-    low, high = level.sizes
+def _sides(detections: Detections) -> FloatArray:
+    """(N,) float64, √area."""
     width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).T
-    side = np.sqrt(width * height)
-    return np.asarray((side >= low) & (side <= high))
+    return np.asarray(np.sqrt(width * height))
 
 
 def _in_file(window: Window | None, scene: Scene) -> Window | None:
@@ -181,11 +189,14 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
             plain suppression.
     """
     fits, boxes = np.ones(len(detections), np.bool_), detections.boxes.copy()
-    for level in plan.levels:
-        own = detections.level == np.float32(level.scale)
+    scales = np.array([level.scale for level in plan.levels])
+    of = np.abs(detections.level[:, None] - scales).argmin(axis=1)
+    side = _sides(detections)
+    for k, level in enumerate(plan.levels):
         # What pieces came to has a size only now.
-        fits &= ~own | _of_sizes(detections, level)
-        boxes[own] /= np.tile(plan.frame(level), 2)
+        low, high = level.sizes
+        fits &= (of != k) | ((side >= low) & (side <= high))
+        boxes[of == k] /= np.tile(plan.frame(level), 2)
     some = detections if fits.all() else detections[np.flatnonzero(fits)]
     if len(plan.levels) == 1:
         return some
@@ -252,12 +263,13 @@ def _one_by_one(detector: Detector, part: TileBatch) -> TileOutcome:
 
 
 def _outcome(detector: Detector, tiles: Sequence[Detections]) -> TileOutcome:
-    capped, found = sum(len(tile) >= detector.card.top_k for tile in tiles), Detections.concat(tiles)
+    found = Detections.concat(tiles)
     usable = np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)
     usable &= (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)
-    if usable.all():
-        return TileOutcome(found, capped)
-    return TileOutcome(found[np.flatnonzero(usable)], capped, int(len(found) - usable.sum()))
+    ends = np.cumsum([len(tile) for tile in tiles])
+    capped = sum(int(part.sum()) >= detector.card.top_k for part in np.split(usable, ends[:-1]))
+    kept = found if usable.all() else found[np.flatnonzero(usable)]
+    return TileOutcome(kept, capped, len(found) - len(kept))
 
 
 def _window(row: IntArray) -> Window:

@@ -11,7 +11,7 @@ from geosod.types import Detections
 
 
 def plain_shared(a, b, sides, other_sides, rule) -> float:
-    """The overlap of two boxes of which one at least is a fragment, by areas of rectangles cut out of each other."""
+    """The metric of two boxes that are not both plain whole ones, by areas of rectangles cut out of each other."""
 
     def grown(box, where):
         return [c + rule.margin * (1 if k > 1 else -1) * bool(where & (1 << k)) for k, c in enumerate(box)]
@@ -23,25 +23,45 @@ def plain_shared(a, b, sides, other_sides, rule) -> float:
     def area(box):
         return (box[2] - box[0]) * (box[3] - box[1])
 
-    if not (sides and other_sides):
-        piece, whole = (a, b) if sides else (b, a)
-        touched = (sides | other_sides) & 15
-        inter = common(grown(piece, touched), grown(whole, 15 if touched else 0))[1]
-        return inter / area(grown(piece, touched)) if inter > 0 else 0.0
+    if bool(sides & 15) != bool(other_sides & 15):
+        piece, whole, touched = (a, b, sides & 15) if sides & 15 else (b, a, other_sides & 15)
+        for k in range(4):
+            if touched & (1 << k) and (whole[k] - piece[k]) * (1 if k < 2 else -1) > 2 * rule.margin:
+                return 0.0
+        inter = common(grown(piece, touched), grown(whole, 15))[1]
+        return float(inter > 0 and inter >= 0.5 * area(grown(piece, touched)))
+    if not sides & 15:
+        if (sides | other_sides) & 32:
+            return 0.0
+        if sides and other_sides:
+            return plain_overlap(a, b, rule.metric)
+        return common(a, b)[1] / area(a if sides else b)
+    margins = [rule.margin] * 2
     for k in (0, 1):  # across an edge that both touch from either side, it is as if they went on to the same lines
         first, second = (a, b) if a[k] < b[k] else (b, a)
         facing = (sides if first is a else other_sides) & (4 << k) and (other_sides if first is a else sides) & (1 << k)
         if facing and -rule.gap < first[k + 2] - second[k] <= 0 and common(a, b)[0] is None:
             a, b = ([*x[:k], 0.0, *x[k + 1 : k + 2], 1.0, *x[k + 3 :]] for x in (a, b))
             sides, other_sides = sides & ~(5 << k), other_sides & ~(5 << k)
+            margins[k] = 0.0
             break
     ground = [-1e18, -1e18, 1e18, 1e18]
     for box, side in ((a, sides), (b, other_sides)):
         ground, _ = common(ground, [c if side & (1 << k) else (-1e18, 1e18)[k > 1] for k, c in enumerate(box)])
         if ground is None:
             return 0.0
-    inter = common(a, b)[1]
-    return inter / min(common(a, ground)[1], common(b, ground)[1]) if inter > 0 else 0.0
+    overlap, inter = common(a, b)
+    if not inter > 0:
+        return 0.0
+
+    def told_apart(box):
+        """The area, where sides that differ by little are the same."""
+        seen = common(box, ground)[0]
+        sides = (max(overlap[k + 2] - overlap[k], seen[k + 2] - seen[k] - 2 * margins[k]) for k in (0, 1))
+        return math.prod(sides)
+
+    one, two = told_apart(a), told_apart(b)
+    return float(inter >= 0.7 * max(one, two))
 
 
 def overlap_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
@@ -188,12 +208,14 @@ WHOLE = {
 
 def plain_merge(d: Detections, rule: MergeRule, overlap: np.ndarray | None = None) -> Detections:
     """Whole boxes by the method; fragments to the best-ranked whole box they match, or else to each other."""
-    piece = (d.fragment & 15 > 0) & rule.borders
-    rows = np.flatnonzero(~piece)
+    piece, aside = (d.fragment & 15 > 0) & rule.borders, (d.fragment & 47 == 32) & rule.borders
+    aside |= (d.fragment & 63 == 48) & rule.borders
+    rows = np.flatnonzero(~piece & ~aside)
     overlap = overlap_matrix(d, rule) if overlap is None else overlap
     groups, values = WHOLE[rule.method](d[rows], rule, overlap[np.ix_(rows, rows)])
     groups = [rows[g].tolist() for g in groups]
-    kept = d[[g[0] for g in groups]].with_columns(**values)
+    kept = Detections.concat([d[[g[0] for g in groups]].with_columns(**values), d[np.flatnonzero(aside)]])
+    groups += [[int(i)] for i in np.flatnonzero(aside)]
     match, order = match_matrix(d, rule, overlap), ranking(d, rule)
     stands = {i: k for k, g in enumerate(groups) for i in g}
     left = []
@@ -243,8 +265,8 @@ def columns(d: Detections) -> dict[str, bytes]:
 
 
 def some_sides(rng, n, share=0.3) -> np.ndarray:
-    """(n,) uint8, fragments of any sides, whole boxes, and some near a rim."""
-    return np.where(rng.random(n) < share, rng.integers(1, 17, n), 0).astype(np.uint8)
+    """(n,) uint8, fragments of any sides, whole boxes, and some near a rim or set aside."""
+    return np.where(rng.random(n) < share, np.append(np.arange(1, 17), 32)[rng.integers(0, 17, n)], 0).astype(np.uint8)
 
 
 def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_numbers=False) -> Detections:

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from benchmarks.borders import GROUPS, MARGIN, Figures, draw_cases, trial
+from benchmarks.borders import GROUPS, MARGIN, Figures, draw_cases, seen, trial
+from geosod.demo.score import match
 from geosod.errors import ConfigError
 from geosod.merging import METHODS, merge
-from geosod.types import BOTTOM, LEFT, RIGHT, RIM, TOP, Detections
+from geosod.tiling.grid import make_grid
+from geosod.types import ASIDE, BOTTOM, LEFT, RIGHT, RIM, TOP, Detections
 
 #: Tiles [0, 100] and [80, 180] along x, and the same along y.
 NORTH_WEST, NORTH_EAST, SOUTH_WEST, SOUTH_EAST = RIGHT | BOTTOM, LEFT | BOTTOM, RIGHT | TOP, LEFT | TOP
@@ -68,8 +70,62 @@ def test_what_is_near_a_rim_is_whole_but_comes_last():
     lot = pieces([[0, 0, 10, 10], [0, 0, 10, 11]], [0, RIM], [0.3, 0.9])
     assert merge(lot).boxes.tolist() == [[0, 0, 10, 10]]
     # Two of them do not grow into one.
-    rims = pieces([[0, 0, 10, 10], [4, 0, 14, 10]], [RIM, RIM])
-    assert merge(rims).boxes.tolist() == [[4, 0, 14, 10]]
+    rims = pieces([[0, 0, 10, 10], [3, 0, 13, 10]], [RIM, RIM])
+    assert merge(rims).boxes.tolist() == [[3, 0, 13, 10]]
+    # It is whole: it takes no large fragment around it, and no other near a rim either.
+    inside = pieces([[0, 0, 100, 100], [40, 40, 50, 50]], [RIGHT, RIM], [0.9, 0.3])
+    assert len(merge(inside)) == len(merge(inside.with_columns(fragment=[RIM, RIM]))) == 2
+
+
+def test_a_whole_object_that_ends_before_the_tile_does_holds_no_piece_of_it():
+    # The piece goes on beyond x = 0, where its neighbour of the same class has long ended.
+    lot = pieces([[0, 0, 100, 100], [40, 0, 140, 100]], [LEFT, 0], [0.7, 0.6])
+    assert len(merge(lot, margin=2.0)) == 2
+    held = lot.with_columns(boxes=[[0, 0, 100, 100], [-40, 0, 140, 100]])
+    assert merge(held, margin=2.0).boxes.tolist() == [[-40, 0, 140, 100]]
+
+
+def test_slanted_objects_side_by_side_are_not_lost():
+    """Their upright boxes overlap by nearly half, and many are larger than the overlap of the tiles."""
+    side, step = 169.0, 64.0
+    low = 40.0 + step * np.arange(28)
+    down = 40.0 + step * np.arange(28) % 300
+    row = np.stack([low, down, low + side, down + side], axis=1)
+    objects = np.concatenate([row + np.array([0, 600, 0, 600]) * k for k in range(3)])
+    grid = make_grid(2000, 1900, tile=512, overlap=64)
+    raw = Detections.concat(seen(objects, grid, np.random.default_rng(3)))
+    for method in ("nms", "nmm", "greedy_nmm"):
+        found = merge(raw, method=method, margin=MARGIN)
+        hit, _ = match(objects, np.zeros(len(objects)), found.boxes, np.zeros(len(found)), found.scores)
+        assert len(np.unique(hit[hit >= 0])) >= 0.95 * len(objects)
+        assert len(found) <= 1.02 * len(objects)
+
+
+def test_a_large_fragment_swallows_no_small_ones():
+    few = [[0, 40.0 * i, 12, 40.0 * i + 25] for i in range(12)]
+    lot = pieces([[0, 0, 512, 512], *few], [RIGHT | BOTTOM, *[LEFT] * 12], [0.3, *[0.9] * 12])
+    assert len(merge(lot, margin=2.0)) == 13
+
+
+def test_the_threshold_is_for_twins_and_not_for_pieces():
+    lot = pieces([[0, 0, 100, 60], [50, 50, 120, 90], [105, 50, 200, 90]], [0, RIGHT, LEFT], [0.9, 0.8, 0.8])
+    for threshold in (0.1, 0.5, 0.9):
+        assert merge(lot, threshold=threshold).boxes.tolist() == [[0, 0, 100, 60], [50, 50, 200, 90]]
+
+
+def test_bricks_along_an_edge_stay_apart():
+    left = [[90, 10.0 * i, 100, 10.0 * i + 10] for i in range(10)]
+    right = [[100, 10.0 * i + 5, 110, 10.0 * i + 15] for i in range(10)]
+    assert len(merge(pieces(left + right, [RIGHT] * 10 + [LEFT] * 10), gap=4.0)) == 20
+
+
+def test_what_is_set_aside_takes_its_pieces_and_nothing_else():
+    lot = pieces([[0, 0, 100, 100], [2, 2, 99, 99], [0, 0, 30, 100]], [ASIDE, 0, RIGHT], [0.9, 0.8, 0.7])
+    for method in sorted(METHODS):
+        merged = merge(lot[[0, 1]], method=method)
+        assert merged.n_merged.tolist() == [1, 1], "it neither drops its like nor gives way to it"
+        taken = merge(lot[[0, 2]], method=method)
+        assert (taken.boxes.tolist(), taken.n_merged.tolist()) == ([[0, 0, 100, 100]], [2])
 
 
 def test_slivers_that_jitter_parts_from_their_object():
@@ -91,8 +147,8 @@ def test_tiles_that_do_not_overlap_share_an_edge():
 def test_fragments_are_told_by_sides():
     with pytest.raises(ConfigError, match="LEFT 1"):
         pieces([[0, 0, 1, 1]], [True])
-    with pytest.raises(ConfigError, match="32"):
-        pieces([[0, 0, 1, 1]], [32])
+    with pytest.raises(ConfigError, match="64"):
+        pieces([[0, 0, 1, 1]], [64])
     for wrong in ({"margin": -1.0}, {"gap": np.nan}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             merge(Detections.empty(), **wrong)

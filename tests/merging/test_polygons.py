@@ -71,17 +71,25 @@ def plain(d, outlines, rule):
         for j in range(len(d)):
             a, b = (i, j) if place[i] < place[j] else (j, i)
             shared = outlines[a].intersection(outlines[b]).area
-            pieces = (d.fragment[[a, b]] > 0) & rule.borders
-            if pieces.all():
-                whole = min(on_common_ground(d, outlines, a, b), on_common_ground(d, outlines, b, a))
-            elif pieces.any():
-                whole = outlines[a if pieces[0] else b].area
-            elif rule.metric == "ios":
-                whole = min(outlines[a].area, outlines[b].area)
-            else:
-                whole = outlines[a].area + outlines[b].area - shared
+            flags = d.fragment[[a, b]] * rule.borders
+            touching = flags & 15 > 0
+            union = outlines[a].area + outlines[b].area - shared
+            smaller = min(outlines[a].area, outlines[b].area)
+            value = shared / (smaller if rule.metric == "ios" else union)
+            if touching.all():
+                one, two = on_common_ground(d, outlines, a, b), on_common_ground(d, outlines, b, a)
+                value = shared > 0 and shared >= 0.7 * max(one, two)
+            elif touching.any():
+                piece, whole = (a, b) if touching[0] else (b, a)
+                away = (d.boxes[whole] - d.boxes[piece]) * [1, 1, -1, -1] > 0
+                ends = any(away[k] for k in range(4) if d.fragment[piece] & (1 << k))
+                value = not ends and shared >= 0.5 * outlines[piece].area
+            elif (flags & 32).any():
+                value = 0
+            elif (flags > 0).any() and not (flags > 0).all():
+                value = shared / outlines[a if flags[0] else b].area
             if rule.class_agnostic or d.labels[i] == d.labels[j]:
-                overlap[i, j] = shared / whole if shared > 0 else 0.0
+                overlap[i, j] = value if shared > 0 else 0.0
     return d, overlap
 
 

@@ -110,6 +110,12 @@ def test_one_level_puts_the_pieces_of_large_objects_together(blocks, tmp_path, m
     assert score(found(scene, tmp_path, merge=method), truth) == (0, 0)
 
 
+def test_pieces_of_what_a_level_may_not_report_are_not_reported(blocks, tmp_path) -> None:
+    scene, truth = blocks
+    sides = np.sqrt(np.prod(truth[:, 2:] - truth[:, :2], axis=1))
+    assert score(found(scene, tmp_path, levels="1:0-50"), truth[sides <= 50]) == (0, 0)
+
+
 def test_tiles_without_overlap(blocks, tmp_path) -> None:
     scene, truth = blocks
     assert score(found(scene, tmp_path, overlap=0), truth) == (0, 0)
