@@ -94,6 +94,8 @@ class ModelCard:
         _require(self.scaling in SCALINGS, self.name, f"scaling {self.scaling!r} is none of {', '.join(SCALINGS)}")
         percentiles = self.scaling != "percentile" or (min(self.minimum) >= 0 and max(self.maximum) <= 100)
         _require(percentiles, self.name, "scales by percentiles that are not in 0..100")
+        for name, value in (("border_px", self.border_px), ("rim_px", self.rim_px)):
+            _require(0 <= value <= self.tile / 2, self.name, f"{name} {value} is not in 0..{self.tile // 2}")
         _require(0.1 <= self.gamma <= 10, self.name, f"gamma {self.gamma} is not in 0.1..10")
 
     def check(self, scene: Scene) -> str | None:

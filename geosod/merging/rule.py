@@ -62,6 +62,8 @@ class MergeRule:
         _choose("method", self.method, METHODS)
         _choose("metric", self.metric, ("iou", "ios"))
         _choose("decay", self.decay, ("gaussian", "linear"))
+        for name in ("threshold", "sigma", "min_score", "margin", "gap"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
         _within("threshold", self.threshold)
         for label, threshold in self.per_class:
             _within(f"threshold of class {label},", threshold)
@@ -72,7 +74,6 @@ class MergeRule:
         for name, value in (("margin", self.margin), ("gap", self.gap)):
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"Merging {name} {value} must be a number of pixels of at least 0, such as 2.")
-            object.__setattr__(self, name, float(value))
 
     @property
     def least_threshold(self) -> float:
@@ -126,6 +127,13 @@ def _pairs(per_class: Any) -> tuple[tuple[int, float], ...]:
 def _choose(what: str, value: str, among: Iterable[str]) -> None:
     if value not in among:
         raise ConfigError(f"Unknown merging {what} {value!r}; choose one of {', '.join(among)}.")
+
+
+def _number(what: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"Merging {what} {value!r} is not a number.") from None
 
 
 def _within(what: str, value: float) -> None:

@@ -149,7 +149,7 @@ def test_fragments_are_told_by_sides():
         pieces([[0, 0, 1, 1]], [True])
     with pytest.raises(ConfigError, match="64"):
         pieces([[0, 0, 1, 1]], [64])
-    for wrong in ({"margin": -1.0}, {"gap": np.nan}):
+    for wrong in ({"margin": -1.0}, {"gap": np.nan}, {"margin": None}, {"sigma": "wide"}, {"threshold": None}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             merge(Detections.empty(), **wrong)
 
