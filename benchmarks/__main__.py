@@ -1,4 +1,4 @@
-"""Run benchmarks by name: ``python -m benchmarks merge borders mosaic end_to_end memory aoi remote``; all without a name."""
+"""Run benchmarks by name: ``python -m benchmarks merge borders aoi``; all of `NAMES` without a name."""
 
 from __future__ import annotations
 

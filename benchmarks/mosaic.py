@@ -1,11 +1,14 @@
 """Merging the outputs of scenes that overlap: geosod beside geopandas, each in a process of its own.
 
     python -m benchmarks.mosaic [--rows 2000000] [--no-peer]
+    python -m benchmarks.mosaic --deep 365 --rows 2000 --no-peer
 
 Four scenes in a square share a fifth of their ground with the others. Both read them, find boxes of different
 scenes with an IoU of 0.5 or more, keep the surer one, and write what is left as GeoParquet. The peer holds all boxes
 in memory, finds pairs with an STR tree and measures the polygons with shapely, which is what geosod uses, too; the rest
 is a Python loop over matches. It copies no coverage, writes no items and keeps nothing of what it drops.
+
+With `--deep N` there are N scenes of the very same ground, in each of which one object of ten is missed.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from pyproj import CRS
 from geosod import merge_outputs
 from geosod.output.commit import commit_scene, open_output
 from geosod.output.coverage import coverage_table
+from geosod.output.folder import OutputFolder
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
 from geosod.output.table import detection_table
@@ -59,23 +63,43 @@ def make_output(out: Path, rows: int) -> None:
     """One output of four scenes with about `rows` boxes together."""
     rng, side = np.random.default_rng(0), round(np.sqrt(rows / 4) * SPACING)
     step = round(side * STEP)
-    across = np.arange(0, step + side, SPACING)
-    objects = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2)
-    objects += rng.uniform(-3, 3, objects.shape)
+    objects = forest(step + side, rng)
     folder = open_output(out)
     for k in range(4):
         offset = np.array([k % 2, k // 2], np.float64) * step
         where = scene(f"scene{k}", side, (float(offset[0]) / 2, float(offset[1]) / 2))
-        table = detection_table(where, seen(objects, offset, side, rng), PROVENANCE, crs="OGC:CRS84")
-        coverage = Coverage.of_window(where.window, 1024, INSPECTED)
-        item = scene_item(
-            where, PROVENANCE, hrefs=folder.files(where).hrefs(), detections=len(table), status="done", failures=0,
-            inspected_km2=None, crs="OGC:CRS84", processed=DAY,
-        )  # fmt: skip
-        commit_scene(
-            folder, where, detections=table, coverage=coverage_table(where, coverage, crs="OGC:CRS84"), item=item,
-            crs="OGC:CRS84", metadata=file_metadata(where, PROVENANCE),
-        )  # fmt: skip
+        write(folder, where, seen(objects, offset, side, rng))
+
+
+def make_stack(out: Path, rows: int, scenes: int) -> None:
+    """One output of scenes of one ground, with about `rows` objects on it."""
+    rng, side = np.random.default_rng(0), round(np.sqrt(rows) * SPACING)
+    objects = forest(side, rng)
+    folder = open_output(out)
+    for k in range(scenes):
+        there = objects[rng.random(len(objects)) < 0.9]
+        write(folder, scene(f"scene{k:03}", side, (0.0, 0.0)), seen(there, np.zeros(2), side, rng))
+
+
+def forest(side: float, rng: np.random.Generator) -> FloatArray:
+    """(N, 2) middles of objects that stand about `SPACING` apart."""
+    across = np.arange(0, side, SPACING)
+    objects: FloatArray = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2)
+    return objects + rng.uniform(-3, 3, objects.shape)
+
+
+def write(folder: OutputFolder, where: Scene, detections: Detections) -> None:
+    """Commit a scene."""
+    table = detection_table(where, detections, PROVENANCE, crs="OGC:CRS84")
+    coverage = Coverage.of_window(where.window, 1024, INSPECTED)
+    item = scene_item(
+        where, PROVENANCE, hrefs=folder.files(where).hrefs(), detections=len(table), status="done", failures=0,
+        inspected_km2=None, crs="OGC:CRS84", processed=DAY,
+    )  # fmt: skip
+    commit_scene(
+        folder, where, detections=table, coverage=coverage_table(where, coverage, crs="OGC:CRS84"), item=item,
+        crs="OGC:CRS84", metadata=file_metadata(where, PROVENANCE),
+    )  # fmt: skip
 
 
 def geopandas_merge(outputs: list[Path], out: Path) -> tuple[int, int]:
@@ -133,14 +157,23 @@ def only(who: str, output: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000, help="detections of all scenes (default: %(default)s)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=2_000_000,
+        help="detections of all, or of each deep scene (default: %(default)s)",
+    )
+    parser.add_argument("--deep", type=int, default=0, metavar="N", help="that many scenes of one ground")
     parser.add_argument("--no-peer", action="store_true", help="leave geopandas out")
     parser.add_argument("--only", choices=("geosod", "geopandas", "make"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only == "make":
-        make_output(options.output, options.rows)
+        if options.deep:
+            make_stack(options.output, options.rows, options.deep)
+        else:
+            make_output(options.output, options.rows)
         return
     if options.only:
         only(options.only, options.output, options.out)
@@ -150,6 +183,7 @@ def main() -> None:
         print("making the scenes", file=sys.stderr)
         # In a process of its own, since a child's peak begins with the memory of the parent it was forked from.
         command = [sys.executable, "-m", "benchmarks.mosaic", "--only", "make", "--rows", str(options.rows)]
+        command += ["--deep", str(options.deep)]
         subprocess.run([*command, "--output", str(root / "scenes")], check=True)
         names = ["geosod"] if options.no_peer else ["geosod", "geopandas"]
         told = {who: measured(who, root / "scenes", root / who) for who in names}

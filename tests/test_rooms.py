@@ -16,7 +16,9 @@ ALLOWED = {
     **dict.fromkeys(SIDE_BY_SIDE, frozenset()),
     "viewing": frozenset(),
     "output": frozenset({"scenes.locate", "scenes.measure"}),
-    "mosaic": frozenset({"output", "scenes.locate", "scenes.crs", "scenes.antimeridian"}),
+    "mosaic": frozenset(
+        {"output", "scenes.locate", "scenes.crs", "scenes.antimeridian", "merging.index", "merging.kernel"}
+    ),
     "training": frozenset({"demo", "detectors", "scenes", "tiling", "merging"}),
     "running": frozenset({*SIDE_BY_SIDE, "output", "config"}),
     "demo": frozenset({*SIDE_BY_SIDE, "output", "viewing", "running", "config"}),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from geosod.mosaic.match import Boxes
+from geosod.mosaic.spill import append, appended
 
 #: Rows of a scene whose links share a file.
 BUCKET = 250_000
@@ -52,36 +53,20 @@ class Links:
         for begin, end in zip(starts, [*starts[1:], len(order)], strict=True):
             rows = table.take(pa.array(order[begin:end]))
             scene, bucket = keys[order[begin]]
-            with (
-                self._file(kind, int(scene), int(bucket)).open("ab") as file,
-                pa.ipc.new_stream(file, rows.schema) as out,
-            ):
-                out.write_table(rows)
+            append(self._file(kind, int(scene), int(bucket)), rows)
 
     def _file(self, kind: str, scene: int, bucket: int) -> Path:
         return self.folder / f"{kind}-{scene}-{bucket}.arrows"
 
     def read(self, kind: str, scene: int, start: int, stop: int) -> pa.Table:
-        """The links of rows ``[start, stop)`` of a scene: of "dropped" or of "kept" ones, ordered by row and scene."""
+        """The links of rows ``[start, stop)`` of a scene: of "dropped" or of "kept" ones, by row, scene and id."""
         schema = _DROPPED if kind == "dropped" else _KEPT
         parts = [schema.empty_table()]
         for bucket in range(start // BUCKET, (max(stop, start + 1) - 1) // BUCKET + 1):
-            path = self._file(kind, scene, bucket)
-            parts += _streams(path) if path.exists() else []
+            parts += appended(self._file(kind, scene, bucket))
         table = pa.concat_tables(parts)
         table = table.filter((pc.field("row") >= start) & (pc.field("row") < stop))
-        return table.sort_by([(name, "ascending") for name in ("row", "scene") if name in schema.names])
-
-
-def _streams(path: Path) -> list[pa.Table]:
-    """The tables of a file of streams that were written one after another."""
-    tables = []
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        while file.tell() < size:
-            with pa.ipc.open_stream(file) as stream:
-                tables.append(stream.read_all())
-    return tables
+        return table.sort_by([(name, "ascending") for name in ("row", "scene", "id") if name in schema.names])
 
 
 def annotated(table: pa.Table, start: int, dropped: pa.Table, kept: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -100,13 +85,16 @@ def annotated(table: pa.Table, start: int, dropped: pa.Table, kept: pa.Table) ->
     heirs = kept["row"].to_numpy() - start
     count = np.bincount(heirs, minlength=n)
     added = np.bincount(heirs, weights=kept["n_merged"].to_numpy(), minlength=n).astype(np.int32)
+    first = np.ones(len(heirs), np.bool_)
+    first[1:] = (heirs[1:] != heirs[:-1]) | (np.diff(kept["scene"].to_numpy()) != 0)
+    scenes = 1 + np.bincount(heirs[first], minlength=n)
     offsets = pa.array(np.concatenate([[0], np.cumsum(count)]).astype(np.int32))
     ids = pa.ListArray.from_arrays(offsets, kept["id"].combine_chunks())
     place = table.schema.get_field_index("n_merged")
     merged = pa.array(table["n_merged"].to_numpy() + added)
     whole = table.set_column(place, table.schema.field(place), merged)
     whole = whole.append_column(MERGED_FIELDS[0], ids).append_column(
-        MERGED_FIELDS[1], pa.array((count + 1).astype(np.int32))
+        MERGED_FIELDS[1], pa.array(scenes.astype(np.int32))
     )
     gone = np.zeros(n, np.bool_)
     gone[dropped["row"].to_numpy() - start] = True

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import shapely
 
 from geosod.types import BoolArray, FloatArray, IntArray
@@ -15,8 +15,8 @@ from geosod.types import BoolArray, FloatArray, IntArray
 Geometries = npt.NDArray[Any]
 #: Share of a quarter turn; from this latitude on, degrees are measured on a map about the pole.
 _POLAR = 80 / 90
-#: Pairs whose intersections are held at a time.
-_CHUNK = 65_536
+#: Shapes, and pairs of them, that are held as geometries at a time.
+_BATCH = 65_536
 
 
 class Overlap(NamedTuple):
@@ -27,106 +27,81 @@ class Overlap(NamedTuple):
     second: FloatArray
 
 
-def meeting(
-    shapes: Geometries, scene: IntArray, fresh: BoolArray, *, turn: float | None
-) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
-    """Pairs of boxes of different scenes whose bounds meet, those of one scene and all after it at a time.
+def parts_of(wkb: pa.Array, bounds: FloatArray, count: npt.NDArray[np.int32]) -> tuple[FloatArray, IntArray]:
+    """Bounds of the parts of shapes.
 
     A polygon that is split at the antimeridian is looked at part by part. Both of two such polygons are split at one
     line, so the areas that their parts share add up to that of the whole.
 
     Args:
-        shapes: (N,) Polygons and MultiPolygons.
-        scene: (N,) int64.
-        fresh: (N,) bool; pairs without a fresh one are left out.
-        turn: units of a full turn where the CRS is geographic, else None.
+        wkb: (N,) Polygons and MultiPolygons.
+        bounds: (N, 4) float64, theirs.
+        count: (N,) number of their parts.
 
-    Yields:
-        (M,) int64 twice, the box of the lower scene first, and (M,) float64, an area that they share at most;
-        infinite near a pole, where bounds tell nothing of areas.
+    Returns:
+        (P, 4) float64 ``xmin, ymin, xmax, ymax``, and (P,) int64, the shape that each part is of.
     """
-    parts, owner = _parts(shapes)
-    bounds = shapely.bounds(parts).reshape(-1, 4)
-    for one in np.unique(scene)[:-1]:
-        first, second = _scene_pairs(parts, bounds, scene[owner], int(one))
-        wanted = fresh[owner[first]] | fresh[owner[second]]
-        first, second = first[wanted], second[wanted]
-        low = np.maximum(bounds[first, :2], bounds[second, :2])
-        high = np.minimum(bounds[first, 2:], bounds[second, 2:])
-        shared = np.prod(np.maximum(high - low, 0), axis=1)
-        keys, inverse = np.unique(owner[first] * len(shapes) + owner[second], return_inverse=True)
-        most: FloatArray = np.bincount(inverse, weights=shared, minlength=len(keys)).astype(np.float64)
-        a, b = keys // len(shapes), keys % len(shapes)
-        most[_near_pole(shapes, a, b, turn)] = np.inf
-        yield a.astype(np.int64), b.astype(np.int64), most
+    single, split = np.flatnonzero(count == 1), np.flatnonzero(count != 1)
+    parts, index = shapely.get_parts(decoded(wkb.take(pa.array(split))), return_index=True)
+    return np.concatenate([bounds[single], shapely.bounds(parts).reshape(-1, 4)]), np.concatenate(
+        [single, split[index]]
+    )
 
 
-def _parts(shapes: Geometries) -> tuple[Geometries, IntArray]:
-    """Polygons, and which of the shapes each is a part of. Most shapes are polygons, and are not copied."""
-    several = shapely.get_type_id(shapes) != shapely.GeometryType.POLYGON
-    single, split = np.flatnonzero(~several), np.flatnonzero(several)
-    parts, index = shapely.get_parts(shapes[split], return_index=True)
-    return np.concatenate([shapes[single], parts]), np.concatenate([single, split[index]])
+def decoded(wkb: pa.Array) -> Geometries:
+    """(N,) geometries."""
+    return np.asarray(shapely.from_wkb(wkb.to_numpy(zero_copy_only=False)), object).reshape(-1)
 
 
-def _scene_pairs(
-    parts: Geometries, bounds: FloatArray, scene: IntArray, one: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Parts of one scene, and of those after it, whose bounds meet."""
-    own, after = np.flatnonzero(scene == one), np.flatnonzero(scene > one)
-    x0, y0 = bounds[own, :2].min(axis=0)
-    x1, y1 = bounds[own, 2:].max(axis=0)
-    near = bounds[after]
-    after = after[(near[:, 0] <= x1) & (near[:, 2] >= x0) & (near[:, 1] <= y1) & (near[:, 3] >= y0)]
-    if len(after) == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    query, hit = shapely.STRtree(parts[own]).query(parts[after])
-    return own[hit], after[query]
+def areas_and_parts(wkb: pa.Array) -> tuple[FloatArray, npt.NDArray[np.int32]]:
+    """(N,) float64, areas in the plane, and (N,) int32, how many parts there are; some shapes at a time."""
+    areas, count = np.empty(len(wkb)), np.empty(len(wkb), np.int32)
+    for begin in range(0, len(wkb), _BATCH):
+        shapes = decoded(wkb.slice(begin, _BATCH))
+        areas[begin : begin + _BATCH] = shapely.area(_valid(shapes))
+        count[begin : begin + _BATCH] = shapely.get_num_geometries(shapes)
+    return areas, count
 
 
-def _near_pole(shapes: Geometries, a: IntArray, b: IntArray, turn: float | None) -> BoolArray:
-    if turn is None or len(a) == 0:
-        return np.zeros(len(a), np.bool_)
-    bounds = shapely.bounds(shapes).reshape(-1, 4)
-    high = np.maximum(np.abs(bounds[:, 1]), np.abs(bounds[:, 3])) >= _POLAR * turn / 4
-    return np.asarray(high[a] | high[b], np.bool_)
+def near_pole(bounds: FloatArray, turn: float | None) -> BoolArray:
+    """Which of (N, 4) bounds reach so near a pole that degrees are measured on a map about it."""
+    if turn is None:
+        return np.zeros(len(bounds), np.bool_)
+    return np.asarray(np.maximum(np.abs(bounds[:, 1]), np.abs(bounds[:, 3])) >= _POLAR * turn / 4, np.bool_)
 
 
-def intersection_areas(
-    shapes: Geometries,
-    a: IntArray,
-    b: IntArray,
-    most: FloatArray,
-    *,
-    turn: float | None,
-    enough: Callable[[IntArray, IntArray, FloatArray, FloatArray, FloatArray], BoolArray],
-) -> Overlap:
-    """The areas of pairs.
+def shared_areas(wkb: pa.Array, a: IntArray, b: IntArray, *, turn: float | None) -> Overlap:
+    """The areas of pairs, some of which are in memory as geometries at a time.
 
     Args:
-        shapes: (N,) Polygons and MultiPolygons; those that are not valid are mended.
-        a, b: (M,) int64, from `meeting`.
-        most: (M,) float64, from `meeting`.
+        wkb: (N,) Polygons and MultiPolygons; those that are not valid are mended.
+        a, b: (M,) int64.
         turn: units of a full turn where the CRS is geographic, else None.
-        enough: given a, b, an upper bound of the shared area and both areas, (K,) each, tells which pairs are worth
-            measuring; others come out with nothing shared.
     """
-    areas = shapely.area(shapes)
-    out = Overlap(np.zeros(len(a)), areas[a], areas[b])
-    worth = enough(a, b, most, out.first, out.second)
-    polar = _near_pole(shapes, a, b, turn)
-    _measure_into(out, shapes, a, b, np.flatnonzero(worth & ~polar))
-    if polar.any() and turn is not None:
-        chosen = np.flatnonzero(polar)
-        for north in (False, True):
-            south_north = _is_north(shapes, a[chosen]) == north
-            some = chosen[south_north]
-            used, index = np.unique(np.concatenate([a[some], b[some]]), return_inverse=True)
-            maps = _polar_maps(shapes[used], turn, 1 if north else -1)
-            part = Overlap(np.zeros(len(some)), np.zeros(len(some)), np.zeros(len(some)))
-            _measure_into(part, maps, index[: len(some)], index[len(some) :], np.arange(len(some)))
-            for column, values in zip(out, part, strict=True):
-                column[some] = values
+    out = Overlap(*(np.empty(len(a)) for _ in range(3)))
+    for begin in range(0, len(a), _BATCH):
+        some = slice(begin, begin + _BATCH)
+        used, index = np.unique(np.concatenate([a[some], b[some]]), return_inverse=True)
+        shapes, half = decoded(wkb.take(pa.array(used))), len(index) // 2
+        for column, values in zip(out, _areas(shapes, index[:half], index[half:], turn), strict=True):
+            column[some] = values
+    return out
+
+
+def _areas(shapes: Geometries, a: IntArray, b: IntArray, turn: float | None) -> Overlap:
+    near = near_pole(shapely.bounds(shapes).reshape(-1, 4), turn)
+    polar = near[a] | near[b]
+    if turn is None or not polar.any():
+        return _measured(shapes, a, b)
+    out = Overlap(*(np.empty(len(a)) for _ in range(3)))
+    north = _is_north(shapes, a)
+    for side, chosen in ((0, ~polar), (1, polar & north), (-1, polar & ~north)):
+        if not chosen.any():
+            continue
+        used, index = np.unique(np.concatenate([a[chosen], b[chosen]]), return_inverse=True)
+        maps, half = _polar_maps(shapes[used], turn, side) if side else shapes[used], len(index) // 2
+        for column, values in zip(out, _measured(maps, index[:half], index[half:]), strict=True):
+            column[chosen] = values
     return out
 
 
@@ -159,15 +134,10 @@ def _about_pole(xy: FloatArray, *, turn: float, side: int) -> FloatArray:
     return np.stack([distance * np.sin(angle), distance * np.cos(angle)], axis=1)
 
 
-def _measure_into(out: Overlap, shapes: Geometries, a: IntArray, b: IntArray, chosen: IntArray) -> None:
-    """Fill in the areas of some pairs."""
-    for begin in range(0, len(chosen), _CHUNK):
-        some = chosen[begin : begin + _CHUNK]
-        used, index = np.unique(np.concatenate([a[some], b[some]]), return_inverse=True)
-        valid = _valid(shapes[used])
-        first, second = valid[index[: len(some)]], valid[index[len(some) :]]
-        out.shared[some] = shapely.area(shapely.intersection(first, second))
-        out.first[some], out.second[some] = shapely.area(first), shapely.area(second)
+def _measured(shapes: Geometries, a: IntArray, b: IntArray) -> Overlap:
+    valid = _valid(shapes)
+    areas = shapely.area(valid)
+    return Overlap(shapely.area(shapely.intersection(valid[a], valid[b])), areas[a], areas[b])
 
 
 def _valid(shapes: Geometries) -> Geometries:

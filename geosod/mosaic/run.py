@@ -159,10 +159,11 @@ def _build(
 ) -> tuple[int, int]:
     """Write the whole dataset to ``stage/new``; rows in it, and boxes that were compared."""
     target = Target(stage / "new", place, crs, rule, Links(stage / "links"))
-    for folder in (target.root, target.links.folder):
+    spill = stage / "spill"
+    for folder in (target.root, target.links.folder, spill):
         folder.mkdir()
     layers = _layers(sources, crs, stage, emit)
-    compared = _match(layers, target, rows=rows, emit=emit)
+    compared = _match(layers, target, spill, rows=rows, emit=emit)
     written = _write(layers, target, emit)
     tables = [read_failures(path) for path in sources.failures]
     failures = pa.concat_tables([*tables, failure_table(sources.skipped)])
@@ -185,13 +186,13 @@ def _layers(sources: Sources, crs: str, stage: Path, emit: Emit) -> list[Layer]:
     return layers
 
 
-def _match(layers: Sequence[Layer], target: Target, *, rows: int, emit: Emit) -> int:
+def _match(layers: Sequence[Layer], target: Target, spill: Path, *, rows: int, emit: Emit) -> int:
     placed = [layer for layer in layers if layer.scene.crs is not None]
     if not placed:
         return 0
     plan, done = survey(placed, rows=rows), 0
     dates = np.array([layer.scene.date for layer in layers], np.int64)
-    for merged in sweep(plan, target.rule, dates, rows=rows, turn=turn_of(target.crs)):
+    for merged in sweep(plan, target.rule, dates, rows=rows, turn=turn_of(target.crs), folder=spill):
         target.links.add(merged.dropped, merged.kept)
         done += merged.boxes
         emit(Step("match", done, plan.rows))

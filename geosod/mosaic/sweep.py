@@ -1,14 +1,15 @@
 """Matching by strips: what is found is what matching all boxes at once would find.
 
 Boxes are taken up in strips by their ymin. A box is *open* while a box of a later strip could still meet it, that is
-while its ymax reaches the end of the strip. A component of the graph of matches without an open box has all its
-boxes and matches, and its outcome depends on nothing else: it is settled. All others are carried on.
+while its ymax reaches the end of the strip. A component of the graph of links, of which matches are some, has all its
+boxes if none of them is open, and its outcome depends on nothing else: it is settled. All others are carried on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geosod.mosaic.match import Boxes, Edges, MosaicRule, components, find_edges, keepers
+from geosod.mosaic.crowd import components, gather
+from geosod.mosaic.match import Boxes, MosaicRule
+from geosod.mosaic.overlap import areas_and_parts
+from geosod.mosaic.settle import settle
 from geosod.mosaic.sources import reading
+from geosod.mosaic.spill import append, appended
 from geosod.mosaic.survey import Group, Survey, box_bounds, near_any
-from geosod.types import BoolArray, IntArray
+from geosod.types import IntArray
 
 _COLUMNS = ["detection_id", "geometry", "bbox", "label", "score", "cut", "n_merged"]
 
@@ -32,27 +37,55 @@ class Merged:
         dropped: (K,) boxes that are merged into others.
         kept: (K,) the box that each is merged into.
         boxes: how many boxes were taken up.
+        pairs: how many pairs of boxes were measured.
     """
 
     dropped: Boxes
     kept: Boxes
     boxes: int
+    pairs: int
 
 
 @dataclass(slots=True)
 class _Shelf:
-    """Boxes of row groups that were read and not yet taken up, and the numbers given to labels."""
+    """Boxes that were read and not yet taken up, by strip: in memory while there is room, else in files.
 
+    Attributes:
+        room: how many may be in memory.
+        folder: where the files go.
+        labels: numbers given to labels.
+        waiting: boxes in memory.
+    """
+
+    room: int
+    folder: Path
     labels: dict[str, int] = field(default_factory=dict)
-    waiting: dict[int, Boxes] = field(default_factory=dict)
+    waiting: dict[int, list[Boxes]] = field(default_factory=dict)
 
-    def put(self, key: int, boxes: Boxes, room: int) -> None:
-        """Keep what is left of a row group, where there is room; it is read again otherwise."""
-        if len(boxes) and sum(map(len, self.waiting.values())) + len(boxes) <= room:
-            self.waiting[key] = boxes
+    def put(self, strip: int, boxes: Boxes) -> None:
+        """Keep the boxes of a later strip."""
+        if len(boxes) <= self.room:
+            self.room -= len(boxes)
+            self.waiting.setdefault(strip, []).append(boxes)
+        else:
+            append(self._file(strip), boxes.to_arrow())
+
+    def pop(self, strip: int) -> list[Boxes]:
+        """Hand out what was kept for a strip."""
+        path = self._file(strip)
+        kept = self.waiting.pop(strip, [])
+        self.room += sum(map(len, kept))
+        kept += [Boxes.from_arrow(table) for table in appended(path)]
+        path.unlink(missing_ok=True)
+        return kept
+
+    def _file(self, strip: int) -> Path:
+        return self.folder / f"{strip}.arrows"
 
 
-def sweep(plan: Survey, rule: MosaicRule, dates: IntArray, *, rows: int, turn: float | None) -> Iterator[Merged]:
+def sweep(
+    plan: Survey, rule: MosaicRule, dates: IntArray, *, rows: int, turn: float | None, folder: Path
+) -> Iterator[Merged]:
     """Match the boxes of all scenes, strip by strip.
 
     Args:
@@ -61,6 +94,7 @@ def sweep(plan: Survey, rule: MosaicRule, dates: IntArray, *, rows: int, turn: f
         dates: as `geosod.mosaic.match.ranking`, for each layer.
         rows: boxes that may wait in memory besides those of a strip.
         turn: units of a full turn where the CRS is geographic, else None.
+        folder: an empty one, for what there is no room for.
 
     Yields:
         What each strip settled. Together it is what one strip of everything would settle, in another order.
@@ -68,69 +102,39 @@ def sweep(plan: Survey, rule: MosaicRule, dates: IntArray, *, rows: int, turn: f
     Raises:
         LostSceneError: a file cannot be read.
     """
-    shelf, carried, edges = _Shelf(), None, Edges.none()
-    lows, highs = (np.array([getattr(group, name) for group in plan.groups]) for name in ("low", "high"))
-    spans = np.stack([np.searchsorted(plan.ends, y, side="right") for y in (lows, highs)], axis=1)
+    shelf, carried = _Shelf(rows, folder), None
+    begins = np.searchsorted(plan.ends, np.array([group.low for group in plan.groups]), side="right")
     for strip in range(len(plan.ends) + 1):
-        new = _take_up(plan, strip, spans, shelf, rows)
-        taken = sum(map(len, new))
-        boxes = Boxes.concat([*([carried] if carried is not None else []), *new]) if new or carried else None
-        if boxes is None:
+        new = _take_up(plan, strip, np.flatnonzero(begins == strip), shelf)
+        if carried is None and not new:
             continue
-        fresh = np.arange(len(boxes)) >= len(boxes) - taken
+        boxes = Boxes.concat([*([carried] if carried is not None else []), *new])
+        crowd = gather(boxes, rule, turn=turn)
+        component = components(crowd)
         end = plan.ends[strip] if strip < len(plan.ends) else np.inf
-        edges = edges.plus(_new_edges(boxes, fresh, rule, turn, carried_reach=_open(boxes, fresh, plan, strip)))
-        component = components(len(boxes), edges.a, edges.b)
         is_open = np.zeros(len(boxes), np.bool_)
         is_open[component[boxes.bounds[:, 3] >= end]] = True
-        stays = is_open[component]
-        yield _settled(boxes, edges, ~stays[edges.a], dates, rule, taken)
-        carried, edges = boxes.take(stays), _kept_edges(edges, stays)
+        stays, several = is_open[component], np.bincount(component)[component] > 1
+        found = settle(boxes, crowd, several & ~stays, dates, rule, turn=turn)
+        yield Merged(boxes.take(found.dropped), boxes.take(found.kept), sum(map(len, new)), found.pairs)
+        carried = boxes.take(stays)
 
 
-def _open(boxes: Boxes, fresh: BoolArray, plan: Survey, strip: int) -> BoolArray:
-    """Boxes that a box of this strip can meet."""
-    begin = plan.ends[strip - 1] if strip else -np.inf
-    return np.asarray(fresh | (boxes.bounds[:, 3] >= begin), np.bool_)
-
-
-def _new_edges(
-    boxes: Boxes, fresh: BoolArray, rule: MosaicRule, turn: float | None, *, carried_reach: BoolArray
-) -> Edges:
-    """Matches with a fresh box; others were found before."""
-    some = np.flatnonzero(carried_reach)
-    found = find_edges(boxes.take(some), fresh[some], rule, turn=turn)
-    return Edges(some[found.a], some[found.b], found.measure)
-
-
-def _settled(boxes: Boxes, edges: Edges, done: BoolArray, dates: IntArray, rule: MosaicRule, taken: int) -> Merged:
-    """The outcome of the components that the matches `done` make up."""
-    used, index = np.unique(np.concatenate([edges.a[done], edges.b[done]]), return_inverse=True)
-    half = int(done.sum())
-    own = boxes.take(used)
-    keeper = keepers(own, Edges(index[:half], index[half:], edges.measure[done]), dates, rule)
-    gone = np.flatnonzero(keeper >= 0)
-    return Merged(own.take(gone), own.take(keeper[gone]), taken)
-
-
-def _kept_edges(edges: Edges, stays: BoolArray) -> Edges:
-    """The matches of boxes that stay, by their places among these."""
-    place = np.cumsum(stays) - 1
-    kept = stays[edges.a]
-    return Edges(place[edges.a[kept]], place[edges.b[kept]], edges.measure[kept])
-
-
-def _take_up(plan: Survey, strip: int, spans: IntArray, shelf: _Shelf, room: int) -> list[Boxes]:
-    """The boxes of a strip; `spans` has the first and last strip of each group."""
-    out = []
-    for place in np.flatnonzero((spans[:, 0] <= strip) & (strip <= spans[:, 1])):
-        group = plan.groups[place]
-        boxes = shelf.waiting.pop(int(place), None) or _read(group, shelf.labels)
+def _take_up(plan: Survey, strip: int, places: npt.NDArray[np.int64], shelf: _Shelf) -> list[Boxes]:
+    """The boxes of a strip, in which the row groups at some places begin."""
+    out = shelf.pop(strip)
+    for place in places:
+        boxes = _read(plan.groups[place], shelf.labels)
         lies = np.searchsorted(plan.ends, boxes.bounds[:, 1], side="right")
-        out.append(boxes.take(lies == strip))
-        if spans[place, 1] > strip:
-            shelf.put(int(place), boxes.take(lies > strip), room)
-    return [boxes for boxes in out if len(boxes)]
+        order = np.argsort(lies, kind="stable")
+        starts = np.flatnonzero(np.diff(lies[order], prepend=-1))
+        for begin, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            part, where = boxes.take(order[begin:end]), int(lies[order[begin]])
+            if where == strip:
+                out.append(part)
+            else:
+                shelf.put(where, part)
+    return out
 
 
 def _read(group: Group, labels: dict[str, int]) -> Boxes:
@@ -140,6 +144,8 @@ def _read(group: Group, labels: dict[str, int]) -> Boxes:
         bounds = box_bounds(table["bbox"])
         near = near_any(bounds, group.near)
         table = table.take(pa.array(near)) if len(near) < len(table) else table
+        wkb = table["geometry"].combine_chunks()
+        area, parts = areas_and_parts(wkb)
     return Boxes(
         scene=np.full(len(near), group.layer.index, np.int64),
         row=group.first_row + near,
@@ -148,8 +154,10 @@ def _read(group: Group, labels: dict[str, int]) -> Boxes:
         score=table["score"].to_numpy(),
         cut=np.asarray(table["cut"].to_numpy(zero_copy_only=False), np.bool_),
         n_merged=table["n_merged"].to_numpy(),
+        area=area,
+        parts=parts,
         ids=table["detection_id"].combine_chunks(),
-        wkb=table["geometry"].combine_chunks(),
+        wkb=wkb,
     )
 
 

@@ -33,15 +33,19 @@ def brute(
     found: dict[str, str] = {}
     while left:
         best = left.pop(0)
-        takes: dict[str, tuple[float, dict[str, Any]]] = {}
+        matches: dict[str, list[tuple[bool, float, dict[str, Any]]]] = {}
         for row in left:
             if row["scene"] == best["scene"] or (row["label"] != best["label"] and not class_agnostic):
                 continue
             pair = sorted((best, row), key=lambda r: r["scene"])
             value = measure(*pair, metric)
-            if value > 0 and value >= threshold - 1e-6 and value > takes.get(row["scene"], (0.0, row))[0]:
-                takes[row["scene"]] = value, row
-        for _, row in takes.values():
-            found[row["id"]] = best["id"]
-            left.remove(row)
+            if value > 0 and value >= threshold - 1e-6:
+                matches.setdefault(row["scene"], []).append((row["cut"], -value, row))
+        for some in matches.values():
+            some.sort(key=lambda match: match[:2])
+            # The whole box that it overlaps best, or all pieces.
+            pieces = some[0][0] and not best["cut"]
+            for _, _, row in some if pieces else some[:1]:
+                found[row["id"]] = best["id"]
+                left.remove(row)
     return found

@@ -119,10 +119,11 @@ def check(new: Path, before: list[dict[str, Any]], links: dict[str, str]) -> Non
     for row in before:
         if row["id"] in links:
             continue
-        heirs = sorted((gone for gone, kept in links.items() if kept == row["id"]), key=lambda name: scene[name])
+        heirs = sorted((scene[gone], gone) for gone, kept in links.items() if kept == row["id"])
+        heirs = [name for _, name in heirs]
         got = after[row["id"]]
         assert got["merged_ids"] == heirs
-        assert got["n_scenes"] == 1 + len(heirs) == 1 + len({scene[name] for name in heirs})
+        assert got["n_scenes"] == 1 + len({scene[name] for name in heirs})
         assert got["n_merged"] == row["n"] + sum(r["n"] for r in before if r["id"] in heirs)
     lost = new / "merged.parquet"
     assert lost.exists() == bool(links)

@@ -18,11 +18,14 @@ from scipy import ndimage
 from geosod.config import make_config
 from geosod.detectors import open_bundle
 from geosod.errors import ConfigError
+from geosod.merging import MergeRule, settle
 from geosod.output.commit import open_output
 from geosod.running import serial
 from geosod.running.job import Job
-from geosod.running.planning import _usual_sizes, plan_scene
-from geosod.types import Detections, Execution, SceneRef, TileBatch
+from geosod.running.planning import Level, _usual_sizes, plan_scene
+from geosod.running.stages import _of_level
+from geosod.scenes.open import open_scene
+from geosod.types import RIGHT, Detections, Execution, SceneRef, TileBatch
 from tests.rasters import UTM31, noise, random_bundle, write_tif
 from tests.running.helpers import detect, tables
 
@@ -114,6 +117,18 @@ def test_pieces_of_what_a_level_may_not_report_are_not_reported(blocks, tmp_path
     scene, truth = blocks
     sides = np.sqrt(np.prod(truth[:, 2:] - truth[:, :2], axis=1))
     assert score(found(scene, tmp_path, levels="1:0-50"), truth[sides <= 50]) == (0, 0)
+
+
+def test_a_larger_box_does_not_drop_what_a_level_is_for(blocks, tmp_path) -> None:
+    scene, _ = blocks
+    level = Level(1.0, open_scene(SceneRef(scene, "s")), (10.0, 50.0))
+    boxes = [[0, 0, 100, 100], [20, 20, 50, 50], [60, 20, 100, 90], [5, 5, 9, 9]]
+    raw = Detections(boxes=boxes, scores=[0.9, 0.8, 0.7, 0.6], labels=[0] * 4, fragment=[0, 0, RIGHT, 0])
+    merged = settle(_of_level(raw, level, borders=True), level.scene.window, MergeRule(metric="ios"), whole=True)
+    assert merged.settled.boxes.tolist() == [[0, 0, 100, 100], [20, 20, 50, 50]]
+    assert merged.settled.n_merged.tolist() == [2, 1]
+    plain = _of_level(raw, level, borders=False)
+    assert plain.boxes.tolist() == [[20, 20, 50, 50]]
 
 
 def test_tiles_without_overlap(blocks, tmp_path) -> None:
