@@ -17,7 +17,15 @@ ALLOWED = {
     "viewing": frozenset(),
     "output": frozenset({"scenes.locate", "scenes.measure"}),
     "mosaic": frozenset(
-        {"output", "scenes.locate", "scenes.crs", "scenes.antimeridian", "merging.index", "merging.kernel"}
+        {
+            "output",
+            "scenes.locate",
+            "scenes.crs",
+            "scenes.antimeridian",
+            "merging.graph",
+            "merging.index",
+            "merging.kernel",
+        }
     ),
     "training": frozenset({"demo", "detectors", "scenes", "tiling", "merging"}),
     "running": frozenset({*SIDE_BY_SIDE, "output", "config"}),

@@ -93,6 +93,24 @@ def tally(owner: IntArray, values: npt.NDArray[Any]) -> IntArray:
 
 
 @kernel
+def connected(n: int, one: IntArray, two: IntArray) -> IntArray:
+    """(n,) int64, the lowest number that each is connected with, for edges between `one` and `two`."""
+    head = np.arange(n)
+    for k in range(len(one)):
+        a, b = one[k], two[k]
+        while head[a] != a:
+            head[a] = head[head[a]]
+            a = head[a]
+        while head[b] != b:
+            head[b] = head[head[b]]
+            b = head[b]
+        head[max(a, b)] = min(a, b)
+    for i in range(n):
+        head[i] = head[head[i]]
+    return head
+
+
+@kernel
 def take(index: Index, i: int, match: Match, found: IntArray) -> int:
     """Take the boxes that match the box at place `i`, itself included, into `found`; their number."""
     # Names for the arrays: numba counts references whenever one is fetched from a tuple.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from geosod.errors import ConfigError
 from geosod.merging.borders import put_together, sides
 from geosod.merging.components import check
-from geosod.merging.graph import tally
+from geosod.merging.graph import connected, tally
 from geosod.merging.index import Index, build_index, cells_of, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import AGREEMENT, SHARE, Match, edges, limit_of
@@ -229,28 +229,10 @@ def _assemble(
         np.minimum.at(taker, part[taken], whole[taken])
     absorbed = taker < n
     joined = near & piece[one] & piece[two] & ~absorbed[one] & ~absorbed[two]
-    heads = _connected(n, one[joined], two[joined])
+    heads = connected(n, one[joined], two[joined])
     before = owner.copy()
     owner[piece] = heads[piece]
     owner[absorbed] = before[taker[absorbed]]
-
-
-@kernel
-def _connected(n: int, one: IntArray, two: IntArray) -> IntArray:
-    """(N,) int64, the lowest number that each is connected with."""
-    head = np.arange(n)
-    for k in range(len(one)):
-        a, b = one[k], two[k]
-        while head[a] != a:
-            head[a] = head[head[a]]
-            a = head[a]
-        while head[b] != b:
-            head[b] = head[head[b]]
-            b = head[b]
-        head[max(a, b)] = min(a, b)
-    for i in range(n):
-        head[i] = head[head[i]]
-    return head
 
 
 @kernel

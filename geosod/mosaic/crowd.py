@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from geosod.merging.graph import connected
 from geosod.merging.index import Index, build_index, cells_of, next_of, restore, run_of
 from geosod.merging.kernel import kernel
 from geosod.mosaic.match import ROUNDING, Boxes, MosaicRule
@@ -102,7 +103,7 @@ def components(crowd: Crowd) -> IntArray:
     label = _flood(crowd)
     owner = crowd.owner[crowd.places]
     same = np.flatnonzero(owner[1:] == owner[:-1])
-    joined: IntArray = _joined(len(label), label[crowd.places[same]], label[crowd.places[same + 1]])
+    joined: IntArray = connected(len(label), label[crowd.places[same]], label[crowd.places[same + 1]])
     component: IntArray = joined[label[crowd.places[crowd.start[:-1]]]]
     return component
 
@@ -254,21 +255,3 @@ def _take_out(skip: npt.NDArray[Any], places: IntArray, start: IntArray, gone: I
     for box in gone:
         for k in range(start[box], start[box + 1]):
             skip[places[k]] = places[k] + 1
-
-
-@numba.njit(cache=True)
-def _joined(n: int, a: IntArray, b: IntArray) -> IntArray:
-    """(n,) int64, the lowest number of each number's component, for edges between `a` and `b`."""
-    parent = np.arange(n)
-    for edge in range(len(a)):
-        i, j = a[edge], b[edge]
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        while parent[j] != j:
-            parent[j] = parent[parent[j]]
-            j = parent[j]
-        parent[max(i, j)] = min(i, j)
-    for i in range(n):
-        parent[i] = parent[parent[i]]
-    return parent
