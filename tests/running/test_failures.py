@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -25,6 +26,7 @@ import shapely
 import geosod
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
 from geosod.running.events import Failed, Note, TilesDetected
+from geosod.running.stages import _outcome
 from geosod.tiling.grid import make_grid
 from geosod.types import Detections, TileBatch
 from tests.rasters import noise, random_bundle, write_tif
@@ -156,6 +158,19 @@ def test_boxes_that_are_none_are_counted_and_left_out(rgb_bundle, tmp_path, monk
     item = json.loads((tmp_path / "out/items/a.json").read_text())
     assert item["properties"]["geosod:unusable_detections"] == 6 * tiles
     assert f"{6 * tiles} boxes of the model had no area" in summary(result)
+
+
+def test_boxes_that_are_none_do_not_fill_a_tile() -> None:
+    """A tile is capped by what it holds."""
+
+    class Three:
+        card = SimpleNamespace(top_k=3)
+
+    boxes = [[0, 0, 5, 5], [np.nan, 0, 5, 5], [0, 0, 5, np.inf]]
+    wild = Detections(boxes=boxes, scores=[0.9] * 3, labels=[0] * 3)
+    full = wild.with_columns(boxes=[[0, 0, 5, 5], [5, 0, 9, 5], [9, 0, 12, 5]])
+    outcome = _outcome(Three(), [wild, full, Detections.empty()])
+    assert (outcome.capped, outcome.unusable, len(outcome.detections)) == (1, 2, 4)
 
 
 def test_a_network_that_gives_no_numbers_costs_its_tiles(rgb_bundle, tmp_path, monkeypatch) -> None:
