@@ -71,7 +71,7 @@ def _given(index: Index, whole: IntArray, pieces: IntArray, match: Match) -> Int
     alive[pieces] = True
     restore(index, alive)
     owner = np.full(len(alive), -1)
-    _absorb(index, whole, match, owner)
+    _absorb(index, whole, match, len(pieces), owner)
     left = pieces[owner[pieces] < 0]
     label, starts = components(index, match, len(left))
     _lead(label, left, np.full(len(starts) - 1, -1), owner)
@@ -94,10 +94,12 @@ def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArr
 
 
 @kernel
-def _absorb(index: Index, whole: IntArray, match: Match, owner: IntArray) -> None:
+def _absorb(index: Index, whole: IntArray, match: Match, left: int, owner: IntArray) -> None:
     found = np.empty(len(owner), np.int64)
     for i in whole:
-        for f in range(take(index, i, match, found)):
+        taken = take(index, i, match, found) if left else 0
+        left -= taken
+        for f in range(taken):
             owner[found[f]] = i
 
 

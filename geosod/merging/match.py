@@ -111,10 +111,8 @@ def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, match
         return 0.0
     if touched and other_touched:
         return measure(a, b, match.ios)
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if not (width > 0 and height > 0 and width * height > 0):
-        return 0.0
-    return width * height / (_area(a) if touched else _area(b))
+    inter = _common(a, b)
+    return inter / (_area(a) if touched else _area(b)) if inter > 0 else 0.0
 
 
 @kernel
@@ -165,6 +163,13 @@ def _area(box: FloatArray) -> Any:
 
 
 @kernel
+def _common(a: FloatArray, b: FloatArray) -> Any:
+    """The area that two boxes share."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+@kernel
 def _held(piece: FloatArray, whole: FloatArray, touched: int, margin: float) -> Any:
     """Whether a whole object holds a fragment: enough of that lies within, and it goes on where the tile ends."""
     inter, area = 1.0, 1.0
@@ -199,12 +204,8 @@ def reach_of(near: float) -> float:
 @kernel
 def measure(a: FloatArray, b: FloatArray, ios: bool) -> Any:
     """IoU of two boxes, or intersection over the smaller area; 0 where they share no area."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    inter = width * height
-    if not (width > 0 and height > 0 and inter > 0):
-        return 0.0
-    area, other = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
-    return inter / (min(area, other) if ios else area + other - inter)
+    inter, area, other = _common(a, b), _area(a), _area(b)
+    return inter / (min(area, other) if ios else area + other - inter) if inter > 0 else 0.0
 
 
 @kernel

@@ -14,7 +14,7 @@ from geosod.merging.components import check
 from geosod.merging.graph import connected, tally
 from geosod.merging.index import Index, build_index, cells_of, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import AGREEMENT, SHARE, Match, edges, limit_of
+from geosod.merging.match import AGREEMENT, SHARE, Match, limit_of
 from geosod.merging.order import canonical_order
 from geosod.merging.rule import MergeRule
 from geosod.merging.soft_nms import sift
@@ -128,8 +128,7 @@ def _pairs_of(detections: Detections, polygons: Polygons, rule: MergeRule) -> tu
     """Pairs of ranks that overlap enough for the method, the better one first, and how much."""
     import shapely
 
-    any_overlap = rule.method == "soft_nms" and rule.decay == "gaussian"
-    match = edges(rule, any_overlap=any_overlap)
+    match = rule.graph.match
     n, area = len(detections), shapely.area(polygons)
     index = build_index(detections, borders=rule.borders)
     left, right = np.empty(_CHUNK + n, np.int64), np.empty(_CHUNK + n, np.int64)
@@ -190,9 +189,14 @@ def _metric(
 
 def _held(detections: Detections, area: FloatArray, piece: IntArray, whole: IntArray, shared: FloatArray) -> BoolArray:
     """Whether fragments may be pieces of whole objects."""
-    b, cut = detections.boxes, (sides(detections)[piece][:, None] >> np.arange(4, dtype=np.uint8)) & 1 == 1
+    b, cut = detections.boxes, _touched(detections, piece)
     goes_on = np.concatenate([b[whole, :2] <= b[piece, :2], b[whole, 2:] >= b[piece, 2:]], axis=1)
     return np.asarray((shared > 0) & (shared >= SHARE * area[piece]) & (goes_on | ~cut).all(axis=1))
+
+
+def _touched(detections: Detections, rows: IntArray) -> BoolArray:
+    """(M, 4) bool, which sides of some boxes are cut by their tile, in the order of the corners."""
+    return np.asarray((sides(detections)[rows][:, None] >> np.arange(4, dtype=np.uint8)) & 1 == 1)
 
 
 def _on_common_ground(
@@ -201,14 +205,11 @@ def _on_common_ground(
     """Areas of fragments on the ground that the tiles of both show."""
     import shapely
 
-    ground = np.array([[-np.inf, -np.inf, np.inf, np.inf]]).repeat(len(one), axis=0)
-    for rows in (one, two):
-        touched = (sides(detections)[rows][:, None] >> np.arange(4, dtype=np.uint8)) & 1 == 1
-        limit = np.where(touched, detections.boxes[rows], [-np.inf, -np.inf, np.inf, np.inf])
-        ground = np.concatenate([np.maximum(ground[:, :2], limit[:, :2]), np.minimum(ground[:, 2:], limit[:, 2:])], 1)
     b = detections.boxes
+    # Where neither is cut, ground that holds both.
     reach = np.concatenate([np.minimum(b[one, :2], b[two, :2]) - 1, np.maximum(b[one, 2:], b[two, 2:]) + 1], axis=1)
-    ground = np.where(np.isfinite(ground), ground, reach)
+    first, second = (np.where(_touched(detections, rows), b[rows], reach) for rows in (one, two))
+    ground = np.concatenate([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])], axis=1)
     clip = shapely.box(*ground.T)
     areas = [shapely.area(shapely.intersection(polygons[rows], clip)) for rows in (one, two)]
     return areas[0], areas[1]
@@ -219,8 +220,7 @@ def _assemble(
 ) -> None:
     """Give fragments to whole objects and group the others, as `geosod.merging.borders`; writes to `owner`."""
     one, two, value = pairs
-    match = edges(rule)
-    near = value >= _limits(match, ranked.labels[one], ranked.labels[two])
+    near = value >= _limits(rule.match, ranked.labels[one], ranked.labels[two])
     n = len(ranked)
     taker = np.full(n, n)
     # What is near a rim may come after a fragment.
@@ -259,7 +259,7 @@ def _pairs(index: Index, first: int, match: Match, chunk: int, left: IntArray, r
             while row <= row_high and col_low <= col_high:
                 place, end, row = run_of(index, k, row, col_low, col_high)
                 for j in range(max(place, i + 1), end):
-                    width, height = min(b[2], boxes[j, 2]) - max(b[0], boxes[j, 0]), 0.0
+                    width = min(b[2], boxes[j, 2]) - max(b[0], boxes[j, 0])
                     height = min(b[3], boxes[j, 3]) - max(b[1], boxes[j, 1])
                     if width > 0 and height > 0 and (match.class_agnostic or labels[i] == labels[j]):
                         left[n], right[n] = order[i], order[j]

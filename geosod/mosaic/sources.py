@@ -18,7 +18,7 @@ import shapely
 
 from geosod.errors import OutputError, SceneError
 from geosod.output.coverage import COVERAGE_SCHEMA
-from geosod.output.folder import OutputFolder, read_item
+from geosod.output.folder import OutputFolder, SceneFiles, dataset_files, read_item
 from geosod.output.geoparquet import BBOX_TYPE, read_metadata
 from geosod.output.stac_item import source_of
 from geosod.scenes.locate import LONLAT
@@ -73,13 +73,10 @@ class SceneSource:
         """Where the scene itself came from, as far as its item tells."""
         return source_of(self.item) or str(self.detections)
 
-    @property
-    def place(self) -> str:
-        """Path of the detections file in a dataset folder."""
-        if self.crs is None:
-            return f"pixel/{self.id}.parquet"
-        day = "unknown" if self.date == UNDATED else (_EPOCH + dt.timedelta(microseconds=self.date)).date().isoformat()
-        return f"detections/acq_date={day}/{self.id}.parquet"
+    def files(self, root: Path) -> SceneFiles:
+        """Where its files go in a dataset folder."""
+        moment = None if self.date == UNDATED else _EPOCH + dt.timedelta(microseconds=self.date)
+        return dataset_files(root, self.id, moment, on_map=self.crs is not None)
 
 
 class LostSceneError(SceneError):

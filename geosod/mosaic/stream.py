@@ -13,10 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geosod.output.geoparquet import ROW_GROUP_ROWS, geo_metadata
-
-#: Columns of few values.
-_REPEATING = ("label", "scene_id", "status", "reason")
+from geosod.output.geoparquet import REPEATING, ROW_GROUP_ROWS, geo_metadata
 
 
 class GeoParquetStream:
@@ -46,7 +43,7 @@ class GeoParquetStream:
             path,
             self._schema,
             compression="zstd",
-            use_dictionary=[name for name in _REPEATING if name in self._schema.names],
+            use_dictionary=[name for name in REPEATING if name in self._schema.names],
             store_schema=False,
         )
 

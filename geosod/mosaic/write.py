@@ -23,7 +23,7 @@ from geosod.mosaic.sources import SceneSource, reading, tables
 from geosod.mosaic.stream import GeoParquetStream
 from geosod.mosaic.survey import Layer
 from geosod.mosaic.translate import same_crs, translate_file
-from geosod.output.folder import SceneFiles, flush
+from geosod.output.folder import flush
 from geosod.output.geoparquet import read_metadata
 from geosod.scenes.crs import crs_name
 
@@ -45,11 +45,6 @@ class Target:
     crs: str
     rule: MosaicRule
     links: Links
-
-    def files(self, scene: SceneSource, root: Path | None = None) -> SceneFiles:
-        """Where the files of a scene go."""
-        base = root or self.root
-        return SceneFiles(base / scene.place, base / f"coverage/{scene.id}.parquet", base / f"items/{scene.id}.json")
 
 
 def neighbours(layers: Sequence[Layer]) -> list[list[str]]:
@@ -84,7 +79,7 @@ def write_scene(
     Raises:
         LostSceneError: a file of the scene cannot be read, or its coverage cannot be put in the CRS.
     """
-    scene, files = layer.scene, target.files(layer.scene)
+    scene, files = layer.scene, layer.scene.files(target.root)
     for path in (files.detections, files.coverage, files.item):
         path.parent.mkdir(parents=True, exist_ok=True)
     told = _told(target, met)
@@ -157,7 +152,7 @@ def _told(target: Target, met: Sequence[str]) -> dict[str, object]:
 def _item(target: Target, scene: SceneSource, told: Mapping[str, object], rows: int) -> dict[str, Any]:
     """The scene's item, as it is in the merged dataset."""
     item = json.loads(json.dumps(scene.item))
-    files = target.files(scene, target.final)
+    files = scene.files(target.final)
     for name, href in files.hrefs().items():
         item["assets"][name]["href"] = href
         if scene.crs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -79,11 +80,14 @@ class OutputFolder:
         if self.name is not None:
             stem = self.root / self.name
             return SceneFiles(Path(f"{stem}.parquet"), Path(f"{stem}.coverage.parquet"), self.item(scene.id))
-        moment = scene.ref.datetime
-        date = "unknown" if moment is None else utc(moment).date().isoformat()
-        folder = f"detections/acq_date={date}" if georeferenced(scene) else "pixel"
-        file = f"{scene.id}.parquet"
-        return SceneFiles(self.root / folder / file, self.root / "coverage" / file, self.item(scene.id))
+        return dataset_files(self.root, scene.id, scene.ref.datetime, on_map=georeferenced(scene))
+
+
+def dataset_files(root: Path, scene_id: str, moment: dt.datetime | None, *, on_map: bool) -> SceneFiles:
+    """Where the files of a scene go in a dataset folder; `on_map` tells whether it is georeferenced."""
+    date = "unknown" if moment is None else utc(moment).date().isoformat()
+    folder, file = f"detections/acq_date={date}" if on_map else "pixel", f"{scene_id}.parquet"
+    return SceneFiles(root / folder / file, root / "coverage" / file, OutputFolder(root).item(scene_id))
 
 
 def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -> OutputFolder:

@@ -24,7 +24,8 @@ ROW_GROUP_ROWS = 50_000
 BBOX_TYPE = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in ("xmin", "ymin", "xmax", "ymax")])
 
 _TYPE_NAMES = {3: "Polygon", 6: "MultiPolygon"}
-_REPEATING = ("label", "scene_id", "status", "reason")
+#: Columns of few values.
+REPEATING = ("label", "scene_id", "status", "reason")
 
 
 def file_metadata(scene: Scene, provenance: Provenance) -> dict[str, object]:
@@ -122,7 +123,7 @@ def write_geoparquet(
             path,
             compression="zstd",
             row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=[name for name in _REPEATING if name in table.schema.names],
+            use_dictionary=[name for name in REPEATING if name in table.schema.names],
         )
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
