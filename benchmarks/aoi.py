@@ -25,7 +25,7 @@ from geosod.detectors import open_bundle
 from geosod.running.events import Ready, TilesDetected
 from geosod.running.job import Job
 from geosod.running.planning import plan_scene
-from geosod.types import Scene, SceneRef
+from geosod.scene import Scene, SceneRef
 
 
 def ten_polygons(scene: Scene, *, share: float, seed: int) -> geopandas.GeoDataFrame:

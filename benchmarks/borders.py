@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.demo.score import match
+from geosod.detections import Detections
 from geosod.merging import merge
 from geosod.tiling.grid import Grid, make_grid
-from geosod.types import Detections
 
 TILES, OVERLAPS = (256, 512, 1024), (0.0, 0.125, 0.25, 0.5)
 #: Pixels by which the sides of objects are off, at most; less for objects under 24 pixels.

@@ -29,12 +29,13 @@ import geosod
 from geosod.config import make_config
 from geosod.demo.scene import write_scene
 from geosod.detectors import Bundle, load_detector, open_bundle
+from geosod.results import Execution
 from geosod.running.events import Ready
 from geosod.running.job import Job, resolve_execution
 from geosod.running.planning import plan_scene
 from geosod.running.stages import read_spec, read_tiles
+from geosod.scene import SceneRef, TileBatch
 from geosod.scenes.open import open_scene, opened
-from geosod.types import Execution, SceneRef, TileBatch
 
 
 def decode_once(scene: Path) -> float:

@@ -27,10 +27,11 @@ import numpy as np
 import torch
 import torchvision
 
+from geosod.arrays import FloatArray
+from geosod.detections import Detections
 from geosod.merging import METHODS, MergeRule, merge, settle
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import plan_units
-from geosod.types import Detections, FloatArray
 
 #: What a model card grants by default.
 MARGIN = 2.0
@@ -182,7 +183,7 @@ def shipping(n: int) -> None:
     for plain in [*rules, MergeRule("wbf", "ios")]:
         rule = replace(plain, margin=MARGIN)
         start = time.process_time()
-        shipped = sum(len(settle(part, unit.core, rule).open) for part, unit in zip(parts, units, strict=True))
+        shipped = sum(len(settle(part, unit.core, rule).pending) for part, unit in zip(parts, units, strict=True))
         kind = rule.decay if rule.method == "soft_nms" else f"{rule.metric} {rule.threshold:g}"
         print(f"{rule.method:>10} {kind:>10} {shipped / raw:7.2%}, in {time.process_time() - start:.2f} s", flush=True)
 

@@ -23,12 +23,12 @@ import rasterio.shutil
 import shapely
 
 import geosod
+from geosod.scene import TileBatch
 from geosod.scenes.open import open_scene
 from geosod.scenes.read import ReadSpec, read_unit
 from geosod.scenes.sources import find_scenes
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units
-from geosod.types import TileBatch
 from tests.remote.server import serving
 
 BLOCK = 512

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geosod.api import load_model as load_model
     from geosod.config import RunConfig as RunConfig
+    from geosod.deduplication.run import deduplicate as deduplicate
+    from geosod.detections import Detections as Detections
     from geosod.detectors.base import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
     from geosod.merging import merge as merge
-    from geosod.mosaic.run import merge_outputs as merge_outputs
     from geosod.running.run import Result as Result
     from geosod.running.run import detect as detect
-    from geosod.types import Detections as Detections
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Detections": "geosod.types",
+    "Detections": "geosod.detections",
     "Detector": "geosod.detectors.base",
     "GeosodError": "geosod.errors",
     "Result": "geosod.running.run",
@@ -35,7 +35,7 @@ _HOMES = {
     "detect": "geosod.running.run",
     "load_model": "geosod.api",
     "merge": "geosod.merging",
-    "merge_outputs": "geosod.mosaic.run",
+    "deduplicate": "geosod.deduplication.run",
 }
 
 __all__ = [
@@ -45,10 +45,10 @@ __all__ = [
     "Result",
     "RunConfig",
     "__version__",
+    "deduplicate",
     "detect",
     "load_model",
     "merge",
-    "merge_outputs",
 ]
 
 

@@ -104,7 +104,7 @@ class RunConfig(BaseModel):
         "each as SCALE:LEAST-GREATEST with the sizes in pixels it may report",
     )
     threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
-    merge: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
+    merge_method: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
         "nms", description="how boxes of overlapping tiles become one: nms, soft_nms, nmm, greedy_nmm or wbf"
     )
     metric: Literal["iou", "ios"] | None = Field(

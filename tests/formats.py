@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 import geosod
 from geosod.errors import GeosodError
+from geosod.scene import Scene, SceneRef
 from geosod.scenes.open import open_scene
-from geosod.types import Scene, SceneRef
 from tests.rasters import random_bundle
 
 SUFFIXES = {".tif", ".tiff", ".vrt"}

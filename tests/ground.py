@@ -13,7 +13,7 @@ from affine import Affine
 from pyproj import CRS, Geod
 from rasterio.control import GroundControlPoint
 
-from geosod.types import GroundControl, RationalPolynomials, Scene, SceneRef
+from geosod.scene import GroundControl, RationalPolynomials, Scene, SceneRef
 
 
 def make_scene(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geosod.errors import ConfigError, GeosodError, ReadError, SceneError, identity, redacted
-from geosod.types import Failure, SceneResult
+from geosod.results import Failure, SceneResult
 
 SECRET = "5ecretS1gnature"
 

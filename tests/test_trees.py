@@ -12,11 +12,12 @@ import pytest
 import rasterio
 
 from geosod.api import load_model
+from geosod.detections import Detections
 from geosod.detectors import Detector, open_bundle
 from geosod.detectors.base import network
+from geosod.scene import TileBatch
 from geosod.tiling.grid import make_grid
 from geosod.training.protocol import PointScore, score_points
-from geosod.types import Detections, TileBatch
 from tests.rasters import write_tif
 from tests.running.helpers import PLAIN, detect
 from tests.test_real_data import build_vrt

@@ -44,7 +44,7 @@ def detect_command(
     overlap: Annotated[int | None, _option("overlap")] = None,
     levels: Annotated[str | None, _option("levels")] = None,
     threshold: Annotated[float | None, _option("threshold")] = None,
-    merge: Annotated[str | None, _option("merge")] = None,
+    merge_method: Annotated[str | None, _option("merge_method")] = None,
     metric: Annotated[str | None, _option("metric")] = None,
     merge_threshold: Annotated[float | None, _option("merge_threshold")] = None,
     per_class: Annotated[str | None, _option("per_class")] = None,

@@ -10,10 +10,10 @@ from typer.core import TyperGroup
 
 from geosod import __version__
 from geosod.cli.config import config_command
+from geosod.cli.deduplicate import deduplicate_command
 from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
-from geosod.cli.merge import merge_command
 from geosod.cli.model import model_app
 from geosod.errors import GeosodError, UsageError
 
@@ -55,7 +55,7 @@ def _main(
 
 
 app.command("detect")(detect_command)
-app.command("merge")(merge_command)
+app.command("deduplicate")(deduplicate_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)

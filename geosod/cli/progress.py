@@ -147,13 +147,13 @@ def summary(result: Result) -> str:
     scenes = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     speed = result.megapixels / result.seconds if result.seconds else 0.0
     raw = sum(scene.raw for scene in result.scenes)
-    shipped = sum(scene.shipped for scene in result.scenes)
+    shipped = sum(scene.pending for scene in result.scenes)
     capped = sum(scene.capped_tiles for scene in result.scenes)
     lines = [f"{result.detections:,} detections in {result.out}  (scenes: {scenes or 'none'})"]
     if result.megapixels:
         share = f", {shipped / raw:.1%} of {raw:,} raw boxes met another unit" if raw else ""
         lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s{share}")
-    unusable = sum(scene.unusable for scene in result.scenes)
+    unusable = sum(scene.degenerate for scene in result.scenes)
     if unusable:
         lines.append(f"{unusable} boxes of the model had no area or values that are not finite, and were left out")
     if capped:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from geosod.types import FloatArray
+from geosod.arrays import FloatArray
 
 #: Ground that a thing needs under all its corners.
 ANY, LAND, WATER = 0.0, 1.0, 2.0

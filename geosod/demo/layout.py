@@ -8,12 +8,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.demo.draft import LAND, WATER
 from geosod.demo.sites import propose
 from geosod.demo.sprites import BUILDING, PIER, TANK, draw, true_boxes
 from geosod.demo.terrain import Terrain, make_terrain, survey
 from geosod.errors import ConfigError
-from geosod.types import BoolArray, FloatArray, IntArray
 
 #: Classes of the truth, in the order of their labels.
 CLASSES = ("vessel", "vehicle", "tank")

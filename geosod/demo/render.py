@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray
 from geosod.demo.ground import land, texel, water
 from geosod.demo.layout import BUCKET, Layout
 from geosod.demo.sprites import DASH, DISC, HULL, ROOF, WAKE
@@ -25,7 +26,7 @@ from geosod.demo.terrain import (
     value_noise,
 )
 from geosod.errors import ConfigError
-from geosod.types import BoolArray, Window
+from geosod.scene import Window
 
 #: Pixels between the nodes at which slow fields are computed; in between they are interpolated.
 _NODE = 8

@@ -18,16 +18,16 @@ from geosod.demo.scene import Truth, write_scene
 from geosod.demo.score import Score, score
 from geosod.detectors import open_bundle
 from geosod.errors import EngineError
+from geosod.georeference.polygons import ground_polygons
 from geosod.output.geoparquet import geometry_columns, write_geoparquet
 from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.memory import peak_memory
 from geosod.running.run import Result, detect
-from geosod.scenes.locate import ground_polygons
+from geosod.scene import Scene, SceneRef, Window
 from geosod.scenes.open import open_scene
 from geosod.scenes.preview import read_preview
 from geosod.tiling.grid import make_grid
-from geosod.types import Scene, SceneRef, Window
 from geosod.viewing.pictures import contact_sheet, draw_crop, draw_overview
 
 MODEL = "demo-harbour"

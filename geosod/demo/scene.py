@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
+from geosod.arrays import BoolArray, FloatArray
+from geosod.demo.cog import BLOCK, write_cog
 from geosod.demo.layout import CLASSES, Layout, make_layout
 from geosod.demo.render import render
-from geosod.scenes.write import BLOCK, write_cog
-from geosod.types import BoolArray, FloatArray, Window
+from geosod.scene import Window
 
 #: Ground sample distance in metres.
 GSD = 0.5

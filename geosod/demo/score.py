@@ -8,8 +8,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import ConfigError
-from geosod.types import BoolArray, FloatArray, IntArray
 
 _CELL = 64.0
 

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from geosod.arrays import FloatArray
 from geosod.demo.draft import ANY, Draft, car_sizes, lorry_sizes
 from geosod.demo.sprites import ROAD, VEHICLE
 from geosod.demo.structures import (
@@ -23,7 +24,6 @@ from geosod.demo.structures import (
     trees,
 )
 from geosod.demo.terrain import Terrain, survey, urbanity
-from geosod.types import FloatArray
 
 _SITE = 512
 _CELL = 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from geosod.types import FloatArray, IntArray
+from geosod.arrays import FloatArray, IntArray
 
 #: Kinds of primitives. A HULL is a rectangle that tapers to a bow at +u; a ROOF has a lit and a dark side.
 RECT, HULL, DISC, ROOF, WAKE, DASH = 0, 1, 2, 3, 4, 5

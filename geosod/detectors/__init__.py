@@ -5,7 +5,7 @@ from __future__ import annotations
 from geosod.detectors.base import Detector
 from geosod.detectors.bundle import Bundle, open_bundle, shipped_models
 from geosod.detectors.card import ModelCard
-from geosod.types import Execution
+from geosod.results import Execution
 
 __all__ = ["Bundle", "Detector", "ModelCard", "load_detector", "open_bundle", "shipped_models"]
 

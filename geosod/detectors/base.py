@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
+from geosod.detections import Detections
 from geosod.detectors.card import ModelCard
 from geosod.errors import ModelError
-from geosod.types import Detections, Execution, TileBatch
+from geosod.results import Execution
+from geosod.scene import TileBatch
 
 #: Architecture as a card names it → "module:class" of a torch module that is a `Network`, built with
 #: keywords bands, classes and the card's parameters. Loading a bundle never imports anything else.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from geosod.errors import ModelError
-from geosod.types import Scene
+from geosod.scene import Scene
 
 STAC_VERSION = "1.1.0"
 SCALINGS = ("stored", "physical", "percentile")
@@ -42,7 +42,8 @@ class ModelCard:
             "ios" where no true object lies much within another of its class, as then a part never stands beside
             the whole.
         border_px: a box this near to an interior tile edge counts as touching it: as a fragment.
-        rim_px: a box this near to one is whole, but gives way to its like from a tile that shows more around it.
+        edge_margin_px: a box this near to one is whole, but gives way to a box of the same object from a tile that
+            shows more of its surroundings.
         license: SPDX identifier or "proprietary".
         description: one paragraph for a person.
         accuracy: measured figures, with the data they were measured on.
@@ -71,7 +72,7 @@ class ModelCard:
     merge_metric: str = "iou"
     merge_threshold: float = 0.5
     border_px: float = 2.0
-    rim_px: float = 0.0
+    edge_margin_px: float = 0.0
     license: str = "Apache-2.0"
     description: str = ""
     accuracy: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class ModelCard:
         _require(self.scaling in SCALINGS, self.name, f"scaling {self.scaling!r} is none of {', '.join(SCALINGS)}")
         percentiles = self.scaling != "percentile" or (min(self.minimum) >= 0 and max(self.maximum) <= 100)
         _require(percentiles, self.name, "scales by percentiles that are not in 0..100")
-        for name, value in (("border_px", self.border_px), ("rim_px", self.rim_px)):
+        for name, value in (("border_px", self.border_px), ("edge_margin_px", self.edge_margin_px)):
             _require(0 <= value <= self.tile / 2, self.name, f"{name} {value} is not in 0..{self.tile // 2}")
         _require(0.1 <= self.gamma <= 10, self.name, f"gamma {self.gamma} is not in 0.1..10")
 
@@ -184,7 +185,7 @@ class ModelCard:
                 merge_metric=str(p["geosod:merge_metric"]),
                 merge_threshold=float(p["geosod:merge_threshold"]),
                 border_px=float(p["geosod:border_px"]),
-                rim_px=float(p.get("geosod:rim_px", 0)),
+                edge_margin_px=float(p.get("geosod:edge_margin_px", p.get("geosod:rim_px", 0))),
                 license=str(p.get("license", "")),
                 description=str(p.get("description", "")),
                 accuracy=dict(p.get("geosod:accuracy", {})),
@@ -282,7 +283,7 @@ def _own(card: ModelCard) -> dict[str, Any]:
         "geosod:merge_metric": card.merge_metric,
         "geosod:merge_threshold": card.merge_threshold,
         "geosod:border_px": card.border_px,
-        "geosod:rim_px": card.rim_px,
+        "geosod:edge_margin_px": card.edge_margin_px,
         "geosod:weights_sha256": card.weights_digest,
         "geosod:accuracy": card.accuracy,
         "geosod:provenance": card.provenance,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from geosod.errors import ConfigError
-from geosod.types import Execution
+from geosod.results import Execution
 
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches.
 CPU_BATCH_PIXELS = 1024**2

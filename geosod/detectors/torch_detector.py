@@ -10,12 +10,15 @@ import numpy.typing as npt
 import torch
 import torchvision
 
+from geosod.arrays import BoolArray, FloatArray
+from geosod.detections import BOTTOM, EDGE_MARGIN, LEFT, RIGHT, TOP, Detections
 from geosod.detectors.base import Network, network
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.execution import keep_freed_memory
 from geosod.errors import ModelError
-from geosod.types import BOTTOM, LEFT, RIGHT, RIM, TOP, BoolArray, Detections, Execution, FloatArray, TileBatch
+from geosod.results import Execution
+from geosod.scene import TileBatch
 
 #: Peaks decoded for each box that may be kept, before suppression inside the tile.
 CANDIDATES_PER_BOX = 2
@@ -132,8 +135,10 @@ class TorchDetector:
         near_gap, on_gap = _meets_invalid(corners, valid)
         offset = np.array([col, row, col, row], np.float64)
         size = (int(batch.scene_size[index, 0]), int(batch.scene_size[index, 1]))
-        fragment, outer = _edges_met(corners, (col, row, width, height), size, self.card.border_px, self.card.rim_px)
-        found = found.with_columns(boxes=corners + offset, cut=outer | near_gap, fragment=fragment)[~on_gap]
+        fragment, outer = _edges_met(
+            corners, (col, row, width, height), size, self.card.border_px, self.card.edge_margin_px
+        )
+        found = found.with_columns(boxes=corners + offset, truncated=outer | near_gap, fragment=fragment)[~on_gap]
         return Detections.concat([found, unusable]) if len(unusable) else found
 
 
@@ -163,7 +168,7 @@ def _edges_met(
     at_scene_edge = np.array([col == 0, row == 0, col + width == scene_size[0], row + height == scene_size[1]])
     sides = ((gap <= border) & ~at_scene_edge) @ np.array([LEFT, TOP, RIGHT, BOTTOM], np.uint8)
     near_rim = ((gap <= rim) & ~at_scene_edge).any(axis=1)
-    fragment = np.where(near_rim & (sides == 0), np.uint8(RIM), sides)
+    fragment = np.where(near_rim & (sides == 0), np.uint8(EDGE_MARGIN), sides)
     return fragment, ((gap <= border) & at_scene_edge).any(axis=1)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
+from geosod.detections import Detections
 from geosod.merging.components import Settled, merge_group, settle
 from geosod.merging.rule import METHODS, Decay, MergeRule, Metric, PerClass
-from geosod.types import Detections, Window
+from geosod.scene import Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,4 +118,4 @@ def merge(
         from geosod.merging.polygons import merge_polygons
 
         return merge_polygons(detections, geometry, rule)
-    return settle(detections, Window(0, 0, 0, 0), rule, whole=True).settled
+    return settle(detections, Window(0, 0, 0, 0), rule, whole=True).final

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.merging.graph import flood, places_of
 from geosod.merging.index import Index, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match, reach_of
-from geosod.types import BoolArray, FloatArray, IntArray
 
 #: Boxes of a part: so many that what is known of them stays in a core's cache.
 _BLOCK = 16_384

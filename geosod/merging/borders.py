@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import FloatArray, IntArray
+from geosod.detections import EXCLUDED, SIDES, Detections
 from geosod.merging.graph import components, take
 from geosod.merging.index import Index, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match
 from geosod.merging.nmm import united
 from geosod.merging.order import Outcome
-from geosod.types import ASIDE, SIDES, Detections, FloatArray, IntArray
 
 
 def sides(detections: Detections) -> npt.NDArray[np.uint8]:
@@ -37,7 +38,7 @@ def add_fragments(outcome: Outcome, placed: Detections, index: Index, ranked: In
         match: the edges.
     """
     merged, touching = outcome.owner.copy(), sides(placed) > 0
-    aside = ranked[(placed.fragment[ranked] & ASIDE > 0) & ~touching[ranked]]
+    aside = ranked[(placed.fragment[ranked] & EXCLUDED > 0) & ~touching[ranked]]
     merged[aside] = aside
     takers = ranked[(merged[ranked] >= 0) & ~touching[ranked]]
     owner = _given(index, takers, ranked[touching[ranked]], match)
@@ -87,7 +88,7 @@ def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArr
         detections: N boxes.
         owner: (N,) int64, the fragment that stands for each fragment, -1 for other boxes.
     """
-    columns = united(detections.boxes, detections.scores.copy(), detections.cut.copy(), owner)
+    columns = united(detections.boxes, detections.scores.copy(), detections.truncated.copy(), owner)
     fragment = detections.fragment.copy()
     _open_sides(detections.boxes, columns["boxes"], detections.fragment, owner, fragment)
     return columns | {"fragment": fragment}

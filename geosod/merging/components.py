@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray
+from geosod.detections import EXCLUDED, SIDES, Detections
 from geosod.errors import ConfigError
 from geosod.merging.borders import add_fragments, sides
 from geosod.merging.graph import flood, places_of, tally
@@ -18,7 +20,7 @@ from geosod.merging.kernel import kernel
 from geosod.merging.match import around
 from geosod.merging.order import canonical_order, in_order
 from geosod.merging.rule import METHODS, MergeRule
-from geosod.types import ASIDE, SIDES, BoolArray, Detections, FloatArray, Window
+from geosod.scene import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,8 @@ class Settled:
         open: raw boxes whose fate depends on other pieces, unchanged, in canonical order.
     """
 
-    settled: Detections
-    open: Detections
+    final: Detections
+    pending: Detections
 
 
 def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:
@@ -63,15 +65,15 @@ def _merge(detections: Detections, leaving: BoolArray, rule: MergeRule) -> Settl
     graph, index = rule.graph, build_index(detections, borders=rule.borders)
     if leaving.any() and not math.isfinite(graph.reach):
         return Settled(Detections.empty(), in_order(detections))
-    is_open = flood(index, leaving, graph.match, graph.near)
+    is_pending = flood(index, leaving, graph.match, graph.near)
     ranking = canonical_order(detections, fragments_last=rule.borders)
-    ranking = ranking[~is_open[ranking]] if is_open.any() else ranking
+    ranking = ranking[~is_pending[ranking]] if is_pending.any() else ranking
     fragment = detections.fragment if rule.borders else np.zeros(len(detections), np.uint8)
-    apart = fragment & (SIDES | ASIDE) > 0
+    apart = fragment & (SIDES | EXCLUDED) > 0
     some = bool(apart.any())
     whole = ranking[~apart[ranking]] if some else ranking
     if some or graph.near:
-        restore(index, ~(is_open | apart)[index.order])
+        restore(index, ~(is_pending | apart)[index.order])
     outcome = METHODS[rule.method].run(detections, index, whole, rule)
     if some:
         outcome = add_fragments(outcome, detections[index.order], index, places_of(index, ranking), rule.match)
@@ -79,7 +81,7 @@ def _merge(detections: Detections, leaving: BoolArray, rule: MergeRule) -> Settl
     columns = {name: column[heads] for name, column in outcome.columns.items()}
     columns["n_merged"] = tally(outcome.owner, detections.n_merged[index.order])[heads]
     kept = detections[index.order[heads]].with_columns(**columns)
-    return Settled(in_order(kept), in_order(detections[np.flatnonzero(is_open)]))
+    return Settled(in_order(kept), in_order(detections[np.flatnonzero(is_pending)]))
 
 
 def merge_group(children_open: Sequence[Detections], core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, IntArray
+from geosod.detections import EXCLUDED, SIDES
 from geosod.merging.index import Index, cells_of, next_of, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match, around, limit_of, linked, overlap, reach_of, shared
-from geosod.types import ASIDE, SIDES, BoolArray, IntArray
 
 
 def flood(index: Index, seeds: BoolArray, match: Match, near: float = 0.0) -> BoolArray:
@@ -151,7 +152,7 @@ def take_near(index: Index, i: int, match: Match, near: float, found: IntArray) 
     """Take the boxes that the box at place `i` is linked to, or as a fragment matches, into `found`; their number."""
     boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
     n, box, piece, label = 0, index.boxes[i], index.fragment[i], index.labels[i]
-    reach, beyond = 0.0 if piece & (SIDES | ASIDE) else reach_of(near), around(match)
+    reach, beyond = 0.0 if piece & (SIDES | EXCLUDED) else reach_of(near), around(match)
     dx, dy = max(beyond, reach * (box[2] - box[0])), max(beyond, reach * (box[3] - box[1]))
     for k in range(len(index.levels)):
         row, row_high, col_low, col_high = cells_of(index, k, box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy)
@@ -161,7 +162,7 @@ def take_near(index: Index, i: int, match: Match, near: float, found: IntArray) 
             while place < end:
                 joined = False
                 if labels[place] == label or match.class_agnostic:
-                    if (piece | fragment[place]) & (SIDES | ASIDE):
+                    if (piece | fragment[place]) & (SIDES | EXCLUDED):
                         value = overlap(index, i, place, match)
                         joined = value > 0 and value >= max(limit_of(match, label), limit_of(match, labels[place]))
                     else:

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.detections import Detections
 from geosod.merging.kernel import kernel
 from geosod.merging.order import ascending
-from geosod.types import BoolArray, Detections, FloatArray, IntArray
 
 _LEVEL_RATIO = 4.0
 _LEVELS = 16

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from geosod.arrays import FloatArray, IntArray
+from geosod.detections import EXCLUDED, SIDES
 from geosod.merging.index import Index, lower_bound
 from geosod.merging.kernel import kernel
-from geosod.types import ASIDE, SIDES, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
@@ -107,7 +108,7 @@ def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, match
     """
     if (touched | other_touched) & SIDES:
         return 1.0 if _joined(a, b, touched, other_touched, match) else 0.0
-    if (touched | other_touched) & ASIDE:
+    if (touched | other_touched) & EXCLUDED:
         return 0.0
     if touched and other_touched:
         return measure(a, b, match.ios)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.detections import Detections
 from geosod.merging.blocks import by_block
 from geosod.merging.graph import suppress
 from geosod.merging.index import Index
 from geosod.merging.kernel import kernel
 from geosod.merging.match import edges
 from geosod.merging.order import Outcome
-from geosod.types import BoolArray, Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
@@ -52,7 +53,7 @@ def nmm(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule
 def _merge(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule, *, chained: bool) -> Outcome:
     match = edges(rule)
     owner = suppress(index, by_block(index, ranking, match), match, chained=chained)
-    return Outcome(owner, united(index.boxes, detections.scores[index.order], detections.cut[index.order], owner))
+    return Outcome(owner, united(index.boxes, detections.scores[index.order], detections.truncated[index.order], owner))
 
 
 def united(boxes: FloatArray, scores: npt.NDArray[np.float32], cut: BoolArray, owner: IntArray) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def united(boxes: FloatArray, scores: npt.NDArray[np.float32], cut: BoolArray, o
     """
     boxes = boxes.copy()
     _unite(boxes, scores, cut, owner)
-    return {"boxes": boxes, "scores": scores, "cut": cut}
+    return {"boxes": boxes, "scores": scores, "truncated": cut}
 
 
 @kernel

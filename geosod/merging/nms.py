@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geosod.arrays import IntArray
+from geosod.detections import Detections
 from geosod.merging.blocks import by_block
 from geosod.merging.graph import suppress
 from geosod.merging.index import Index
 from geosod.merging.match import edges
 from geosod.merging.order import Outcome
-from geosod.types import Detections, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule

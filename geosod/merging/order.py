@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.detections import Detections
 from geosod.merging.kernel import kernel
-from geosod.types import BoolArray, Detections, FloatArray, IntArray
 
 _INT32 = np.iinfo(np.int32).max
 #: Scores that are looked at to see whether many are equal.
@@ -155,5 +156,5 @@ def _leading_key(
 
 def _within_runs(detections: Detections, rows: IntArray, run: IntArray) -> IntArray:
     x0, y0, x1, y1 = detections.boxes[rows].T
-    columns = (detections.level, detections.n_merged, detections.fragment, detections.cut, detections.labels)
+    columns = (detections.level, detections.n_merged, detections.fragment, detections.truncated, detections.labels)
     return rows[np.lexsort((*(column[rows] for column in columns), y1, x1, y0, x0, run))]

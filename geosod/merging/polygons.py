@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.detections import EDGE_MARGIN, EXCLUDED, SIDES, Detections
 from geosod.errors import ConfigError
 from geosod.merging.borders import put_together, sides
 from geosod.merging.components import check
@@ -18,7 +20,6 @@ from geosod.merging.match import AGREEMENT, SHARE, Match, limit_of
 from geosod.merging.order import canonical_order
 from geosod.merging.rule import MergeRule
 from geosod.merging.soft_nms import sift
-from geosod.types import ASIDE, RIM, SIDES, BoolArray, Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     Polygons = npt.NDArray[np.object_]
@@ -62,7 +63,7 @@ def merge_polygons(detections: Detections, geometry: Polygons, rule: MergeRule) 
     ranked, polygons = detections[ranking], polygons[ranking]
     pairs = _pairs_of(ranked, polygons, rule)
     fragment = ranked.fragment if rule.borders else np.zeros(len(ranked), np.uint8)
-    piece, aside = fragment & SIDES > 0, (fragment & ASIDE > 0) & (fragment & SIDES == 0)
+    piece, aside = fragment & SIDES > 0, (fragment & EXCLUDED > 0) & (fragment & SIDES == 0)
     found = _listed(len(ranked), pairs, ~(piece[pairs[0]] | piece[pairs[1]]))
     if rule.method == "soft_nms":
         scores = ranked.scores.astype(np.float64)
@@ -113,7 +114,7 @@ def _ranking(detections: Detections, polygons: Polygons, rule: MergeRule) -> Int
     order = canonical_order(detections, fragments_last=rule.borders)
     row = detections[order]
     same = np.ones(max(len(row) - 1, 0), np.bool_)
-    for column in (row.boxes, row.scores, row.labels, row.cut, row.fragment, row.n_merged, row.level):
+    for column in (row.boxes, row.scores, row.labels, row.truncated, row.fragment, row.n_merged, row.level):
         alike = column[1:] == column[:-1]
         same &= alike.all(axis=1) if alike.ndim > 1 else alike
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -172,10 +173,10 @@ def _metric(
         return value
     one_is, two_is = detections.fragment[one], detections.fragment[two]
     # Of a whole object and what is near a rim the second is the latter, since it comes last.
-    near = (one_is == 0) & (two_is == RIM)
+    near = (one_is == 0) & (two_is == EDGE_MARGIN)
     value[near] = shared[near] / second[near]
     touching, other = one_is & SIDES > 0, two_is & SIDES > 0
-    value[((one_is | two_is) & ASIDE > 0) | touching | other] = 0
+    value[((one_is | two_is) & EXCLUDED > 0) | touching | other] = 0
     for part, pieces, holders in ((touching & ~other, one, two), (other & ~touching, two, one)):
         at = np.flatnonzero(part)
         value[at] = _held(detections, area, pieces[at], holders[at], shared[at])
@@ -322,8 +323,8 @@ def _united(ranked: Detections, polygons: Polygons, owner: IntArray, kept: Detec
     united, ends = polygons[heads], np.append(starts[1:], len(members))
     for k in np.flatnonzero(ends - starts > 1):
         united[k] = shapely.union_all(polygons[members[starts[k] : ends[k]]])
-    scores, cut = ranked.scores[members], ranked.cut[members]
+    scores, cut = ranked.scores[members], ranked.truncated[members]
     if len(heads):
         scores, cut = np.maximum.reduceat(scores, starts), np.logical_or.reduceat(cut, starts)
     boxes = shapely.bounds(united).reshape(-1, 4)
-    return kept.with_columns(boxes=boxes, scores=scores, cut=cut), united
+    return kept.with_columns(boxes=boxes, scores=scores, truncated=cut), united

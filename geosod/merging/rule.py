@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from geosod.arrays import IntArray
+from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging import soft_nms, wbf
 from geosod.merging.index import Index
@@ -14,7 +16,6 @@ from geosod.merging.match import Graph, Match, edges
 from geosod.merging.nmm import greedy_nmm, nmm
 from geosod.merging.nms import nms
 from geosod.merging.order import Outcome
-from geosod.types import Detections, IntArray
 
 Metric = Literal["iou", "ios"]
 Decay = Literal["gaussian", "linear"]
@@ -76,7 +77,7 @@ class MergeRule:
                 raise ConfigError(f"Merging {name} {value} must be a number of pixels of at least 0, such as 2.")
 
     @property
-    def least_threshold(self) -> float:
+    def min_threshold(self) -> float:
         """The lowest threshold of any class."""
         return min([float(self.threshold), *(t for _, t in self.per_class)])
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.detections import Detections
 from geosod.merging.blocks import sort_into
 from geosod.merging.graph import components, places_of
 from geosod.merging.index import Index, cells_of, next_of, restore, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Graph, Match, edges, limit_of, overlap
 from geosod.merging.order import Outcome
-from geosod.types import BoolArray, Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule

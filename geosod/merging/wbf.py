@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geosod.arrays import FloatArray, IntArray
+from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging.blocks import by_block
 from geosod.merging.graph import places_of, tally
@@ -14,7 +16,6 @@ from geosod.merging.index import Index, cells_of, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Graph, Match, edges, limit_of, measure, reach_of
 from geosod.merging.order import Outcome
-from geosod.types import Detections, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from geosod.merging.rule import MergeRule
@@ -29,7 +30,7 @@ def graph(rule: MergeRule) -> Graph:
     A fused box matches the last box that joined it, since averaging moved it towards that one. So boxes meet
     only through a fused box that both match. With "ios" there is no limit to how far that one stretches.
     """
-    near = rule.least_threshold * (1 - _SLACK)
+    near = rule.min_threshold * (1 - _SLACK)
     return Graph(edges(rule), near, math.inf if rule.metric == "ios" else float(reach_of(near)))
 
 
@@ -69,8 +70,8 @@ def wbf(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule
     match, near, far = graph(rule)
     places = by_block(index, ranking, match, near) if math.isfinite(far) else places_of(index, ranking)
     owner, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, far)
-    cut = tally(owner, detections.cut[index.order]) > 0
-    return Outcome(owner, {"boxes": fused, "scores": means.astype(np.float32), "cut": cut})
+    cut = tally(owner, detections.truncated[index.order]) > 0
+    return Outcome(owner, {"boxes": fused, "scores": means.astype(np.float32), "truncated": cut})
 
 
 @kernel

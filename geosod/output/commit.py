@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geosod.errors import ConfigError, OutputError
+from geosod.georeference.polygons import crs_name, georeferenced, parse_crs
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging
 from geosod.output.geoparquet import read_metadata, write_geoparquet
 from geosod.output.stac_item import source_of
-from geosod.scenes.locate import crs_name, georeferenced, parse_crs
-from geosod.types import Failure, Scene
+from geosod.results import Failure
+from geosod.scene import Scene
 
 __all__ = [
     "OutputFolder",

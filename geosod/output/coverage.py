@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
+from geosod.georeference.polygons import georeferenced, ground_geometries, on_ground
+from geosod.georeference.sizes import equal_area
 from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
 from geosod.output.outlines import region_outlines
-from geosod.scenes.locate import georeferenced, ground_geometries, on_ground
-from geosod.scenes.measure import equal_area
-from geosod.types import FAILED, INSPECTED, NODATA, UNSEEN, Coverage, Scene, Status
+from geosod.results import FAILED, INSPECTED, NODATA, UNSEEN, Coverage, Status
+from geosod.scene import Scene
 
 #: The columns of a coverage file, in order.
 COVERAGE_SCHEMA = pa.schema(

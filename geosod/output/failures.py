@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geosod.errors import OutputError
-from geosod.types import Failure, Window
+from geosod.results import Failure
+from geosod.scene import Window
 
 #: The columns of a failures file, in order; the window is null where the whole scene is concerned.
 FAILURE_SCHEMA = pa.schema(

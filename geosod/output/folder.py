@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from geosod.errors import OutputError
+from geosod.georeference.polygons import georeferenced
 from geosod.output.geoparquet import read_metadata
 from geosod.output.table import utc
-from geosod.scenes.locate import georeferenced
-from geosod.types import Scene
+from geosod.scene import Scene
 
 try:
     import fcntl

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod.errors import OutputError, identity
-from geosod.scenes.locate import parse_crs
-from geosod.types import Provenance, Scene
+from geosod.georeference.polygons import parse_crs
+from geosod.results import Provenance
+from geosod.scene import Scene
 
 GEOPARQUET_VERSION = "1.1.0"
 ROW_GROUP_ROWS = 50_000

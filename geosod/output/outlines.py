@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geosod.types import IntArray
+from geosod.arrays import IntArray
 
 # Directions of travel along cell edges: 0 right, 1 down, 2 left, 3 up (y grows downwards).
 _DX = np.array([1, 0, -1, 0], np.int64)

@@ -12,9 +12,10 @@ from urllib.parse import quote
 import shapely
 
 from geosod.errors import identity
+from geosod.georeference.polygons import crs_name, footprint, georeferenced, on_earth
 from geosod.output.table import utc
-from geosod.scenes.locate import crs_name, footprint, georeferenced, on_earth
-from geosod.types import Provenance, Scene
+from geosod.results import Provenance
+from geosod.scene import Scene
 
 STAC_VERSION = "1.1.0"
 PROCESSING_EXTENSION = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"

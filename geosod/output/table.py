@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
+from geosod.arrays import FloatArray, IntArray
+from geosod.detections import Detections
 from geosod.errors import ModelError
-from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
-from geosod.scenes.locate import (
+from geosod.georeference.polygons import (
     georeferenced,
     ground_polygons,
     lonlat_centres,
@@ -22,8 +23,10 @@ from geosod.scenes.locate import (
     pixel_polygons,
     placed,
 )
-from geosod.scenes.measure import ground_size
-from geosod.types import Detections, FloatArray, IntArray, Provenance, Scene
+from geosod.georeference.sizes import ground_size
+from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
+from geosod.results import Provenance
+from geosod.scene import Scene
 
 #: The columns of a detections file, in order; the same for an empty one.
 DETECTION_SCHEMA = pa.schema(
@@ -37,7 +40,7 @@ DETECTION_SCHEMA = pa.schema(
         *(pa.field(name, pa.float64(), nullable=False) for name in ("px_xmin", "px_ymin", "px_xmax", "px_ymax")),
         *(pa.field(name, pa.float64()) for name in ("lon", "lat")),
         *(pa.field(name, pa.float32()) for name in ("width_m", "height_m", "area_m2")),
-        pa.field("cut", pa.bool_(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
         pa.field("n_merged", pa.int32(), nullable=False),
         pa.field("level", pa.float32(), nullable=False),
         pa.field("scene_id", pa.string(), nullable=False),
@@ -188,7 +191,7 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
         "score": rows.scores,
         **pixels,
         **ground,
-        "cut": rows.cut,
+        "truncated": rows.truncated,
         "n_merged": rows.n_merged,
         "level": rows.level * np.float32(np.sqrt(scene.scale[0] * scene.scale[1])),
         "scene_id": pa.repeat(pa.scalar(scene.id, pa.string()), n),

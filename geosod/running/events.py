@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from geosod.types import Execution, Failure, SceneResult
+from geosod.results import Execution, Failure, SceneResult
 
 
 @dataclass(frozen=True, slots=True)

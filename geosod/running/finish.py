@@ -8,15 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from geosod.detections import Detections
 from geosod.output.commit import OutputFolder, commit_scene
 from geosod.output.coverage import area_km2, coverage_table
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
 from geosod.output.table import detection_table, with_place
+from geosod.results import Execution, SceneResult
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
-from geosod.running.stages import UnitAccount, inside_area, merge_levels, scene_coverage
-from geosod.types import Detections, Execution, SceneResult
+from geosod.running.stages import UnitSummary, inside_area, merge_levels, scene_coverage
 
 
 def finish_scene(
@@ -24,17 +25,17 @@ def finish_scene(
     plan: ScenePlan,
     execution: Execution,
     detections: Detections,
-    accounts: Sequence[UnitAccount],
+    summaries: Sequence[UnitSummary],
     out: OutputFolder,
 ) -> SceneResult:
-    """Georeference the boxes of a scene, account for its ground, and commit both.
+    """Georeference the boxes of a scene, summary for its ground, and commit both.
 
     Args:
         job: what the run's scenes share.
         plan: the scene.
         execution: how the detector ran.
         detections: the settled boxes of all units and groups, in any order, each in the frame of its level.
-        accounts: what became of each unit.
+        summaries: what became of each unit.
         out: where to commit.
 
     Raises:
@@ -45,8 +46,8 @@ def finish_scene(
     found = inside_area(plan, merge_levels(plan, detections, job.rule))
     kept = with_place(scene, found)
     provenance = job.provenance(execution)
-    coverage = coverage_table(scene, scene_coverage(plan, accounts), crs=crs, aoi=plan.aoi, masks=plan.masks)
-    failures = tuple(failure for account in accounts for failure in account.failures)
+    coverage = coverage_table(scene, scene_coverage(plan, summaries), crs=crs, aoi=plan.aoi, masks=plan.masks)
+    failures = tuple(failure for summary in summaries for failure in summary.failures)
     status: Any = "partial" if failures else "done"
     inspected = area_km2(coverage)
     item = scene_item(
@@ -60,10 +61,10 @@ def finish_scene(
         crs=crs,
         processed=dt.datetime.now(dt.UTC),
     )
-    capped, unusable = (sum(getattr(a, name) for a in accounts) for name in ("capped", "unusable"))
+    capped, degenerate = (sum(getattr(a, name) for a in summaries) for name in ("capped", "degenerate"))
     item["properties"] |= {
         "geosod:capped_tiles": capped,
-        "geosod:unusable_detections": unusable,
+        "geosod:degenerate_detections": degenerate,
         "geosod:unplaced_detections": len(found) - len(kept),
         "geosod:source_version": scene.ref.version,
         "geosod:execution": asdict(execution),
@@ -87,8 +88,8 @@ def finish_scene(
         failures=failures,
         megapixels=scene.megapixels,
         inspected_km2=inspected,
-        raw=sum(account.raw for account in accounts),
-        shipped=sum(account.open for account in accounts),
+        raw=sum(summary.raw for summary in summaries),
+        pending=sum(summary.pending for summary in summaries),
         capped_tiles=capped,
-        unusable=unusable,
+        degenerate=degenerate,
     )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from geosod import __version__
 from geosod.config import RunConfig, digest
 from geosod.errors import ConfigError, EngineError
+from geosod.georeference.polygons import parse_crs
 from geosod.merging.rule import MergeRule
-from geosod.scenes.locate import parse_crs
-from geosod.types import Execution, Provenance
+from geosod.results import Execution, Provenance
 
 if TYPE_CHECKING:
     from geosod.detectors.base import Detector
@@ -55,7 +55,7 @@ class Job:
         c, card = self.config, self.bundle.card
         metric: Any = c.metric or card.merge_metric
         return MergeRule(
-            c.merge,
+            c.merge_method,
             metric,
             c.merge_threshold or card.merge_threshold,
             c.class_agnostic,

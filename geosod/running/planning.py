@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geosod.arrays import BoolArray, FloatArray
 from geosod.errors import ConfigError, SceneError
+from geosod.georeference.polygons import georeferenced
+from geosod.georeference.sizes import check_ground
 from geosod.running.job import Job
+from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files
-from geosod.scenes.locate import georeferenced
-from geosod.scenes.measure import check_ground
 from geosod.scenes.open import open_files, open_scene
 from geosod.scenes.statistics import percentiles
 from geosod.scenes.view import LEAST_SCALE, at_gsd, at_scale
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import Group, merge_tree, plan_units
-from geosod.types import BoolArray, FloatArray, Scene, SceneRef, Unit
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -59,7 +60,7 @@ class ScenePlan:
             are in the frame of the unit's level.
         tree: how their open boxes meet; units of different levels never do.
         area: the ground to look at in the scene frame, the AOI less what is masked; None for the whole scene.
-        caution: something the model card could not check.
+        warning: something the model card could not check.
         aoi: the AOI in the scene frame, or None.
         masks: masked ground in the scene frame, by kind.
         limits: the pixel values of each band that are 0 and 1 to the network.
@@ -71,7 +72,7 @@ class ScenePlan:
     units: tuple[Unit, ...]
     tree: tuple[tuple[Group, ...], ...]
     area: BaseGeometry | None
-    caution: str | None
+    warning: str | None
     aoi: BaseGeometry | None = None
     masks: dict[str, BaseGeometry] = field(default_factory=dict)
     limits: tuple[tuple[float, float], ...] | None = None
@@ -103,12 +104,12 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         whole = at_gsd(whole, _tile_gsd(job))
     # Files were opened in the order of the model's bands.
     bands = tuple(range(1, whole.count + 1)) if ref.files else choose_bands(whole, card.bands, c.bands)
-    caution = card.check(whole)
+    warning = card.check(whole)
     levels = _levels(job, whole)
     scene = levels[0].scene
     if georeferenced(scene):
         # Raises now, not after hours of work, where the two do not go together.
-        caution = "; ".join(filter(None, (caution, check_ground(scene, c.crs)))) or None
+        warning = "; ".join(filter(None, (warning, check_ground(scene, c.crs)))) or None
     aoi, masks, area = _areas(job, scene)
     units: list[Unit] = []
     trees = []
@@ -119,7 +120,7 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         units += mine
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
     limits = _limits(card, scene, bands) if units else None
-    return ScenePlan(scene, bands, levels, tuple(units), tree, area, caution, aoi, masks, limits)
+    return ScenePlan(scene, bands, levels, tuple(units), tree, area, warning, aoi, masks, limits)
 
 
 def _opened(job: Job, ref: SceneRef) -> Scene:

@@ -25,11 +25,12 @@ from geosod.output.commit import (
     write_failures,
 )
 from geosod.output.stac_item import source_href
+from geosod.results import Failure, SceneResult
 from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
 from geosod.running.job import Job, validate
 from geosod.running.planning import ScenePlan, plan_scene
+from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, find_scenes, with_own_ids
-from geosod.types import Failure, SceneRef, SceneResult
 
 #: Scenes whose headers are read before the engine asks for them.
 PLANS_AHEAD = 2
@@ -202,8 +203,8 @@ def _plans(
             _end(outcome, folder, emit, ended)
             continue
         plan = outcome
-        if plan.caution:
-            emit(Note(redacted(plan.caution), important=True))
+        if plan.warning:
+            emit(Note(redacted(plan.warning), important=True))
         emit(ScenePlanned(ref.id, len(plan.units), plan.tiles, plan.scene.megapixels))
         yield plan
 

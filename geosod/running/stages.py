@@ -12,27 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geosod.arrays import FloatArray, IntArray
+from geosod.detections import EXCLUDED, SIDES, Detections
 from geosod.errors import ChangedError, GeosodError
 from geosod.merging.components import Settled, merge_group, settle
 from geosod.merging.rule import MergeRule
+from geosod.results import FAILED, Coverage, Failure, SceneResult
 from geosod.running.job import Job
 from geosod.running.planning import Level, ScenePlan
-from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
-from geosod.types import (
-    ASIDE,
-    FAILED,
-    SIDES,
-    Coverage,
-    Detections,
-    Failure,
-    FloatArray,
-    IntArray,
-    Scene,
-    SceneResult,
-    TileBatch,
-    Unit,
-    Window,
-)
+from geosod.scene import Scene, TileBatch, Unit, Window
+from geosod.scenes.read import ReadSpec, ReadSummary, read_unit
 
 if TYPE_CHECKING:
     from geosod.detectors.base import Detector
@@ -48,26 +37,26 @@ class TileOutcome:
     Attributes:
         detections: raw boxes, scene frame.
         capped: tiles that reached the model's `top_k`.
-        unusable: boxes without area or with coordinates or scores that are not finite, which are left out.
+        degenerate: boxes without area or with coordinates or scores that are not finite, which are left out.
         failed: windows the detector could not process, each with the error's class and message.
     """
 
     detections: Detections
     capped: int = 0
-    unusable: int = 0
+    degenerate: int = 0
     failed: tuple[tuple[Window, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class UnitAccount:
+class UnitSummary:
     """What became of a unit, without its boxes."""
 
     tiles: int
     empty: int
     raw: int
-    open: int
+    pending: int
     capped: int
-    unusable: int
+    degenerate: int
     coverage: Coverage
     failures: tuple[Failure, ...]
 
@@ -78,8 +67,8 @@ def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
     return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
 
 
-def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadAccount]:
-    """`read_unit`, with a file that fails altogether told in the account instead of raised."""
+def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadSummary]:
+    """`read_unit`, with a file that fails altogether told in the summary instead of raised."""
     handed_on = 0
     try:
         for item in read_unit(scene, unit, spec):
@@ -89,14 +78,14 @@ def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch |
         yield lost_unit(scene, unit, error, handed_on)
 
 
-def lost_unit(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadAccount:
-    """The account of a unit whose reading broke off after `tiles` tiles: all its ground counts as failed."""
+def lost_unit(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadSummary:
+    """The summary of a unit whose reading broke off after `tiles` tiles: all its ground counts as failed."""
     line = " ".join(str(error).split())
     failure = Failure(scene.id, scene.ref.uri, unit.read_window, "read", type(error).__name__, line)
     coverage = Coverage.of_window(unit.read_window, COVERAGE_CELL)
     for window in unit.windows:
         coverage.update(Coverage.of_window(window, COVERAGE_CELL, FAILED))
-    return ReadAccount(tiles, 0, coverage, (failure,))
+    return ReadSummary(tiles, 0, coverage, (failure,))
 
 
 def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> list[TileOutcome]:
@@ -122,8 +111,8 @@ def failed_outcome(windows: IntArray, error: Exception) -> TileOutcome:
 
 
 def settle_unit(
-    rule: MergeRule, level: Level, unit: Unit, read: ReadAccount, outcomes: Sequence[TileOutcome]
-) -> tuple[Settled, UnitAccount]:
+    rule: MergeRule, level: Level, unit: Unit, read: ReadSummary, outcomes: Sequence[TileOutcome]
+) -> tuple[Settled, UnitSummary]:
     """Merge what no other unit can touch, and add up what became of the unit; all in the frame of its level."""
     scene = level.scene
     # What was found in pixels of two files at once is nothing.
@@ -137,11 +126,11 @@ def settle_unit(
         for window, error, message in outcome.failed:
             failures.append(Failure(scene.id, scene.ref.uri, window, "detect", error, message))
             read.coverage.update(Coverage.of_window(window, read.coverage.cell, FAILED))
-    capped, unusable = sum(outcome.capped for outcome in outcomes), sum(outcome.unusable for outcome in outcomes)
+    capped, degenerate = sum(outcome.capped for outcome in outcomes), sum(outcome.degenerate for outcome in outcomes)
     told = tuple(replace(failure, window=_in_file(failure.window, scene)) for failure in failures)
-    counts = len(unit.windows), read.empty, len(raw), len(settled.open), capped, unusable
-    account = UnitAccount(*counts, read.coverage, told)
-    return settled, account
+    counts = len(unit.windows), read.empty, len(raw), len(settled.pending), capped, degenerate
+    summary = UnitSummary(*counts, read.coverage, told)
+    return settled, summary
 
 
 def _of_level(raw: Detections, level: Level, *, borders: bool) -> Detections:
@@ -151,7 +140,7 @@ def _of_level(raw: Detections, level: Level, *, borders: bool) -> Detections:
         piece, side = raw.fragment & SIDES > 0, _sides(raw)
         if borders:
             # A larger object is another level's, but what is a piece of it is not an object of this one.
-            raw = raw.with_columns(fragment=np.where((side > high) & ~piece, np.uint8(ASIDE), raw.fragment))
+            raw = raw.with_columns(fragment=np.where((side > high) & ~piece, np.uint8(EXCLUDED), raw.fragment))
             fits = raw[np.flatnonzero((side >= low) | piece)]
         else:
             fits = raw[np.flatnonzero((side >= low) & (side <= high))]
@@ -201,7 +190,7 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
     if len(plan.levels) == 1:
         return some
     rule = replace(rule, method="nms") if rule.method == "soft_nms" else rule
-    return merge_group([some.with_columns(boxes=boxes[fits])], plan.scene.window, rule, whole=True).settled
+    return merge_group([some.with_columns(boxes=boxes[fits])], plan.scene.window, rule, whole=True).final
 
 
 def failed_result(scene: Scene, error: Exception) -> SceneResult:
@@ -211,21 +200,21 @@ def failed_result(scene: Scene, error: Exception) -> SceneResult:
     return SceneResult(scene.id, scene.ref.uri, "failed", failures=(failure,), megapixels=scene.megapixels)
 
 
-def scene_coverage(plan: ScenePlan, accounts: Iterable[UnitAccount]) -> Coverage:
+def scene_coverage(plan: ScenePlan, summaries: Iterable[UnitSummary]) -> Coverage:
     """What became of the ground of a whole scene.
 
     The finest level tells; where a coarser one failed, large objects were not looked for, so that counts too.
 
     Args:
         plan: the scene.
-        accounts: those of its units, in their order.
+        summaries: those of its units, in their order.
     """
     coverage = Coverage.of_window(plan.scene.window, COVERAGE_CELL)
-    for unit, account in zip(plan.units, accounts, strict=True):
+    for unit, summary in zip(plan.units, summaries, strict=True):
         if unit.level == 1:
-            coverage.update(account.coverage)
+            coverage.update(summary.coverage)
             continue
-        part = account.coverage
+        part = summary.coverage
         for row, col in np.argwhere(part.codes == FAILED).tolist():
             cell = Window((part.col + col) * part.cell, (part.row + row) * part.cell, part.cell, part.cell)
             lost = _scaled(cell, plan.frame(plan.level(unit)).tolist()).intersection(plan.scene.window)
@@ -257,7 +246,7 @@ def _one_by_one(detector: Detector, part: TileBatch) -> TileOutcome:
     return TileOutcome(
         Detections.concat(o.detections for o in outcomes),
         sum(o.capped for o in outcomes),
-        sum(o.unusable for o in outcomes),
+        sum(o.degenerate for o in outcomes),
         tuple(lost for o in outcomes for lost in o.failed),
     )
 

@@ -1,1 +1,1 @@
-"""From files to tiles; the only room that knows rasterio."""
+"""From files to tiles."""

@@ -13,12 +13,13 @@ import shapely
 from shapely import affinity
 from shapely.geometry.base import BaseGeometry
 
+from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import ConfigError, SceneError
-from geosod.scenes.crs import body_name, full_turn, horizontal_crs, period, same_body
-from geosod.scenes.ground import from_native, georeferenced, ground_region, located, native, way_to
-from geosod.scenes.locate import footprint
-from geosod.scenes.regions import region_where, with_corners
-from geosod.types import BoolArray, FloatArray, IntArray, Scene
+from geosod.georeference.crs import body_name, full_turn, horizontal_crs, period, same_body
+from geosod.georeference.points import from_native, georeferenced, ground_region, located, native, way_to
+from geosod.georeference.polygons import footprint
+from geosod.georeference.valid_region import region_where, with_corners
+from geosod.scene import Scene
 
 #: Edges are given this many intermediate points before they are carried from one CRS to another.
 POINTS_PER_EDGE = 32

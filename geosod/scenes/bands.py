@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from geosod.errors import ModelError, SceneError
-from geosod.types import BandFile, Scene, SceneRef
+from geosod.scene import BandFile, Scene, SceneRef
 
 #: What a user says of bands: a list in the model's order, or the scene's band for each of the model's.
 Chosen = Sequence[str | int] | Mapping[str, str]

@@ -16,11 +16,12 @@ from typing import Any
 
 from rasterio.errors import RasterioError
 
+from geosod.arrays import BoolArray, PixelArray
 from geosod.errors import ChangedError, GeosodError, LostError, SceneError
-from geosod.scenes.connect import sources_of
-from geosod.scenes.remote import ATTEMPTS, backoff, forget, is_lasting, is_transient, version
-from geosod.scenes.uris import is_remote
-from geosod.types import BoolArray, PixelArray, Scene, Unit, Window
+from geosod.scene import Scene, Unit, Window
+from geosod.storage.datasets import sources_of
+from geosod.storage.gdal_env import ATTEMPTS, backoff, forget, is_permanent, is_transient, version
+from geosod.storage.uris import is_remote
 
 #: Handles that read a file on the network at a time, each in a thread of its own.
 LANES = 3
@@ -241,7 +242,7 @@ class _Remote(Source):
                 for uri in self._remote:
                     forget(uri)
                 self._look_around()
-                if attempt + 1 == attempts or self._waits >= PATIENCE or is_lasting(error):
+                if attempt + 1 == attempts or self._waits >= PATIENCE or is_permanent(error):
                     raise
                 self._waits += 1
                 time.sleep(backoff(attempt))

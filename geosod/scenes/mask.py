@@ -16,12 +16,13 @@ from rasterio.features import shapes
 from rasterio.windows import Window as GdalWindow
 from shapely.geometry.base import BaseGeometry
 
+from geosod.arrays import BoolArray
 from geosod.errors import ConfigError, SceneError
+from geosod.georeference.polygons import footprint, georeferenced, to_ground
+from geosod.scene import Scene, SceneRef
 from geosod.scenes.aoi import Aoi, load_aoi, polygons_in_scene
-from geosod.scenes.locate import footprint, georeferenced, to_ground
 from geosod.scenes.open import open_scene, opened
-from geosod.scenes.uris import SUFFIXES, suffix
-from geosod.types import BoolArray, Scene, SceneRef
+from geosod.storage.uris import SUFFIXES, suffix
 
 #: A raster mask is read whole where it lies on a scene; one of more pixels there is refused.
 MAX_PIXELS = 1 << 28

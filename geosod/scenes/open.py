@@ -12,11 +12,11 @@ import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geosod.errors import GeosodError, SceneError
-from geosod.scenes.connect import connected
-from geosod.scenes.locator import read_georeference
-from geosod.scenes.measure import ground_size
+from geosod.georeference.sizes import ground_size
+from geosod.georeference.transforms import read_georeference
+from geosod.scene import BandFile, MaskKind, Scene, SceneRef
 from geosod.scenes.view import coloured, stacked
-from geosod.types import BandFile, MaskKind, Scene, SceneRef
+from geosod.storage.datasets import connected
 
 #: Formats that are opened; anything else GDAL knows is refused, some of its drivers reach out on their own.
 DRIVERS = ["GTiff", "VRT", "JPEG", "PNG", "JP2OpenJPEG"]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window as GdalWindow
 
-from geosod.types import BoolArray, PixelArray, Scene, Window
+from geosod.arrays import BoolArray, PixelArray
+from geosod.scene import Scene, Window
 
 #: Side of the smallest piece of a view that is tried when a larger one cannot be read.
 LEAST_PIECE = 16

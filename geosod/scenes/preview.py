@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Resampling
 
+from geosod.scene import Scene, Window
 from geosod.scenes.open import opened
-from geosod.types import Scene, Window
 
 
 def read_preview(

@@ -18,23 +18,13 @@ from typing import Any
 import numpy as np
 from rasterio.errors import RasterioError
 
+from geosod.arrays import BoolArray, PixelArray
 from geosod.errors import ChangedError, LostError, ReadError
+from geosod.results import FAILED, INSPECTED, NODATA, Coverage, Failure
+from geosod.scene import Scene, TileBatch, Unit, Window
 from geosod.scenes.fetch import Source, runs, source, strip_windows
 from geosod.scenes.open import opened
 from geosod.scenes.pixels import Piece, block_at, blocks, coalesced, quarters, read_window, within
-from geosod.types import (
-    FAILED,
-    INSPECTED,
-    NODATA,
-    BoolArray,
-    Coverage,
-    Failure,
-    PixelArray,
-    Scene,
-    TileBatch,
-    Unit,
-    Window,
-)
 
 #: Native blocks taller than this are not aligned to: the strip would outgrow the tile.
 MAX_ALIGNED_ROWS = 1024
@@ -66,7 +56,7 @@ class ReadSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAccount:
+class ReadSummary:
     """What reading a unit came to, after its last batch.
 
     Attributes:
@@ -82,7 +72,7 @@ class ReadAccount:
     failures: tuple[Failure, ...]
 
 
-def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadAccount]:
+def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadSummary]:
     """Yield the unit's tiles that hold valid pixels, in batches of up to `spec.chunk`, then the account.
 
     Raises:
@@ -107,7 +97,7 @@ def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | 
         yield rest
     for failure in strip_reader.failures:
         _mark_failed(coverage, unit, failure)
-    yield ReadAccount(tiles, len(unit.windows) - tiles, coverage, tuple(strip_reader.failures))
+    yield ReadSummary(tiles, len(unit.windows) - tiles, coverage, tuple(strip_reader.failures))
 
 
 @dataclass(slots=True)

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from geosod.errors import ConfigError, GeosodError, SceneError, identity
+from geosod.results import Failure
+from geosod.scene import SceneRef
 from geosod.scenes import stac
-from geosod.scenes.places import Place, is_pattern, listed_scene, named_scene, places
-from geosod.scenes.storage import glance, version
-from geosod.scenes.uris import DOCUMENTS, SUFFIXES, is_remote, is_web, stem, suffix
-from geosod.types import Failure, SceneRef
+from geosod.scenes.expand import Place, is_pattern, listed_scene, named_scene, places
+from geosod.storage.files import probe, version
+from geosod.storage.uris import DOCUMENTS, SUFFIXES, is_remote, is_web, stem, suffix
 
 __all__ = ["SUFFIXES", "failed_id", "find_scenes", "hashed_id", "safe_id", "with_own_ids"]
 
@@ -211,7 +212,7 @@ def _is_document(uri: str) -> bool:
         return True
     if ending in SUFFIXES or not is_web(uri):
         return False
-    return glance(uri).head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    return probe(uri).head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def _versions(

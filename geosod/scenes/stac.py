@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from geosod.errors import ConfigError, SceneError
-from geosod.scenes.storage import document
-from geosod.scenes.uris import DOCUMENTS, SUFFIXES, is_remote, joined, origin, suffix
-from geosod.types import BandFile, SceneRef
+from geosod.scene import BandFile, SceneRef
+from geosod.storage.files import document
+from geosod.storage.uris import DOCUMENTS, SUFFIXES, is_remote, joined, origin, suffix
 
 #: Items of one collection beyond which the rest is refused.
 MAX_ITEMS = 100_000

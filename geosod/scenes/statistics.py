@@ -10,10 +10,11 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
+from geosod.arrays import FloatArray, PixelArray
 from geosod.errors import ReadError
+from geosod.scene import Scene, Window
 from geosod.scenes.open import opened
 from geosod.scenes.pixels import blocks, read_window, valid_pixels
-from geosod.types import FloatArray, PixelArray, Scene, Window
 
 #: A scene is looked at on a grid of about this many pixels a side: the nearest overview, or patches.
 _SIDE = 2048

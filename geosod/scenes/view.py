@@ -16,8 +16,8 @@ import numpy as np
 from affine import Affine
 
 from geosod.errors import ConfigError, SceneError
-from geosod.scenes.vrt import gdal_source
-from geosod.types import Scene, SceneRef
+from geosod.scene import Scene, SceneRef
+from geosod.storage.vrt_sandbox import gdal_source
 
 #: Scales beyond these are refused: there is nothing to see, or nothing to be gained.
 LEAST_SCALE, GREATEST_SCALE = 1 / 256, 16.0

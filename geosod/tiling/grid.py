@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geosod.arrays import IntArray
 from geosod.errors import ConfigError
-from geosod.types import IntArray, Window
+from geosod.scene import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geosod.arrays import BoolArray
 from geosod.errors import ConfigError
+from geosod.scene import Unit, Window
 from geosod.tiling.grid import Grid
-from geosod.types import BoolArray, Unit, Window
 
 #: A core goes on beyond the scene's edge, where there are no tiles: pixels that no box nears.
 _BEYOND = 1 << 20

@@ -104,7 +104,7 @@ def trees_card(record: dict[str, Any]) -> ModelCard:
         # Twice as far as the network sees and a box more, in whole blocks of its pooling: every tree stands in some
         # tile with all the ground about it that matters, and tiles show it with the same numbers.
         overlap=-(-(2 * reach + int(trees.SIDE)) // 32) * 32,
-        rim_px=float(reach),
+        edge_margin_px=float(reach),
         threshold=chosen["threshold"],
         weights_digest="",
         gsd=trees.GSD,

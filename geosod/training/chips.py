@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from geosod.arrays import FloatArray
 from geosod.demo.layout import CLASSES, Layout, make_layout
 from geosod.demo.render import render
-from geosod.types import FloatArray, Window
+from geosod.scene import Window
 
 
 @dataclass(frozen=True, slots=True, eq=False)

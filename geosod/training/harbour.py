@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from geosod.demo.layout import CLASSES, make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
+from geosod.scene import Window
 from geosod.training.chips import Chip, augment, cut, random_chip, targets
 from geosod.training.measure import Findings, measure
 from geosod.training.schedule import ahead, follow, one_cycle
-from geosod.types import Window
 
 #: Scenes to learn from have seeds from TRAIN on, scenes to choose the threshold on from VALIDATE on; the demo
 #: scene's seed, 7, is in neither.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from geosod.arrays import FloatArray
 from geosod.demo.score import match
-from geosod.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from geosod.arrays import BoolArray, FloatArray
 from geosod.errors import ConfigError
+from geosod.scene import SceneRef
 from geosod.scenes.open import open_scene, opened
 from geosod.scenes.pixels import read_window
-from geosod.types import BoolArray, FloatArray, SceneRef
 
 #: Points farther than this many standard deviations from a pixel leave no heat in it.
 _REACH = 3.5

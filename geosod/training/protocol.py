@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
+from geosod.arrays import FloatArray, IntArray
 from geosod.errors import ConfigError
-from geosod.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from geosod.arrays import FloatArray
 from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
 from geosod.training.points import PointImage, augment, draw, heat_map, hold_out, meet, read_split
 from geosod.training.protocol import PointScore, assign, score_points
 from geosod.training.schedule import ahead, follow, one_cycle
-from geosod.types import FloatArray
 
 BANDS, GSD, SIDE = ("red", "green", "blue", "nir"), 0.6, 12.0
 #: The validation image of the documentation's picture.

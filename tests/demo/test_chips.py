@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from geosod.demo.layout import make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode
+from geosod.scene import Window
 from geosod.training.chips import Chip, augment, cut, targets
 from geosod.training.measure import Findings, average_precision, best_threshold, measure
-from geosod.types import Window
 
 
 def _painted(rng: np.random.Generator, side: int, n: int) -> Chip:

@@ -13,7 +13,7 @@ from geosod.demo.layout import Layout, make_layout
 from geosod.demo.render import render
 from geosod.demo.terrain import inside_swath
 from geosod.errors import ConfigError
-from geosod.types import Window
+from geosod.scene import Window
 
 SIZE = 2304
 

@@ -10,12 +10,12 @@ import rasterio
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
 
+from geosod.demo.cog import write_cog
 from geosod.demo.layout import CLASSES, make_layout
 from geosod.demo.render import render
 from geosod.demo.scene import write_scene
 from geosod.errors import ConfigError, OutputError
-from geosod.scenes.write import write_cog
-from geosod.types import Window
+from geosod.scene import Window
 
 UTM = {"crs": "EPSG:32631", "transform": Affine(0.5, 0, 480000, 0, -0.5, 6020000)}
 

@@ -64,7 +64,7 @@ def test_cards_are_valid_mlm(name, bundle) -> None:
         ({"geosod:tile": 100}, "tile 100 is not a multiple of 32"),
         ({"geosod:overlap": 128}, "overlap 128 is not below"),
         ({"geosod:border_px": -1.0}, "border_px -1.0 is not in"),
-        ({"geosod:rim_px": 500.0}, "rim_px 500.0 is not in"),
+        ({"geosod:edge_margin_px": 500.0}, "edge_margin_px 500.0 is not in"),
         ({"geosod:top_k": 0}, "top_k 0"),
         ({"geosod:threshold": "high"}, "not a geosod model card: ValueError"),
         ({"mlm:input": []}, "not a geosod model card: IndexError"),

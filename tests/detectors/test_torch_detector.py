@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from geosod.api import load_model
+from geosod.detections import BOTTOM, EDGE_MARGIN, LEFT, Detections
 from geosod.detectors import open_bundle
 from geosod.detectors.base import Detector, network
 from geosod.detectors.execution import Machine, resolve
 from geosod.detectors.torch_detector import _edges_met, _meets_invalid
 from geosod.detectors.zoo.fpn import decode
 from geosod.errors import ConfigError
-from geosod.types import BOTTOM, LEFT, RIM, Detections, TileBatch
+from geosod.scene import TileBatch
 from tests.rasters import noise, random_bundle
 
 SIDE = 128
@@ -89,7 +90,7 @@ def test_boxes_at_an_interior_edge_are_fragments(detector) -> None:
         x0, y0, x1, y1 = (found.boxes - np.array([SIDE * i, 2 * SIDE, SIDE * i, 2 * SIDE])).T
         sides = 2 * (y0 <= 2) + 4 * (x1 >= SIDE - 2) + 8 * (y1 >= SIDE - 2) + ((x0 <= 2) & (i > 0))
         assert np.array_equal(found.fragment, sides) and 0 < (sides > 0).sum() < len(found)
-        assert np.array_equal(found.cut, (x0 <= 2) & (i == 0))
+        assert np.array_equal(found.truncated, (x0 <= 2) & (i == 0))
 
 
 def test_boxes_on_nothing_are_dropped_and_boxes_at_nothing_are_cut(detector) -> None:
@@ -98,7 +99,7 @@ def test_boxes_on_nothing_are_dropped_and_boxes_at_nothing_are_cut(detector) -> 
     (found,) = detector.detect(batch(1, valid=valid))
     x0, x1 = found.boxes[:, 0], found.boxes[:, 2]
     assert len(found) and (x1 > SIDE // 2).all()
-    assert np.array_equal(found.cut, np.floor(x0) - 1 < SIDE // 2)
+    assert np.array_equal(found.truncated, np.floor(x0) - 1 < SIDE // 2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,7 +139,7 @@ def test_edges_of_tiles_and_of_the_scene() -> None:
     boxes = np.array([[1, 50, 20, 60], [50, 1, 60, 20], [50, 50, 99, 60], [50, 50, 60, 99], [10, 10, 90, 90]], float)
     fragment, outer = _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 0.0)
     assert fragment.tolist() == [LEFT, 0, 0, BOTTOM, 0]
-    assert _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 10.0)[0].tolist() == [LEFT, 0, 0, BOTTOM, RIM]
+    assert _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 10.0)[0].tolist() == [LEFT, 0, 0, BOTTOM, EDGE_MARGIN]
     assert outer.tolist() == [False, True, True, False, False]
 
 

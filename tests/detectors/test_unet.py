@@ -14,7 +14,7 @@ from geosod.detectors.bundle import write_bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
 from geosod.errors import ConfigError, ModelError
-from geosod.types import TileBatch
+from geosod.scene import TileBatch
 from tests.rasters import noise
 
 

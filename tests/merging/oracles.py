@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
+from geosod.detections import Detections
 from geosod.merging import MergeRule, merge, merge_group, settle
 from geosod.tiling.units import merge_tree
-from geosod.types import Detections
 
 
 def plain_shared(a, b, sides, other_sides, rule) -> float:
@@ -98,7 +98,7 @@ def match_matrix(d: Detections, rule: MergeRule, overlap: np.ndarray | None = No
 
 def ranking(d: Detections, rule: MergeRule) -> list[int]:
     def key(i):
-        tail = (d.labels[i], d.cut[i], d.fragment[i], d.n_merged[i], d.level[i])
+        tail = (d.labels[i], d.truncated[i], d.fragment[i], d.n_merged[i], d.level[i])
         return (rule.borders and d.fragment[i] > 0, -d.scores[i], *d.boxes[i], *tail)
 
     return sorted(range(len(d)), key=key)
@@ -134,7 +134,7 @@ def hulls(d: Detections, groups):
     return {
         "boxes": [[*d.boxes[g, :2].min(0), *d.boxes[g, 2:].max(0)] for g in groups],
         "scores": [d.scores[g].max() for g in groups],
-        "cut": [d.cut[g].any() for g in groups],
+        "truncated": [d.truncated[g].any() for g in groups],
     }
 
 
@@ -193,7 +193,7 @@ def whole_wbf(d: Detections, rule: MergeRule, _):
     return [c["rows"] for c in clusters], {
         "boxes": [c["box"] for c in clusters],
         "scores": [c["weight"] / len(c["rows"]) for c in clusters],
-        "cut": [d.cut[c["rows"]].any() for c in clusters],
+        "truncated": [d.truncated[c["rows"]].any() for c in clusters],
     }
 
 
@@ -278,7 +278,7 @@ def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_num
         scores=rng.choice(np.linspace(0.1, 0.9, 5), n) if whole_numbers else rng.random(n),
         labels=rng.integers(0, labels, n),
         fragment=some_sides(rng, n),
-        cut=rng.random(n) < 0.2,
+        truncated=rng.random(n) < 0.2,
         n_merged=rng.integers(1, 4, n),
     )
 
@@ -332,8 +332,8 @@ def staged(tiles, grid, units, rule, *, fan_in, rng) -> tuple[Detections, int]:
     for i in rng.permutation(len(units)):
         unit = units[i]
         part = settle(boxes[unit.id][rng.permutation(len(boxes[unit.id]))], unit.core, rule)
-        done.append(part.settled)
-        pending[unit.id] = part.open
+        done.append(part.final)
+        pending[unit.id] = part.pending
     shipped = sum(map(len, pending.values()))
     for level in merge_tree(units, grid, fan_in=fan_in):
         above = {}
@@ -341,8 +341,8 @@ def staged(tiles, grid, units, rule, *, fan_in, rng) -> tuple[Detections, int]:
             children = [pending[c] for c in level[i].children]
             shuffled = [children[c] for c in rng.permutation(len(children))]
             part = merge_group(shuffled, level[i].core, rule, whole=level[i].whole)
-            done.append(part.settled)
-            above[level[i].id] = part.open
+            done.append(part.final)
+            above[level[i].id] = part.pending
         pending = above
     assert sum(map(len, pending.values())) == 0, "the last core is the whole scene"
     merged = Detections.concat(done)
@@ -352,5 +352,5 @@ def staged(tiles, grid, units, rule, *, fan_in, rng) -> tuple[Detections, int]:
 def survivors_again(tiles, grid, units, rule, **_) -> tuple[Detections, int]:
     """The tempting wrong way: NMS in each unit, then NMS over what survived."""
     boxes = by_unit(tiles, grid, units)
-    kept = Detections.concat([settle(boxes[u.id], u.core, rule, whole=True).settled for u in units])
-    return settle(kept, units[0].core, rule, whole=True).settled, len(kept)
+    kept = Detections.concat([settle(boxes[u.id], u.core, rule, whole=True).final for u in units])
+    return settle(kept, units[0].core, rule, whole=True).final, len(kept)

@@ -5,10 +5,10 @@ import pytest
 
 from benchmarks.borders import GROUPS, MARGIN, Figures, draw_cases, seen, trial
 from geosod.demo.score import match
+from geosod.detections import BOTTOM, EDGE_MARGIN, EXCLUDED, LEFT, RIGHT, TOP, Detections
 from geosod.errors import ConfigError
 from geosod.merging import METHODS, merge
 from geosod.tiling.grid import make_grid
-from geosod.types import ASIDE, BOTTOM, LEFT, RIGHT, RIM, TOP, Detections
 
 #: Tiles [0, 100] and [80, 180] along x, and the same along y.
 NORTH_WEST, NORTH_EAST, SOUTH_WEST, SOUTH_EAST = RIGHT | BOTTOM, LEFT | BOTTOM, RIGHT | TOP, LEFT | TOP
@@ -22,11 +22,11 @@ def pieces(boxes, fragment, scores=None, **columns):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_pieces_that_agree_where_their_tiles_overlap_are_one_object(method):
-    lot = pieces([[30, 10, 100, 40], [80, 10.5, 150, 39]], [RIGHT, LEFT], cut=[False, True], n_merged=[2, 3])
+    lot = pieces([[30, 10, 100, 40], [80, 10.5, 150, 39]], [RIGHT, LEFT], truncated=[False, True], n_merged=[2, 3])
     merged = merge(lot, method=method)
     assert merged.boxes.tolist() == [[30, 10, 150, 40]]
     assert merged.scores.tolist() == pytest.approx([0.9])
-    assert (merged.n_merged.tolist(), merged.cut.tolist(), merged.fragment.tolist()) == ([5], [True], [0])
+    assert (merged.n_merged.tolist(), merged.truncated.tolist(), merged.fragment.tolist()) == ([5], [True], [0])
     assert len(merge(lot, method=method, borders=False)) == 2
 
 
@@ -67,14 +67,14 @@ def test_a_piece_goes_to_a_whole_object_even_if_that_one_gives_way_itself():
 
 
 def test_what_is_near_a_rim_is_whole_but_comes_last():
-    lot = pieces([[0, 0, 10, 10], [0, 0, 10, 11]], [0, RIM], [0.3, 0.9])
+    lot = pieces([[0, 0, 10, 10], [0, 0, 10, 11]], [0, EDGE_MARGIN], [0.3, 0.9])
     assert merge(lot).boxes.tolist() == [[0, 0, 10, 10]]
     # Two of them do not grow into one.
-    rims = pieces([[0, 0, 10, 10], [3, 0, 13, 10]], [RIM, RIM])
+    rims = pieces([[0, 0, 10, 10], [3, 0, 13, 10]], [EDGE_MARGIN, EDGE_MARGIN])
     assert merge(rims).boxes.tolist() == [[3, 0, 13, 10]]
     # It is whole: it takes no large fragment around it, and no other near a rim either.
-    inside = pieces([[0, 0, 100, 100], [40, 40, 50, 50]], [RIGHT, RIM], [0.9, 0.3])
-    assert len(merge(inside)) == len(merge(inside.with_columns(fragment=[RIM, RIM]))) == 2
+    inside = pieces([[0, 0, 100, 100], [40, 40, 50, 50]], [RIGHT, EDGE_MARGIN], [0.9, 0.3])
+    assert len(merge(inside)) == len(merge(inside.with_columns(fragment=[EDGE_MARGIN, EDGE_MARGIN]))) == 2
 
 
 def test_a_whole_object_that_ends_before_the_tile_does_holds_no_piece_of_it():
@@ -120,7 +120,7 @@ def test_bricks_along_an_edge_stay_apart():
 
 
 def test_what_is_set_aside_takes_its_pieces_and_nothing_else():
-    lot = pieces([[0, 0, 100, 100], [2, 2, 99, 99], [0, 0, 30, 100]], [ASIDE, 0, RIGHT], [0.9, 0.8, 0.7])
+    lot = pieces([[0, 0, 100, 100], [2, 2, 99, 99], [0, 0, 30, 100]], [EXCLUDED, 0, RIGHT], [0.9, 0.8, 0.7])
     for method in sorted(METHODS):
         merged = merge(lot[[0, 1]], method=method)
         assert merged.n_merged.tolist() == [1, 1], "it neither drops its like nor gives way to it"

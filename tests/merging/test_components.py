@@ -3,10 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geosod.detections import Detections
 from geosod.merging import METHODS, MergeRule, settle
+from geosod.scene import Window
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units
-from geosod.types import Detections, Window
 from tests.merging.oracles import (
     by_unit,
     columns,
@@ -119,25 +120,25 @@ def test_open_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(c
         c = unit.core
         m = 1.001 * max(2 * rule.margin, rule.gap) * rule.borders
         leaving = (x0 - m < c.col) | (y0 - m < c.row) | (x1 + m > c.right) | (y1 + m > c.bottom)
-        is_open = plain_components(boxes, rule, leaving)
-        rest = boxes[np.flatnonzero(is_open)]
-        assert columns(part.open) == columns(rest[rest.canonical_order()])
-        assert columns(part.settled) == columns(plain_nms(boxes[np.flatnonzero(~is_open)], rule))
+        is_pending = plain_components(boxes, rule, leaving)
+        rest = boxes[np.flatnonzero(is_pending)]
+        assert columns(part.pending) == columns(rest[rest.canonical_order()])
+        assert columns(part.final) == columns(plain_nms(boxes[np.flatnonzero(~is_pending)], rule))
 
 
 def test_the_core_is_closed_and_a_chain_is_open_as_a_whole():
     rule = MergeRule(threshold=0.3)
     core = Window(10, 10, 80, 80)
     on_its_edge = Detections(boxes=[[10, 10, 20, 20]], scores=[0.5], labels=[0])
-    assert len(settle(on_its_edge, core, rule).settled) == 1
+    assert len(settle(on_its_edge, core, rule).final) == 1
     x = np.arange(9.0, 60, 5)
     chain = Detections(
         boxes=np.stack([x, x * 0 + 40, x + 10, x * 0 + 50], 1), scores=np.linspace(0.1, 1, len(x)), labels=x * 0
     )
     part = settle(Detections.concat([chain, on_its_edge]), core, rule)
-    assert (len(part.open), len(part.settled)) == (len(x), 1)
-    assert len(settle(chain[1:], core, rule).open) == 0
-    assert len(settle(chain, core, rule, whole=True).open) == 0
+    assert (len(part.pending), len(part.final)) == (len(x), 1)
+    assert len(settle(chain[1:], core, rule).pending) == 0
+    assert len(settle(chain, core, rule, whole=True).pending) == 0
 
 
 # Two boxes that stay out of the core from (20, 20) on and fuse to [10, 10, 25, 25], which reaches into it.
@@ -150,11 +151,11 @@ def test_a_fused_box_may_reach_where_none_of_its_boxes_does():
     rule = MergeRule("wbf", threshold=0.1)
     assert merged_by(ROUND_THE_CORNER, rule).n_merged.tolist() == [3]
     part = settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), rule)
-    assert (len(part.settled), len(part.open)) == (0, 1)
-    assert len(settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), MergeRule(threshold=0.1)).settled) == 1
+    assert (len(part.final), len(part.pending)) == (0, 1)
+    assert len(settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), MergeRule(threshold=0.1)).final) == 1
     # 8 sides of the box away from the boundary no box that fuses with others outside can match it.
     far = ROUND_THE_CORNER[2:].with_columns(boxes=ROUND_THE_CORNER[2:].boxes + 40.5)
-    assert len(settle(far, Window(20, 20, 100, 100), rule).settled) == 1
+    assert len(settle(far, Window(20, 20, 100, 100), rule).final) == 1
 
 
 def test_a_box_that_only_a_fused_box_matches_stays_open_with_what_is_fused():
@@ -167,8 +168,8 @@ def test_a_box_that_only_a_fused_box_matches_stays_open_with_what_is_fused():
     without = np.delete(np.arange(len(boxes)), 2)
     assert not plain_components(lot, rule, np.isin(np.arange(len(boxes)), without))[2], "it matches no raw box"
     core = Window(10, 10, 500, 500)
-    assert len(settle(lot, core, rule).settled) == 0
-    assert len(settle(lot[2:3], core, rule).open) == 0
+    assert len(settle(lot, core, rule).final) == 0
+    assert len(settle(lot[2:3], core, rule).pending) == 0
 
 
 def test_boxes_that_only_touch_can_be_fused_at_one_half():
@@ -176,7 +177,7 @@ def test_boxes_that_only_touch_can_be_fused_at_one_half():
     row = Detections(boxes=[[0, 0, 2, 1], [0, 0, 1, 1], [1, 0, 2, 1]], scores=[0.9, 0.0, 0.0], labels=[0, 0, 0])
     rule = MergeRule("wbf", threshold=0.5)
     assert merged_by(row, rule).n_merged.tolist() == [3]
-    assert len(settle(row[2:], Window(1, 0, 9, 9), rule).settled) == 0
+    assert len(settle(row[2:], Window(1, 0, 9, 9), rule).final) == 0
 
 
 @st.composite

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geosod.detections import EDGE_MARGIN, TOP, Detections
 from geosod.errors import ConfigError
 from geosod.merging import METHODS, MergeRule, blocks, merge
 from geosod.merging.match import linked
-from geosod.types import RIM, TOP, Detections
 from tests.merging.oracles import columns, merged_by, plain_merge, plain_overlap, random_boxes
 
 thresholds = st.sampled_from([1e-9, 0.1, 1 / 3, 0.5, 0.55, 0.7, 0.9, 1.0])
@@ -74,11 +74,15 @@ def row_of_three(scores, **columns):
 
 
 def test_greedy_nmm_unites_what_nms_suppresses_and_keeps_the_best_score():
-    row = row_of_three([0.7, 0.5, 0.9], cut=[False, True, False], level=[1, 2, 4])
+    row = row_of_three([0.7, 0.5, 0.9], truncated=[False, True, False], level=[1, 2, 4])
     merged = merge(row, method="greedy_nmm", threshold=0.4)
     assert merged.boxes.tolist() == [[4, 0, 18, 1], [0, 0, 10, 1]]
     assert merged.scores.tolist() == pytest.approx([0.9, 0.7])
-    assert (merged.n_merged.tolist(), merged.cut.tolist(), merged.level.tolist()) == ([2, 1], [True, False], [4, 1])
+    assert (merged.n_merged.tolist(), merged.truncated.tolist(), merged.level.tolist()) == (
+        [2, 1],
+        [True, False],
+        [4, 1],
+    )
 
 
 def test_nmm_follows_chains_down_the_scores_only():
@@ -91,7 +95,9 @@ def test_nmm_follows_chains_down_the_scores_only():
 
 
 def test_nmm_takes_a_whole_object_first_and_the_best_score_of_all():
-    both = Detections(boxes=[[0, 0, 10, 20], [0, 0, 11, 8]], scores=[0.3, 0.9], labels=[4, 4], fragment=[0, RIM])
+    both = Detections(
+        boxes=[[0, 0, 10, 20], [0, 0, 11, 8]], scores=[0.3, 0.9], labels=[4, 4], fragment=[0, EDGE_MARGIN]
+    )
     for method in ("nmm", "greedy_nmm"):
         merged = merge(both, method=method)
         assert merged.boxes.tolist() == [[0, 0, 11, 20]]
@@ -119,12 +125,12 @@ def test_wbf_on_paper():
         boxes=[[0, 0, 10, 1], [1, 0, 11, 1], [2, 0, 12, 1]],
         scores=[0.6, 0.4, 0.2],
         labels=[1, 1, 1],
-        cut=[False, True, False],
+        truncated=[False, True, False],
     )
     fused = merge(three, method="wbf", threshold=0.7)
     assert fused.boxes.tolist() == [pytest.approx([0.8 / 1.2, 0, 10 + 0.8 / 1.2, 1])]
     assert fused.scores.tolist() == pytest.approx([0.4])
-    assert (fused.n_merged.tolist(), fused.cut.tolist()) == ([3], [True])
+    assert (fused.n_merged.tolist(), fused.truncated.tolist()) == ([3], [True])
 
 
 def test_wbf_counts_a_fragment_to_the_whole_object_and_does_not_average_it():

@@ -5,13 +5,13 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geosod.detections import BOTTOM, RIGHT, Detections
 from geosod.errors import ConfigError
 from geosod.merging import MergeRule, merge
 from geosod.merging.graph import flood
 from geosod.merging.index import build_index
 from geosod.merging.match import edges
 from geosod.merging.order import canonical_order
-from geosod.types import BOTTOM, RIGHT, Detections
 from tests.merging.oracles import columns, match_matrix, merged_by, plain_components, plain_nms, random_boxes
 
 rules = st.builds(
@@ -65,7 +65,7 @@ def test_small_whole_numbers_full_of_ties(rows, rule):
         scores=scores,
         labels=labels,
         fragment=fragment,
-        cut=cut,
+        truncated=cut,
         n_merged=n_merged,
     )
     assert columns(merged_by(few, rule)) == columns(plain_nms(few, rule))

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision
 
+from geosod.detections import Detections
 from geosod.merging import merge
-from geosod.types import Detections
 from tests.merging.oracles import random_boxes
 
 CASES = 400

@@ -4,9 +4,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging import MergeRule, merge, polygons
-from geosod.types import Detections
 from tests.merging.oracles import columns, plain_merge, random_boxes, ranking
 
 METHODS = ["greedy_nmm", "nmm", "nms", "soft_nms"]
@@ -108,7 +108,7 @@ def test_polygons_against_plain_loops_in_any_order(case, rule, chunk):
     assert (shapely.to_wkb(shapes) == shapely.to_wkb(shapes_again)).all()
     assert np.array_equal(shapely.bounds(shapes).reshape(-1, 4), kept.boxes)
     assert np.allclose(kept.boxes, expected.boxes, atol=1e-9)
-    same = ("scores", "labels", "cut", "fragment", "n_merged", "level")
+    same = ("scores", "labels", "truncated", "fragment", "n_merged", "level")
     assert all(np.array_equal(getattr(kept, name), getattr(expected, name)) for name in same)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from affine import Affine
 from pyproj import CRS
 
-from geosod.types import Detections, Execution, Provenance, Scene, SceneRef
+from geosod.detections import Detections
+from geosod.results import Execution, Provenance
+from geosod.scene import Scene, SceneRef
 
 CRS84 = "OGC:CRS84"
 PROVENANCE = Provenance(
@@ -59,7 +61,7 @@ def random_detections(seed: int, n: int, *, twins: bool = False) -> Detections:
         boxes=boxes,
         scores=scores,
         labels=rng.integers(0, 2, n),
-        cut=rng.random(n) < 0.1,
+        truncated=rng.random(n) < 0.1,
         n_merged=rng.integers(1, 4, n),
         level=rng.choice([1.0, 0.5], n),
     )

@@ -33,7 +33,8 @@ from geosod.output.failures import failures_of
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
 from geosod.output.table import detection_table
-from geosod.types import INSPECTED, Coverage, Failure, Scene, Window
+from geosod.results import INSPECTED, Coverage, Failure
+from geosod.scene import Scene, Window
 from tests.output.samples import CRS84, PROVENANCE, SCENES, make_scene, random_detections
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyproj import Geod
 
+from geosod.georeference.polygons import footprint
 from geosod.output.coverage import COVERAGE_SCHEMA, area_km2, coverage_table
 from geosod.output.geoparquet import write_geoparquet
 from geosod.output.outlines import region_outlines
-from geosod.scenes.locate import footprint
-from geosod.types import FAILED, INSPECTED, NODATA, UNSEEN, Coverage
+from geosod.results import FAILED, INSPECTED, NODATA, UNSEEN, Coverage
 from tests.output.samples import CRS84, SCENES, make_scene
 
 GRIDS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14), elements=st.integers(0, 3))

@@ -11,7 +11,7 @@ import pytest
 import shapely
 
 from geosod.output.stac_item import PROCESSING_EXTENSION, geographic_bbox, scene_item
-from geosod.types import Scene
+from geosod.scene import Scene
 from tests.conftest import SHARED
 from tests.output.samples import CRS84, PROVENANCE, SCENES, make_scene
 

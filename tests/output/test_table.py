@@ -13,15 +13,15 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geosod.detections import Detections
 from geosod.errors import ModelError
 from geosod.output.geoparquet import file_metadata, write_geoparquet
 from geosod.output.table import DETECTION_SCHEMA, detection_ids, detection_table
-from geosod.types import Detections
 from tests.output.samples import CRS84, PROVENANCE, SCENES, make_scene, random_detections
 
 CONTRACT = [
     *("detection_id", "geometry", "bbox", "label", "label_id", "score", "px_xmin", "px_ymin", "px_xmax", "px_ymax"),
-    *("lon", "lat", "width_m", "height_m", "area_m2", "cut", "n_merged", "level", "scene_id", "datetime"),
+    *("lon", "lat", "width_m", "height_m", "area_m2", "truncated", "n_merged", "level", "scene_id", "datetime"),
 ]
 
 
@@ -56,9 +56,9 @@ def test_every_row_keeps_its_values() -> None:
         i = by_corner.pop((row["px_xmin"], row["px_ymin"], row["px_xmax"], row["px_ymax"]))
         assert row["score"] == detections.scores[i]
         assert row["label"] == ("boat", "plane")[detections.labels[i]]
-        assert (row["label_id"], row["cut"], row["n_merged"]) == (
+        assert (row["label_id"], row["truncated"], row["n_merged"]) == (
             detections.labels[i],
-            detections.cut[i],
+            detections.truncated[i],
             detections.n_merged[i],
         )
         assert row["level"] == detections.level[i]

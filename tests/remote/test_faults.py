@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from geosod.running.events import ScenePlanned, UnitSettled
-from geosod.scenes import remote
+from geosod.storage import gdal_env as remote
 from tests.rasters import noise, write_tif
 from tests.remote.conftest import pixels_of
 from tests.remote.server import Fault, Request

@@ -11,9 +11,9 @@ import pytest
 import ray
 
 from geosod.errors import ConfigError
-from geosod.scenes.aws import access
-from geosod.scenes.remote import environment, settings, version
 from geosod.scenes.sources import find_scenes
+from geosod.storage.gdal_env import environment, settings, version
+from geosod.storage.s3 import access
 from tests.remote.conftest import KEY, SECRET, TOKEN, pixels_of
 from tests.running.helpers import detect, files
 
@@ -160,7 +160,7 @@ def test_credentials_that_expire_are_fetched_anew(aws, monkeypatch) -> None:
 
 
 def test_without_boto3_the_extra_is_named(aws, monkeypatch) -> None:
-    from geosod.scenes import aws as module
+    from geosod.storage import s3 as module
 
     whole = builtins.__import__
 

@@ -13,12 +13,12 @@ import psutil
 import pytest
 import ray
 
+from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging import components
 from geosod.merging.nms import nms
 from geosod.running import stages
 from geosod.running.events import TilesDetected
-from geosod.types import Detections
 from tests.rasters import noise, random_bundle, write_tif
 from tests.running import helpers
 from tests.running.helpers import tables
@@ -51,7 +51,7 @@ def expected(scenes: list[Path], rgb_bundle: Path, tmp_path_factory: pytest.Temp
     out = tmp_path_factory.mktemp("oracle")
     result = detect(scenes, rgb_bundle, out, unit=(0, 0))
     assert result.exit_code == 0 and result.detections > 500
-    assert all(scene.shipped == 0 for scene in result.scenes)
+    assert all(scene.pending == 0 for scene in result.scenes)
     return tables(out)
 
 
@@ -66,7 +66,7 @@ def cluster() -> Iterator[None]:
 @pytest.mark.parametrize("unit", [(1, 0), (1, 1), (2, 3), (0, 1), (8, 8)])
 def test_units_do_not_matter(unit, scenes, rgb_bundle, expected, tmp_path: Path) -> None:
     result = detect(scenes, rgb_bundle, tmp_path, unit=unit)
-    assert unit == (8, 8) or all(scene.shipped > 0 for scene in result.scenes), "nothing crossed a unit's border"
+    assert unit == (8, 8) or all(scene.pending > 0 for scene in result.scenes), "nothing crossed a unit's border"
     assert tables(tmp_path) == expected
 
 
@@ -79,7 +79,7 @@ def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expe
 @pytest.mark.parametrize("method", ["soft_nms", "nmm", "greedy_nmm", "wbf"])
 def test_every_method_is_exact(method, scenes, rgb_bundle, tmp_path) -> None:
     """Through the pipeline; the merging room's own tests try harder."""
-    settings = {"merge": method, "per_class": "car=0.3", "threshold": 0.4}
+    settings = {"merge_method": method, "per_class": "car=0.3", "threshold": 0.4}
     for name, unit in {"whole": (0, 0), "rows": (1, 0), "units": (2, 3)}.items():
         result = detect(scenes[0], rgb_bundle, tmp_path / name, unit=unit, **settings)
         assert result.exit_code == 0 and result.detections > 100
@@ -164,13 +164,13 @@ def test_mutant_per_unit_nms_is_caught(scenes, rgb_bundle, expected, tmp_path, m
     from geosod.running import serial
 
     def whole_tree(job, plan, detector, out, emit):
-        opened, accounts = [], []
+        opened, summaries = [], []
         for unit in plan.units:
-            node, account = serial.run_unit(job, plan, unit, detector, emit)
-            opened.append(node.open)
-            accounts.append(account)
+            node, summary = serial.run_unit(job, plan, unit, detector, emit)
+            opened.append(node.pending)
+            summaries.append(summary)
         survivors = last(opened, None, job.rule).open
-        return serial.finish_scene(job, plan, detector.execution, survivors, accounts, out)
+        return serial.finish_scene(job, plan, detector.execution, survivors, summaries, out)
 
     monkeypatch.setattr(serial, "run_scene", whole_tree)
     detect(scenes, rgb_bundle, tmp_path, unit=(1, 1))

@@ -24,11 +24,12 @@ import ray
 import shapely
 
 import geosod
+from geosod.detections import Detections
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
 from geosod.running.events import Failed, Note, TilesDetected
 from geosod.running.stages import _outcome
+from geosod.scene import TileBatch
 from geosod.tiling.grid import make_grid
-from geosod.types import Detections, TileBatch
 from tests.rasters import noise, random_bundle, write_tif
 from tests.running.helpers import PLAIN, detect, files, tables
 
@@ -153,10 +154,10 @@ def test_boxes_that_are_none_are_counted_and_left_out(rgb_bundle, tmp_path, monk
     monkeypatch.setattr(TorchDetector, "detect", raving)
     result = detect(scene, rgb_bundle, tmp_path / "out")
     tiles = len(make_grid(300, 300, tile=128, overlap=32).windows_array())
-    assert result.exit_code == 0 and result.scenes[0].unusable == 6 * tiles
-    assert tables(tmp_path / "out") == tables(tmp_path / "expected") and expected.scenes[0].unusable == 0
+    assert result.exit_code == 0 and result.scenes[0].degenerate == 6 * tiles
+    assert tables(tmp_path / "out") == tables(tmp_path / "expected") and expected.scenes[0].degenerate == 0
     item = json.loads((tmp_path / "out/items/a.json").read_text())
-    assert item["properties"]["geosod:unusable_detections"] == 6 * tiles
+    assert item["properties"]["geosod:degenerate_detections"] == 6 * tiles
     assert f"{6 * tiles} boxes of the model had no area" in summary(result)
 
 
@@ -170,7 +171,7 @@ def test_boxes_that_are_none_do_not_fill_a_tile() -> None:
     wild = Detections(boxes=boxes, scores=[0.9] * 3, labels=[0] * 3)
     full = wild.with_columns(boxes=[[0, 0, 5, 5], [5, 0, 9, 5], [9, 0, 12, 5]])
     outcome = _outcome(Three(), [wild, full, Detections.empty()])
-    assert (outcome.capped, outcome.unusable, len(outcome.detections)) == (1, 2, 4)
+    assert (outcome.capped, outcome.degenerate, len(outcome.detections)) == (1, 2, 4)
 
 
 def test_a_network_that_gives_no_numbers_costs_its_tiles(rgb_bundle, tmp_path, monkeypatch) -> None:

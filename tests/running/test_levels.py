@@ -16,16 +16,18 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geosod.config import make_config
+from geosod.detections import RIGHT, Detections
 from geosod.detectors import open_bundle
 from geosod.errors import ConfigError
 from geosod.merging import MergeRule, settle
 from geosod.output.commit import open_output
+from geosod.results import Execution
 from geosod.running import serial
 from geosod.running.job import Job
 from geosod.running.planning import Level, _usual_sizes, plan_scene
 from geosod.running.stages import _of_level
+from geosod.scene import SceneRef, TileBatch
 from geosod.scenes.open import open_scene
-from geosod.types import RIGHT, Detections, Execution, SceneRef, TileBatch
 from tests.rasters import UTM31, noise, random_bundle, write_tif
 from tests.running.helpers import detect, tables
 
@@ -110,7 +112,7 @@ def test_objects_of_every_size_are_found_once(blocks, tmp_path) -> None:
 @pytest.mark.parametrize("method", ["nms", "nmm", "greedy_nmm", "wbf"])
 def test_one_level_puts_the_pieces_of_large_objects_together(blocks, tmp_path, method) -> None:
     scene, truth = blocks
-    assert score(found(scene, tmp_path, merge=method), truth) == (0, 0)
+    assert score(found(scene, tmp_path, merge_method=method), truth) == (0, 0)
 
 
 def test_pieces_of_what_a_level_may_not_report_are_not_reported(blocks, tmp_path) -> None:
@@ -125,8 +127,8 @@ def test_a_larger_box_does_not_drop_what_a_level_is_for(blocks, tmp_path) -> Non
     boxes = [[0, 0, 100, 100], [20, 20, 50, 50], [60, 20, 100, 90], [5, 5, 9, 9]]
     raw = Detections(boxes=boxes, scores=[0.9, 0.8, 0.7, 0.6], labels=[0] * 4, fragment=[0, 0, RIGHT, 0])
     merged = settle(_of_level(raw, level, borders=True), level.scene.window, MergeRule(metric="ios"), whole=True)
-    assert merged.settled.boxes.tolist() == [[0, 0, 100, 100], [20, 20, 50, 50]]
-    assert merged.settled.n_merged.tolist() == [2, 1]
+    assert merged.final.boxes.tolist() == [[0, 0, 100, 100], [20, 20, 50, 50]]
+    assert merged.final.n_merged.tolist() == [2, 1]
     plain = _of_level(raw, level, borders=False)
     assert plain.boxes.tolist() == [[20, 20, 50, 50]]
 

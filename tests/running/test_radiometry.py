@@ -15,7 +15,8 @@ from rasterio.enums import Resampling
 
 from geosod.detectors import load_detector, open_bundle
 from geosod.errors import ConfigError, ModelError
-from geosod.types import Execution, TileBatch
+from geosod.results import Execution
+from geosod.scene import TileBatch
 from tests.rasters import NORTH_UP, UTM31, noise, random_bundle, write_tif
 from tests.running.helpers import detect, tables
 

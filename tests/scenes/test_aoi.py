@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
 from geosod.errors import SceneError
+from geosod.scene import GroundControl, RationalPolynomials, Scene
 from geosod.scenes.aoi import Aoi, aoi_in_scene, load_aoi, polygons_in_scene
-from geosod.types import GroundControl, RationalPolynomials, Scene
 from tests.ground import GOES_EAST, HIMAWARI, Camera, Dem, Satellite, make_scene, thin_plate
 
 LONLAT = CRS.from_user_input("OGC:CRS84").to_wkt()

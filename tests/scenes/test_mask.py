@@ -12,9 +12,9 @@ from rasterio.features import rasterize
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
 from geosod.errors import ConfigError, SceneError
+from geosod.scene import Scene, SceneRef
 from geosod.scenes.mask import Mask, mask_in_scene
 from geosod.scenes.open import open_scene
-from geosod.types import Scene, SceneRef
 from tests.rasters import NORTH_UP, UTM31, noise, write_tif
 
 SIZE = (240, 320)

@@ -15,13 +15,13 @@ from pyproj import Geod
 from rasterio.control import GroundControlPoint
 
 from geosod.errors import ConfigError, ModelError, SceneError
+from geosod.scene import Scene, SceneRef
 from geosod.scenes import open as open_module
 from geosod.scenes.aoi import aoi_in_scene, load_aoi, windows_in
 from geosod.scenes.bands import choose_bands
 from geosod.scenes.open import open_scene
 from geosod.scenes.sources import find_scenes, with_own_ids
 from geosod.tiling.grid import make_grid
-from geosod.types import Scene, SceneRef
 from tests.rasters import noise, write_tif
 
 

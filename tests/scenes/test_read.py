@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import SceneError
+from geosod.results import FAILED, INSPECTED, NODATA
+from geosod.scene import Scene, SceneRef, TileBatch, Window
 from geosod.scenes import read
 from geosod.scenes.open import open_scene
-from geosod.scenes.read import ReadAccount, ReadSpec, read_unit
+from geosod.scenes.read import ReadSpec, ReadSummary, read_unit
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units
-from geosod.types import FAILED, INSPECTED, NODATA, Scene, SceneRef, TileBatch, Window
 from tests.rasters import noise, write_tif
 
 
@@ -34,7 +35,7 @@ def read_all(scene: Scene, *, tile: int, overlap: int, unit=(2, 2), bands=None, 
     tiles, accounts = {}, []
     for piece in plan_units(scene.id, grid, shape=unit, keep=keep):
         for item in read_unit(scene, piece, ReadSpec(bands, tile, chunk, cell=16)):
-            if isinstance(item, ReadAccount):
+            if isinstance(item, ReadSummary):
                 accounts.append(item)
                 continue
             assert isinstance(item, TileBatch)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geosod.errors import ConfigError
+from geosod.scene import BandFile, SceneRef
 from geosod.scenes.sources import failed_id, find_scenes, hashed_id, safe_id, with_own_ids
-from geosod.scenes.uris import gdal_name, joined, origin, plain, stem, suffix
-from geosod.types import BandFile, SceneRef
+from geosod.storage.uris import gdal_name, joined, origin, plain, stem, suffix
 
 
 def touch(path: Path) -> Path:

@@ -8,9 +8,9 @@ import rasterio
 from rasterio.enums import Resampling
 
 from geosod.errors import ReadError
+from geosod.scene import SceneRef
 from geosod.scenes.open import open_scene
 from geosod.scenes.statistics import percentiles
-from geosod.types import SceneRef
 from tests.rasters import write_tif
 
 

@@ -16,10 +16,10 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import ConfigError, SceneError
+from geosod.scene import BandFile, Scene, SceneRef, Window
 from geosod.scenes.open import open_files, open_scene, opened
 from geosod.scenes.pixels import read_window
 from geosod.scenes.view import at_gsd, at_scale
-from geosod.types import BandFile, Scene, SceneRef, Window
 from tests.rasters import NORTH_UP, noise, write_tif
 
 KINDS = ("plain", "nodata", "mask", "alpha", "float", "overviews")

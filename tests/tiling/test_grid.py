@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geosod.errors import ConfigError
+from geosod.scene import Window
 from geosod.tiling.grid import make_grid
-from geosod.types import Window
 
 
 @st.composite

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.errors import ConfigError
+from geosod.scene import Window
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import merge_tree, plan_units
-from geosod.types import Window
 
 
 @st.composite

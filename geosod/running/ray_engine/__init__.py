@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from geosod.output.commit import OutputFolder
+from geosod.results import SceneResult
 from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
 from geosod.running.ray_engine.detectors import detectors
 from geosod.running.ray_engine.flow import Flow
 from geosod.running.ray_engine.session import describe, session, store_bytes
-from geosod.types import SceneResult
 
 __all__ = ["describe", "run", "session"]
 

@@ -12,8 +12,10 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from geosod.arrays import IntArray
 from geosod.errors import EngineError, GeosodError
 from geosod.output.commit import OutputFolder
+from geosod.results import SceneResult
 from geosod.running.events import Emit, Note, TilesDetected, UnitSettled
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -24,13 +26,13 @@ from geosod.running.ray_engine.session import (
     TASK_CPUS,
     cause_of,
     free_resources,
+    group_size,
     one_line,
     resources,
-    shipment,
 )
-from geosod.running.stages import UnitAccount, failed_outcome, failed_result, lost_unit, read_spec
-from geosod.scenes.read import ReadAccount
-from geosod.types import IntArray, SceneResult, Unit
+from geosod.running.stages import UnitSummary, failed_outcome, failed_result, lost_unit, read_spec
+from geosod.scene import Unit
+from geosod.scenes.read import ReadSummary
 
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
@@ -41,21 +43,21 @@ ATTEMPTS = MAX_FAILED_BATCHES + 1
 
 @dataclass(slots=True, eq=False)
 class _Scene:
-    """A scene under way: references to the accounts of its units, and to the settled and open boxes of each node."""
+    """A scene under way: references to the summaries of its units, and to the settled and open boxes of each node."""
 
     plan: ScenePlan
     waiting: int
-    accounts: dict[str, Any] = field(default_factory=dict)
+    summaries: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class _Unit:
-    """A unit under way. It is done when its account has come and no tile is outstanding."""
+    """A unit under way. It is done when its summary has come and no tile is outstanding."""
 
     scene: _Scene
     unit: Unit
-    account: ReadAccount | None = None
+    summary: ReadSummary | None = None
     tiles: int = 0
     outstanding: int = 0
     outcomes: list[tuple[Any, int]] = field(default_factory=list)
@@ -78,7 +80,7 @@ class _Tiles:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """A shipment of tiles: what one detector works on."""
+    """A batch group: what one detector works on."""
 
     detector: int
     outcomes: Any
@@ -93,7 +95,7 @@ class Flow:
 
     def __init__(self, job: Job, out: OutputFolder, emit: Emit, pool: DetectorPool) -> None:
         self._job, self._out, self._emit, self._pool = job, out, emit, pool
-        self._shipment = shipment(job, pool.execution)
+        self._group_size = group_size(job, pool.execution)
         self._plans_left = True
         self._units: deque[_Unit] = deque()
         self._readers: dict[Any, _Unit] = {}
@@ -146,7 +148,7 @@ class Flow:
     def _pending(self) -> list[Any]:
         """What to wait for, what frees a detector first; readers only while there is room for their tiles."""
         refs = [*self._batches, *self._finishing, *self._settling]
-        if self._tiles_waiting < 2 * self._shipment * self._pool.workers:
+        if self._tiles_waiting < 2 * self._group_size * self._pool.workers:
             refs += self._readers
         return [*refs, *self._pool.loading()] if refs else refs
 
@@ -162,7 +164,7 @@ class Flow:
             plan = unit.scene.plan
             options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
             reader = tasks.read.options(num_returns="streaming", **options)
-            ref = reader.remote(plan.level(unit.unit).scene, unit.unit, read_spec(self._job, plan, self._shipment))
+            ref = reader.remote(plan.level(unit.unit).scene, unit.unit, read_spec(self._job, plan, self._group_size))
             self._readers[ref] = unit
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
@@ -178,7 +180,7 @@ class Flow:
         unit = self._readers[reader]
         try:
             item = ray.get(next(reader))
-            if not isinstance(item, ReadAccount):
+            if not isinstance(item, ReadSummary):
                 self._tiles.append(_Tiles(unit, next(reader), item, 0, len(item)))
                 unit.tiles += len(item)
                 unit.outstanding += len(item)
@@ -189,14 +191,14 @@ class Flow:
                 unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(one_line(error)), unit.tiles
             )
         del self._readers[reader]
-        unit.account = item
+        unit.summary = item
         self._settle_if_done(unit)
 
     # --- detecting
 
     def _start_batches(self) -> None:
         reading = bool(self._readers or self._units or self._plans_left)
-        while self._tiles and (self._tiles_waiting >= self._shipment or not reading):
+        while self._tiles and (self._tiles_waiting >= self._group_size or not reading):
             detector = self._pool.free()
             if detector is None:
                 return
@@ -206,9 +208,9 @@ class Flow:
             self._batches[counts] = _Batch(detector, outcomes, parts)
 
     def _fill(self) -> list[_Tiles]:
-        """Tiles for one shipment from those that wait, across units and scenes."""
+        """Tiles for one batch group from those that wait, across units and scenes."""
         parts: list[_Tiles] = []
-        room = self._shipment
+        room = self._group_size
         while room and self._tiles:
             first = self._tiles.popleft()
             stop = min(first.stop, first.start + room)
@@ -216,7 +218,7 @@ class Flow:
             room -= stop - first.start
             if stop < first.stop:
                 self._tiles.appendleft(replace(first, start=stop))
-        self._tiles_waiting -= self._shipment - room
+        self._tiles_waiting -= self._group_size - room
         return parts
 
     def _end_batch(self, ref: Any) -> None:
@@ -248,16 +250,16 @@ class Flow:
     # --- merging
 
     def _settle_if_done(self, unit: _Unit) -> None:
-        if unit.account is None or unit.outstanding:
+        if unit.summary is None or unit.outstanding:
             return
         scene, plan = unit.scene, unit.scene.plan
         batches, places = [ref for ref, _ in unit.outcomes], [place for _, place in unit.outcomes]
-        refs = tasks.settle.remote(self._job.rule, plan.level(unit.unit), unit.unit, unit.account, places, *batches)
-        settled, open_, account = refs
+        refs = tasks.settle.remote(self._job.rule, plan.level(unit.unit), unit.unit, unit.summary, places, *batches)
+        settled, pending, summary = refs
         unit.outcomes = []
-        scene.nodes[unit.unit.id] = settled, open_
-        scene.accounts[unit.unit.id] = account
-        self._settling[account] = unit
+        scene.nodes[unit.unit.id] = settled, pending
+        scene.summaries[unit.unit.id] = summary
+        self._settling[summary] = unit
         scene.waiting -= 1
         if scene.waiting == 0:
             self._merge(scene)
@@ -265,17 +267,17 @@ class Flow:
     def _end_settling(self, ref: Any) -> None:
         unit = self._settling.pop(ref)
         try:
-            account: UnitAccount = ray.get(ref)
+            summary: UnitSummary = ray.get(ref)
         except RayError:
             return  # the scene's last task meets the same error, and reports it
-        self._emit(UnitSettled(unit.scene.plan.scene.id, account.tiles, account.empty))
+        self._emit(UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
 
     def _merge(self, scene: _Scene) -> None:
         for level in scene.plan.tree:
             for group in level:
                 children = [ref for child in group.children for ref in scene.nodes.pop(child)]
-                settled, open_ = tasks.merge.remote(self._job.rule, group, *children)
-                scene.nodes[group.id] = settled, open_
+                settled, pending = tasks.merge.remote(self._job.rule, group, *children)
+                scene.nodes[group.id] = settled, pending
         self._merged.append(scene)
 
     # --- committing
@@ -283,14 +285,14 @@ class Flow:
     def _start_finishing(self) -> None:
         while self._merged and len(self._finishing) < MAX_FINISHING:
             scene = self._merged.popleft()
-            accounts = [scene.accounts[unit.id] for unit in scene.plan.units]
+            summaries = [scene.summaries[unit.id] for unit in scene.plan.units]
             # The tree has come down to one node for each level, whose open boxes are none.
             whole = [settled for settled, _ in scene.nodes.values()]
             task = tasks.finish.options(scheduling_strategy=self._here)
             execution = self._pool.execution
-            ref = task.remote(self._job, scene.plan, execution, self._out, len(accounts), *accounts, *whole)
+            ref = task.remote(self._job, scene.plan, execution, self._out, len(summaries), *summaries, *whole)
             self._finishing[ref] = scene
-            scene.nodes, scene.accounts = {}, {}
+            scene.nodes, scene.summaries = {}, {}
 
     def _end_finishing(self, ref: Any) -> SceneResult:
         scene = self._finishing.pop(ref).plan.scene

@@ -14,15 +14,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from geosod.errors import ConfigError, EngineError
+from geosod.results import Execution
 from geosod.running.job import Job
-from geosod.types import Execution
 
 #: Shipments of tiles on their way to or in each detector: one at work, one waiting, one being fetched.
 IN_FLIGHT = 3
-#: Objects a reader may be ahead of the driver; a shipment is two, its windows and its pixels.
+#: Objects a reader may be ahead of the driver; a batch group is two, its windows and its pixels.
 READ_AHEAD = 4
 #: Bytes of pixels that are worth a call.
-SHIPMENT_BYTES = 12 << 20
+GROUP_BYTES = 12 << 20
 #: Share of a core that readers and the short tasks claim. They mostly wait for the detectors.
 TASK_CPUS = 0.25
 #: Bytes of the object store of an embedded Ray besides the batches under way.
@@ -75,15 +75,15 @@ def store_bytes(job: Job) -> int:
     """Room for every batch that can be under way at once on this machine."""
     workers = job.config.workers or os.cpu_count() or 1
     tile_bytes = job.tile**2 * len(job.bundle.card.bands) * np.dtype(job.bundle.card.dtype).itemsize
-    each = max((job.config.batch or 1) * tile_bytes, SHIPMENT_BYTES + tile_bytes)
+    each = max((job.config.batch or 1) * tile_bytes, GROUP_BYTES + tile_bytes)
     return int(STORE_BASE + workers * (IN_FLIGHT + READ_AHEAD + 2) * each)
 
 
-def shipment(job: Job, execution: Execution) -> int:
+def group_size(job: Job, execution: Execution) -> int:
     """Tiles in one object and one call of a detector: a few batches where those are small, as each call costs."""
     card = job.bundle.card
     batch_bytes = execution.batch * job.tile**2 * len(card.bands) * np.dtype(card.dtype).itemsize
-    return execution.batch * max(1, min(4, SHIPMENT_BYTES // batch_bytes))
+    return execution.batch * max(1, min(4, GROUP_BYTES // batch_bytes))
 
 
 def resources() -> tuple[float, float, float]:

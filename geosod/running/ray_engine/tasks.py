@@ -8,18 +8,21 @@ from typing import Any
 
 import ray
 
+from geosod.arrays import IntArray
+from geosod.detections import Detections
 from geosod.detectors import Detector
 from geosod.merging.components import merge_group
 from geosod.merging.rule import MergeRule
 from geosod.output.commit import OutputFolder
+from geosod.results import Execution, SceneResult
 from geosod.running.job import Job, load_fitting
 from geosod.running.memory import give_back_memory
 from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
-from geosod.running.stages import TileOutcome, UnitAccount, detect_tiles, read_tiles, settle_unit
-from geosod.scenes.read import ReadAccount, ReadSpec
+from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_tiles, settle_unit
+from geosod.scene import Scene, TileBatch, Unit, Window
+from geosod.scenes.read import ReadSpec, ReadSummary
 from geosod.tiling.units import Group
-from geosod.types import Detections, Execution, IntArray, Scene, SceneResult, TileBatch, Unit, Window
 
 RETRIES = 3
 #: A call to a detector on a lost node is tried several times before the node is known to be lost.
@@ -27,8 +30,8 @@ DETECT_RETRIES = 4
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES)
-def read(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[IntArray | TileBatch | ReadAccount]:
-    """Yield windows and pixels of each batch in turn, then the account."""
+def read(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[IntArray | TileBatch | ReadSummary]:
+    """Yield windows and pixels of each batch in turn, then the summary."""
     for item in read_tiles(scene, unit, spec):
         if isinstance(item, TileBatch):
             yield item.windows
@@ -74,21 +77,21 @@ class DetectorActor:
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=3)
 def settle(
-    rule: MergeRule, level: Level, unit: Unit, account: ReadAccount, places: list[int], *batches: list[TileOutcome]
-) -> tuple[Detections, Detections, UnitAccount]:
-    """Settled boxes, open boxes and account of a unit; its outcomes stand at `places` of `batches`."""
+    rule: MergeRule, level: Level, unit: Unit, summary: ReadSummary, places: list[int], *batches: list[TileOutcome]
+) -> tuple[Detections, Detections, UnitSummary]:
+    """Settled boxes, open boxes and summary of a unit; its outcomes stand at `places` of `batches`."""
     # Arrays that arrive through the object store are read-only, and coverage is updated in place.
-    own = replace(account, coverage=replace(account.coverage, codes=account.coverage.codes.copy()))
+    own = replace(summary, coverage=replace(summary.coverage, codes=summary.coverage.codes.copy()))
     outcomes = [batch[place] for batch, place in zip(batches, places, strict=True)]
     node, told = settle_unit(rule, level, unit, own, outcomes)
-    return node.settled, node.open, told
+    return node.final, node.pending, told
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=2)
 def merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detections, Detections]:
     """`children` are the settled and the open boxes of each child in turn; settled boxes are gathered on the way up."""
     node = merge_group(children[1::2], group.core, rule, whole=group.whole)
-    return Detections.concat([*children[::2], node.settled]), node.open
+    return Detections.concat([*children[::2], node.final]), node.pending
 
 
 @ray.remote(num_cpus=TASK_CPUS)
@@ -102,7 +105,7 @@ def prepare(rule: MergeRule) -> None:
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
 def finish(job: Job, plan: ScenePlan, execution: Execution, out: OutputFolder, units: int, *values: Any) -> SceneResult:
-    """`values` are the accounts of all units, then the settled boxes of the tree's root."""
+    """`values` are the summaries of all units, then the settled boxes of the tree's root."""
     from geosod.running.finish import finish_scene
 
     return finish_scene(job, plan, execution, Detections.concat(values[units:]), values[:units], out)

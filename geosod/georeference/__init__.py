@@ -1,0 +1,1 @@
+"""Pixels to ground and back: transforms, coordinate reference systems, true sizes."""

@@ -1,0 +1,153 @@
+"""What a run came to: ground inspected, failures, and where results come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from geosod.errors import redacted
+from geosod.scene import Window
+
+Status = Literal["inspected", "nodata", "outside_aoi", "masked", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that could not be done: the row of ``failures.parquet``.
+
+    Attributes:
+        scene_id, uri: the scene; the URI carries no credentials.
+        window: the ground concerned, scene frame; None for the whole scene.
+        stage: "open", "plan", "read", "detect", "merge" or "write".
+        error: class name of the exception.
+        message: one line for a person.
+        attempts: how often it was tried.
+    """
+
+    scene_id: str
+    uri: str
+    window: Window | None
+    stage: str
+    error: str
+    message: str
+    attempts: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", redacted(self.uri))
+        object.__setattr__(self, "message", redacted(self.message))
+
+
+#: Codes of a coverage grid; where two say something of one cell, the greater one holds.
+UNSEEN, NODATA, INSPECTED, FAILED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What became of the ground, on a grid of square cells aligned to the scene's origin.
+
+    A cell with any failed pixel is failed; with any valid pixel, inspected; else it is nodata. Cells
+    that no tile touched are unseen.
+
+    Attributes:
+        cell: side of a cell in pixels of level 0.
+        col, row: cell coordinates of ``codes[0, 0]``.
+        codes: (rows, cols) uint8, UNSEEN, NODATA, INSPECTED or FAILED.
+    """
+
+    cell: int
+    col: int
+    row: int
+    codes: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of_window(cls, window: Window, cell: int, code: int = UNSEEN) -> Self:
+        """A grid of one code over every cell that `window` touches."""
+        col, row = window.col // cell, window.row // cell
+        shape = (-(-window.bottom // cell) - row, -(-window.right // cell) - col)
+        return cls(cell, col, row, np.full(shape, code, np.uint8))
+
+    def update(self, other: Coverage) -> None:
+        """Raise the cells of this grid, in place, to what `other` says of them."""
+        top, left = other.row - self.row, other.col - self.col
+        view = self.codes[top : top + other.codes.shape[0], left : left + other.codes.shape[1]]
+        np.maximum(view, other.codes, out=view)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How the detector runs, once resolved for a machine. Part of what makes two results comparable.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        backend: "eager" or "compile".
+        precision: "fp32" or "bf16".
+        batch: tiles in every forward pass; shorter batches are padded.
+        threads: CPU threads of one detector.
+    """
+
+    device: str
+    backend: str
+    precision: str
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a result comes from: what the outputs record besides the boxes.
+
+    Attributes:
+        model: name of the bundle.
+        model_digest: sha256 of the bundle's card and weights.
+        config_digest: sha256 of every setting that can change a result.
+        version: geosod's version.
+        classes: label of each class id.
+        execution: how the detector ran.
+        options: the settings behind `config_digest`, free of paths and credentials.
+    """
+
+    model: str
+    model_digest: str
+    config_digest: str
+    version: str
+    classes: tuple[str, ...]
+    execution: Execution
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneResult:
+    """What one scene came to.
+
+    Attributes:
+        scene_id, uri: the scene; the URI carries no credentials.
+        status: "done", "partial" (some ground failed), "failed", or "skipped" (already committed).
+        detections: number of rows written.
+        paths: files of the scene, the committing item last.
+        failures: what went wrong.
+        megapixels: size of the scene; 0 where it could not be opened.
+        inspected_km2: ground looked at; None without georeference.
+        raw: boxes before merging.
+        pending: boxes whose fate one unit alone could not settle.
+        capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
+        degenerate: boxes of the model that had no area, or coordinates or scores that are not finite; left out.
+    """
+
+    scene_id: str
+    uri: str
+    status: Literal["done", "partial", "failed", "skipped"]
+    detections: int = 0
+    paths: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    megapixels: float = 0.0
+    inspected_km2: float | None = None
+    raw: int = 0
+    pending: int = 0
+    capped_tiles: int = 0
+    degenerate: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", redacted(self.uri))
