@@ -79,7 +79,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def run(inputs: Path, out: Path) -> None:
-    """Every case, into a folder of its own."""
+    """Every case, into its own folder."""
     known = RunConfig.model_fields
     for case, (scene, model, settings) in CASES.items():
         values = {n if n in known else RENAMED[n]: v for n, v in (PLAIN | settings).items()}
@@ -104,8 +104,8 @@ def compare(before: Path, after: Path) -> list[str]:
 
 def _differences(before: Path, after: Path) -> list[str]:
     old, new = pq.read_table(before), pq.read_table(after)
-    old = old.rename_columns([RENAMED.get(name, name) for name in old.column_names])
     lines = [] if _footer(old) == _footer(new) else ["footer"]
+    old = old.rename_columns([RENAMED.get(name, name) for name in old.column_names])
     if old.column_names != new.column_names:
         return [*lines, f"columns {old.column_names} and {new.column_names}"]
     if "coverage" in before.parts:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,7 +95,7 @@ def geo_metadata(table: pa.Table, *, crs: str | None, geometry_types: Sequence[s
 
 def write_geoparquet(
     table: pa.Table,
-    path: str | Path,
+    path: str | Path | IO[bytes],
     *,
     crs: str | None,
     metadata: Mapping[str, object],
@@ -107,7 +107,7 @@ def write_geoparquet(
 
     Args:
         table: has the columns ``geometry`` (WKB, polygons with counter-clockwise shells) and ``bbox``.
-        path: local file; it is replaced.
+        path: local file, which is replaced, or an open one.
         crs: CRS of the geometries, or None for pixels.
         metadata: written as JSON under the key ``geosod``.
         geometry_types: as `geo_metadata`.
