@@ -21,6 +21,7 @@ def load_model(
     batch: int | None = None,
     threads: int | None = None,
     threshold: float | None = None,
+    tile: int | str | tuple[int, int] | None = None,
     trust: bool | None = None,
 ) -> Detector:
     """Load a detector into this process.
@@ -30,7 +31,7 @@ def load_model(
 
     Args:
         name_or_path: a shipped model's name, a bundle's folder, or ``module:function`` with `trust`.
-        device, backend, precision, batch, threads, threshold, trust: as in `RunConfig`; None takes its default.
+        device, backend, precision, batch, threads, threshold, tile, trust: as in `RunConfig`; None takes its default.
 
     Returns:
         A detector for `Detector.detect`, and for ``geosod.detect(scenes, model=detector)``. Torch's number of threads
@@ -47,6 +48,7 @@ def load_model(
         batch=batch,
         threads=threads,
         threshold=threshold,
+        tile=tile,
         trust=trust,
     )
     return load_fitting(job)[0]

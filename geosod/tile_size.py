@@ -60,7 +60,10 @@ def overlap_pixels(overlap: Overlap, tile: TileSize) -> tuple[int, int]:
         math.floor(part * side) if isinstance(part, float) else part for part, side in zip(overlap, tile, strict=True)
     )
     if not (0 <= x < tile[0] and 0 <= y < tile[1]):
-        raise ConfigError(f"overlap {x} x {y} must be below the tile's {tile[0]} x {tile[1]} pixels; use a smaller one")
+        raise ConfigError(
+            f"overlap {x} x {y} must be at least 0 and below the tile's {tile[0]} x {tile[1]} pixels; "
+            "choose a smaller overlap, or a larger tile"
+        )
     return x, y
 
 

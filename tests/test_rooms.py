@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "geosod"
 #: What every room may import: the nouns, and the exception tree.
-NOUNS = frozenset({"arrays", "scene", "detections", "results", "errors"})
+NOUNS = frozenset({"arrays", "scene", "detections", "results", "errors", "tile_size"})
 #: These stand side by side, and none imports another.
 PEERS = ("scenes", "tiling", "detectors", "merging")
 #: What each room may import besides itself and the nouns.
@@ -26,7 +26,7 @@ ALLOWED = {
     "output": frozenset({"georeference"}),
     "deduplication": frozenset({"output", "georeference", "merging.graph", "merging.index", "merging.kernel"}),
     "training": frozenset({"demo", *PEERS, "georeference"}),
-    "running": frozenset({*PEERS, "storage", "georeference", "output", "config"}),
+    "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
     "cli": frozenset({*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication"}),
 }

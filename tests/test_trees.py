@@ -10,11 +10,12 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from geosod.detectors.base import network
 
 from geosod.api import load_model
 from geosod.detections import Detections
-from geosod.detectors import Detector, open_bundle
-from geosod.detectors.base import network
+from geosod.detectors import open_bundle
+from geosod.detectors.detector import Detector
 from geosod.scene import TileBatch
 from geosod.tiling.grid import make_grid
 from geosod.training.protocol import PointScore, score_points

@@ -12,7 +12,7 @@ from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, p
 SCALINGS = ("stored", "physical", "percentile")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What a model is made for, and how it is run.
 
@@ -54,7 +54,6 @@ class ModelCard:
     """
 
     name: str
-    architecture: str
     bands: tuple[str, ...]
     dtype: str
     minimum: tuple[float, ...]
@@ -63,6 +62,7 @@ class ModelCard:
     tile: int | TileSize
     overlap: float | Overlap
     threshold: float
+    architecture: str = ""
     weights_digest: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     gsd: float | None = None
@@ -88,8 +88,9 @@ class ModelCard:
         _require(len(self.bands) > 0, self.name, "names no input band")
         _require(len(self.classes) > 0, self.name, "names no class")
         try:
-            side = min(self.tile_size)
-            overlap_pixels(parse_overlap(self.overlap), self.tile_size)
+            object.__setattr__(self, "tile", parse_tile(self.tile))
+            object.__setattr__(self, "overlap", parse_overlap(self.overlap))
+            side, _ = min(self.tile_size), self.overlap_px
         except ConfigError as error:
             raise ModelError(f"model {self.name!r}: {error}") from error
         _require(0 < self.top_k <= 100_000, self.name, f"top_k {self.top_k} is not in 1..100000")

@@ -96,7 +96,7 @@ class Detector:
 
     def detect_batch(self, batch: TileBatch) -> BatchDetections:
         """What is found in the tiles of a batch of any length, in the scene frame."""
-        with _threads(self.execution.threads), torch.inference_mode():
+        with torch_threads(self.execution.threads), torch.inference_mode():
             parts = [self._forward(part) for part in _slices(batch, self.execution.batch)]
         return BatchDetections(
             Detections.concat(part.detections for part in parts),
@@ -141,11 +141,11 @@ def _slices(batch: TileBatch, size: int) -> Iterator[TileBatch]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Torch's number of threads belongs to the process: it is as before when the block ends."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    before = torch.get_numtorch_threads()
+    torch.set_numtorch_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_numtorch_threads(before)

@@ -21,7 +21,7 @@ from geosod.storage.memory import memory_file
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ArrayScene:
-    """An array as a scene, with what an array does not say of itself.
+    """An array as a scene, with the place, date and name that an array lacks.
 
     Attributes:
         array: (C, H, W), or (H, W, C) where only that fits the model's bands; (H, W) for one band.
@@ -81,9 +81,10 @@ def _ref(scene: ArrayScene, bands: int | None, datetime: dt.datetime | None, fil
     pixels = np.ascontiguousarray(pixels if bands is None else channels_first(pixels, bands))
     state = hashlib.sha256(repr((pixels.shape, pixels.dtype.str, scene.transform, scene.crs, scene.nodata)).encode())
     state.update(pixels.data)
-    name = safe_id(scene.id)
-    uri = files.enter_context(memory_file(name, pixels, transform=scene.transform, crs=scene.crs, nodata=scene.nodata))
-    return SceneRef(uri, name, datetime or _utc(scene.datetime), state.hexdigest())
+    name, version = safe_id(scene.id), state.hexdigest()
+    place = {"transform": scene.transform, "crs": scene.crs, "nodata": scene.nodata}
+    uri = files.enter_context(memory_file(name, pixels, version=version, **place))
+    return SceneRef(uri, name, datetime or _utc(scene.datetime), version)
 
 
 def _utc(moment: dt.datetime | None) -> dt.datetime | None:

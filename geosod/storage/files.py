@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import requests
 
 from geosod.errors import GeosodError, SceneError, redacted
+from geosod.storage.memory import memory_version
 from geosod.storage.retry import ATTEMPTS, with_retries
 from geosod.storage.s3 import CONNECT_SECONDS, READ_SECONDS, access
 from geosod.storage.uris import bucket_and_key, is_s3, is_web, origin, web_address
@@ -70,6 +71,8 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> Probe:
         return _told(uri, lambda: _probe_s3(uri, count), attempts)
     if is_web(uri):
         return _told(uri, lambda: _probe_web(uri, count), attempts)
+    if (known := memory_version(uri)) is not None:
+        return Probe(known, b"")
     path = Path(uri)
     try:
         status = path.stat()

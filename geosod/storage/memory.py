@@ -18,20 +18,26 @@ from geosod.arrays import PixelArray
 from geosod.errors import ConfigError
 
 _FOLDER = "geosod-arrays"
-#: GDAL's files in memory are the process's, so one name is one file at a time.
-_in_use: set[str] = set()
+#: Version of each file there is. GDAL's files in memory belong to the process, so a name is one file at a time.
+_versions: dict[str, str] = {}
 _lock = threading.Lock()
+
+
+def memory_version(path: str) -> str | None:
+    """The version of a file in memory; None for other paths."""
+    return _versions.get(path)
 
 
 @contextmanager
 def memory_file(
-    name: str, pixels: PixelArray, *, transform: Affine | None, crs: Any, nodata: float | None
+    name: str, pixels: PixelArray, *, version: str, transform: Affine | None, crs: Any, nodata: float | None
 ) -> Iterator[str]:
     """The path of a GeoTIFF that holds an array, as long as the block runs. Nothing goes to a disk.
 
     Args:
         name: file-name safe name.
         pixels: (C, H, W).
+        version: changes when the array does.
         transform: pixel → CRS coordinates, or None.
         crs: anything that rasterio reads, or None.
         nodata: the value of invalid pixels, or None.
@@ -39,17 +45,18 @@ def memory_file(
     Raises:
         ConfigError: the name is in use by another run, or GDAL cannot hold the array or read the CRS.
     """
+    path = f"/vsimem/{_FOLDER}/{name}.tif"
     with _lock:
-        if name in _in_use:
-            raise ConfigError(f"scene {name!r}: another run uses an array of that name now; give this one another id")
-        _in_use.add(name)
+        if path in _versions:
+            raise ConfigError(f"scene {name!r}: another array of that name is in use; give this one another id")
+        _versions[path] = version
     try:
         with MemoryFile(dirname=_FOLDER, filename=f"{name}.tif") as file:
             _write(file, name, pixels, {"transform": transform, "crs": crs, "nodata": nodata})
-            yield file.name
+            yield path
     finally:
         with _lock:
-            _in_use.discard(name)
+            del _versions[path]
 
 
 def _write(file: MemoryFile, name: str, pixels: PixelArray, place: dict[str, Any]) -> None:

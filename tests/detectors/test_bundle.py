@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from geosod.detectors import open_bundle, shipped_models
 from geosod.detectors.bundle import SHIPPED
-from geosod.detectors.card import ModelCard
+from geosod.detectors.mlm_item import from_item, to_item
 from geosod.errors import ModelError
 from tests.conftest import SHARED
 from tests.rasters import random_bundle
@@ -34,7 +34,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_card_survives_writing_and_reading(bundle) -> None:
     card = open_bundle(bundle).card
-    assert ModelCard.from_item(json.loads(json.dumps(card.to_item())), "here") == card
+    assert from_item(json.loads(json.dumps(to_item(card))), "here") == card
     assert card.gsd_range == (0.4, 0.6) and card.bands == ("red", "green", "blue")
 
 
@@ -61,8 +61,8 @@ def test_cards_are_valid_mlm(name, bundle) -> None:
 @pytest.mark.parametrize(
     ("properties", "message"),
     [
-        ({"geosod:tile": 100}, "tile 100 is not a multiple of 32"),
-        ({"geosod:overlap": 128}, "overlap 128 is not below"),
+        ({"geosod:tile": 100}, "tile 100: a side must be a multiple of 32"),
+        ({"geosod:overlap": 128}, "overlap 128 x 128 must be at least 0 and below"),
         ({"geosod:border_px": -1.0}, "border_px -1.0 is not in"),
         ({"geosod:edge_margin_px": 500.0}, "edge_margin_px 500.0 is not in"),
         ({"geosod:top_k": 0}, "top_k 0"),

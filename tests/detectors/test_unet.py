@@ -226,7 +226,7 @@ def card(**fields) -> ModelCard:
         "tile": 96,
         "overlap": 32,
         "threshold": 0.5,
-        "weights_digest": "",
+        "license": "proprietary",
         "nms_iou": 0.6,
     }
     return ModelCard(**(values | fields))

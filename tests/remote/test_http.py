@@ -98,7 +98,7 @@ def test_a_small_area_costs_few_bytes(serve, rgb_bundle, tmp_path) -> None:
     spot.to_file(tmp_path / "spot.gpkg")
     server = serve(site)
     result = detect(f"{server.url}/large.tif", rgb_bundle, tmp_path / "out", aoi=tmp_path / "spot.gpkg")
-    assert result.exit_code == 0 and result.scenes[0].raw > 0
+    assert result.exit_code == 0 and result.scenes[0].counts.raw > 0
     assert 0 < server.sent < 0.05 * (site / "large.tif").stat().st_size
     assert len(server.requests) < 20
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import geosod
-from geosod.running.run import Result
+from geosod.running.result import Result
 
 #: One resolved execution, so that results can be compared byte for byte.
 PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 
 from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging import components
-from geosod.merging.nms import nms
 from geosod.running import stages
 from geosod.running.events import TilesDetected
 from tests.rasters import noise, random_bundle, write_tif
@@ -27,6 +27,13 @@ from tests.running.helpers import tables
 def detect(*args, **settings):
     """A low threshold makes long chains."""
     return helpers.detect(*args, merge_threshold=0.3, **settings)
+
+
+def corners(files: dict[str, bytes]) -> dict[str, list[tuple[float, ...]]]:
+    """The corners of every box, by file."""
+    names = ("px_xmin", "px_ymin", "px_xmax", "px_ymax")
+    found = {n: pq.read_table(io.BytesIO(data)) for n, data in files.items() if n.startswith("detections")}
+    return {n: sorted(zip(*(table[c].to_pylist() for c in names), strict=True)) for n, table in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def expected(scenes: list[Path], rgb_bundle: Path, tmp_path_factory: pytest.Temp
     out = tmp_path_factory.mktemp("oracle")
     result = detect(scenes, rgb_bundle, out, unit=(0, 0))
     assert result.exit_code == 0 and result.detections > 500
-    assert all(scene.pending == 0 for scene in result.scenes)
+    assert all(scene.counts.pending == 0 for scene in result.scenes)
     return tables(out)
 
 
@@ -66,8 +73,20 @@ def cluster() -> Iterator[None]:
 @pytest.mark.parametrize("unit", [(1, 0), (1, 1), (2, 3), (0, 1), (8, 8)])
 def test_units_do_not_matter(unit, scenes, rgb_bundle, expected, tmp_path: Path) -> None:
     result = detect(scenes, rgb_bundle, tmp_path, unit=unit)
-    assert unit == (8, 8) or all(scene.pending > 0 for scene in result.scenes), "nothing crossed a unit's border"
+    assert unit == (8, 8) or all(scene.counts.pending > 0 for scene in result.scenes), "nothing crossed a unit's border"
     assert tables(tmp_path) == expected
+
+
+@pytest.mark.parametrize("tiling", [{"tile": "160x96", "overlap": 0.25}, {"tile": "96x224", "overlap": "40x0.3"}])
+def test_units_do_not_matter_where_tiles_are_not_square(tiling, scenes, rgb_bundle, tmp_path: Path, cluster) -> None:
+    whole = detect(scenes, rgb_bundle, tmp_path / "whole", unit=(0, 0), **tiling)
+    assert whole.exit_code == 0 and whole.detections > 500
+    for unit in [(1, 1), (2, 3)]:
+        parts = detect(scenes, rgb_bundle, tmp_path / f"{unit}", unit=unit, **tiling)
+        assert all(scene.counts.pending > 0 for scene in parts.scenes)
+        assert tables(tmp_path / f"{unit}") == tables(tmp_path / "whole")
+    detect(scenes, rgb_bundle, tmp_path / "ray", engine="ray", workers=2, unit=(2, 3), **tiling)
+    assert tables(tmp_path / "ray") == tables(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("workers", "unit"), [(1, (0, 0)), (2, (1, 0)), (4, (2, 3))])
@@ -150,36 +169,21 @@ def test_batches_are_filled_across_scenes(scenes, rgb_bundle, tmp_path, cluster)
 
 
 def test_mutant_per_unit_nms_is_caught(scenes, rgb_bundle, expected, tmp_path, monkeypatch) -> None:
-    """NMS of each unit, then NMS on the survivors: what the component split replaces."""
+    """NMS of each unit, then NMS of the survivors: what the component split replaces."""
+    original = stages.settle
 
-    def shortcut(detections: Detections, core, rule, **_):
-        kept, _ = nms(detections, np.zeros(len(detections), bool), rule)
-        return components.Settled(Detections.empty(), kept)
-
-    def last(children, core, rule, **_):
-        kept, _ = nms(Detections.concat(children), np.zeros(sum(map(len, children)), bool), rule)
-        return components.Settled(Detections.empty(), kept)
+    def shortcut(detections: Detections, core, rule) -> components.Settled:
+        survivors = original(detections, core, rule, whole=True).final
+        return components.Settled(Detections.empty(), survivors)
 
     monkeypatch.setattr(stages, "settle", shortcut)
-    from geosod.running import serial
-
-    def whole_tree(job, plan, detector, out, emit):
-        opened, summaries = [], []
-        for unit in plan.units:
-            node, summary = serial.run_unit(job, plan, unit, detector, emit)
-            opened.append(node.pending)
-            summaries.append(summary)
-        survivors = last(opened, None, job.rule).open
-        return serial.finish_scene(job, plan, detector.execution, survivors, summaries, out)
-
-    monkeypatch.setattr(serial, "run_scene", whole_tree)
-    detect(scenes, rgb_bundle, tmp_path, unit=(1, 1))
-    assert tables(tmp_path) != expected
+    result = detect(scenes, rgb_bundle, tmp_path, unit=(1, 1))
+    assert result.exit_code == 0 and corners(tables(tmp_path)) != corners(expected)
 
 
 def test_mutant_without_cores_is_caught(scenes, rgb_bundle, expected, tmp_path, monkeypatch) -> None:
-    """Settling everything inside each unit leaves the doubles of the overlap."""
+    """Settling everything inside each unit leaves the duplicates of the overlap."""
     original = stages.settle
     monkeypatch.setattr(stages, "settle", lambda d, core, rule: original(d, core, rule, whole=True))
-    detect(scenes, rgb_bundle, tmp_path, unit=(1, 0))
-    assert tables(tmp_path) != expected
+    result = detect(scenes, rgb_bundle, tmp_path, unit=(1, 0))
+    assert result.exit_code == 0 and corners(tables(tmp_path)) != corners(expected)

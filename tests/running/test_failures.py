@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -22,13 +22,15 @@ import rasterio
 import rasterio.shutil
 import ray
 import shapely
+import torch
 
 import geosod
-from geosod.detections import Detections
+from geosod.detectors.contract import RawBoxes
+from geosod.detectors.postprocess import postprocess
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
 from geosod.running.events import Failed, Note, TilesDetected
-from geosod.running.stages import _outcome
 from geosod.scene import TileBatch
+from geosod.testing import fake_card
 from geosod.tiling.grid import make_grid
 from tests.rasters import noise, random_bundle, write_tif
 from tests.running.helpers import PLAIN, detect, files, tables
@@ -118,17 +120,22 @@ def test_a_rerun_tries_partial_scenes_again_and_clears_their_failures(good, rgb_
 
 
 def test_a_detector_that_fails_on_a_tile_costs_that_tile(rgb_bundle, tmp_path, monkeypatch) -> None:
-    from geosod.detectors.torch_detector import TorchDetector
+    from geosod.detectors.detector import Detector
 
-    original = TorchDetector.detect
+    original = Detector.detect_batch
 
     def picky(self, batch: TileBatch):
         if (batch.windows[:, :2] == 0).all(axis=1).any():
             raise RuntimeError("no memory for this tile")
         return original(self, batch)
 
-    monkeypatch.setattr(TorchDetector, "detect", picky)
-    result = detect(write_tif(tmp_path / "a.tif", noise(3, 300, 300)), rgb_bundle, tmp_path / "out")
+    monkeypatch.setattr(Detector, "detect_batch", picky)
+    events: list[Any] = []
+    scene = write_tif(tmp_path / "a.tif", noise(3, 300, 300))
+    result = detect(scene, rgb_bundle, tmp_path / "out", on_event=events.append)
+    # Why the batch failed is reported before its tiles are tried one by one.
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert len(notes) == 1 and "RuntimeError: no memory for this tile" in notes[0] and "one by one" in notes[0]
     assert result.exit_code == 3 and result.detections > 0
     (failure,) = result.failures
     assert (failure.stage, failure.window.col, failure.window.row, failure.window.width) == ("detect", 0, 0, 128)
@@ -138,47 +145,52 @@ def test_a_detector_that_fails_on_a_tile_costs_that_tile(rgb_bundle, tmp_path, m
     assert share == pytest.approx(128**2 / 300**2, rel=0.01)
 
 
-def test_boxes_that_are_none_are_counted_and_left_out(rgb_bundle, tmp_path, monkeypatch, capsys) -> None:
+def test_degenerate_boxes_are_counted_and_left_out(rgb_bundle, tmp_path, monkeypatch, capsys) -> None:
     from geosod.cli.progress import summary
-    from geosod.detectors.torch_detector import TorchDetector
+    from geosod.detectors.adapters.zoo import ZooAdapter
 
-    scene, original = write_tif(tmp_path / "a.tif", noise(3, 300, 300)), TorchDetector.detect
+    scene, original = write_tif(tmp_path / "a.tif", noise(3, 300, 300)), ZooAdapter.predict
     expected = detect(scene, rgb_bundle, tmp_path / "expected")
     nan, inf = float("nan"), float("inf")
-    boxes = [[nan, 0, 5, 5], [0, 0, inf, 5], [9, 9, 5, 5], [3, 3, 3, 8], [1, 1, 9, 9], [1, 1, 9, 9]]
-    wild = Detections(boxes=boxes, scores=[0.9, 0.9, 0.9, 0.9, nan, inf], labels=[0] * 6)
+    boxes = torch.tensor([[nan, 0, 5, 5], [0, 0, inf, 5], [9, 9, 5, 5], [3, 3, 3, 8], [1, 1, 9, 9], [1, 1, 9, 9]])
+    scores, labels = torch.tensor([0.9, 0.9, 0.9, 0.9, nan, inf]), torch.zeros(6, dtype=torch.int64)
 
-    def raving(self, batch: TileBatch):
-        return [Detections.concat([tile, wild]) for tile in original(self, batch)]
+    def wild(self, images):
+        raw = original(self, images)
+        more = RawBoxes.per_tile([(boxes, scores, labels)] * len(images))
+        return RawBoxes(
+            *(torch.cat([getattr(raw, n), getattr(more, n)]) for n in ("boxes", "scores", "labels", "tile"))
+        )
 
-    monkeypatch.setattr(TorchDetector, "detect", raving)
+    monkeypatch.setattr(ZooAdapter, "predict", wild)
     result = detect(scene, rgb_bundle, tmp_path / "out")
     tiles = len(make_grid(300, 300, tile=128, overlap=32).windows_array())
-    assert result.exit_code == 0 and result.scenes[0].degenerate == 6 * tiles
-    assert tables(tmp_path / "out") == tables(tmp_path / "expected") and expected.scenes[0].degenerate == 0
+    assert result.exit_code == 0 and result.scenes[0].counts.degenerate == 6 * tiles
+    assert tables(tmp_path / "out") == tables(tmp_path / "expected") and expected.scenes[0].counts.degenerate == 0
     item = json.loads((tmp_path / "out/items/a.json").read_text())
     assert item["properties"]["geosod:degenerate_detections"] == 6 * tiles
-    assert f"{6 * tiles} boxes of the model had no area" in summary(result)
+    assert f"{6 * tiles} degenerate boxes" in summary(result)
 
 
-def test_boxes_that_are_none_do_not_fill_a_tile() -> None:
-    """A tile is capped by what it holds."""
-
-    class Three:
-        card = SimpleNamespace(top_k=3)
-
-    boxes = [[0, 0, 5, 5], [np.nan, 0, 5, 5], [0, 0, 5, np.inf]]
-    wild = Detections(boxes=boxes, scores=[0.9] * 3, labels=[0] * 3)
-    full = wild.with_columns(boxes=[[0, 0, 5, 5], [5, 0, 9, 5], [9, 0, 12, 5]])
-    outcome = _outcome(Three(), [wild, full, Detections.empty()])
-    assert (outcome.capped, outcome.degenerate, len(outcome.detections)) == (1, 2, 4)
+def test_degenerate_boxes_do_not_fill_a_tile() -> None:
+    """A tile is capped by the boxes it holds."""
+    card = fake_card(top_k=3, tile=64)
+    nan, inf = float("nan"), float("inf")
+    wild = [[0, 0, 5, 5], [nan, 0, 5, 5], [0, 0, 5, inf]]
+    full = [[0, 0, 5, 5], [5, 0, 9, 5], [9, 0, 12, 5]]
+    raw = RawBoxes.per_tile([(np.array(b, np.float32), np.full(3, 0.9), np.zeros(3, int)) for b in (wild, full)])
+    windows, size = np.array([[0, 0, 64, 64]] * 2), np.array([[64, 64]] * 2)
+    tiles = TileBatch(np.zeros((2, 1, 64, 64), np.uint8), windows, None, size)
+    found = postprocess(raw, tiles, card, threshold=0.1)
+    assert (found.capped.tolist(), found.degenerate.tolist()) == ([False, True], [2, 0])
+    assert found.counts.tolist() == [1, 3] and len(found.detections) == 4
 
 
 def test_a_network_that_gives_no_numbers_costs_its_tiles(rgb_bundle, tmp_path, monkeypatch) -> None:
     """NaN is below every threshold: without a check its ground would count as inspected."""
-    from geosod.detectors.torch_detector import TorchDetector
+    from geosod.detectors.adapters.zoo import ZooAdapter
 
-    original = TorchDetector._prepared
+    original = ZooAdapter._prepared
 
     def sick(self, model):
         network = original(self, model)
@@ -190,7 +202,7 @@ def test_a_network_that_gives_no_numbers_costs_its_tiles(rgb_bundle, tmp_path, m
 
         return run
 
-    monkeypatch.setattr(TorchDetector, "_prepared", sick)
+    monkeypatch.setattr(ZooAdapter, "_prepared", sick)
     pixels = noise(3, 300, 300)
     pixels[0, 5::128, 5::128], pixels[0, 5, 5] = 0, 255
     result = detect(write_tif(tmp_path / "a.tif", pixels), rgb_bundle, tmp_path / "out")
@@ -314,7 +326,7 @@ def test_aoi_limits_the_work_and_shares_out_the_boxes(rgb_bundle, tmp_path) -> N
         box = geopandas.GeoSeries([shapely.box(x0, 5_800_000 - 250, x1, 5_800_000)], crs=32631)
         box.to_crs(3857).to_file(tmp_path / f"{name}.gpkg")
         result = detect(scene, rgb_bundle, tmp_path / name, aoi=tmp_path / f"{name}.gpkg")
-        assert result.exit_code == 0 and 0 < result.scenes[0].raw < whole.scenes[0].raw
+        assert result.exit_code == 0 and 0 < result.scenes[0].counts.raw < whole.scenes[0].counts.raw
         found.append(pq.read_table(result.scenes[0].paths[0]))
         covered.append(geopandas.read_parquet(result.scenes[0].paths[1]))
     centres = np.concatenate([(t["px_xmin"].to_numpy() + t["px_xmax"].to_numpy()) / 2 for t in found])

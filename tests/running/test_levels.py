@@ -13,55 +13,23 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
 
+import geosod
 from geosod.config import make_config
 from geosod.detections import RIGHT, Detections
-from geosod.detectors import open_bundle
 from geosod.errors import ConfigError
 from geosod.merging import MergeRule, settle
-from geosod.output.commit import open_output
 from geosod.results import Execution
-from geosod.running import serial
-from geosod.running.job import Job
+from geosod.running.detect import make_job
 from geosod.running.planning import Level, _usual_sizes, plan_scene
 from geosod.running.stages import _of_level
-from geosod.scene import SceneRef, TileBatch
+from geosod.scene import SceneRef
 from geosod.scenes.open import open_scene
-from tests.rasters import UTM31, noise, random_bundle, write_tif
+from geosod.testing import fake_detector
+from tests.rasters import UTM31, noise, write_tif
 from tests.running.helpers import detect, tables
 
 TILE, OVERLAP = 256, 64
-
-
-class Finder:
-    """A detector that finds every bright rectangle, or what a tile shows of it, without fail."""
-
-    execution = Execution("cpu", "eager", "fp32", 4, 1)
-
-    def __init__(self, card) -> None:
-        self.card = card
-
-    def detect(self, batch: TileBatch) -> list[Detections]:
-        return [self._tile(batch, i) for i in range(len(batch))]
-
-    def _tile(self, batch: TileBatch, i: int) -> Detections:
-        col, row, width, height = batch.windows[i]
-        image = batch.pixels[i, 0, :height, :width]
-        boxes, scores, inner = [], [], []
-        for rows, cols in ndimage.find_objects(ndimage.label(image > 127)[0]):
-            box = cols.start, rows.start, cols.stop, rows.stop
-            size_w, size_h = batch.scene_size[i]
-            near = (
-                cols.start <= 2 and col > 0,
-                rows.start <= 2 and row > 0,
-                cols.stop >= width - 2 and col + width < size_w,
-                rows.stop >= height - 2 and row + height < size_h,
-            )
-            boxes.append(np.add(box, (col, row, col, row)))
-            scores.append(0.5 + 0.4 * min(1, (box[2] - box[0]) / 100))
-            inner.append(sum(1 << side for side in range(4) if near[side]))
-        return Detections(boxes=np.array(boxes).reshape(-1, 4), scores=scores, labels=[0] * len(boxes), fragment=inner)
 
 
 def rectangles() -> np.ndarray:
@@ -85,11 +53,10 @@ def blocks(tmp_path_factory) -> tuple[str, np.ndarray]:
 
 
 def found(scene: str, tmp_path, **settings) -> np.ndarray:
-    bundle = random_bundle(tmp_path / "b", bands=("a",), tile=TILE, overlap=OVERLAP, merge_metric="ios")
-    job = Job(open_bundle(bundle), make_config(unit=(2, 3), **settings))
-    out = open_output(tmp_path / "out", scenes=1, overwrite=True)
-    plan = plan_scene(job, SceneRef(scene, "blocks"))
-    serial.run_scene(job, plan, Finder(job.bundle.card), out, lambda _: None)
+    """Boxes of a detector that finds every bright rectangle, or what a tile shows of it, without fail."""
+    detector = fake_detector(Execution("cpu", "eager", "fp32", 4, 1), tile=TILE, overlap=OVERLAP)
+    result = geosod.detect(scene, model=detector, out=tmp_path / "out", unit=(2, 3), **settings)
+    assert result.exit_code == 0
     table = pq.read_table(next((tmp_path / "out/detections").rglob("*.parquet")))
     return np.column_stack([table[f"px_{n}"].to_numpy() for n in ("xmin", "ymin", "xmax", "ymax")])
 
@@ -189,8 +156,8 @@ def test_levels_as_written(tmp_path) -> None:
 
 def test_auto_halves_until_the_scene_fits(tmp_path, rgb_bundle) -> None:
     scene = write_tif(tmp_path / "s.tif", noise(3, 400, 1000))
-    job = Job(open_bundle(rgb_bundle), make_config(levels="auto"))
-    tile = job.tile
+    job = make_job(rgb_bundle, levels="auto")
+    tile, _ = job.tile
     plan = plan_scene(job, SceneRef(str(scene), "s"))
     assert [level.scale for level in plan.levels] == [1, 0.5, 0.25, tile / 1000]
     assert len([unit for unit in plan.units if unit.level == tile / 1000 for _ in unit.windows]) == 1
@@ -204,7 +171,7 @@ def test_an_aoi_leaves_out_tiles_of_every_level(tmp_path, rgb_bundle) -> None:
     scene = write_tif(tmp_path / "s.tif", noise(3, 1000, 1000))
     corner = shapely.box(500_000, 5_800_000 - 60, 500_060, 5_800_000)
     geopandas.GeoDataFrame(geometry=[corner], crs=UTM31).to_file(tmp_path / "aoi.gpkg")
-    job = Job(open_bundle(rgb_bundle), make_config(levels="1,0.5"))
+    job = make_job(rgb_bundle, levels="1,0.5")
     whole = plan_scene(job, SceneRef(str(scene), "s"))
     from geosod.scenes.aoi import load_aoi
 

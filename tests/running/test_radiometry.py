@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import geopandas
 import numpy as np
@@ -10,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import shapely
+import torch
 from affine import Affine
 from rasterio.enums import Resampling
 
-from geosod.detectors import load_detector, open_bundle
+from geosod.detectors import find_model, open_bundle
+from geosod.detectors.radiometry import network_input
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
 from geosod.scene import TileBatch
+from geosod.testing import fake_card
 from tests.rasters import NORTH_UP, UTM31, noise, random_bundle, write_tif
 from tests.running.helpers import detect, tables
 
@@ -40,14 +44,13 @@ def test_values_are_scaled_by_what_the_card_says() -> None:
     pixels = np.array([[[[0, 100], [1000, 3000]]]], np.uint16)
     limits = np.array([[[100, 1100]]], np.float32)
     batch = TileBatch(pixels, np.array([[0, 0, 2, 2]]), None, np.array([[2, 2]]), limits)
-    import torch
-
-    from geosod.detectors.torch_detector import TorchDetector
-
-    detector = TorchDetector.__new__(TorchDetector)
-    detector.card = type("Card", (), {"gamma": 2.0})()
-    scaled = detector._scaled(torch.from_numpy(batch.pixels), torch.from_numpy(limits))
+    card = fake_card(gamma=2.0, dtype="uint16")
+    scaled = network_input(batch, card, size=3, device=torch.device("cpu"))
     np.testing.assert_allclose(scaled[0, 0], np.sqrt([[0, 0], [0.9, 1]]), rtol=1e-6)
+    assert scaled.shape == (3, 1, 2, 2)
+    # Without limits of its own, a batch gets the card's.
+    plain = network_input(replace(batch, limits=None), card, size=1, device=torch.device("cpu"))
+    np.testing.assert_allclose(plain[0, 0], np.sqrt([[0, 100 / 255], [1, 1]]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "int8"])
@@ -105,7 +108,7 @@ def test_a_card_says_how_values_are_scaled(tmp_path) -> None:
     assert "percentiles 2 and 98" in item["properties"]["mlm:input"][0]["value_scaling"][0]["expression"]
     for wrong in ({"scaling": "magic"}, {"maximum": (101.0,)}, {"gamma": 0.0}):
         values = {"minimum": (2.0,), "maximum": (98.0,), "scaling": "percentile"} | wrong
-        with pytest.raises(ModelError, match="mend its model"):
+        with pytest.raises(ModelError, match="fix its model"):
             random_bundle(tmp_path / "wrong", bands=("a",), **values)
 
 
@@ -143,7 +146,7 @@ def test_the_models_own_gsd(tmp_path) -> None:
     assert item["properties"]["gsd"] == pytest.approx(1.0, rel=2e-3)
     nameless = random_bundle(tmp_path / "n", bands=("red", "green", "blue"))
     result = detect(scene, nameless, tmp_path / "none", tile_gsd="model")
-    assert result.exit_code == 2 and "names no GSD" in result.failures[0].message
+    assert result.exit_code == 2 and "states no GSD" in result.failures[0].message
     with pytest.raises(ConfigError, match="tile_gsd"):
         detect(scene, bundle, tmp_path / "x", tile_gsd=-1.0)
 
@@ -219,9 +222,9 @@ def test_masks_that_name_nothing(tmp_path, rgb_bundle, wrong) -> None:
 
 def test_a_batch_without_limits_takes_the_cards(tmp_path, rgb_bundle) -> None:
     execution = Execution("cpu", "eager", "fp32", 2, 1)
-    detector = load_detector(open_bundle(rgb_bundle), execution)
+    detector = find_model(rgb_bundle).load(execution, threshold=0.0)
     pixels = noise(3, 128, 128)[None]
     place = (np.array([[0, 0, 128, 128]]), None, np.array([[128, 128]]))
     limits = np.tile(np.array([0, 255], np.float32), (1, 3, 1))
-    plain, told = (detector.detect(TileBatch(pixels, *place, value))[0] for value in (None, limits))
-    np.testing.assert_array_equal(plain.boxes, told.boxes)
+    plain, given = (detector.detect(TileBatch(pixels, *place, value))[0] for value in (None, limits))
+    np.testing.assert_array_equal(plain.boxes, given.boxes)

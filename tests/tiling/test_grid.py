@@ -10,11 +10,11 @@ from geosod.tiling.grid import make_grid
 
 @st.composite
 def grids(draw):
-    tile = draw(st.integers(1, 40))
-    overlap = draw(st.integers(0, tile - 1))
+    tile = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+    overlap = tuple(draw(st.integers(0, side - 1)) for side in tile)
     # Bounded by steps, so that an overlap of tile - 1 does not make thousands of tiles.
-    longest = 3 * tile if overlap > tile // 2 else 150
-    width, height = draw(st.integers(1, longest)), draw(st.integers(1, longest))
+    longest = [3 * side if shared > side // 2 else 150 for side, shared in zip(tile, overlap, strict=True)]
+    width, height = (draw(st.integers(1, length)) for length in longest)
     return make_grid(width, height, tile=tile, overlap=overlap), overlap
 
 
@@ -27,17 +27,17 @@ def test_every_pixel_lies_in_a_window_and_no_window_leaves_the_scene(case):
         assert row >= 0
         assert col + width <= grid.width
         assert row + height <= grid.height
-        assert (width, height) == (min(grid.tile, grid.width), min(grid.tile, grid.height))
+        assert (width, height) == (min(grid.tile[0], grid.width), min(grid.tile[1], grid.height))
         seen[row : row + height, col : col + width] = True
     assert seen.all()
 
 
 @given(grids())
 def test_neighbours_overlap_by_at_least_the_overlap_and_only_the_last_by_more(case):
-    grid, overlap = case
-    for starts in (grid.x_starts, grid.y_starts):
-        shared = grid.tile - np.diff(starts)
-        assert (shared < grid.tile).all(), "strictly ascending"
+    grid, overlaps = case
+    for starts, tile, overlap in zip((grid.x_starts, grid.y_starts), grid.tile, overlaps, strict=True):
+        shared = tile - np.diff(starts)
+        assert (shared < tile).all(), "strictly ascending"
         assert (shared[:-1] == overlap).all()
         assert (shared >= overlap).all()
 
@@ -80,7 +80,7 @@ def test_starts(length, tile, overlap, starts):
 
 @pytest.mark.parametrize(
     ("width", "tile", "overlap", "named"),
-    [(0, 10, 2, "width=0"), (10, 0, 0, "tile=0"), (10, 10, 10, "overlap=10"), (10, 10, -1, "overlap=-1")],
+    [(0, 10, 2, "width=0"), (10, 0, 0, "tile=0"), (10, 10, 10, "overlap 10 x 10"), (10, 10, -1, "overlap -1 x -1")],
 )
 def test_unusable_sizes_are_refused(width, tile, overlap, named):
     with pytest.raises(ConfigError, match=named):

@@ -1,4 +1,4 @@
-"""The detector: each tile for itself, boxes in the scene frame, flags that tell what an edge cut off."""
+"""The detector: each tile by itself, boxes in the scene frame, flags of boxes at edges."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from geosod.api import load_model
-from geosod.detections import BOTTOM, EDGE_MARGIN, LEFT, Detections
+from geosod.detections import BOTTOM, EDGE_MARGIN, LEFT, Detections, fragment_flags
 from geosod.detectors import open_bundle
-from geosod.detectors.base import Detector, network
+from geosod.detectors.adapters.zoo import network
+from geosod.detectors.detector import Detector
 from geosod.detectors.execution import Machine, resolve
-from geosod.detectors.torch_detector import _edges_met, _meets_invalid
+from geosod.detectors.postprocess import _meets_invalid
 from geosod.detectors.zoo.fpn import decode
 from geosod.errors import ConfigError
 from geosod.scene import TileBatch
@@ -109,7 +110,10 @@ def test_meeting_invalid_pixels_is_counted_right(seed: int, share: float) -> Non
     valid = rng.random((20, 30)) >= share**4
     low = rng.uniform(0, [28, 18], (40, 2))
     boxes = np.concatenate([low, np.minimum(low + rng.uniform(0.5, 9, (40, 2)), [30, 20])], axis=1)
-    touching, nothing = _meets_invalid(boxes, valid)
+    # Two tiles, of which the boxes lie in the second.
+    both, tile = np.stack([~valid, valid]), torch.ones(len(boxes), dtype=torch.int64)
+    windows = torch.tensor([[0, 0, 30, 20]] * 2)
+    touching, nothing = _meets_invalid(torch.from_numpy(boxes), tile, windows, both)
     for k, (x0, y0, x1, y1) in enumerate(boxes):
         c0, r0, c1, r1 = int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1))
         around = valid[max(r0 - 1, 0) : r1 + 1, max(c0 - 1, 0) : c1 + 1]
@@ -117,9 +121,8 @@ def test_meeting_invalid_pixels_is_counted_right(seed: int, share: float) -> Non
         assert nothing[k] == (not valid[r0:r1, c0:c1].any())
 
 
-def test_boxes_that_are_none_are_handed_on(detector, monkeypatch) -> None:
-    """Whoever asked counts them; they must not go unnoticed, nor spoil the others."""
-    expected, original = detector.detect(batch(2)), detector._network.decode
+def test_degenerate_boxes_are_counted_and_left_out(detector, monkeypatch) -> None:
+    expected, original = detector.detect(batch(2)), detector.adapter._network.decode
 
     def decoded(raw, **options):
         boxes, scores, labels = (column.clone() for column in original(raw, **options))
@@ -127,38 +130,39 @@ def test_boxes_that_are_none_are_handed_on(detector, monkeypatch) -> None:
         boxes[0, last[0]], scores[0, last[1]], boxes[0, last[2], 0] = torch.nan, torch.nan, 1e6
         return boxes, scores, labels
 
-    monkeypatch.setattr(detector._network, "decode", decoded)
-    first, second = detector.detect(batch(2))
-    assert same(second, expected[1])
-    broken = ~(np.isfinite(first.boxes).all(axis=1) & np.isfinite(first.scores))
-    broken |= first.boxes[:, 2] < first.boxes[:, 0]
-    assert broken.sum() == 3 and len(first) - 3 >= len(expected[0]) - 3
+    monkeypatch.setattr(detector.adapter._network, "decode", decoded)
+    found = detector.detect_batch(batch(2))
+    first, second = found.per_tile()
+    assert same(second, expected[1]) and found.degenerate.tolist() == [3, 0]
+    assert np.isfinite(first.boxes).all() and len(first) >= len(expected[0]) - 3
 
 
 def test_edges_of_tiles_and_of_the_scene() -> None:
     boxes = np.array([[1, 50, 20, 60], [50, 1, 60, 20], [50, 50, 99, 60], [50, 50, 60, 99], [10, 10, 90, 90]], float)
-    fragment, outer = _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 0.0)
-    assert fragment.tolist() == [LEFT, 0, 0, BOTTOM, 0]
-    assert _edges_met(boxes, (200, 0, 100, 100), (300, 500), 2.0, 10.0)[0].tolist() == [LEFT, 0, 0, BOTTOM, EDGE_MARGIN]
-    assert outer.tolist() == [False, True, True, False, False]
+    moved, tile = boxes + np.array([200, 0, 200, 0]), (200, 0, 100, 100)
+    assert fragment_flags(moved, tile, (300, 500)).tolist() == [LEFT, 0, 0, BOTTOM, 0]
+    flags = fragment_flags(moved, tile, (300, 500), edge_margin=10)
+    assert flags.tolist() == [LEFT, 0, 0, BOTTOM, EDGE_MARGIN] and flags.dtype == np.uint8
 
 
 def test_the_machine_decides_and_says_why() -> None:
     bare = Machine(cuda=False, cuda_bf16=False, cpu_bf16=False, amx=False, compiler=False)
-    execution, line = resolve(bare, tile=512)
+    execution, line = resolve(bare, tile=(512, 512))
     assert (execution.precision, execution.backend, execution.device) == ("fp32", "eager", "cpu")
     assert "no C++ compiler" in line and "\n" not in line
-    fast, _ = resolve(Machine(cuda=False, cuda_bf16=False, cpu_bf16=True, amx=True, compiler=True), tile=512)
+    fast, _ = resolve(Machine(cuda=False, cuda_bf16=False, cpu_bf16=True, amx=True, compiler=True), tile=(512, 512))
     assert (fast.precision, fast.backend) == ("bf16", "compile")
-    wide, _ = resolve(Machine(cuda=False, cuda_bf16=False, cpu_bf16=True, amx=False, compiler=True), tile=512)
+    wide, _ = resolve(Machine(cuda=False, cuda_bf16=False, cpu_bf16=True, amx=False, compiler=True), tile=(512, 512))
     assert (wide.precision, wide.backend) == ("bf16", "eager")
     server = Machine(cuda=True, cuda_bf16=True, cpu_bf16=False, amx=False, compiler=True)
-    assert resolve(server, tile=512)[0].device == "cuda" and resolve(server, tile=512)[0].precision == "bf16"
-    assert resolve(server, tile=512, device="cpu")[0].precision == "fp32"
+    assert (
+        resolve(server, tile=(512, 512))[0].device == "cuda" and resolve(server, tile=(512, 512))[0].precision == "bf16"
+    )
+    assert resolve(server, tile=(512, 512), device="cpu")[0].precision == "fp32"
     with pytest.raises(ConfigError, match="no CUDA GPU"):
-        resolve(bare, tile=512, device="cuda")
+        resolve(bare, tile=(512, 512), device="cuda")
     with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
-        resolve(bare, tile=512, backend="compile")
+        resolve(bare, tile=(512, 512), backend="compile")
 
 
 @pytest.mark.slow
