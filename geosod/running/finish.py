@@ -13,7 +13,7 @@ from geosod.output.commit import OutputFolder, commit_scene
 from geosod.output.coverage import area_km2, coverage_table
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
-from geosod.output.table import detection_table, with_place
+from geosod.output.table import detection_table, with_ground_position
 from geosod.results import Execution, SceneResult
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -44,7 +44,7 @@ def finish_scene(
     """
     scene, crs = plan.scene, job.config.crs
     found = inside_area(plan, merge_levels(plan, detections, job.rule))
-    kept = with_place(scene, found)
+    kept = with_ground_position(scene, found)
     provenance = job.provenance(execution)
     coverage = coverage_table(scene, scene_coverage(plan, summaries), crs=crs, aoi=plan.aoi, masks=plan.masks)
     failures = tuple(failure for summary in summaries for failure in summary.failures)
