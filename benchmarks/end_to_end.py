@@ -1,15 +1,15 @@
-"""Scene to map layer, side by side in one run, against the limits and against what people do today.
+"""Scene to map layer: geosod compared with its limits and with other tools, all in one run.
 
 On one demo scene, with the same network, tiles and precision for all:
 
-decode once   every block read and decoded once, nothing else: what reading alone allows
-bare model    the detector on tiles that are already in memory, on as many processes as there are cores
-floor         one after the other on the same cores: 1 / (1 / decode + 1 / bare)
-geosod        `geosod.detect`, Ray's start and the loading of models included, and without them
-plain loop    a window at a time with rasterio, one forward pass for each, suppression at the end
-SAHI          `sahi.predict.get_sliced_prediction` with the same network behind it, if SAHI is installed
+decode once   every block is read and decoded once, nothing else: the limit set by reading
+bare model    the detector on tiles that are already in memory, with one process per core
+floor         both one after the other on the same cores: 1 / (1 / decode + 1 / bare)
+geosod        `geosod.detect`, with and without the start of Ray and the loading of models
+plain loop    rasterio reads one window at a time, one forward pass for each, NMS at the end
+SAHI          `sahi.predict.get_sliced_prediction` with the same network, if SAHI is installed
 
-Speeds are in Mpx of the scene a second; overlap makes the network see more.
+Speeds are megapixels of the scene per second; because tiles overlap, the network processes more.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def decode_once(scene: Path) -> float:
     return time.perf_counter() - start
 
 
-def tiles_in_memory(job: Job, plan: Any, most: int) -> TileBatch:
+def tiles_in_memory(job: Job, plan: Any, count: int) -> TileBatch:
     parts: list[TileBatch] = []
     for unit in plan.units:
         parts += [t for t in read_tiles(plan.scene, unit, read_spec(job, plan, 16)) if isinstance(t, TileBatch)]
-        if sum(map(len, parts)) >= most:
+        if sum(map(len, parts)) >= count:
             break
-    return TileBatch.concat(parts)[:most]
+    return TileBatch.concat(parts)[:count]
 
 
 def _model_alone(
@@ -69,7 +69,7 @@ def _model_alone(
 
 
 def bare_model(job: Job, execution: Execution, tiles: TileBatch, processes: int) -> float:
-    """Seconds a tile with every core at work on tiles in memory."""
+    """Seconds per tile with one process per core on tiles in memory."""
     context = multiprocessing.get_context("spawn")
     gate, queue = context.Barrier(processes), context.Queue()
     args = (job.bundle, execution, job.threshold, tiles, gate, queue)
@@ -82,23 +82,23 @@ def bare_model(job: Job, execution: Execution, tiles: TileBatch, processes: int)
     return max(seconds) / (len(tiles) * processes)
 
 
-def ours(scene: Path, job: Job, out: Path, settings: dict[str, Any]) -> tuple[float, float]:
-    """Seconds in all, and seconds after the first detector was loaded."""
+def geosod_detect(scene: Path, job: Job, out: Path, settings: dict[str, Any]) -> tuple[float, float]:
+    """Seconds in total, and seconds after the first detector was loaded."""
     ready: list[float] = []
 
-    def note(event: object) -> None:
+    def on_event(event: object) -> None:
         if isinstance(event, Ready):
             ready.append(time.perf_counter())
 
     start = time.perf_counter()
-    result = geosod.detect(scene, model=job.bundle.folder, out=out, on_event=note, **settings)
+    result = geosod.detect(scene, model=job.bundle.folder, out=out, on_event=on_event, **settings)
     end = time.perf_counter()
     assert result.exit_code == 0
     return end - start, end - ready[0]
 
 
 def plain_loop(scene: Path, job: Job, execution: Execution) -> float:
-    """One window, one forward pass, at a time; all cores in the forward pass; NMS over everything at the end."""
+    """One window and one forward pass at a time, with all cores in the forward pass; NMS over all boxes at the end."""
     import torch
     import torchvision
 
@@ -135,7 +135,7 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
     names = dict(enumerate(job.bundle.card.classes))
     window = np.array([[0, 0, job.tile, job.tile]], np.int64)
 
-    class Ours(DetectionModel):  # type: ignore[misc]
+    class SahiModel(DetectionModel):  # type: ignore[misc]
         def load_model(self) -> None:
             self.model = detector
 
@@ -176,7 +176,7 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
                 ]
             ]
 
-    model = Ours(
+    model = SahiModel(
         confidence_threshold=job.threshold, device="cpu", category_mapping={str(k): v for k, v in names.items()}
     )
     ratio = job.overlap / job.tile
@@ -199,8 +199,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=16384, help="side of the scene in pixels")
     parser.add_argument("--model", default="demo-harbour")
-    parser.add_argument("--precision", default=None, help="fp32 or bf16; chosen for the machine by default")
-    parser.add_argument("--backend", default=None, help="eager or compile; chosen for the machine by default")
+    parser.add_argument("--precision", default=None, help="fp32 or bf16; by default chosen for the machine")
+    parser.add_argument("--backend", default=None, help="eager or compile; by default chosen for the machine")
     args = parser.parse_args()
     settings = {"precision": args.precision, "backend": args.backend, "overwrite": True}
     job = Job(open_bundle(args.model), make_config(**settings))
@@ -214,12 +214,12 @@ def main() -> None:
         print(f"{args.size} x {args.size}, {plan.tiles} tiles of {job.tile}, {cores} cores, {line}", flush=True)
         decode = min(decode_once(scene) for _ in range(3))
         bare = bare_model(job, execution, tiles_in_memory(job, plan, 24), cores) * plan.tiles
-        whole, steady = ours(scene, job, Path(folder) / "out", settings)
+        whole, steady = geosod_detect(scene, job, Path(folder) / "out", settings)
         rows: dict[str, float | None] = {
             "decode once": decode,
             "bare model": bare,
             "floor": decode / cores + bare,
-            "geosod, all in all": whole,
+            "geosod, in total": whole,
             "geosod, after loading": steady,
             "plain rasterio + torch loop": plain_loop(scene, job, execution),
             "SAHI": sahi(scene, job, execution),
@@ -228,7 +228,9 @@ def main() -> None:
             if seconds is None:
                 print(f"{name:<30} not installed")
                 continue
-            print(f"{name:<30} {seconds:>8.1f} s {mpx / seconds:>8.1f} Mpx/s {seconds / whole:>8.2f} x geosod's time")
+            print(
+                f"{name:<30} {seconds:>8.1f} s {mpx / seconds:>8.1f} Mpx/s {seconds / whole:>8.2f} x the time of geosod"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How the files of a scene come into the output folder: whole or not at all.
+"""Commits the files of a scene to the output folder: all of them or none.
 
-Files are written and flushed in a staging folder, then renamed into place; the scene's STAC item comes
-last, and its presence is the commit. Several processes may commit into one folder at a time: the
-renames and the failures file are guarded by a lock on ``.lock``. The folder must be on a file system with
-atomic renames and, for several processes, working ``flock``.
+Files are written and flushed in a staging folder, then renamed into place. The scene's STAC item comes last, and its
+presence is the commit. Several processes may commit to one folder at a time: renames and the failures file are
+guarded by a lock on ``.lock``. The folder must be on a file system with atomic renames and, for several processes,
+working ``flock``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
-    """The item of a scene that is committed: it and every file it names are there. Else None."""
+    """The item of a scene if it is committed, that is if all files of its assets exist; else None."""
     path = folder.item(scene_id)
     item = read_item(path)
     if item is None or item.get("id") != scene_id:
@@ -67,11 +67,11 @@ def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
 
 
 def dataset_crs(folder: OutputFolder, *, but: str | None = None) -> str | None:
-    """Name of the CRS of the dataset in a folder, as one of its files says; None where there is no file yet.
+    """Name of the CRS of the dataset in a folder, read from one of its files; None if there is no file yet.
 
     Args:
         folder: from `open_output`.
-        but: a scene whose file does not count.
+        but: id of a scene whose file is ignored.
     """
     crs = _first_crs(folder, but)
     return None if crs is None else crs_name(crs)
@@ -105,9 +105,9 @@ def commit_scene(
     metadata: Mapping[str, object],
     failures: Sequence[Failure] = (),
 ) -> tuple[str, ...]:
-    """Put the files of one scene into place; until the item is there, the scene is not committed.
+    """Write the files of one scene and move them into place; the item comes last and is the commit.
 
-    An earlier commit of the scene is replaced, wherever its date had put it, and so are its failures.
+    An earlier commit of the scene is replaced, whatever its date, and so are its failures.
 
     Args:
         folder: from `open_output`.
@@ -117,7 +117,7 @@ def commit_scene(
         item: from `stac_item.scene_item` with ``hrefs=folder.files(scene).hrefs()``.
         crs: CRS of the dataset.
         metadata: from `geoparquet.file_metadata`.
-        failures: ground of this scene that failed.
+        failures: failures of this scene.
 
     Returns:
         Absolute paths of detections, coverage and item, in this order.
@@ -127,7 +127,9 @@ def commit_scene(
     """
     files, file_crs = folder.files(scene), crs if georeferenced(scene) else None
     if {name: asset["href"] for name, asset in item["assets"].items()} != files.hrefs():
-        raise ConfigError(f"scene {scene.id!r}: the item's asset links are not those of the folder, {files.hrefs()}")
+        raise ConfigError(
+            f"scene {scene.id!r}: the item's asset links are not those of the folder; use {files.hrefs()}"
+        )
     try:
         with staging(folder) as stage:
             staged = SceneFiles(stage / "detections.parquet", stage / "coverage.parquet", stage / "item.json")
@@ -167,18 +169,18 @@ def _put(folder: OutputFolder, scene_id: str, staged: SceneFiles, files: SceneFi
 
 
 def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> Path | None:
-    """Replace the failures of some scenes and keep those of the others.
+    """Replace the failures of some scenes; those of other scenes are kept.
 
     Args:
         folder: from `open_output`.
-        failures: the new rows; all earlier rows of their scenes go.
-        scenes: further scenes whose rows go.
+        failures: the new rows; they replace all earlier rows of their scenes.
+        scenes: further scenes whose rows are removed.
 
     Returns:
-        The failures file, or None where no failure is left and it was removed.
+        Path of the failures file, or None if no failure is left and the file was removed.
 
     Raises:
-        OutputError: it cannot be written, or the file there is not a failures file.
+        OutputError: it cannot be written, or the existing file is not a failures file.
     """
     try:
         with staging(folder) as stage, locked(folder):
