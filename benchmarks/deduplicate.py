@@ -168,6 +168,22 @@ def run_one(program: str, output: Path, out: Path) -> None:
     print(json.dumps({"before": before, "after": after, "seconds": seconds, "cpu": cpu, "peak": peak}))
 
 
+def print_table(results: dict[str, dict[str, float]]) -> None:
+    print(f"{'':>10} {'rows in':>10} {'rows out':>10} {'wall s':>8} {'CPU s':>8} {'rows/s':>10} {'peak GiB':>9}")
+    for program, t in results.items():
+        speed = t["before"] / t["seconds"]
+        print(
+            f"{program:>10} {t['before']:10,} {t['after']:10,} {t['seconds']:8.1f} {t['cpu']:8.1f} {speed:10,.0f}"
+            f" {t['peak']:9.2f}"
+        )
+    if len(results) == 2:
+        ours, theirs = results["geosod"], results["geopandas"]
+        print(
+            f"geopandas takes {theirs['seconds'] / ours['seconds']:.1f} times as long and "
+            f"{theirs['peak'] / ours['peak']:.1f} times the memory"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -200,19 +216,7 @@ def main() -> None:
         subprocess.run([*command, "--output", str(root / "scenes")], check=True)
         names = ["geosod"] if options.no_peer else ["geosod", "geopandas"]
         results = {program: measure(program, root / "scenes", root / program) for program in names}
-    print(f"{'':>10} {'rows in':>10} {'rows out':>10} {'wall s':>8} {'CPU s':>8} {'rows/s':>10} {'peak GiB':>9}")
-    for program, t in results.items():
-        speed = t["before"] / t["seconds"]
-        print(
-            f"{program:>10} {t['before']:10,} {t['after']:10,} {t['seconds']:8.1f} {t['cpu']:8.1f} {speed:10,.0f}"
-            f" {t['peak']:9.2f}"
-        )
-    if len(results) == 2:
-        ours, theirs = results["geosod"], results["geopandas"]
-        print(
-            f"geopandas takes {theirs['seconds'] / ours['seconds']:.1f} times as long and "
-            f"{theirs['peak'] / ours['peak']:.1f} times the memory"
-        )
+    print_table(results)
 
 
 if __name__ == "__main__":

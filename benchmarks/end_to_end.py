@@ -28,7 +28,7 @@ import numpy as np
 import geosod
 from geosod.config import make_config
 from geosod.demo.scene import write_scene
-from geosod.detectors import Bundle, load_detector, open_bundle
+from geosod.detectors import Bundle, Detector, load_detector, open_bundle
 from geosod.results import Execution
 from geosod.running.events import Ready
 from geosod.running.job import Job, resolve_execution
@@ -124,61 +124,13 @@ def plain_loop(scene: Path, job: Job, execution: Execution) -> float:
 
 
 def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
+    """Seconds with SAHI on the image in memory; None if SAHI is not installed."""
     try:
-        from sahi.models.base import DetectionModel
         from sahi.predict import get_sliced_prediction
-        from sahi.prediction import ObjectPrediction
     except ImportError:
         return None
     execution = replace(execution, batch=1, threads=os.cpu_count() or 1)
-    detector = load_detector(job.bundle, execution, threshold=job.threshold)
-    names = dict(enumerate(job.bundle.card.classes))
-    window = np.array([[0, 0, job.tile, job.tile]], np.int64)
-
-    class SahiModel(DetectionModel):  # type: ignore[misc]
-        def load_model(self) -> None:
-            self.model = detector
-
-        def check_dependencies(self, packages: Any = None) -> None: ...
-
-        @property
-        def category_names(self) -> list[str]:
-            return list(job.bundle.card.classes)
-
-        def perform_inference(self, image: np.ndarray) -> None:
-            pixels = np.zeros((1, 3, job.tile, job.tile), np.uint8)
-            pixels[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
-            self._original_predictions = detector.detect(TileBatch(pixels, window, None, window[:, 2:]))[0]
-
-        def _create_object_prediction_list_from_original_predictions(
-            self, shift_amount_list: Any = ((0, 0),), full_shape_list: Any = None
-        ) -> None:
-            found = self._original_predictions
-            shift = shift_amount_list[0] if isinstance(shift_amount_list[0], list | tuple) else shift_amount_list
-            shape = (
-                full_shape_list[0]
-                if full_shape_list and isinstance(full_shape_list[0], list | tuple)
-                else full_shape_list
-            )
-            self._object_prediction_list_per_image = [
-                [
-                    ObjectPrediction(
-                        bbox=box,
-                        category_id=label,
-                        score=score,
-                        category_name=names[label],
-                        shift_amount=list(shift),
-                        full_shape=shape,
-                    )
-                    for box, label, score in zip(
-                        found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-                    )
-                ]
-            ]
-
-    model = SahiModel(
-        confidence_threshold=job.threshold, device="cpu", category_mapping={str(k): v for k, v in names.items()}
-    )
+    model = _sahi_model(job, load_detector(job.bundle, execution, threshold=job.threshold))
     ratio = job.overlap / job.tile
     with opened(SceneRef(str(scene), "scene")) as dataset:
         warm = dataset.read([1, 2, 3], window=((0, job.tile), (0, job.tile))).transpose(1, 2, 0)
@@ -193,6 +145,49 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
         postprocess_match_threshold=0.5, verbose=0,
     )  # fmt: skip
     return time.perf_counter() - start
+
+
+def _sahi_model(job: Job, detector: Detector) -> Any:
+    """A detector behind SAHI's interface."""
+    from sahi.models.base import DetectionModel
+    from sahi.prediction import ObjectPrediction
+
+    names = dict(enumerate(job.bundle.card.classes))
+    window = np.array([[0, 0, job.tile, job.tile]], np.int64)
+
+    class SahiModel(DetectionModel):  # type: ignore[misc]
+        def load_model(self) -> None:
+            self.model = detector
+
+        def check_dependencies(self, packages: Any = None) -> None: ...
+
+        @property
+        def category_names(self) -> list[str]:
+            return list(names.values())
+
+        def perform_inference(self, image: np.ndarray) -> None:
+            pixels = np.zeros((1, 3, job.tile, job.tile), np.uint8)
+            pixels[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+            self._original_predictions = detector.detect(TileBatch(pixels, window, None, window[:, 2:]))[0]
+
+        def _create_object_prediction_list_from_original_predictions(
+            self, shift_amount_list: Any = ((0, 0),), full_shape_list: Any = None
+        ) -> None:
+            found, shape, shift = self._original_predictions, full_shape_list, shift_amount_list
+            shift = shift[0] if isinstance(shift[0], list | tuple) else shift
+            shape = shape[0] if shape and isinstance(shape[0], list | tuple) else shape
+            columns = found.boxes.tolist(), found.labels.tolist(), found.scores.tolist()
+            predictions = [
+                ObjectPrediction(
+                    bbox=box, category_id=label, score=score, category_name=names[label],
+                    shift_amount=list(shift), full_shape=shape,
+                )
+                for box, label, score in zip(*columns, strict=True)
+            ]  # fmt: skip
+            self._object_prediction_list_per_image = [predictions]
+
+    mapping = {str(label): name for label, name in names.items()}
+    return SahiModel(confidence_threshold=job.threshold, device="cpu", category_mapping=mapping)
 
 
 def main() -> None:

@@ -102,12 +102,9 @@ def scene_item(
     # GeoJSON coordinates are always WGS 84, so other bodies have no geometry.
     outline = footprint(scene) if placed and on_earth(scene) else None
     source = source_href(scene.ref.uri)
+    asset_crs = crs if placed else None
     properties: dict[str, Any] = {
-        **_time_properties(scene.ref.datetime, processed),
-        "created": timestamp(processed),
-        "processing:datetime": timestamp(processed),
-        "processing:software": {"geosod": provenance.version},
-        "processing:lineage": f"Objects detected by geosod {provenance.version} with the model {provenance.model}",
+        **_processing_properties(scene, provenance, processed),
         "geosod:status": status,
         "geosod:detections": detections,
         "geosod:failures": failures,
@@ -118,7 +115,6 @@ def scene_item(
     }
     if scene.gsd is not None:
         properties["gsd"] = scene.gsd
-    asset_crs = crs if placed else None
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -137,3 +133,13 @@ def scene_item(
     if outline is not None:
         item["bbox"] = geographic_bbox(outline)
     return item
+
+
+def _processing_properties(scene: Scene, provenance: Provenance, processed: dt.datetime) -> dict[str, Any]:
+    return {
+        **_time_properties(scene.ref.datetime, processed),
+        "created": timestamp(processed),
+        "processing:datetime": timestamp(processed),
+        "processing:software": {"geosod": provenance.version},
+        "processing:lineage": f"Objects detected by geosod {provenance.version} with the model {provenance.model}",
+    }

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from geosod.demo.layout import CLASSES, make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
 from geosod.scene import Window
 from geosod.training.chips import Chip, augment, random_chips, render_chip, targets
 from geosod.training.measure import ImageResult, measure
+from geosod.training.record import save_run
 from geosod.training.schedule import one_cycle, prefetch, update_average
 
 #: First seed of the training scenes, and of the validation scenes that the threshold is chosen on; the demo scene
@@ -92,14 +93,6 @@ def validate(model: SmallFPN, *, scenes: int, size: int = 2048) -> dict[str, Any
     return measure(images, CLASSES)
 
 
-def _save(out: Path, model: SmallFPN, record: dict[str, Any]) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = out / "model.safetensors.partial"
-    save_file(weights, partial)
-    partial.replace(out / "model.safetensors")
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
 def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: int) -> dict[str, Any]:
     return {
         "network": "geosod.detectors.zoo.fpn.SmallFPN",
@@ -122,6 +115,20 @@ def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: i
         ),
         "torch": torch.__version__,
     }
+
+
+def _train_step(
+    model: SmallFPN, optimiser: torch.optim.Optimizer, x: torch.Tensor, target: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """One optimiser step; returns the losses."""
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = model(x)
+    losses = loss(raw, target)
+    optimiser.zero_grad(set_to_none=True)
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimiser.step()
+    return losses
 
 
 def train(
@@ -156,13 +163,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(elapsed / (60 * minutes), peak=_PEAK_RATE) * (0.25 if earlier else 1.0)
         x, target = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            raw = model(x)
-        losses = loss(raw, target)
-        optimiser.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimiser.step()
+        losses = _train_step(model, optimiser, x, target)
         steps += 1
         update_average(mean, model, min(_EMA, (steps + 400 * bool(earlier)) / (steps + 20 + 400 * bool(earlier))))
         if steps % 100 == 0:
@@ -173,13 +174,13 @@ def train(
             record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
             record["validation"] = validate(mean, scenes=2)
             print(record["validation"], flush=True)
-            _save(out, mean, record)
+            save_run(out, mean, record)
     pool.close()
     record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
     record["started_from"] = earlier
     record["validation"] = validate(mean, scenes=validation_scenes)
     print(record["validation"], flush=True)
-    _save(out, mean, record)
+    save_run(out, mean, record)
 
 
 def main() -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from geosod.arrays import FloatArray
 from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
 from geosod.training.points import PointImage, adjacent, augment, draw, heat_map, hold_out, read_split
 from geosod.training.protocol import PointScore, assign, score_points
+from geosod.training.record import save_run
 from geosod.training.schedule import one_cycle, prefetch, update_average
 
 BANDS, GSD, SIDE = ("red", "green", "blue", "nir"), 0.6, 12.0
@@ -134,14 +135,6 @@ def _record(run: _Run, training: list[PointImage], held_out: list[PointImage], s
     }
 
 
-def _save(out: Path, model: CentreUNet, record: dict[str, Any]) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = out / "model.safetensors.partial"
-    save_file(weights, partial)
-    partial.replace(out / "model.safetensors")
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
 def _start(out: Path, *, seed: int, width: int) -> _Run:
     torch.manual_seed(seed)
     model = CentreUNet(bands=len(BANDS), classes=1, width=width, ndvi=(0, 3), side=SIDE)
@@ -209,13 +202,13 @@ def train(data: Path, out: Path, *, minutes: float, seed: int = 1, width: int = 
             run.save(out / "checkpoint.pt")
             record = _record(run, training, held_out, seed)
             print(record["chosen"], flush=True)
-            _save(out, run.mean, record)
+            save_run(out, run.mean, record)
     run.save(out / "checkpoint.pt")
     record = _record(run, training, held_out, seed)
     settings = {name: record["chosen"][name] for name in ("window", "refine", "threshold")}
     record["validation"] = evaluate(run.mean, validation, **settings).figures()
     print(record["chosen"], record["validation"], flush=True)
-    _save(out, run.mean, record)
+    save_run(out, run.mean, record)
     return record
 
 
