@@ -141,7 +141,7 @@ def test_which_box_is_kept(tmp_path, prefer) -> None:
 
 
 def test_a_neighbour_is_not_merged_too(tmp_path) -> None:
-    """A box that matches two of one scene replaces the one it overlaps best."""
+    """A box that matches two of one scene suppresses the one it overlaps best."""
     one = Detections(boxes=[[100, 100, 140, 120]], scores=[0.9], labels=[0])
     two = Detections(boxes=[[85, 100, 125, 120], [110, 100, 150, 120]], scores=[0.8, 0.3], labels=[0, 0])
     commit(tmp_path / "a", utm_scene("a"), one)
