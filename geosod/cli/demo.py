@@ -24,7 +24,7 @@ def demo_command(
         int | None, typer.Option("--workers", help="Number of detectors that run at the same time.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
 ) -> None:
     """Draw a harbour scene, detect its vessels, vehicles and tanks, and compare them with the ground truth."""
     from geosod.demo.run import run_demo

@@ -52,18 +52,18 @@ def reprojected(shapes: Geometries, source: str, target: str, near: tuple[float,
     _, xy, (rings, offsets) = shapely.to_ragged_array(parts)
     lonlat = _transformed(xy, source, geodetic, near, target)
     split = geographic_polygons(lonlat, rings, offsets, full_turn(horizontal_crs(geodetic)))
-    pieces, origin = shapely.get_parts(split, return_index=True)
+    polygons, origin = shapely.get_parts(split, return_index=True)
     shape = shape[origin]
     projected = not horizontal_crs(target).is_geographic
     if projected:
-        pieces = shapely.transform(pieces, lambda corners: _transformed(corners, geodetic, target, None, target))
-        _refuse_torn(pieces, target)
+        polygons = shapely.transform(polygons, lambda corners: _transformed(corners, geodetic, target, None, target))
+        _check_not_torn(polygons, target)
     several = np.bincount(shape, minlength=len(shapes)) > 1
     out = np.empty(len(shapes), object)
     single = ~several[shape]
-    out[shape[single]] = pieces[single]
+    out[shape[single]] = polygons[single]
     for i in np.flatnonzero(several):
-        own = pieces[shape == i]
+        own = polygons[shape == i]
         # On a map that continues beyond the antimeridian the two parts are one polygon again.
         out[i] = shapely.union_all(own, grid_size=1e-6) if projected else shapely.multipolygons(own)
     return oriented(out)
@@ -78,8 +78,8 @@ def _transformed(
     return out
 
 
-def _refuse_torn(pieces: Geometries, target: str) -> None:
-    bounds = shapely.bounds(pieces).reshape(-1, 4)
+def _check_not_torn(polygons: Geometries, target: str) -> None:
+    bounds = shapely.bounds(polygons).reshape(-1, 4)
     widest = (bounds[:, 2:] - bounds[:, :2]).max() * horizontal_crs(target).axis_info[0].unit_conversion_factor
     if widest > np.pi / 2 * radius(target):
         raise SceneError(

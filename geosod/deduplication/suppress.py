@@ -1,8 +1,8 @@
 """Which boxes are kept and which are dropped, going down the ranking.
 
 The best box that is left is kept. From every other scene it suppresses one of the boxes that it matches and that are
-left: the whole box that it overlaps best. So a kept box never suppresses two whole boxes of one scene, which would be two
-objects. If it matches only truncated boxes in a scene, it suppresses all of them as fragments of itself; if it is
+left: the whole box that it overlaps best. So a kept box never suppresses two whole boxes of one scene, which would be
+two objects. If it matches only truncated boxes in a scene, it suppresses all of them as fragments of itself; if it is
 truncated too, only the one that it overlaps best.
 
 Only the pairs that decide this are measured, and few of them are held in memory at a time.

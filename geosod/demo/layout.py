@@ -1,4 +1,4 @@
-"""Which things stand where in the demo scene, and the ground truth of its objects."""
+"""Where do things stand in the demo scene, and what is the ground truth of its objects?"""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def quay(proposals: Proposals, rng: np.random.Generator, x: float, y: float, out
 
 
 def open_water(proposals: Proposals, rng: np.random.Generator, x: float, y: float) -> None:
-    """Vessels under way, each alone, or an anchorage swinging to one wind."""
+    """Separate vessels, most of them moving, or a group at anchor with similar headings."""
     anchored = rng.random() < 0.2
     n = int(rng.integers(8, 18)) if anchored else int(rng.integers(1, 6))
     reach = 90.0 if anchored else 235.0

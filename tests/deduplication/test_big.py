@@ -43,8 +43,8 @@ def test_files_of_several_row_groups(tmp_path, monkeypatch) -> None:
         assert set(sizes[:-1]) <= {ROW_GROUP_ROWS} and 0 < sizes[-1] <= ROW_GROUP_ROWS
         [old] = (tmp_path / "out").glob(f"detections/*/s{k}.parquet")
         before = pq.read_table(old, columns=["detection_id"], partitioning=None)["detection_id"].to_pylist()
-        stays = set(table["detection_id"].to_pylist())
-        assert table["detection_id"].to_pylist() == [name for name in before if name in stays]
+        kept_ids = set(table["detection_id"].to_pylist())
+        assert table["detection_id"].to_pylist() == [name for name in before if name in kept_ids]
         geo = read_metadata(path, key="geo")
         bbox = table["bbox"].combine_chunks()
         assert geo is not None and geo["columns"]["geometry"]["bbox"] == [

@@ -136,7 +136,7 @@ def check(new: Path, before: list[dict[str, Any]], merges: dict[str, str]) -> No
 
 
 def test_a_box_that_spans_all_strips_meets_boxes_of_each(tmp_path) -> None:
-    """With IoS a large box matches all small ones inside it and suppresses one, that of the greatest overlap."""
+    """With IoS a large box matches all small ones inside it and suppresses one, that of the largest overlap."""
     tall = Detections(boxes=[[10, 0, 14, 800]], scores=[0.9], labels=[0])
     y = np.arange(0, 780, 10.0)
     small = np.stack([np.full_like(y, 8.0), y, np.full_like(y, 14.0), y + 6], axis=1)
