@@ -2,8 +2,9 @@
 
     import geosod
 
-    result = geosod.detect("scenes/*.tif", model="demo-harbour", out="out")
-    kept = geosod.merge(geosod.Detections(boxes=boxes, scores=scores, labels=labels))
+    result = geosod.detect("scenes/*.tif", model="demo-harbour", out="out")     # a map layer in out/
+    result = geosod.detect("scene.tif", model="demo-harbour")                   # in memory
+    result["scene"].to_geopandas()
 
 Names are loaded when they are first used, so that importing geosod is quick.
 """
@@ -18,35 +19,51 @@ if TYPE_CHECKING:
     from geosod.config import RunConfig as RunConfig
     from geosod.deduplication.run import deduplicate as deduplicate
     from geosod.detections import Detections as Detections
-    from geosod.detectors.base import Detector as Detector
+    from geosod.detections import fragment_flags as fragment_flags
+    from geosod.detectors.card import ModelCard as ModelCard
+    from geosod.detectors.contract import RawBoxes as RawBoxes
+    from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
     from geosod.merging import merge as merge
-    from geosod.running.run import Result as Result
-    from geosod.running.run import detect as detect
+    from geosod.results import Execution as Execution
+    from geosod.running.detect import detect as detect
+    from geosod.running.result import Result as Result
+    from geosod.scenes.arrays import ArrayScene as ArrayScene
 
 __version__ = "0.1.0.dev0"
 
+#: Public name → the module it is in.
 _HOMES = {
+    "ArrayScene": "geosod.scenes.arrays",
     "Detections": "geosod.detections",
-    "Detector": "geosod.detectors.base",
+    "Detector": "geosod.detectors.detector",
+    "Execution": "geosod.results",
     "GeosodError": "geosod.errors",
-    "Result": "geosod.running.run",
+    "ModelCard": "geosod.detectors.card",
+    "RawBoxes": "geosod.detectors.contract",
+    "Result": "geosod.running.result",
     "RunConfig": "geosod.config",
-    "detect": "geosod.running.run",
+    "deduplicate": "geosod.deduplication.run",
+    "detect": "geosod.running.detect",
+    "fragment_flags": "geosod.detections",
     "load_model": "geosod.api",
     "merge": "geosod.merging",
-    "deduplicate": "geosod.deduplication.run",
 }
 
 __all__ = [
+    "ArrayScene",
     "Detections",
     "Detector",
+    "Execution",
     "GeosodError",
+    "ModelCard",
+    "RawBoxes",
     "Result",
     "RunConfig",
     "__version__",
     "deduplicate",
     "detect",
+    "fragment_flags",
     "load_model",
     "merge",
 ]

@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from geosod.config import make_config
-from geosod.detectors import Detector, open_bundle
-from geosod.running.job import Job, load_fitting, validate
+from geosod.running.detect import make_job
+from geosod.running.job import load_fitting
+
+if TYPE_CHECKING:
+    from geosod.detectors.detector import Detector
 
 
-def load_model(name_or_path: str | Path, **settings: Any) -> Detector:
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    backend: Literal["auto", "eager", "compile"] | None = None,
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    threshold: float | None = None,
+    trust: bool | None = None,
+) -> Detector:
     """Load a detector into this process.
 
+        detector = geosod.load_model("trees-naip-60cm", precision="fp32")
+        found = detector.detect(image)          # uint8 (4, H, W): red, green, blue, near infrared
+
     Args:
-        name_or_path: a shipped model's name or a bundle's folder.
-        **settings: `device`, `backend`, `precision`, `batch`, `threads`, `threshold` as in `RunConfig`.
+        name_or_path: a shipped model's name, a bundle's folder, or ``module:function`` with `trust`.
+        device, backend, precision, batch, threads, threshold, trust: as in `RunConfig`; None takes its default.
 
     Returns:
-        A detector; its `detect(batch)` takes a `TileBatch` and returns one `Detections` a tile.
+        A detector for `Detector.detect`, and for ``geosod.detect(scenes, model=detector)``. Torch's number of threads
+        in this process stays as it is, but while the detector runs.
 
     Raises:
         UsageError: the model or a setting is unusable.
     """
-    job = Job(open_bundle(name_or_path), make_config(**settings))
-    validate(job)
-    detector, _ = load_fitting(job)
-    return detector
+    job = make_job(
+        name_or_path,
+        device=device,
+        backend=backend,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        threshold=threshold,
+        trust=trust,
+    )
+    return load_fitting(job)[0]

@@ -15,11 +15,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geosod.errors import ConfigError
+from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 
-#: Settings that cannot change which boxes come out, only where, when and how fast; and files, whose content
-#: counts and not their names.
+#: Settings that cannot change which boxes come out, only where, when and how fast they are found; and files, whose
+#: content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
-_WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb"}
+_WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust"}
 
 
 class MaskSetting(BaseModel):
@@ -45,7 +46,7 @@ class MaskSetting(BaseModel):
 
 
 class LevelSetting(BaseModel):
-    """A scale to look at, and the sizes of objects, √area in pixels of scale 1, that it may report."""
+    """A scale to search, and the sizes of objects, √area in pixels of scale 1, that it may report."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,7 +56,7 @@ class LevelSetting(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        """``SCALE`` or ``SCALE:LEAST-GREATEST``, of which either may be left out."""
+        """``SCALE`` or ``SCALE:MIN-MAX``; either end may be left out."""
         if isinstance(value, int | float):
             return {"scale": value}
         if not isinstance(value, str):
@@ -70,9 +71,9 @@ class LevelSetting(BaseModel):
             object.__setattr__(self, "sizes", (self.sizes[0], None))
         low, high = self.sizes or (0.0, None)
         if not 0 <= low < (math.inf if high is None else high):
-            raise ValueError("needs a least size below the greatest")
+            raise ValueError("needs a minimum size below the maximum")
         if self.scale == "auto" and self.sizes is not None:
-            raise ValueError("auto has sizes of its own")
+            raise ValueError("auto chooses its sizes itself")
         return self
 
 
@@ -86,57 +87,79 @@ class RunConfig(BaseModel):
         description="bands for the model, by number (1 is first) or name; or pairs MODEL'S=SCENE'S,...",
     )
     asset: str | None = Field(None, description="asset of a STAC item to read, by name or role")
-    aoi: Path | None = Field(None, description="vector file of the area to look at, in any CRS")
+    aoi: Path | None = Field(None, description="vector file of the area of interest, in any CRS")
     mask: dict[str, MaskSetting] = Field(
         {}, description="ground to leave out, KIND=FILE or KIND=FILE:CODE,...; !FILE leaves out what it does not cover"
     )
     tile_gsd: float | Literal["model"] | None = Field(
         None, description='resample scenes to this GSD in metres before cutting tiles; "model" for the model\'s'
     )
-    rpc_height: float | None = Field(None, description="height in metres for scenes located by RPCs; the RPCs' own")
+    rpc_height: float | None = Field(
+        None, description="height in metres for scenes located by RPCs; default: the RPCs' own"
+    )
     dem: str | None = Field(None, description="raster of heights for scenes located by RPCs")
-    tile: int | None = Field(None, ge=64, le=8192, multiple_of=32, description="tile side in pixels; the model's")
-    overlap: int | None = Field(None, ge=0, description="overlap of tiles in pixels; the model's")
+    tile: TileSize | None = Field(
+        None, description="tile size in pixels, 640 or 640x512 (width x height); default: the model's"
+    )
+    overlap: Overlap | None = Field(
+        None,
+        description="overlap of tiles, a ratio below 1 (0.25) or pixels (64), or XxY of either; default: the model's",
+    )
     levels: tuple[LevelSetting, ...] = Field(
         (LevelSetting(scale=1.0),),
         min_length=1,
-        description='scales to look at, as 1,0.5,full ("full" shows a scene in one tile, "auto" halves until then), '
-        "each as SCALE:LEAST-GREATEST with the sizes in pixels it may report",
+        description='scales to search, as 1,0.5,full ("full" shows the scene in one tile, "auto" halves until then), '
+        "each as SCALE or SCALE:MIN-MAX with the sizes in pixels it may report",
     )
-    threshold: float | None = Field(None, ge=0, le=1, description="least score of a detection; the model's")
+    threshold: float | None = Field(None, ge=0, le=1, description="minimum score of a detection; default: the model's")
     merge_method: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
-        "nms", description="how boxes of overlapping tiles become one: nms, soft_nms, nmm, greedy_nmm or wbf"
+        "nms", description="how boxes of overlapping tiles are merged: nms, soft_nms, nmm, greedy_nmm or wbf"
     )
     metric: Literal["iou", "ios"] | None = Field(
-        None, description="overlap measure, over the union or the smaller box; the model's"
+        None, description="overlap measure: iou, over the union, or ios, over the smaller box; default: the model's"
     )
     merge_threshold: float | None = Field(
-        None, gt=0, le=1, description="overlap from which two boxes are one object; the model's"
+        None, gt=0, le=1, description="minimum overlap of two boxes of one object; default: the model's"
     )
     per_class: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        {}, description="merge thresholds of classes that have their own, CLASS=OVERLAP,..."
+        {}, description="merge thresholds for single classes, CLASS=OVERLAP,..."
     )
     sigma: float = Field(0.5, gt=0, allow_inf_nan=False, description="width of soft_nms's Gaussian decay")
     min_score: float = Field(0.001, ge=0, le=1, description="score below which soft_nms drops a box")
     decay: Literal["gaussian", "linear"] = Field("gaussian", description="how soft_nms lowers scores")
     borders: bool = Field(
-        True, description="let whole objects replace their pieces at tile borders, and put the other pieces together"
+        True, description="at tile borders, let whole boxes absorb their fragments, and stitch the other fragments"
     )
     class_agnostic: bool = Field(False, description="merge boxes of different classes too")
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")
-    engine: Literal["ray", "serial"] = Field("ray", description="ray for all cores or a cluster; serial in-process")
-    workers: int | None = Field(None, ge=1, le=10_000, description="detectors at work; one per GPU, or per core")
+    engine: Literal["auto", "ray", "serial"] = Field(
+        "auto", description="ray for all cores or a cluster, serial for one process; default: auto, ray where it can"
+    )
+    workers: int | None = Field(
+        None, ge=1, le=10_000, description="number of detectors; default: one per GPU, or per core"
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one detector")
     ray_address: str | None = Field(None, description="a Ray cluster to join; else RAY_ADDRESS, else one is started")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the detector runs")
     backend: Literal["auto", "eager", "compile"] = Field("auto", description="how the network is executed")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the forward pass")
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
-    unit: tuple[int, int] = Field((8, 8), description="tile rows and columns read and settled together; 0 means all")
+    unit: tuple[int, int] = Field((8, 8), description="tile rows and columns in one unit of work; 0 means all")
     read_threads: int = Field(1, ge=1, le=64, description="decoding threads of one reader")
     cache_mb: int = Field(64, ge=8, le=65536, description="GDAL block cache of one reader in MB")
     overwrite: bool = Field(False, description="redo scenes that are already committed")
+    trust: bool = Field(False, description="allow a model that is code to run, as module:function")
+
+    @field_validator("tile", mode="before")
+    @classmethod
+    def _tile(cls, value: Any) -> Any:
+        return None if value is None else parse_tile(value)
+
+    @field_validator("overlap", mode="before")
+    @classmethod
+    def _overlap(cls, value: Any) -> Any:
+        return None if value is None else parse_overlap(value)
 
     @field_validator("bands", mode="before")
     @classmethod

@@ -12,46 +12,44 @@ import pyarrow as pa
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import ConfigError
+from geosod.scene import Scene, Window
 
-#: Sides of a box that touch its tile's edge, and one for a box that is merely near one; see `Detections.fragment`.
+#: Bits of `Detections.fragment`.
 LEFT, TOP, RIGHT, BOTTOM, EDGE_MARGIN, EXCLUDED = 1, 2, 4, 8, 16, 32
 SIDES = LEFT | TOP | RIGHT | BOTTOM
 
-
-def _column(name: str, values: Any, dtype: Any, length: int, default: Any) -> npt.NDArray[Any]:
-    column = np.full(length, default, dtype) if values is None else np.ascontiguousarray(values, dtype)
-    if column.shape != (length,):
-        raise ConfigError(f"Detections: {name} has shape {column.shape}, expected ({length},), one value per box")
-    return column
-
-
-def _sides(values: Any, length: int) -> npt.NDArray[np.uint8]:
-    sides = None if values is None else np.asarray(values)
-    if sides is not None and sides.size and (sides.dtype.kind not in "iu" or sides.min() < 0 or sides.max() > 63):
-        raise ConfigError(
-            "Detections: fragment names the sides that touch a tile's edge, as sums of LEFT 1, TOP 2, RIGHT 4, "
-            f"BOTTOM 8, EDGE_MARGIN 16 and EXCLUDED 32; got {sides.dtype}, "
-            + ", ".join(map(str, np.unique(sides)[-3:]))
-        )
-    return _column("fragment", sides, np.uint8, length, 0)
+#: Column → its dtype and default.
+_COLUMNS: dict[str, tuple[Any, Any]] = {
+    "scores": (np.float32, 0),
+    "labels": (np.int32, 0),
+    "truncated": (np.bool_, False),
+    "fragment": (np.uint8, 0),
+    "n_merged": (np.int32, 1),
+    "level": (np.float32, 1.0),
+}
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False)
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
 class Detections:
-    """Boxes as columns; the empty one is ordinary. Row i of every column describes box i.
+    """Boxes as columns. Row i of every column describes box i; no rows is an ordinary value.
+
+    Immutable: the columns are copies of what is passed in, and cannot be written to.
 
     Attributes:
         boxes: (N, 4) float64 ``x0, y0, x1, y1``, scene frame.
         scores: (N,) float32.
         labels: (N,) int32, index into the model's classes.
         truncated: (N,) bool, the object meets the scene's edge or nodata.
-        fragment: (N,) uint8, the sides on which the box touches an edge of its tile that is not an edge of the
-            scene, so that a neighbouring tile may show more of the object: a sum of `LEFT`, `TOP`, `RIGHT` and
-            `BOTTOM`. 0 for a whole object; `EDGE_MARGIN` for one that is whole, but so near to such an edge that a tile
-            which shows more of its surroundings is to be preferred; `EXCLUDED` for one that takes its fragments, but
-            otherwise is not to be merged.
-        n_merged: (N,) int32, how many raw boxes this one stands for.
+        fragment: (N,) uint8, a sum of bits. `LEFT`, `TOP`, `RIGHT` and `BOTTOM` are the sides on which the box touches
+            an edge of its tile that is not an edge of the scene: a neighbouring tile may show more of the object. 0 is
+            a whole object. `EDGE_MARGIN` is a whole object close to such an edge: a box of the same object from a tile
+            that shows more of its surroundings is preferred. `EXCLUDED` takes part in merging only by absorbing its
+            fragments. See `fragment_flags`.
+        n_merged: (N,) int32, number of raw boxes that this one represents.
         level: (N,) float32, the scale it was found at; 1.0 is full resolution.
+
+    Raises:
+        ConfigError: a column has the wrong shape or unusable values.
     """
 
     boxes: FloatArray
@@ -73,22 +71,34 @@ class Detections:
         n_merged: npt.ArrayLike | None = None,
         level: npt.ArrayLike | None = None,
     ) -> None:
-        corners = np.ascontiguousarray(boxes, np.float64)
+        corners = np.array(boxes, np.float64, order="C")
         corners = corners.reshape(0, 4) if corners.size == 0 else corners
         if corners.ndim != 2 or corners.shape[1] != 4:
             raise ConfigError(f"Detections: boxes have shape {corners.shape}, expected (N, 4) as x0, y0, x1, y1")
-        n = len(corners)
-        columns = {
-            "boxes": corners,
-            "scores": _column("scores", scores, np.float32, n, 0),
-            "labels": _column("labels", labels, np.int32, n, 0),
-            "truncated": _column("truncated", truncated, np.bool_, n, False),
-            "fragment": _sides(fragment, n),
-            "n_merged": _column("n_merged", n_merged, np.int32, n, 1),
-            "level": _column("level", level, np.float32, n, 1.0),
+        given = {
+            "scores": scores,
+            "labels": _whole_numbers(labels),
+            "truncated": truncated,
+            "fragment": _checked_flags(fragment),
+            "n_merged": n_merged,
+            "level": level,
         }
+        self._set({"boxes": corners} | {name: _column(name, value, len(corners)) for name, value in given.items()})
+
+    def _set(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         for name, column in columns.items():
+            column.flags.writeable = False
             object.__setattr__(self, name, column)
+
+    def __setstate__(self, state: list[npt.NDArray[Any]]) -> None:
+        self._set({f.name: column for f, column in zip(fields(self), state, strict=True)})
+
+    @classmethod
+    def _of(cls, columns: dict[str, npt.NDArray[Any]]) -> Self:
+        """From columns that are known to be right and that nobody else writes to."""
+        made = object.__new__(cls)
+        made._set(columns)
+        return made
 
     @classmethod
     def empty(cls) -> Self:
@@ -101,7 +111,16 @@ class Detections:
         kept = list(parts)
         if not kept:
             return cls.empty()
-        return cls(**{f.name: np.concatenate([getattr(p, f.name) for p in kept]) for f in fields(cls)})
+        return cls._of({f.name: np.concatenate([getattr(p, f.name) for p in kept]) for f in fields(cls)})
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Detections(no boxes)"
+        labels, counts = np.unique(self.labels, return_counts=True)
+        by_label = ", ".join(f"{label}: {count}" for label, count in zip(labels[:5], counts[:5], strict=True))
+        more = f", … {len(labels) - 5} more" if len(labels) > 5 else ""
+        scores = f"scores {self.scores.min():.3g} to {self.scores.max():.3g}"
+        return f"Detections({len(self)} boxes, {scores}, labels {{{by_label}{more}}})"
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -110,7 +129,7 @@ class Detections:
         chosen = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         if not isinstance(chosen, slice) and chosen.size == 0:
             chosen = chosen.astype(np.int64)
-        return Detections(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+        return Detections._of({f.name: np.ascontiguousarray(getattr(self, f.name)[chosen]) for f in fields(self)})
 
     def with_columns(self, **columns: npt.ArrayLike) -> Detections:
         """The same boxes with some columns replaced."""
@@ -119,8 +138,8 @@ class Detections:
     def canonical_order(self) -> IntArray:
         """(N,) int64, indices by descending score, then x0, y0, x1, y1, label, whatever the input order.
 
-        Boxes that are the same in all six are told apart by the remaining columns, so that the order of
-        two distinguishable rows never depends on where they came from.
+        Ties in all six are broken by the remaining columns, so that the order of two different rows never depends
+        on where they came from.
         """
         x0, y0, x1, y1 = self.boxes.T
         keys = (self.level, self.n_merged, self.fragment, self.truncated, self.labels, y1, x1, y0, x0, -self.scores)
@@ -138,3 +157,88 @@ class Detections:
         columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
         boxes = np.stack([columns.pop(name) for name in ("x0", "y0", "x1", "y1")], axis=1)
         return cls(boxes=boxes, **columns)
+
+
+def fragment_flags(
+    boxes: npt.ArrayLike,
+    tile: Window | Sequence[int],
+    scene: Scene | Sequence[int],
+    *,
+    border: float = 2.0,
+    edge_margin: float = 0.0,
+) -> npt.NDArray[np.uint8]:
+    """`Detections.fragment` of the boxes of one tile: on which sides a neighbouring tile may show more of the object.
+
+    With these flags `geosod.merge` treats objects at tile borders as `geosod.detect` does: a whole box absorbs its
+    fragments, and fragments of objects larger than the overlap are stitched.
+
+        flags = geosod.fragment_flags(boxes, tile=(768, 0, 1024, 1024), scene=(8192, 8192))
+        found = geosod.Detections(boxes=boxes, scores=scores, labels=labels, fragment=flags)
+        merged = geosod.merge(geosod.Detections.concat([found, *others]), margin=2.0)
+
+    Args:
+        boxes: (N, 4) ``x0, y0, x1, y1``, scene frame, clipped to the tile.
+        tile: the tile's window, or its (col, row, width, height), scene frame.
+        scene: the scene, or its (width, height) in pixels.
+        border: a box this close to an edge, in pixels, touches it. The argument `margin` of `geosod.merge` should be
+            the same.
+        edge_margin: a box this close to an edge, in pixels, that does not touch it gets `EDGE_MARGIN`.
+
+    Returns:
+        (N,) uint8.
+
+    Raises:
+        ConfigError: the boxes do not have the shape (N, 4), or the tile does not lie in the scene.
+    """
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4) if np.size(boxes) == 0 else np.asarray(boxes, np.float64)
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ConfigError(f"fragment_flags: boxes have shape {corners.shape}, expected (N, 4) as x0, y0, x1, y1")
+    window = tile if isinstance(tile, Window) else Window(*(int(v) for v in tile))
+    width, height = (scene.width, scene.height) if isinstance(scene, Scene) else (int(v) for v in scene)
+    if window.intersection(Window(0, 0, width, height)) != window:
+        raise ConfigError(f"fragment_flags: tile {window} does not lie in a scene of {width} x {height} pixels")
+    x0, y0, x1, y1 = corners.T
+    gaps = (x0 - window.col, y0 - window.row, window.right - x1, window.bottom - y1)
+    interior = (window.col > 0, window.row > 0, window.right < width, window.bottom < height)
+    return np.asarray(edge_flags(gaps, interior, border, edge_margin), np.uint8)
+
+
+def edge_flags(gaps: Sequence[Any], interior: Sequence[Any], border: float, edge_margin: float) -> Any:
+    """The sum of bits for boxes whose distances to their tile's edges are known; arrays of numpy or torch.
+
+    Args:
+        gaps: four (N,) arrays, distance to the left, top, right and bottom edge in pixels.
+        interior: four (N,) bool arrays or bools, whether that edge is inside the scene.
+        border, edge_margin: as `fragment_flags`.
+    """
+    bits = (LEFT, TOP, RIGHT, BOTTOM)
+    sides = sum(((gap <= border) & inside) * bit for gap, inside, bit in zip(gaps, interior, bits, strict=True))
+    close = sum(((gap <= edge_margin) & inside) * 1 for gap, inside in zip(gaps, interior, strict=True))
+    return sides + ((close > 0) & (sides == 0)) * EDGE_MARGIN
+
+
+def _column(name: str, values: Any, length: int) -> npt.NDArray[Any]:
+    dtype, default = _COLUMNS[name]
+    column = np.full(length, default, dtype) if values is None else np.array(values, dtype, order="C")
+    if column.shape != (length,):
+        raise ConfigError(f"Detections: {name} has shape {column.shape}, expected ({length},), one value per box")
+    return column
+
+
+def _whole_numbers(values: npt.ArrayLike) -> npt.ArrayLike:
+    labels = np.asarray(values)
+    if labels.dtype.kind == "f" and not (np.mod(labels, 1) == 0).all():
+        raise ConfigError(f"Detections: labels are ids of classes, but hold {labels[np.mod(labels, 1) != 0][0]}")
+    return labels
+
+
+def _checked_flags(values: npt.ArrayLike | None) -> npt.ArrayLike | None:
+    if values is None:
+        return None
+    flags = np.asarray(values)
+    if flags.size and (flags.dtype.kind not in "iu" or flags.min() < 0 or flags.max() > 63):
+        raise ConfigError(
+            "Detections: fragment is a sum of LEFT 1, TOP 2, RIGHT 4, BOTTOM 8, EDGE_MARGIN 16 and EXCLUDED 32; got "
+            f"{flags.dtype}, " + ", ".join(map(str, np.unique(flags)[-3:]))
+        )
+    return flags

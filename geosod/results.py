@@ -1,8 +1,8 @@
-"""What a run came to: ground inspected, failures, and where results come from."""
+"""Values that describe a result: ground inspected, failures, counts, and where it comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -40,7 +40,7 @@ class Failure:
         object.__setattr__(self, "message", redacted(self.message))
 
 
-#: Codes of a coverage grid; where two say something of one cell, the greater one holds.
+#: Codes of a coverage grid; where two apply to one cell, the higher one holds.
 UNSEEN, NODATA, INSPECTED, FAILED = 0, 1, 2, 3
 
 
@@ -69,8 +69,12 @@ class Coverage:
         shape = (-(-window.bottom // cell) - row, -(-window.right // cell) - col)
         return cls(cell, col, row, np.full(shape, code, np.uint8))
 
+    def copy(self) -> Self:
+        """A grid whose codes can be updated without changing this one's."""
+        return replace(self, codes=self.codes.copy())
+
     def update(self, other: Coverage) -> None:
-        """Raise the cells of this grid, in place, to what `other` says of them."""
+        """Raise the cells of this grid, in place, to the codes of `other`."""
         top, left = other.row - self.row, other.col - self.col
         view = self.codes[top : top + other.codes.shape[0], left : left + other.codes.shape[1]]
         np.maximum(view, other.codes, out=view)
@@ -119,8 +123,30 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the tiles and raw boxes of a scene.
+
+    Attributes:
+        tiles: tiles planned, and of these `empty` held no valid pixel.
+        raw: boxes before merging.
+        pending: boxes that one unit alone could not make final, because boxes of other units may match them.
+        capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
+        degenerate: boxes of the model without area, or with a coordinate or score that is not finite; left out.
+        unplaced: boxes on pixels that have no place on the ground; left out.
+    """
+
+    tiles: int = 0
+    empty: int = 0
+    raw: int = 0
+    pending: int = 0
+    capped_tiles: int = 0
+    degenerate: int = 0
+    unplaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SceneResult:
-    """What one scene came to.
+    """How the processing of one scene ended.
 
     Attributes:
         scene_id, uri: the scene; the URI carries no credentials.
@@ -129,11 +155,8 @@ class SceneResult:
         paths: files of the scene, the committing item last.
         failures: what went wrong.
         megapixels: size of the scene; 0 where it could not be opened.
-        inspected_km2: ground looked at; None without georeference.
-        raw: boxes before merging.
-        pending: boxes whose fate one unit alone could not settle.
-        capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
-        degenerate: boxes of the model that had no area, or coordinates or scores that are not finite; left out.
+        inspected_km2: ground inspected; None without georeference.
+        counts: what became of its tiles and raw boxes.
     """
 
     scene_id: str
@@ -144,10 +167,7 @@ class SceneResult:
     failures: tuple[Failure, ...] = ()
     megapixels: float = 0.0
     inspected_km2: float | None = None
-    raw: int = 0
-    pending: int = 0
-    capped_tiles: int = 0
-    degenerate: int = 0
+    counts: Counts = Counts()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", redacted(self.uri))

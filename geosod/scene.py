@@ -19,6 +19,7 @@ import numpy.typing as npt
 from affine import Affine
 
 from geosod.arrays import BoolArray, IntArray, PixelArray
+from geosod.errors import ModelError
 
 MaskKind = Literal["none", "nodata", "mask"]
 
@@ -248,3 +249,16 @@ class TileBatch:
             # The tiles of a run have limits, or none has.
             None if parts[0].limits is None else np.concatenate([p.limits for p in parts if p.limits is not None]),
         )
+
+
+def channels_first(image: PixelArray, bands: int) -> PixelArray:
+    """An image (C, H, W), or (H, W, C) where only that fits the number of bands, as (C, H, W).
+
+    Raises:
+        ModelError: neither order has that many bands.
+    """
+    if image.ndim == 3 and image.shape[0] == bands:
+        return image
+    if image.ndim == 3 and image.shape[2] == bands:
+        return np.moveaxis(image, 2, 0)
+    raise ModelError(f"an image of shape {image.shape} does not have the model's {bands} bands; pass (C, H, W)")

@@ -10,7 +10,7 @@ import rasterio
 import torch
 from affine import Affine
 
-from geosod.detectors.base import network
+from geosod.detectors.adapters.zoo import network
 from geosod.detectors.bundle import write_bundle
 from geosod.detectors.card import ModelCard
 
@@ -72,7 +72,7 @@ def random_bundle(
         "overlap": tile // 4,
         "threshold": 0.0,
         "top_k": 60,
-        "weights_digest": "",
+        "license": "proprietary",
     }
     card = ModelCard(**(values | fields))
     torch.manual_seed(7)

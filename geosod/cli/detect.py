@@ -30,7 +30,7 @@ def detect_command(
             show_default=False,
         ),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="A shipped model's name, or a bundle's folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model's name, a bundle's folder, or module:function.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder; with one scene also NAME.parquet.")],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags go on top.")] = None,
     bands: Annotated[str | None, _option("bands")] = None,
@@ -40,8 +40,8 @@ def detect_command(
     tile_gsd: Annotated[str | None, _option("tile_gsd")] = None,
     rpc_height: Annotated[float | None, _option("rpc_height")] = None,
     dem: Annotated[str | None, _option("dem")] = None,
-    tile: Annotated[int | None, _option("tile")] = None,
-    overlap: Annotated[int | None, _option("overlap")] = None,
+    tile: Annotated[str | None, _option("tile")] = None,
+    overlap: Annotated[str | None, _option("overlap")] = None,
     levels: Annotated[str | None, _option("levels")] = None,
     threshold: Annotated[float | None, _option("threshold")] = None,
     merge_method: Annotated[str | None, _option("merge_method")] = None,
@@ -67,18 +67,19 @@ def detect_command(
     read_threads: Annotated[int | None, _option("read_threads")] = None,
     cache_mb: Annotated[int | None, _option("cache_mb")] = None,
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help=_help("overwrite"))] = None,
+    trust: Annotated[bool | None, typer.Option("--trust", help=_help("trust"))] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every scene.")] = False,
 ) -> None:
-    """Find small objects in scenes, and write them as GeoParquet with an account of the ground looked at.
+    """Find small objects in scenes, and write them as GeoParquet, with the ground that was inspected.
 
     Exit codes: 0 all done; 3 finished, but some ground or scenes failed; 2 bad usage or input; 1 a bug.
     """
-    settings = {name: value for name, value in locals().items() if name in RunConfig.model_fields}
-    from geosod.running.run import detect
+    settings: Any = {name: value for name, value in locals().items() if name in RunConfig.model_fields}
+    from geosod.running.detect import detect
 
-    # Ray prints what it has to say of lost workers; standard output is for the result.
+    # Ray prints messages about lost workers; standard output is for the result.
     with redirect_stdout(sys.stderr), reporter(quiet=quiet, verbose=verbose) as emit:
         result = detect(scenes, model=model, out=out, config=config, on_event=emit, **settings)
     if json:

@@ -63,7 +63,7 @@ def _packages(problems: list[str]) -> dict[str, str]:
 def _torch() -> dict[str, str]:
     from geosod.detectors.execution import gpu_names, resolve, this_machine
 
-    return {"GPU": ", ".join(gpu_names()) or "none", "detector": resolve(this_machine(), tile=1024)[1]}
+    return {"GPU": ", ".join(gpu_names()) or "none", "detector": resolve(this_machine(), tile=(1024, 1024))[1]}
 
 
 def _gdal(problems: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geosod.detectors import open_bundle, shipped_models
+from geosod.detectors.mlm_item import to_item
 
 model_app = typer.Typer(help="List models, and show what one is made for.", no_args_is_help=True)
 
@@ -31,7 +32,7 @@ def show_command(
     bundle = open_bundle(model)
     card = bundle.card
     if as_json:
-        print(json.dumps(card.to_item(), indent=2, ensure_ascii=False))
+        print(json.dumps(to_item(card), indent=2, ensure_ascii=False))
         return
     table = Table(show_header=False, box=None, title=card.name, title_justify="left")
     gsd = "any" if card.gsd_range is None else f"{card.gsd_range[0]:g} to {card.gsd_range[1]:g} m"
@@ -40,7 +41,8 @@ def show_command(
         "classes": ", ".join(card.classes),
         "bands": f"{', '.join(card.bands)} ({card.dtype})",
         "GSD": gsd,
-        "tile, overlap": f"{card.tile} px, {card.overlap} px",
+        "tile": "{} x {} px".format(*card.tile_size),
+        "overlap": "{} x {} px".format(*card.overlap_px),
         "threshold": f"{card.threshold:g}",
         "merging": f"{card.merge_metric} {card.merge_threshold:g}",
         "architecture": f"{card.architecture} {card.parameters}",

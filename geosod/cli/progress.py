@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from geosod.running.destination import recorded
 from geosod.running.events import (
     Emit,
     Event,
@@ -22,7 +23,7 @@ from geosod.running.events import (
     TilesDetected,
     UnitSettled,
 )
-from geosod.running.run import Result, recorded
+from geosod.running.result import Result
 
 #: Seconds between progress lines where there is no terminal.
 LINE_EVERY = 10.0
@@ -146,20 +147,19 @@ def summary(result: Result) -> str:
         counts[scene.status] += 1
     scenes = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     speed = result.megapixels / result.seconds if result.seconds else 0.0
-    raw = sum(scene.raw for scene in result.scenes)
-    shipped = sum(scene.pending for scene in result.scenes)
-    capped = sum(scene.capped_tiles for scene in result.scenes)
+    of_scenes = [scene.counts for scene in result.scenes]
+    raw, pending = sum(c.raw for c in of_scenes), sum(c.pending for c in of_scenes)
+    capped, degenerate = sum(c.capped_tiles for c in of_scenes), sum(c.degenerate for c in of_scenes)
     lines = [f"{result.detections:,} detections in {result.out}  (scenes: {scenes or 'none'})"]
     if result.megapixels:
-        share = f", {shipped / raw:.1%} of {raw:,} raw boxes met another unit" if raw else ""
+        share = f", {pending / raw:.1%} of {raw:,} raw boxes had to be merged across units" if raw else ""
         lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s{share}")
-    unusable = sum(scene.degenerate for scene in result.scenes)
-    if unusable:
-        lines.append(f"{unusable} boxes of the model had no area or values that are not finite, and were left out")
+    if degenerate:
+        lines.append(f"{degenerate} degenerate boxes (no area, or values that are not finite) were left out")
     if capped:
         lines.append(f"{capped} tiles reached the model's limit of boxes a tile; objects there may be missing")
     if result.failures:
         count = len(result.failures)
-        listed = ", listed in failures.parquet" if any(map(recorded, result.failures)) else ""
+        listed = ", listed in failures.parquet" if any(recorded(failure.error) for failure in result.failures) else ""
         lines.append(f"{count} failure{'s' if count > 1 else ''}{listed}")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from geosod.running.run import Result
+from geosod.running.result import Result
 
 
 def as_json(result: Result) -> str:

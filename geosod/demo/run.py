@@ -13,17 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geosod.config import make_config
 from geosod.demo.scene import Truth, write_scene
 from geosod.demo.score import Score, score
-from geosod.detectors import open_bundle
 from geosod.errors import EngineError
 from geosod.georeference.polygons import ground_polygons
 from geosod.output.geoparquet import geometry_columns, write_geoparquet
+from geosod.running.detect import detect, make_job
 from geosod.running.events import Emit
-from geosod.running.job import Job
 from geosod.running.memory import peak_memory
-from geosod.running.run import Result, detect
+from geosod.running.result import Result
 from geosod.scene import Scene, SceneRef, Window
 from geosod.scenes.open import open_scene
 from geosod.scenes.preview import read_preview
@@ -122,7 +120,7 @@ def _write_truth(path: Path, scene: Scene, truth: Truth) -> None:
 
 
 def _score(scene: Scene, truth: Truth, found: DetectionColumns, model: str, settings: dict[str, Any]) -> Score:
-    job = Job(open_bundle(model), make_config(**settings))
+    job = make_job(model, **settings)
     grid = make_grid(scene.width, scene.height, tile=job.tile, overlap=job.overlap)
     x_edges, y_edges = grid.interior_edges()
     return score(truth.boxes, truth.labels, found.boxes, found.labels, found.scores, x_edges=x_edges, y_edges=y_edges)

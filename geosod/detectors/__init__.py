@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from geosod.detectors.base import Detector
-from geosod.detectors.bundle import Bundle, open_bundle, shipped_models
+from geosod.detectors.bundle import Bundle, open_bundle, shipped_models, write_bundle
 from geosod.detectors.card import ModelCard
-from geosod.results import Execution
+from geosod.detectors.models import Model, find_model
 
-__all__ = ["Bundle", "Detector", "ModelCard", "load_detector", "open_bundle", "shipped_models"]
-
-
-def load_detector(bundle: Bundle, execution: Execution, *, threshold: float | None = None) -> Detector:
-    """The detector of a bundle, ready to run.
-
-    Raises:
-        ModelError: the weights do not fit the architecture.
-    """
-    from geosod.detectors.torch_detector import TorchDetector
-
-    return TorchDetector(bundle, execution, threshold=threshold)
+__all__ = ["Bundle", "Model", "ModelCard", "find_model", "open_bundle", "shipped_models", "write_bundle"]

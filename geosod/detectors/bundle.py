@@ -1,19 +1,24 @@
-"""Model bundles: a folder with ``model.json`` and ``model.safetensors``, found by path or by name."""
+"""Model bundles: a folder with ``model.json`` and a weights file, found by path or by name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geosod.detectors.adapters import check_adapter
 from geosod.detectors.card import ModelCard
+from geosod.detectors.mlm_item import from_item, to_item
 from geosod.errors import ModelError
 
-CARD, WEIGHTS = "model.json", "model.safetensors"
+CARD = "model.json"
 MAX_CARD_BYTES = 4 << 20
 SHIPPED = Path(__file__).parent / "zoo"
+#: A weights file lies in the bundle's folder itself.
+_FILE_NAME = re.compile(r"(?!\.)[^/\\\x00]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +29,31 @@ class Bundle:
         folder: where it lies.
         card: what it says of itself.
         digest: sha256 over the card and the weights; stands in every output made with it.
+        trusted: code that the card names may be run.
     """
 
     folder: Path
     card: ModelCard
     digest: str
+    trusted: bool = False
 
     @property
     def weights(self) -> Path:
         """The weights file."""
-        return self.folder / WEIGHTS
+        return self.folder / self.card.weights_file
+
+    def read_weights(self) -> bytes:
+        """The content of the weights file, which is what the card's digest was computed of.
+
+        Raises:
+            ModelError: the file cannot be read, or is not the one that the card describes.
+        """
+        try:
+            content = self.weights.read_bytes()
+        except OSError as error:
+            raise ModelError(f"model {self.card.name!r}: {self.weights} cannot be read: {error.strerror}") from error
+        _check_digest(self.card, self.weights, hashlib.sha256(content).hexdigest())
+        return content
 
 
 def shipped_models() -> tuple[str, ...]:
@@ -41,55 +61,70 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD}")))
 
 
-def open_bundle(name_or_path: str | Path) -> Bundle:
+def open_bundle(name_or_path: str | Path, *, trust: bool = False) -> Bundle:
     """Find a bundle, read its card, and verify the weights against the digest the card states.
 
+    Args:
+        name_or_path: a shipped model's name or a folder.
+        trust: code that the card names may be run.
+
     Raises:
-        ModelError: there is no such bundle, or it is malformed or altered.
+        ModelError: there is no such bundle, it is malformed or altered, or names code that is not trusted.
     """
     folder = _locate(name_or_path)
-    card_path, weights_path = folder / CARD, folder / WEIGHTS
-    for path in (card_path, weights_path):
-        if not path.is_file():
-            raise ModelError(f"model {str(name_or_path)!r}: {path} is missing; a bundle holds {CARD} and {WEIGHTS}")
-    if card_path.stat().st_size > MAX_CARD_BYTES:
-        raise ModelError(f"model {str(name_or_path)!r}: {card_path} is over {MAX_CARD_BYTES >> 20} MiB, not a card")
-    text = card_path.read_bytes()
+    path = folder / CARD
+    if not path.is_file():
+        raise ModelError(f"model {str(name_or_path)!r}: {path} is missing; a bundle holds {CARD} and a weights file")
+    if path.stat().st_size > MAX_CARD_BYTES:
+        raise ModelError(f"model {str(name_or_path)!r}: {path} is over {MAX_CARD_BYTES >> 20} MiB, not a card")
     try:
-        item = json.loads(text)
+        item = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"model {str(name_or_path)!r}: {card_path} is not JSON: {error}") from error
-    card = ModelCard.from_item(item, str(card_path))
-    weights = _sha256(weights_path)
-    if weights != card.weights_digest:
+        raise ModelError(f"model {str(name_or_path)!r}: {path} is not JSON: {error}") from error
+    card = from_item(item, str(path))
+    check_adapter(card.adapter, trust=trust, model=card.name)
+    weights = folder / card.weights_file
+    if not _FILE_NAME.fullmatch(card.weights_file) or not weights.is_file():
         raise ModelError(
-            f"model {card.name!r}: {weights_path} has sha256 {weights[:12]}…, but its card states "
-            f"{card.weights_digest[:12]}…; fetch the bundle again, the weights are damaged or from another one"
+            f"model {str(name_or_path)!r}: {weights} is missing; a bundle holds {CARD} and its weights file"
         )
-    digest = hashlib.sha256(_canonical(item) + weights.encode()).hexdigest()
-    return Bundle(folder, card, digest)
+    found = _sha256(weights)
+    _check_digest(card, weights, found)
+    return Bundle(folder, card, hashlib.sha256(_canonical(item) + found.encode()).hexdigest(), trust)
 
 
-def write_bundle(folder: str | Path, card: ModelCard, state: dict[str, Any]) -> Bundle:
+def write_bundle(folder: str | Path, card: ModelCard, weights: dict[str, Any] | bytes) -> Bundle:
     """Write weights and card to a new bundle.
 
     Args:
         folder: created if need be; an existing bundle in it is replaced.
-        card: its `weights_digest` is filled in here.
-        state: a torch state dict.
+        card: it must state a licence; its `weights_digest` is filled in here.
+        weights: a torch state dict, written as safetensors, or the content of the weights file.
 
     Raises:
-        ModelError: the bundle cannot be read back.
+        ModelError: the card states no licence, names an unknown architecture or adapter, or the bundle cannot be read
+            back.
     """
-    from safetensors.torch import save_file
+    if not card.license:
+        raise ModelError(f"model {card.name!r}: states no license; set it to an SPDX identifier or 'proprietary'")
+    check_adapter(card.adapter, trust=True, model=card.name)
+    if card.adapter == "zoo":
+        from geosod.detectors.adapters.zoo import check_architecture
 
+        check_architecture(card)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, target / WEIGHTS)
-    complete = replace(card, weights_digest=_sha256(target / WEIGHTS))
-    (target / CARD).write_text(json.dumps(complete.to_item(), indent=2, ensure_ascii=False) + "\n")
-    return open_bundle(target)
+    content = weights if isinstance(weights, bytes) else _safetensors(weights)
+    (target / card.weights_file).write_bytes(content)
+    complete = replace(card, weights_digest=hashlib.sha256(content).hexdigest())
+    (target / CARD).write_text(json.dumps(to_item(complete), indent=2, ensure_ascii=False) + "\n")
+    return open_bundle(target, trust=True)
+
+
+def _safetensors(state: dict[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
 
 
 def _locate(name_or_path: str | Path) -> Path:
@@ -101,6 +136,14 @@ def _locate(name_or_path: str | Path) -> Path:
         return path.resolve()
     shipped = ", ".join(shipped_models()) or "none"
     raise ModelError(f"model {text!r}: no such folder and no shipped model of that name; shipped are: {shipped}")
+
+
+def _check_digest(card: ModelCard, path: Path, found: str) -> None:
+    if found != card.weights_digest:
+        raise ModelError(
+            f"model {card.name!r}: {path} has sha256 {found[:12]}…, but its card states {card.weights_digest[:12]}…; "
+            "fetch the bundle again, the weights are damaged or from another one"
+        )
 
 
 def _canonical(item: Any) -> bytes:

@@ -11,6 +11,7 @@ import torch
 
 from geosod.errors import ConfigError
 from geosod.results import Execution
+from geosod.tile_size import TileSize
 
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches.
 CPU_BATCH_PIXELS = 1024**2
@@ -63,7 +64,7 @@ def keep_freed_memory() -> None:
 def resolve(
     machine: Machine,
     *,
-    tile: int,
+    tile: TileSize,
     device: str = "auto",
     backend: str = "auto",
     precision: str = "auto",
@@ -74,7 +75,7 @@ def resolve(
 
     Args:
         machine: where it will run.
-        tile: side of a tile in pixels.
+        tile: (width, height) of a tile in pixels.
         device: "auto", "cpu" or "cuda".
         backend: "auto", "eager" or "compile".
         precision: "auto", "fp32" or "bf16".
@@ -100,7 +101,7 @@ def resolve(
     chosen_backend = ("compile" if worth else "eager") if backend == "auto" else backend
     chosen_precision = ("bf16" if fast else "fp32") if precision == "auto" else precision
     pixels = CUDA_BATCH_PIXELS if chosen_device == "cuda" else CPU_BATCH_PIXELS
-    size = batch or max(1, min(256, pixels // tile**2))
+    size = batch or max(1, min(256, pixels // (tile[0] * tile[1])))
     execution = Execution(chosen_device, chosen_backend, chosen_precision, size, threads)
     return execution, _explain(machine, execution)
 

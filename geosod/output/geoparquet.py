@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +96,7 @@ def geo_metadata(table: pa.Table, *, crs: str | None, geometry_types: Sequence[s
 
 def write_geoparquet(
     table: pa.Table,
-    path: str | Path,
+    path: str | Path | IO[bytes],
     *,
     crs: str | None,
     metadata: Mapping[str, object],
@@ -108,7 +108,7 @@ def write_geoparquet(
 
     Args:
         table: has the columns ``geometry`` (WKB, polygons with counter-clockwise shells) and ``bbox``.
-        path: local file; it is replaced.
+        path: local file, which is replaced, or an open one.
         crs: CRS of the geometries, or None for pixels.
         metadata: written as JSON under the key ``geosod``.
         geometry_types: as `geo_metadata`.

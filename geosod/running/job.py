@@ -1,4 +1,4 @@
-"""What every scene of a run shares: the model, the settings, and the detector they call for."""
+"""What every scene of a run shares: the model, the settings, and the detector they ask for."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from geosod import __version__
 from geosod.config import RunConfig, digest
+from geosod.detectors.models import Model, ObjectModel
 from geosod.errors import ConfigError, EngineError
-from geosod.georeference.polygons import parse_crs
+from geosod.georeference.crs import parse_crs
 from geosod.merging.rule import MergeRule
 from geosod.results import Execution, Provenance
+from geosod.tile_size import TileSize, compact, overlap_pixels, parse_overlap
 
 if TYPE_CHECKING:
-    from geosod.detectors.base import Detector
-    from geosod.detectors.bundle import Bundle
+    from geosod.detectors.detector import Detector
     from geosod.scenes.aoi import Aoi
+
+#: Settings that decide how a detector runs.
+EXECUTION = ("device", "backend", "precision", "batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,49 +27,50 @@ class Job:
     """What every scene of a run shares.
 
     Attributes:
-        bundle: the model.
+        model: where detectors come from.
         config: the settings.
         aoi: the area of interest, if one was given.
-        files: digests of the files that settings name (AOI, masks, DEM) by setting, for the record.
+        files: digests of the files that settings name (AOI, masks, DEM), by setting.
     """
 
-    bundle: Bundle
+    model: Model
     config: RunConfig
     aoi: Aoi | None = None
     files: dict[str, str] = field(default_factory=dict)
 
     @property
-    def tile(self) -> int:
-        """Side of a tile in pixels."""
-        return self.config.tile or self.bundle.card.tile
+    def tile(self) -> TileSize:
+        """(width, height) of a tile in pixels."""
+        return self.config.tile or self.model.card.tile_size
 
     @property
-    def overlap(self) -> int:
-        """Overlap of neighbouring tiles in pixels."""
-        return self.bundle.card.overlap if self.config.overlap is None else self.config.overlap
+    def overlap(self) -> tuple[int, int]:
+        """Overlap of neighbouring tiles along x and y in pixels."""
+        asked = parse_overlap(self.model.card.overlap) if self.config.overlap is None else self.config.overlap
+        return overlap_pixels(asked, self.tile)
 
     @property
     def threshold(self) -> float:
-        """Score below which boxes are dropped."""
-        return self.bundle.card.threshold if self.config.threshold is None else self.config.threshold
+        """Minimum score of a box."""
+        return self.model.card.threshold if self.config.threshold is None else self.config.threshold
 
     @property
     def rule(self) -> MergeRule:
-        """How boxes become one."""
-        c, card = self.config, self.bundle.card
+        """How boxes are merged."""
+        c, card = self.config, self.model.card
         metric: Any = c.metric or card.merge_metric
         return MergeRule(
-            c.merge_method,
-            metric,
-            c.merge_threshold or card.merge_threshold,
-            c.class_agnostic,
-            c.sigma,
-            c.min_score,
-            tuple((card.classes.index(name), threshold) for name, threshold in sorted(c.per_class.items())),
-            c.decay,
-            c.borders,
-            card.border_px,
-            2 * card.border_px if self.overlap <= 2 * card.border_px else 0.0,
+            method=c.merge_method,
+            metric=metric,
+            threshold=c.merge_threshold or card.merge_threshold,
+            class_agnostic=c.class_agnostic,
+            sigma=c.sigma,
+            min_score=c.min_score,
+            per_class=tuple((card.classes.index(name), threshold) for name, threshold in sorted(c.per_class.items())),
+            decay=c.decay,
+            borders=c.borders,
+            margin=card.border_px,
+            gap=2 * card.border_px if min(self.overlap) <= 2 * card.border_px else 0.0,
         )
 
     def options(self) -> dict[str, object]:
@@ -75,8 +80,8 @@ class Job:
             for kind, m in self.config.mask.items()
         }
         filled = {
-            "tile": self.tile,
-            "overlap": self.overlap,
+            "tile": compact(self.tile),
+            "overlap": compact(self.overlap),
             "threshold": self.threshold,
             "mask": masks,
             "aoi": self.files.get("aoi"),
@@ -91,30 +96,47 @@ class Job:
         return digest(self.options())
 
     def provenance(self, execution: Execution) -> Provenance:
-        """What the outputs record of where they come from."""
-        card, options = self.bundle.card, self.options()
+        """Model, settings and execution, as the outputs record them."""
+        card, options = self.model.card, self.options()
         return Provenance(
-            card.name, self.bundle.digest, self.config_digest, __version__, card.classes, execution, options
+            card.name, self.model.digest, self.config_digest, __version__, card.classes, execution, options
         )
 
 
 def validate(job: Job) -> None:
-    """Refuse settings that do not go together, before any scene is opened.
+    """Refuse settings that contradict each other, before any scene is opened.
 
     Raises:
-        ConfigError: tile and overlap do not fit, or PROJ does not know the CRS.
+        ConfigError: tile and overlap do not fit, PROJ does not know the CRS, a class is unknown, or the settings ask a
+            loaded detector to run otherwise than it was loaded.
     """
     parse_crs(job.config.crs)
-    unknown = sorted(set(job.config.per_class) - set(job.bundle.card.classes))
+    unknown = sorted(set(job.config.per_class) - set(job.model.card.classes))
     if unknown:
-        known = ", ".join(job.bundle.card.classes)
+        known = ", ".join(job.model.card.classes)
         raise ConfigError(f"per_class names {', '.join(unknown)}, but the model's classes are {known}")
-    if job.overlap >= job.tile:
-        raise ConfigError(f"overlap {job.overlap} must be below the tile's {job.tile} pixels")
+    _ = job.overlap  # raises where it does not fit the tile
+    if isinstance(job.model, ObjectModel):
+        _check_object(job, job.model.detector.execution)
+
+
+def _check_object(job: Job, execution: Execution) -> None:
+    if job.config.engine == "ray":
+        raise ConfigError(
+            "engine 'ray' cannot take a detector object, which runs in this process only; use engine='serial', or pass "
+            "model='module:function' with trust=True"
+        )
+    for name in EXECUTION:
+        asked = getattr(job.config, name)
+        if asked not in (None, "auto", getattr(execution, name)):
+            raise ConfigError(
+                f"{name} = {asked!r}: the detector object was loaded with {name} {getattr(execution, name)!r}; leave "
+                f"{name} out, or load the detector with it"
+            )
 
 
 def resolve_execution(job: Job) -> tuple[Execution, str]:
-    """How the detector runs on this machine, and a line saying why. Imports torch.
+    """How the detector runs on this machine, and a line that says why. Imports torch.
 
     Raises:
         ConfigError: the machine cannot do what was asked for.
@@ -141,16 +163,18 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
         ModelError: the weights do not fit the network.
         EngineError: memory does not hold one tile, or not the batch of the execution that was given.
     """
-    from geosod.detectors import load_detector
-
+    if isinstance(job.model, ObjectModel):
+        loaded = job.model.detector
+        line = f"{type(loaded.adapter).__name__}, {loaded.execution.device}, {loaded.execution.batch} tiles a batch"
+        return job.model.load(loaded.execution, threshold=job.threshold), line
     chosen, line = (execution, "") if execution else resolve_execution(job)
     while True:
-        detector = load_detector(job.bundle, chosen, threshold=job.threshold)
+        detector = job.model.load(chosen, threshold=job.threshold)
         try:
             detector.warm_up(job.tile)
         except MemoryError as error:
             if execution or chosen.batch == 1:
-                size = f"{chosen.batch} tile(s) of {job.tile} pixels"
+                size = f"{chosen.batch} tile(s) of {job.tile[0]} x {job.tile[1]} pixels"
                 raise EngineError(f"memory does not hold a batch of {size}: {error}; use a smaller --tile") from error
             chosen = replace(chosen, batch=chosen.batch // 2)
             line = f"{line}; {chosen.batch} tiles a batch, as memory holds no more"

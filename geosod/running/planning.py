@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from geosod.detectors.card import ModelCard
 
 
-#: Least and greatest √area; None for no upper end.
+#: Minimum and maximum √area; None for no maximum.
 Sizes = tuple[float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A scale at which a scene is looked at.
+    """A scale at which a scene is searched.
 
     Attributes:
-        scale: pixels of the level for one of the scene, but for the rounding of its size to whole pixels; 1 for the
-            finest level, less for the others.
+        scale: pixels of the level for one of the scene, before its size is rounded to whole pixels; 1 for the finest
+            level, less for the others.
         scene: the scene at that scale.
-        sizes: least and greatest √area of a box that may be reported, in the level's own pixels.
+        sizes: minimum and maximum √area of a box that may be reported, in the level's pixels.
     """
 
     scale: float
@@ -55,15 +55,15 @@ class ScenePlan:
     Attributes:
         scene: the opened scene, at the scale of its finest level.
         bands: 1-based bands in the model's order.
-        levels: the scales at which it is looked at, the finest first.
-        units: pieces of work, level by level in reading order; none where the AOI leaves no tile. Windows and cores
-            are in the frame of the unit's level.
-        tree: how their open boxes meet; units of different levels never do.
-        area: the ground to look at in the scene frame, the AOI less what is masked; None for the whole scene.
-        warning: something the model card could not check.
+        levels: the scales at which it is searched, the finest first.
+        units: units of work, level by level in reading order; none where the AOI leaves no tile. Windows and cores are
+            in the frame of the unit's level.
+        tree: how their pending boxes are merged; units of different levels have separate trees.
+        area: the ground to search in the scene frame, the AOI without what is masked; None for the whole scene.
+        warning: something that the model card could not check.
         aoi: the AOI in the scene frame, or None.
         masks: masked ground in the scene frame, by kind.
-        limits: the pixel values of each band that are 0 and 1 to the network.
+        limits: the pixel values of each band that are scaled to 0 and 1.
     """
 
     scene: Scene
@@ -92,13 +92,13 @@ class ScenePlan:
 
 
 def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
-    """Open a scene, hold it against the model, and cut it into units.
+    """Open a scene, check it against the model, and divide it into units.
 
     Raises:
-        SceneError: it cannot be opened, lacks a band, or misses the AOI.
+        SceneError: it cannot be opened, lacks a band, or lies outside the AOI.
         ModelError: the model is not made for it.
     """
-    c, card = job.config, job.bundle.card
+    c, card = job.config, job.model.card
     whole = _opened(job, ref)
     if c.tile_gsd is not None:
         whole = at_gsd(whole, _tile_gsd(job))
@@ -108,7 +108,7 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     levels = _levels(job, whole)
     scene = levels[0].scene
     if georeferenced(scene):
-        # Raises now, not after hours of work, where the two do not go together.
+        # Raises now, not after hours of work, where the scene cannot be put in the CRS.
         warning = "; ".join(filter(None, (warning, check_ground(scene, c.crs)))) or None
     aoi, masks, area = _areas(job, scene)
     units: list[Unit] = []
@@ -127,27 +127,28 @@ def _opened(job: Job, ref: SceneRef) -> Scene:
     c = job.config
     if not ref.files:
         return open_scene(ref, rpc_height=c.rpc_height, dem=c.dem)
-    files = choose_files(ref, job.bundle.card.bands, c.bands)
+    files = choose_files(ref, job.model.card.bands, c.bands)
     return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem)
 
 
 def _tile_gsd(job: Job) -> float:
-    gsd = job.bundle.card.gsd if job.config.tile_gsd == "model" else job.config.tile_gsd
+    gsd = job.model.card.gsd if job.config.tile_gsd == "model" else job.config.tile_gsd
     if gsd is None:
-        raise ConfigError(f"tile_gsd = 'model': {job.bundle.card.name} names no GSD; give one in metres")
+        raise ConfigError(f"tile_gsd = 'model': {job.model.card.name} states no GSD; give one in metres")
     return float(gsd)
 
 
 def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
-    """The levels of a scene, the finest first, each size range told by the user or `_usual_sizes`."""
-    full = min(1.0, max(LEAST_SCALE, job.tile / max(scene.width, scene.height)))
+    """The levels of a scene, the finest first, each with the size range of the user or of `_usual_sizes`."""
+    fits = min(side / length for side, length in zip(job.tile, (scene.width, scene.height), strict=True))
+    full = min(1.0, max(LEAST_SCALE, fits))
     asked: dict[float, Sizes | None] = {}
     for setting in job.config.levels:
         for scale in _scales(setting.scale, full):
             # Two settings may come to the same scale.
             asked[scale] = _both(asked[scale], setting.sizes) if scale in asked else setting.sizes
     scales = sorted(asked, reverse=True)
-    usual = _usual_sizes(scales, max(job.overlap, job.tile // 8))
+    usual = _usual_sizes(scales, max(min(job.overlap), min(job.tile) // 8))
     finest = scales[0]
     levels = []
     for scale in scales:
@@ -172,15 +173,15 @@ def _both(first: Sizes | None, second: Sizes | None) -> Sizes | None:
 
 
 def _usual_sizes(scales: list[float], whole: int) -> dict[float, Sizes]:
-    """Sizes in pixels of scale 1 that each level may report: what it shows whole, and finer ones do not surely show.
+    """Sizes in pixels of scale 1 that each level may report: objects it shows whole and finer levels may not.
 
     An object no larger than the overlap is whole in some tile, and one of an eighth of a tile nearly always. A level
-    so reports up to that size, and from half of that of the next finer one on, so that neighbours share a factor of
-    two; the coarsest has no upper end.
+    reports up to that size, and from half of that size of the next finer level, so that the ranges of neighbours
+    overlap by a factor of two; the coarsest has no maximum.
 
     Args:
         scales: descending.
-        whole: the size in a level's own pixels.
+        whole: the size in a level's pixels.
     """
     sizes: dict[float, Sizes] = {}
     for i, scale in enumerate(scales):
@@ -200,7 +201,7 @@ def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseG
     from geosod.scenes.mask import Mask, mask_in_scene
 
     aoi = None if job.aoi is None else aoi_in_scene(job.aoi, scene)
-    # In an order of their own: ground under two masks is told of the first.
+    # In a fixed order: ground under two masks is reported for the first.
     settings = sorted(job.config.mask.items())
     masks = {kind: mask_in_scene(Mask(kind, m.path, m.values, m.invert), scene) for kind, m in settings}
     whole = shapely.box(0, 0, scene.width, scene.height) if aoi is None else aoi
@@ -208,7 +209,7 @@ def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseG
 
 
 def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-    """The pixel values that are 0 and 1 to the network, for each band."""
+    """The pixel values that are scaled to 0 and 1, for each band."""
     if card.scaling == "percentile":
         return percentiles(scene, bands, card.minimum, card.maximum)
     limits = tuple(zip(card.minimum, card.maximum, strict=True))
@@ -218,7 +219,7 @@ def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tupl
     if any(scale == 0 or not math.isfinite(scale) or not math.isfinite(offset) for scale, offset in tags):
         raise SceneError(
             f"{scene.ref.uri}: bands {bands} are tagged with scales and offsets {tags}, which give no physical values; "
-            "mend them (gdal_edit -scale -offset)"
+            "fix them (gdal_edit -scale -offset)"
         )
     return tuple(
         ((low - offset) / scale, (high - offset) / scale)
@@ -227,7 +228,7 @@ def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tupl
 
 
 def _wanted(area: BaseGeometry | None, grid: Grid, scene: Scene) -> BoolArray | None:
-    """Which tiles of a level's grid lie on the area, which is in the scene frame."""
+    """Which tiles of a level's grid touch the area, which is in the scene frame."""
     if area is None:
         return None
     from geosod.scenes.aoi import windows_in

@@ -2,67 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from geosod.detections import Detections
-from geosod.detectors import Detector
+from geosod.detectors.detector import Detector
+from geosod.detectors.execution import keep_freed_memory
 from geosod.merging.components import Settled, merge_group
-from geosod.output.commit import OutputFolder
+from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
-from geosod.running.events import Emit, Ready, TilesDetected, UnitSettled
-from geosod.running.finish import finish_scene
+from geosod.running.assemble import assemble_scene, failed_result
+from geosod.running.events import Emit, Note, Ready, TilesDetected, UnitSettled
 from geosod.running.job import Job, load_fitting
 from geosod.running.planning import ScenePlan
-from geosod.running.stages import (
-    TileOutcome,
-    UnitSummary,
-    detect_tiles,
-    failed_result,
-    read_spec,
-    read_tiles,
-    settle_unit,
-)
+from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_spec, read_tiles, settle_unit
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
 
-def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> Iterator[SceneResult]:
-    """Detect on every planned scene in turn, and commit each."""
+def run(
+    job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
+) -> Iterator[SceneResult]:
+    """Detect on every planned scene in turn, and pass what it came to to `finish`."""
+    keep_freed_memory()
     detector, line = load_fitting(job)
     emit(Ready(detector.execution, line, 1))
     for plan in plans:
         try:
-            result = run_scene(job, plan, detector, out, emit)
+            result = finish(detect_scene(job, plan, detector, emit))
         except Exception as error:
             # Whatever goes wrong with one scene, the others go on.
             result = failed_result(plan.scene, error)
         yield result
 
 
-def run_scene(job: Job, plan: ScenePlan, detector: Detector, out: OutputFolder, emit: Emit) -> SceneResult:
-    """One scene from plan to commit."""
+def detect_scene(job: Job, plan: ScenePlan, detector: Detector, emit: Emit = lambda _: None) -> SceneOutputs:
+    """One scene from plan to outputs; a function of its arguments alone.
+
+    Args:
+        job: settings and model.
+        plan: from `geosod.running.planning.plan_scene`.
+        detector: from `geosod.running.job.load_fitting`.
+        emit: called with each event.
+    """
     nodes: dict[str, Settled] = {}
     summaries = []
     for unit in plan.units:
-        nodes[unit.id], summary = run_unit(job, plan, unit, detector, emit)
+        nodes[unit.id], summary = detect_unit(job, plan, unit, detector, emit)
         summaries.append(summary)
         emit(UnitSettled(plan.scene.id, summary.tiles, summary.empty))
-    settled = [node.final for node in nodes.values()]
+    final = [node.final for node in nodes.values()]
     for level in plan.tree:
         for group in level:
-            open_boxes = [nodes.pop(child).pending for child in group.children]
-            nodes[group.id] = merge_group(open_boxes, group.core, job.rule, whole=group.whole)
-            settled.append(nodes[group.id].final)
-    return finish_scene(job, plan, detector.execution, Detections.concat(settled), summaries, out)
+            pending = [nodes.pop(child).pending for child in group.children]
+            nodes[group.id] = merge_group(pending, group.core, job.rule, whole=group.whole)
+            final.append(nodes[group.id].final)
+    return assemble_scene(job, plan, detector.execution, Detections.concat(final), summaries)
 
 
-def run_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit) -> tuple[Settled, UnitSummary]:
+def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit) -> tuple[Settled, UnitSummary]:
     """Read, detect and settle one unit."""
     outcomes: list[TileOutcome] = []
     level = plan.level(unit)
     for item in read_tiles(level.scene, unit, read_spec(job, plan, detector.execution.batch)):
         if isinstance(item, ReadSummary):
             return settle_unit(job.rule, level, unit, item, outcomes)
-        outcomes += detect_tiles(detector, [item])
-        emit(TilesDetected(len(item), len(outcomes[-1].detections)))
+        found, failed = detect_tiles(detector, [item])
+        if failed is not None:
+            emit(Note(f"{plan.scene.id}: {failed}", important=True))
+        outcomes += found
+        emit(TilesDetected(len(item), len(found[0].detections)))
     raise AssertionError("read_tiles ends with its summary")

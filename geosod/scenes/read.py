@@ -36,7 +36,7 @@ class ReadSpec:
 
     Attributes:
         bands: 1-based bands in the model's order.
-        tile: side of a tile in pixels.
+        tile: (width, height) of a tile in pixels.
         chunk: most tiles in one batch.
         cell: side of a coverage cell in pixels.
         threads: GDAL's decoding threads.
@@ -46,7 +46,7 @@ class ReadSpec:
     """
 
     bands: tuple[int, ...]
-    tile: int
+    tile: tuple[int, int]
     chunk: int
     cell: int = 32
     threads: int = 1
@@ -220,13 +220,13 @@ class _Stack:
 
     def push(self, window: Window, pixels: PixelArray, valid: BoolArray | None) -> TileBatch | None:
         """Add a tile; the batch when it is full."""
-        n, side = self.spec.chunk, self.spec.tile
+        n, (width, height) = self.spec.chunk, self.spec.tile
         if self.pixels is None:
-            self.pixels = np.zeros((n, len(self.spec.bands), side, side), self.scene.dtype)
+            self.pixels = np.zeros((n, len(self.spec.bands), height, width), self.scene.dtype)
         i, (h, w) = len(self.windows), pixels.shape[1:]
         self.pixels[i, :, :h, :w] = pixels
-        if (valid is not None or (h, w) != (side, side)) and self.valid is None:
-            self.valid = np.ones((n, side, side), np.bool_)
+        if (valid is not None or (h, w) != (height, width)) and self.valid is None:
+            self.valid = np.ones((n, height, width), np.bool_)
         if self.valid is not None:
             self.valid[i] = False
             self.valid[i, :h, :w] = True if valid is None else valid

@@ -9,6 +9,7 @@ import numpy as np
 from geosod.arrays import IntArray
 from geosod.errors import ConfigError
 from geosod.scene import Window
+from geosod.tile_size import Overlap, TileSize, overlap_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +18,14 @@ class Grid:
 
     Attributes:
         width, height: size of the scene in pixels of level 0.
-        tile: side of a tile in pixels. Where the scene is narrower or lower than that, so are the windows.
+        tile: (width, height) of a tile in pixels. Where the scene is smaller than that, so are the windows.
         x_starts: first column of each column of tiles, strictly ascending, scene frame.
         y_starts: first row of each row of tiles, strictly ascending, scene frame.
     """
 
     width: int
     height: int
-    tile: int
+    tile: TileSize
     x_starts: tuple[int, ...]
     y_starts: tuple[int, ...]
 
@@ -41,12 +42,12 @@ class Grid:
     @property
     def tile_width(self) -> int:
         """Width of every window, at most the scene's."""
-        return min(self.tile, self.width)
+        return min(self.tile[0], self.width)
 
     @property
     def tile_height(self) -> int:
         """Height of every window, at most the scene's."""
-        return min(self.tile, self.height)
+        return min(self.tile[1], self.height)
 
     def window(self, i_row: int, j_col: int) -> Window:
         """The window of the tile in row `i_row` and column `j_col`, scene frame."""
@@ -71,28 +72,28 @@ class Grid:
         )
 
 
-def make_grid(width: int, height: int, *, tile: int, overlap: int) -> Grid:
-    """Cover a scene with square tiles that overlap their neighbours by at least `overlap`.
+def make_grid(width: int, height: int, *, tile: int | TileSize, overlap: int | Overlap) -> Grid:
+    """Cover a scene with tiles that overlap their neighbours by at least `overlap`.
 
-    Tiles step by ``tile - overlap`` from the origin; the last one of a row or column is shifted back so
-    that it ends at the scene's edge, and so overlaps more. A scene smaller than a tile has one window of
-    the scene's own size along that axis.
+    Tiles step by ``tile - overlap`` from the origin; the last one of a row or column is shifted back so that it ends at
+    the scene's edge, and overlaps more. A scene smaller than a tile has one window of the scene's own size along that
+    axis.
 
     Args:
         width, height: size of the scene in pixels, at least 1.
-        tile: side of a tile in pixels, at least 1.
-        overlap: pixels shared by neighbouring tiles, ``0 <= overlap < tile``.
+        tile: side of a tile in pixels, or (width, height), at least 1.
+        overlap: of neighbouring tiles, in pixels, or (x, y) in pixels or as a ratio of the tile's side below 1.
 
     Raises:
         ConfigError: a size is less than 1, or the overlap is out of range.
     """
     if width < 1 or height < 1:
         raise ConfigError(f"A grid needs a scene of at least 1 x 1 pixels, got width={width}, height={height}.")
-    if tile < 1:
+    size = (tile, tile) if isinstance(tile, int) else tile
+    if min(size) < 1:
         raise ConfigError(f"tile={tile}: a tile must be at least 1 pixel wide; usual sides are 256 to 1024.")
-    if not 0 <= overlap < tile:
-        raise ConfigError(f"overlap={overlap} must be at least 0 and less than tile={tile} pixels.")
-    return Grid(width, height, tile, _starts(width, tile, overlap), _starts(height, tile, overlap))
+    shared = overlap_pixels((overlap, overlap) if isinstance(overlap, int) else overlap, size)
+    return Grid(width, height, size, _starts(width, size[0], shared[0]), _starts(height, size[1], shared[1]))
 
 
 def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.api import load_model
-from geosod.detectors.base import network
+from geosod.detectors.adapters.zoo import network
 from geosod.detectors.bundle import write_bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geosod.detectors import open_bundle
-from geosod.detectors.base import network
+from geosod.detectors.adapters.zoo import network
 from geosod.errors import ConfigError
 from geosod.training.bundle import make_bundle
 

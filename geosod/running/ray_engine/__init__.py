@@ -8,9 +8,9 @@ This is the only package that imports ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from geosod.output.commit import OutputFolder
+from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.events import Emit
 from geosod.running.job import Job
@@ -22,12 +22,14 @@ from geosod.running.ray_engine.session import describe, session, store_bytes
 __all__ = ["describe", "run", "session"]
 
 
-def run(job: Job, plans: Iterable[ScenePlan], out: OutputFolder, emit: Emit) -> Iterator[SceneResult]:
-    """Detect on every planned scene, several at a time, and yield each result when it is committed.
+def run(
+    job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
+) -> Iterator[SceneResult]:
+    """Detect on every planned scene, several at a time; `finish` runs where the driver is, and its results are yielded.
 
     Raises:
         EngineError: Ray cannot be reached, or no detector can be started.
         GeosodError: what a detector raised while it was loaded.
     """
     with session(job.config.ray_address, store_bytes(job)), detectors(job, emit) as pool:
-        yield from Flow(job, out, emit, pool).run(iter(plans))
+        yield from Flow(job, finish, emit, pool).run(iter(plans))

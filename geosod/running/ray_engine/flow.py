@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geosod.arrays import IntArray
 from geosod.errors import EngineError, GeosodError
-from geosod.output.commit import OutputFolder
+from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
+from geosod.running.assemble import failed_result
 from geosod.running.events import Emit, Note, TilesDetected, UnitSettled
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -30,7 +31,7 @@ from geosod.running.ray_engine.session import (
     one_line,
     resources,
 )
-from geosod.running.stages import UnitSummary, failed_outcome, failed_result, lost_unit, read_spec
+from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
@@ -93,8 +94,9 @@ class _Batch:
 class Flow:
     """One run. Every ``_end_…`` handles a reference that has become ready."""
 
-    def __init__(self, job: Job, out: OutputFolder, emit: Emit, pool: DetectorPool) -> None:
-        self._job, self._out, self._emit, self._pool = job, out, emit, pool
+    def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit, pool: DetectorPool) -> None:
+        self._job, self._finish, self._emit, self._pool = job, finish, emit, pool
+        self._reasons: set[str] = set()
         self._group_size = group_size(job, pool.execution)
         self._plans_left = True
         self._units: deque[_Unit] = deque()
@@ -187,7 +189,7 @@ class Flow:
                 self._tiles_waiting += len(item)
                 return
         except (RayError, StopIteration) as error:
-            item = lost_unit(
+            item = failed_read(
                 unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(one_line(error)), unit.tiles
             )
         del self._readers[reader]
@@ -225,7 +227,7 @@ class Flow:
         batch = self._batches.pop(ref)
         outcomes = batch.outcomes
         try:
-            boxes, failed = ray.get(ref)
+            boxes, failed, reason = ray.get(ref)
         except RayError as error:
             self._pool.ended(batch.detector, failed=True)
             if batch.parts[0].attempts + 1 < ATTEMPTS:
@@ -236,6 +238,9 @@ class Flow:
             outcomes, boxes = ray.put(lost), 0
         else:
             self._pool.ended(batch.detector, failed=failed == len(batch))
+            if reason is not None and reason not in self._reasons:
+                self._reasons.add(reason)
+                self._emit(Note(reason, important=True))
         self._emit(TilesDetected(len(batch), boxes))
         for place, part in enumerate(batch.parts):
             part.unit.outcomes.append((outcomes, place))
@@ -290,7 +295,7 @@ class Flow:
             whole = [settled for settled, _ in scene.nodes.values()]
             task = tasks.finish.options(scheduling_strategy=self._here)
             execution = self._pool.execution
-            ref = task.remote(self._job, scene.plan, execution, self._out, len(summaries), *summaries, *whole)
+            ref = task.remote(self._job, scene.plan, execution, self._finish, len(summaries), *summaries, *whole)
             self._finishing[ref] = scene
             scene.nodes, scene.summaries = {}, {}
 

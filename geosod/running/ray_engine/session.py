@@ -74,15 +74,15 @@ def session(address: str | None, store: int) -> Iterator[None]:
 def store_bytes(job: Job) -> int:
     """Room for every batch that can be under way at once on this machine."""
     workers = job.config.workers or os.cpu_count() or 1
-    tile_bytes = job.tile**2 * len(job.bundle.card.bands) * np.dtype(job.bundle.card.dtype).itemsize
+    tile_bytes = job.tile[0] * job.tile[1] * len(job.model.card.bands) * np.dtype(job.model.card.dtype).itemsize
     each = max((job.config.batch or 1) * tile_bytes, GROUP_BYTES + tile_bytes)
     return int(STORE_BASE + workers * (IN_FLIGHT + READ_AHEAD + 2) * each)
 
 
 def group_size(job: Job, execution: Execution) -> int:
     """Tiles in one object and one call of a detector: a few batches where those are small, as each call costs."""
-    card = job.bundle.card
-    batch_bytes = execution.batch * job.tile**2 * len(card.bands) * np.dtype(card.dtype).itemsize
+    card = job.model.card
+    batch_bytes = execution.batch * job.tile[0] * job.tile[1] * len(card.bands) * np.dtype(card.dtype).itemsize
     return execution.batch * max(1, min(4, GROUP_BYTES // batch_bytes))
 
 

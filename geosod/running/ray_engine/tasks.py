@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from geosod.arrays import IntArray
 from geosod.detections import Detections
-from geosod.detectors import Detector
 from geosod.merging.components import merge_group
 from geosod.merging.rule import MergeRule
-from geosod.output.commit import OutputFolder
+from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Execution, SceneResult
 from geosod.running.job import Job, load_fitting
 from geosod.running.memory import give_back_memory
@@ -23,6 +21,9 @@ from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_t
 from geosod.scene import Scene, TileBatch, Unit, Window
 from geosod.scenes.read import ReadSpec, ReadSummary
 from geosod.tiling.units import Group
+
+if TYPE_CHECKING:
+    from geosod.detectors.detector import Detector
 
 RETRIES = 3
 #: A call to a detector on a lost node is tried several times before the node is known to be lost.
@@ -57,55 +58,67 @@ class DetectorActor:
             The execution, and a line that says why.
         """
         if self._detector is None or execution not in (None, self._detector.execution):
+            from geosod.detectors.execution import keep_freed_memory
+
+            keep_freed_memory()
             self._detector, self._line = load_fitting(self._job, execution)
         return self._detector.execution, self._line
 
     @ray.method(num_returns=2)
     def detect(
         self, execution: Execution, cuts: list[tuple[int, int]], *batches: TileBatch
-    ) -> tuple[list[TileOutcome], tuple[int, int]]:
-        """Detect on slices of several batches; one outcome a slice, and how many boxes and lost tiles in all.
+    ) -> tuple[list[TileOutcome], tuple[int, int, str | None]]:
+        """Detect on slices of several batches.
+
+        Returns:
+            One outcome per slice; and the number of boxes, the number of failed tiles, and why the batch failed at
+            first, or None.
 
         The execution comes with every call, since the actor may have been restarted on another machine.
         """
         self.load(execution)
         assert self._detector is not None
         parts = [batch[start:stop] for batch, (start, stop) in zip(batches, cuts, strict=True)]
-        outcomes = detect_tiles(self._detector, parts)
-        return outcomes, (sum(len(o.detections) for o in outcomes), sum(len(o.failed) for o in outcomes))
+        outcomes, reason = detect_tiles(self._detector, parts)
+        return outcomes, (sum(len(o.detections) for o in outcomes), sum(len(o.failed) for o in outcomes), reason)
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=3)
 def settle(
-    rule: MergeRule, level: Level, unit: Unit, summary: ReadSummary, places: list[int], *batches: list[TileOutcome]
+    rule: MergeRule, level: Level, unit: Unit, read: ReadSummary, places: list[int], *batches: list[TileOutcome]
 ) -> tuple[Detections, Detections, UnitSummary]:
-    """Settled boxes, open boxes and summary of a unit; its outcomes stand at `places` of `batches`."""
-    # Arrays that arrive through the object store are read-only, and coverage is updated in place.
-    own = replace(summary, coverage=replace(summary.coverage, codes=summary.coverage.codes.copy()))
+    """Final boxes, pending boxes and summary of a unit, whose outcomes are at `places` of `batches`."""
     outcomes = [batch[place] for batch, place in zip(batches, places, strict=True)]
-    node, told = settle_unit(rule, level, unit, own, outcomes)
-    return node.final, node.pending, told
+    node, summary = settle_unit(rule, level, unit, read, outcomes)
+    return node.final, node.pending, summary
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=2)
 def merge(rule: MergeRule, group: Group, *children: Detections) -> tuple[Detections, Detections]:
-    """`children` are the settled and the open boxes of each child in turn; settled boxes are gathered on the way up."""
+    """`children` are the final and the pending boxes of each child in turn; final boxes are gathered on the way up."""
     node = merge_group(children[1::2], group.core, rule, whole=group.whole)
     return Detections.concat([*children[::2], node.final]), node.pending
 
 
 @ray.remote(num_cpus=TASK_CPUS)
 def prepare(rule: MergeRule) -> None:
-    """Have a worker at hand, with its modules and compiled code loaded, before there is work for it."""
-    import geosod.running.finish  # noqa: F401
+    """Start a worker and load its modules and compiled code, before there is work for it."""
+    import geosod.running.assemble  # noqa: F401
 
     box = Detections(boxes=[[0, 0, 1, 1]], scores=[1], labels=[0])
     merge_group([box, box], Window(0, 0, 1, 1), rule)
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
-def finish(job: Job, plan: ScenePlan, execution: Execution, out: OutputFolder, units: int, *values: Any) -> SceneResult:
-    """`values` are the summaries of all units, then the settled boxes of the tree's root."""
-    from geosod.running.finish import finish_scene
+def finish(
+    job: Job,
+    plan: ScenePlan,
+    execution: Execution,
+    commit: Callable[[SceneOutputs], SceneResult],
+    units: int,
+    *values: Any,
+) -> SceneResult:
+    """`values` are the summaries of all units, then the final boxes of the tree's root."""
+    from geosod.running.assemble import assemble_scene
 
-    return finish_scene(job, plan, execution, Detections.concat(values[units:]), values[:units], out)
+    return commit(assemble_scene(job, plan, execution, Detections.concat(values[units:]), values[:units]))

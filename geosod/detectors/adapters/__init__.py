@@ -1,0 +1,82 @@
+"""Adapters: one file for each kind of network, found by what a card states under ``geosod:adapter``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from geosod.errors import ModelError
+
+if TYPE_CHECKING:
+    from geosod.detectors.bundle import Bundle
+    from geosod.detectors.contract import Adapter
+    from geosod.results import Execution
+
+#: Loads the network of a bundle: ``load(bundle, execution, threshold=...)``. Boxes below the threshold are dropped in
+#: any case, so an adapter may leave them out.
+Loader = Callable[..., "Adapter"]
+
+#: What a card states under ``geosod:adapter`` → "module:function" of its loader.
+ADAPTERS: dict[str, str] = {
+    "zoo": "geosod.detectors.adapters.zoo:load",
+}
+
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_dotted(name: str) -> bool:
+    """Whether a name is ``module:function``, code to import rather than an entry of the registry."""
+    return _DOTTED.fullmatch(name) is not None
+
+
+def import_function(name: str, *, what: str) -> Callable[..., object]:
+    """What ``module:function`` names. Importing executes the module: only call this for names the user trusts.
+
+    Args:
+        name: ``module:function``.
+        what: what to call it in an error.
+
+    Raises:
+        ModelError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except ImportError as error:
+        raise ModelError(
+            f"{what} {name!r}: module {module!r} cannot be imported: {error}; is it on PYTHONPATH?"
+        ) from error
+    except AttributeError:
+        raise ModelError(f"{what} {name!r}: module {module!r} has no function {function!r}") from None
+    if not callable(found):
+        raise ModelError(f"{what} {name!r}: is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def check_adapter(name: str, *, trust: bool, model: str) -> None:
+    """Refuse a name that is not in the registry, or that is code nobody said to trust.
+
+    Raises:
+        ModelError: it is either.
+    """
+    if name in ADAPTERS or (trust and is_dotted(name)):
+        return
+    if is_dotted(name):
+        raise ModelError(
+            f"model {model!r}: its card asks to run the code {name}; add --trust (trust=True) if you trust that code"
+        )
+    raise ModelError(f"model {model!r}: unknown adapter {name!r}; known are: {', '.join(ADAPTERS)}, or module:function")
+
+
+def load_adapter(bundle: Bundle, execution: Execution, *, threshold: float) -> Adapter:
+    """The network of a bundle, ready to run.
+
+    Raises:
+        ModelError: the adapter is unknown, or what it raises for weights that do not fit.
+    """
+    check_adapter(bundle.card.adapter, trust=bundle.trusted, model=bundle.card.name)
+    name = ADAPTERS.get(bundle.card.adapter, bundle.card.adapter)
+    load: Loader = import_function(name, what="adapter")  # type: ignore[assignment]
+    return load(bundle, execution, threshold=threshold)

@@ -1,0 +1,67 @@
+"""Arrays that a user passes to a detector, as tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from geosod.arrays import BoolArray, PixelArray
+from geosod.detectors.card import ModelCard
+from geosod.errors import ModelError
+from geosod.scene import TileBatch, channels_first
+from geosod.tile_size import MAX_SIDE, STRIDE
+
+
+def tiles_of(array: PixelArray, card: ModelCard) -> Iterator[TileBatch]:
+    """Every image of an array as a batch of one tile, filled up with invalid pixels to a multiple of 32.
+
+    Args:
+        array: (C, H, W), (N, C, H, W), or channels last where only that fits.
+        card: bands, pixel type and limits.
+
+    Raises:
+        ModelError: the array does not fit the card.
+    """
+    pixels = np.asarray(array)
+    if pixels.ndim not in (3, 4):
+        raise ModelError(f"an array of shape {pixels.shape} is no image; pass (C, H, W) or (N, C, H, W)")
+    if card.scaling == "stored" and pixels.dtype != np.dtype(card.dtype):
+        raise ModelError(
+            f"pixels are {pixels.dtype}, but {card.name} was trained on {card.dtype}; convert them on purpose, "
+            f"such as image.astype({card.dtype!r})"
+        )
+    images = pixels if pixels.ndim == 4 else pixels[None]
+    for image in images:
+        yield _tile(channels_first(image, len(card.bands)), card)
+
+
+def _tile(image: PixelArray, card: ModelCard) -> TileBatch:
+    bands, height, width = image.shape
+    if min(height, width) < 1 or max(height, width) > MAX_SIDE:
+        raise ModelError(
+            f"an image of {width} x {height} pixels does not fit a tile of at most {MAX_SIDE} x {MAX_SIDE}; use "
+            "geosod.detect(image, model=...), which cuts it into tiles"
+        )
+    finite = np.asarray(np.isfinite(image).all(axis=0))
+    padded = np.zeros((1, bands, *(-(-side // STRIDE) * STRIDE for side in (height, width))), image.dtype)
+    valid = np.zeros((1, *padded.shape[2:]), np.bool_)
+    padded[0, :, :height, :width] = np.where(finite, image, 0)
+    valid[0, :height, :width] = finite
+    size = np.array([[width, height]], np.int64)
+    windows = np.array([[0, 0, width, height]], np.int64)
+    return TileBatch(padded, windows, valid, size, _limits(image, finite, card))
+
+
+def _limits(image: PixelArray, valid: BoolArray, card: ModelCard) -> npt.NDArray[np.float32] | None:
+    """(1, C, 2) limits of the image where the card states percentiles; None where it states values."""
+    if card.scaling != "percentile" or not valid.any():
+        return None
+    limits = []
+    for band, percentages in zip(image, zip(card.minimum, card.maximum, strict=True), strict=True):
+        low, high = (float(v) for v in np.percentile(band[valid].astype(np.float64), percentages))
+        # A band of one value would have no range.
+        span = 1.0 if band.dtype.kind in "ui" else max(abs(low) * 1e-6, 1e-12)
+        limits.append((low, max(high, low + span)))
+    return np.array([limits], np.float32)

@@ -1,0 +1,151 @@
+"""A detector: radiometry, an adapter's network, and what turns its raw boxes into detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import overload
+
+import numpy as np
+import torch
+
+from geosod.arrays import PixelArray
+from geosod.detections import Detections
+from geosod.detectors.arrays import tiles_of
+from geosod.detectors.card import ModelCard
+from geosod.detectors.contract import Adapter, RawBoxes
+from geosod.detectors.postprocess import BatchDetections, postprocess
+from geosod.detectors.radiometry import network_input
+from geosod.errors import ConfigError, ModelError
+from geosod.results import Execution
+from geosod.scene import TileBatch
+from geosod.tile_size import TileSize
+
+#: How an object runs that a user made without saying so.
+IN_PROCESS = Execution("cpu", "eager", "fp32", 1, 1)
+
+
+class Detector:
+    """Finds objects in tiles. Engines call `detect_batch`; for arrays of your own there is `detect`.
+
+    `geosod.load_model` makes one from a bundle. To run a network of your own, pass an object with a `predict` method,
+    as docs/adapters.md describes, and give the detector to `geosod.detect(scenes, model=detector)`.
+
+    Attributes:
+        card: what the model is made for.
+        adapter: the network.
+        execution: how it runs: device, precision, batch and threads.
+        threshold: minimum score.
+
+    Args:
+        card: what the model is made for.
+        adapter: see `geosod.detectors.contract.Adapter`.
+        execution: None runs single tiles on the CPU with one thread.
+        threshold: None takes the card's.
+
+    Raises:
+        ConfigError: the threshold is not in 0 to 1, or the adapter has no method `predict`.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        adapter: Adapter,
+        execution: Execution | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> None:
+        if not isinstance(adapter, Adapter):
+            raise ConfigError(f"adapter {type(adapter).__name__} has no method predict(images); see docs/adapters.md")
+        self.card = card
+        self.adapter = adapter
+        self.execution = IN_PROCESS if execution is None else execution
+        self.threshold = card.threshold if threshold is None else threshold
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold {self.threshold} must be from 0 to 1, such as 0.5")
+        self._device = torch.device(self.execution.device)
+
+    def with_threshold(self, threshold: float | None) -> Detector:
+        """The same network with another minimum score; None keeps this one's."""
+        return self if threshold is None else Detector(self.card, self.adapter, self.execution, threshold=threshold)
+
+    @overload
+    def detect(self, tiles: TileBatch) -> list[Detections]: ...
+
+    @overload
+    def detect(self, tiles: PixelArray) -> Detections | list[Detections]: ...
+
+    def detect(self, tiles: TileBatch | PixelArray) -> Detections | list[Detections]:
+        """Find the objects in tiles, or in an image that is no larger than one tile may be.
+
+        Args:
+            tiles: an array (C, H, W) for one image or (N, C, H, W) for several, or (H, W, C) and (N, H, W, C) where
+                only that fits the model's bands, of the model's pixel type and bands; pixels that are not finite are
+                invalid. Or a `TileBatch`.
+
+        Returns:
+            The boxes of the image, in its pixels; for several images or a `TileBatch` a list, one entry each.
+
+        Raises:
+            ModelError: the array does not fit the model's bands or pixel type, or is larger than 8192 pixels.
+        """
+        if isinstance(tiles, TileBatch):
+            return self.detect_batch(tiles).per_tile()
+        found = [self.detect_batch(tile).detections for tile in tiles_of(tiles, self.card)]
+        return found if np.ndim(tiles) == 4 else found[0]
+
+    def detect_batch(self, batch: TileBatch) -> BatchDetections:
+        """What is found in the tiles of a batch of any length, in the scene frame."""
+        with _threads(self.execution.threads), torch.inference_mode():
+            parts = [self._forward(part) for part in _slices(batch, self.execution.batch)]
+        return BatchDetections(
+            Detections.concat(part.detections for part in parts),
+            np.concatenate([part.counts for part in parts]),
+            np.concatenate([part.capped for part in parts]),
+            np.concatenate([part.degenerate for part in parts]),
+        )
+
+    def warm_up(self, tile: TileSize) -> None:
+        """Compile and allocate for tiles of a size.
+
+        Raises:
+            MemoryError: the device does not hold a batch.
+        """
+        width, height = tile
+        pixels = np.zeros((1, len(self.card.bands), height, width), self.card.dtype)
+        size = np.array([[width, height]], np.int64)
+        try:
+            self.detect_batch(TileBatch(pixels, np.array([[0, 0, width, height]], np.int64), None, size))
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def _forward(self, batch: TileBatch) -> BatchDetections:
+        images = network_input(batch, self.card, size=self.execution.batch, device=self._device)
+        raw = self.adapter.predict(images)
+        if not isinstance(raw, RawBoxes):
+            raise ModelError(
+                f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "
+                "RawBoxes, such as RawBoxes.per_tile([(boxes, scores, labels), ...])"
+            )
+        if raw.broken is not None and (broken := int(raw.broken[: len(batch)].sum())):
+            raise ModelError(
+                f"model {self.card.name!r}: the network's output is not a number on {broken} of {len(batch)} tiles; "
+                "its weights, or its precision (--precision fp32), do not suit these pixels"
+            )
+        return postprocess(raw, batch, self.card, threshold=self.threshold)
+
+
+def _slices(batch: TileBatch, size: int) -> Iterator[TileBatch]:
+    for start in range(0, len(batch), size):
+        yield batch[start : start + size]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch's number of threads belongs to the process: it is as before when the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

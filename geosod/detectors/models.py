@@ -1,0 +1,174 @@
+"""What a user may name as a model, and how each becomes a detector in the process that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from geosod.detectors.adapters import import_function, is_dotted, load_adapter
+from geosod.detectors.bundle import Bundle, open_bundle
+from geosod.detectors.card import ModelCard
+from geosod.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from geosod.detectors.detector import Detector
+    from geosod.results import Execution
+
+
+class Model(Protocol):
+    """Something a detector can be loaded from, as often as there are processes that detect."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is made for."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes when the model does; stands in every output made with it."""
+        ...
+
+    def load(self, execution: Execution, *, threshold: float) -> Detector:
+        """The detector, ready to run as `execution` says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BundleModel:
+    """A model from a folder."""
+
+    bundle: Bundle
+
+    @property
+    def card(self) -> ModelCard:
+        """The bundle's card."""
+        return self.bundle.card
+
+    @property
+    def digest(self) -> str:
+        """Of card and weights."""
+        return self.bundle.digest
+
+    def load(self, execution: Execution, *, threshold: float) -> Detector:
+        """Read the weights, verify them once more, and make the network.
+
+        Raises:
+            ModelError: they are not the bundle's, or do not fit.
+        """
+        from geosod.detectors.detector import Detector
+
+        adapter = load_adapter(self.bundle, execution, threshold=threshold)
+        return Detector(self.card, adapter, execution, threshold=threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class FactoryModel:
+    """A model that a user's function makes: ``module:function``, called once in every process that detects.
+
+    Attributes:
+        factory: ``module:function``; the function takes an `Execution` and returns a `Detector`.
+        card: what the function's detector states.
+        digest: of the card, the name and the module's source.
+    """
+
+    factory: str
+    card: ModelCard
+    digest: str
+
+    def load(self, execution: Execution, *, threshold: float) -> Detector:
+        """Call the function.
+
+        Raises:
+            ModelError: it does not return a detector with the card that it returned before.
+        """
+        made = _made(self.factory, execution)
+        if made.card != self.card:
+            raise ModelError(f"model {self.factory!r}: returns another card in this process; is the code the same?")
+        from geosod.detectors.detector import Detector
+
+        return Detector(made.card, made.adapter, execution, threshold=threshold)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectModel:
+    """A detector that a user loaded: it runs in this process alone, and as it was loaded."""
+
+    detector: Detector
+
+    @property
+    def card(self) -> ModelCard:
+        """The detector's card."""
+        return self.detector.card
+
+    @property
+    def digest(self) -> str:
+        """Of the card and the adapter's class; weights are not covered unless the card states their digest."""
+        adapter = type(self.detector.adapter)
+        return _digest(self.card, f"{adapter.__module__}:{adapter.__qualname__}")
+
+    def load(self, execution: Execution, *, threshold: float) -> Detector:  # noqa: ARG002
+        """The detector itself; it runs as it was loaded, whatever `execution`."""
+        return self.detector.with_threshold(threshold)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise ConfigError(
+            "a detector object runs in this process only; for Ray pass model='module:function' with trust=True, a "
+            "function that makes the detector where it runs"
+        )
+
+
+def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
+    """What a user named as the model.
+
+    Args:
+        model: a shipped model's name, a bundle's folder, ``module:function``, or a detector.
+        trust: code that `model` or its card names may be run.
+
+    Raises:
+        ModelError: there is no such model, it is malformed, or it names code that is not trusted.
+        ConfigError: `model` is something else.
+    """
+    if isinstance(model, str | Path):
+        name = str(model)
+        if not is_dotted(name) or Path(name).exists():
+            return BundleModel(open_bundle(model, trust=trust))
+        if not trust:
+            raise ModelError(f"model {name!r}: is code to run; add --trust (trust=True) if you trust that code")
+        return _factory(name)
+    from geosod.detectors.detector import Detector
+
+    if not isinstance(model, Detector):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; pass a name, a bundle's folder, or geosod.Detector(card, adapter)"
+        )
+    return ObjectModel(model)
+
+
+def _factory(name: str) -> FactoryModel:
+    from geosod.detectors.detector import IN_PROCESS
+
+    import_function(name, what="model")
+    source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    card = _made(name, IN_PROCESS).card
+    return FactoryModel(name, card, _digest(card, f"{name} {code}"))
+
+
+def _made(name: str, execution: Execution) -> Detector:
+    from geosod.detectors.detector import Detector
+
+    function = cast("Callable[[Execution], object]", import_function(name, what="model"))
+    made = function(execution)
+    if not isinstance(made, Detector):
+        raise ModelError(f"model {name!r}: returned a {type(made).__name__}; it must return a geosod.Detector")
+    return made
+
+
+def _digest(card: ModelCard, code: str) -> str:
+    values = json.dumps([asdict(card), code], sort_keys=True, default=str)
+    return hashlib.sha256(values.encode()).hexdigest()

@@ -1,0 +1,50 @@
+"""Pixel values of a scene to the values that a network is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geosod.detectors.card import ModelCard
+from geosod.scene import TileBatch
+
+
+def card_limits(card: ModelCard) -> npt.NDArray[np.float32]:
+    """(C, 2) float32, the pixel values that are 0 and 1 to the network where a batch brings none of its own."""
+    return np.array([card.minimum, card.maximum], np.float32).T
+
+
+def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch.device) -> Tensor:
+    """The tiles of a batch as a network sees them.
+
+    Args:
+        batch: at most `size` tiles.
+        card: limits for batches without their own, and gamma.
+        size: number of tiles to return; zeros are added. The shape is always the same, so that the numbers of a tile
+            do not depend on how many others came with it.
+        device: where the result is.
+
+    Returns:
+        (size, C, H, W) float32, 0 to 1, and 0 where a pixel is invalid.
+    """
+    n = len(batch)
+    pixels = np.zeros((size, *batch.pixels.shape[1:]), batch.pixels.dtype)
+    pixels[:n] = batch.pixels
+    limits = np.empty((size, len(card.bands), 2), np.float32)
+    limits[:] = card_limits(card)
+    if batch.limits is not None:
+        limits[:n] = batch.limits
+    scaled = _scaled(torch.from_numpy(pixels).to(device), torch.from_numpy(limits).to(device), card.gamma)
+    if batch.valid is not None:
+        # Invalid pixels are 0 to the network, whatever 0 means in the scene's units.
+        scaled[:n] *= torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
+    return scaled
+
+
+def _scaled(pixels: Tensor, limits: Tensor, gamma: float) -> Tensor:
+    """Pixels (B, C, H, W) as fractions of the distance between their band's limits (B, C, 2), gamma applied."""
+    low, high = limits[..., None, None].unbind(2)
+    scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+    return scaled if gamma == 1 else scaled.pow_(1 / gamma)

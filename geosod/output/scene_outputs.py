@@ -1,0 +1,101 @@
+"""What a scene came to, as values: boxes, ground inspected, failures and counts. Nothing is written here."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from geosod.detections import Detections
+from geosod.errors import ConfigError
+from geosod.georeference.polygons import georeferenced
+from geosod.output.coverage import coverage_table
+from geosod.output.geoparquet import file_metadata, write_geoparquet
+from geosod.output.table import detection_table
+from geosod.results import Counts, Coverage, Failure, Provenance
+from geosod.scene import Scene
+
+if TYPE_CHECKING:
+    import geopandas
+    import supervision
+    from shapely.geometry.base import BaseGeometry
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SceneOutputs:
+    """The result of one scene.
+
+    Attributes:
+        scene: the scene.
+        detections: its boxes, merged, scene frame; all with a place on the ground where the scene is georeferenced.
+        coverage: what became of its ground, on a grid.
+        failures: what could not be read or processed.
+        counts: of tiles and raw boxes.
+        provenance: model, settings and execution.
+        crs: CRS of the tables.
+        aoi: the area of interest, scene frame; None for the whole scene.
+        masks: ground left out by request, scene frame, by kind.
+    """
+
+    scene: Scene
+    detections: Detections
+    coverage: Coverage
+    failures: tuple[Failure, ...]
+    counts: Counts
+    provenance: Provenance
+    crs: str
+    aoi: BaseGeometry | None = None
+    masks: dict[str, BaseGeometry] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Literal["done", "partial"]:
+        """ "partial" where some ground failed."""
+        return "partial" if self.failures else "done"
+
+    def __repr__(self) -> str:
+        return f"SceneOutputs({self.scene.id!r}, {self.status}, {self.detections!r})"
+
+    def detection_table(self) -> pa.Table:
+        """The rows of the detections file, with `geosod.output.table.DETECTION_SCHEMA`."""
+        return detection_table(self.scene, self.detections, self.provenance, crs=self.crs)
+
+    def coverage_table(self) -> pa.Table:
+        """The rows of the coverage file, with `geosod.output.coverage.COVERAGE_SCHEMA`."""
+        return coverage_table(self.scene, self.coverage, crs=self.crs, aoi=self.aoi, masks=self.masks)
+
+    def to_geopandas(self) -> geopandas.GeoDataFrame:
+        """The detections as a GeoDataFrame: the same as reading the file that `geosod.detect(out=...)` writes."""
+        return self._as_read(self.detection_table())
+
+    def coverage_to_geopandas(self) -> geopandas.GeoDataFrame:
+        """The ground as a GeoDataFrame, with `status`, `reason` and `area_km2`."""
+        return self._as_read(self.coverage_table())
+
+    def to_supervision(self) -> supervision.Detections:
+        """The detections as `supervision.Detections`, boxes in pixels of the scene, class names in ``data``.
+
+        Raises:
+            ConfigError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ConfigError("to_supervision needs the package supervision; pip install supervision") from error
+        d, names = self.detections, np.array(self.provenance.classes, dtype=str)
+        return supervision.Detections(
+            xyxy=d.boxes.astype(np.float32),
+            confidence=d.scores.copy(),
+            class_id=d.labels.astype(int),
+            data={"class_name": names[d.labels]},
+        )
+
+    def _as_read(self, table: pa.Table) -> geopandas.GeoDataFrame:
+        import geopandas
+
+        buffer = io.BytesIO()
+        crs = self.crs if georeferenced(self.scene) else None
+        write_geoparquet(table, buffer, crs=crs, metadata=file_metadata(self.scene, self.provenance))
+        return geopandas.read_parquet(io.BytesIO(buffer.getvalue()))

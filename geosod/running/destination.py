@@ -1,0 +1,130 @@
+"""Where the outputs of a run go: into an output folder, or to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from geosod.errors import OutputError, UsageError
+from geosod.output.commit import OutputFolder, committed, known_sources, write_failures
+from geosod.output.scene_commit import commit_outputs, scene_result
+from geosod.output.scene_outputs import SceneOutputs
+from geosod.output.stac_item import source_href
+from geosod.results import SceneResult
+from geosod.running.job import EXECUTION, Job
+from geosod.scene import SceneRef
+from geosod.scenes.sources import failed_id, with_own_ids
+
+
+class Destination(Protocol):
+    """What a run asks of the place its outputs go to."""
+
+    def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:
+        """The scenes under identifiers that are unique there."""
+        ...
+
+    def skipped(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """The result of a scene that is there already and need not be processed again."""
+        ...
+
+    @property
+    def finish(self) -> Callable[[SceneOutputs], SceneResult]:
+        """Takes the outputs of a scene."""
+        ...
+
+    def record(self, result: SceneResult) -> None:
+        """Keep what failed of a scene, or forget what failed of it before."""
+        ...
+
+
+class Memory:
+    """Outputs are returned to the caller, and nothing is written.
+
+    Attributes:
+        outputs: those of each scene, by its identifier.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, SceneOutputs] = {}
+
+    def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:  # noqa: ARG002
+        """See `Destination`."""
+        return with_own_ids(refs, {})
+
+    def skipped(self, job: Job, ref: SceneRef) -> None:
+        """See `Destination`."""
+
+    def finish(self, outputs: SceneOutputs) -> SceneResult:
+        """See `Destination`."""
+        self.outputs[outputs.scene.id] = outputs
+        return scene_result(outputs)
+
+    def record(self, result: SceneResult) -> None:
+        """See `Destination`."""
+
+
+class Folder:
+    """Outputs are committed to an output folder, scene by scene."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self.folder = folder
+
+    @property
+    def finish(self) -> Callable[[SceneOutputs], SceneResult]:
+        """See `Destination`; the function can be pickled."""
+        return partial(commit_outputs, self.folder)
+
+    def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:
+        """Scenes under the identifiers they were committed by before, or under new ones.
+
+        Raises:
+            OutputError: the output is one file, and holds another scene.
+        """
+        folder = self.folder
+        known = known_sources(folder)
+        uris = {source_href(ref.uri): ref.uri for ref in refs}
+        if folder.name is None:
+            return with_own_ids(refs, {uris.get(source, source): name for source, name in known.items()})
+        if not overwrite and any(source not in uris for source in known):
+            raise OutputError(
+                f"{folder.item('').with_suffix('.parquet')}: holds the scene {next(iter(known))}; add --overwrite to "
+                "replace it, or choose another name"
+            )
+        return refs
+
+    def skipped(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """The result of a scene that is committed, unless its file changed since or some of its ground failed.
+
+        Raises:
+            UsageError: it was committed with another model or other settings.
+        """
+        item = None if job.config.overwrite else committed(self.folder, ref.id)
+        p = {} if item is None else item["properties"]
+        if p.get("geosod:status") != "done" or p.get("geosod:source_version") != ref.version:
+            return None
+        asked = job.config.model_dump(include=set(EXECUTION))
+        ran = p["geosod:execution"]
+        same = all(value in (None, "auto", ran[name]) for name, value in asked.items())
+        same = same and p["geosod:model_digest"] == job.model.digest and p["geosod:config_digest"] == job.config_digest
+        if not same:
+            raise UsageError(
+                f"{ref.uri}: is already in the output as {ref.id!r}, made with model {p['geosod:model']} or settings "
+                "that differ from this run's; add --overwrite to redo it, or choose another output folder"
+            )
+        return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
+
+    def record(self, result: SceneResult) -> None:
+        """See `Destination`. A scene that was committed has recorded its failures with the commit."""
+        lost = [failure for failure in result.failures if recorded(failure.error)]
+        if result.status == "failed" and lost:
+            write_failures(self.folder, lost)
+        elif result.status != "failed" and self.folder.failures.exists():
+            names = [failed_id(result.uri)]
+            scenes = [*names, result.scene_id] if result.status == "skipped" else names
+            write_failures(self.folder, (), scenes=scenes)
+
+
+def recorded(error: str) -> bool:
+    """Whether an error of that class is recorded: not where the run refused to redo a committed scene."""
+    return error != UsageError.__name__

@@ -1,0 +1,243 @@
+"""`detect`: the main job, from what a user names to the outputs of every scene."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from geosod.config import RunConfig, make_config
+from geosod.detectors.models import ObjectModel, find_model
+from geosod.errors import ConfigError, GeosodError, ModelError, UsageError, redacted
+from geosod.output.commit import check_dataset_crs, open_output
+from geosod.results import Failure, SceneResult
+from geosod.running.destination import Destination, Folder, Memory
+from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
+from geosod.running.job import Job, validate
+from geosod.running.planning import ScenePlan, plan_scene
+from geosod.running.result import Result
+from geosod.scene import SceneRef
+from geosod.scenes.arrays import ArrayScene, array_scenes
+from geosod.scenes.sources import find_scenes
+from geosod.settings import Settings
+
+if TYPE_CHECKING:
+    from geosod.detectors.detector import Detector
+
+#: One scene: a path or URL, bands by name, or pixels.
+SceneInput = str | Path | Mapping[str, Any] | ArrayScene | np.ndarray[Any, Any]
+
+#: Scenes whose headers are read before the engine asks for them.
+PLANS_AHEAD = 2
+
+
+def detect(
+    scenes: SceneInput | Sequence[SceneInput],
+    *,
+    model: str | Path | Detector,
+    out: str | Path | None = None,
+    config: str | Path | RunConfig | None = None,
+    on_event: Emit | None = None,
+    **settings: Unpack[Settings],
+) -> Result:
+    """Find the objects in scenes of any size, and write them as a map layer or return them.
+
+    Args:
+        scenes: GeoTIFFs, VRTs or STAC items: paths, folders, globs, ``https://`` and ``s3://`` addresses, or
+            mappings of bands to files, see `geosod.scenes.sources.find_scenes`; or pixels: arrays (C, H, W), or
+            (H, W, C) where only that fits the model's bands, and `geosod.ArrayScene` for arrays with a place.
+        model: a shipped model's name, a bundle's folder, a detector (which runs in this process), or
+            ``module:function`` with ``trust=True``.
+        out: the output folder, or with one scene a name ending in ``.parquet``. None writes nothing: the result holds
+            what was found, ``result["scene"].detections``.
+        config: a YAML file of settings, or settings already made.
+        on_event: called in this thread with each `geosod.running.events.Event`.
+        **settings: any setting of `RunConfig`, which override `config`.
+
+    Returns:
+        What each scene came to; `Result.exit_code` summarises it. A scene that fails is reported there and in
+        ``failures.parquet``, and does not stop the others.
+
+    Raises:
+        UsageError: a setting, the model or the output is unusable; nothing was done.
+        EngineError: Ray could not be started, or every detector was lost.
+    """
+    started = time.monotonic()
+    emit: Emit = on_event or (lambda _: None)
+    single = isinstance(scenes, str | Path | Mapping | ArrayScene | np.ndarray)
+    inputs: list[Any] = [scenes] if single else list(scenes)  # type: ignore[arg-type]
+    job = make_job(model, config, **settings)
+    c = job.config
+    pixels = [scene for scene in inputs if isinstance(scene, ArrayScene | np.ndarray)]
+    named = [s if isinstance(s, Mapping) else str(s) for s in inputs if not isinstance(s, ArrayScene | np.ndarray)]
+    run_engine = _engine(job, in_process=out is None or bool(pixels))
+    ended: list[SceneResult] = []
+    with array_scenes(pixels, bands=None if c.bands else len(job.model.card.bands), datetime=c.datetime) as arrays:
+        refs: list[SceneRef] = list(arrays)
+        missing: Sequence[Failure] = ()
+        if named or not arrays:
+            found, missing = find_scenes(named, datetime=c.datetime, bands=c.bands, asset=c.asset)
+            refs += found
+        place = _destination(out, len(refs) + len(missing), job)
+        for failure in missing:
+            _end(_failed(failure), place, emit, ended)
+        plans = _plans(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
+        # Nothing is started for a run in which no scene can be begun.
+        first = next(plans, None)
+        if first is not None:
+            for result in run_engine(job, chain([first], plans), place.finish, emit):
+                _end(result, place, emit, ended)
+    failures = tuple(failure for result in ended for failure in result.failures)
+    outputs = place.outputs if isinstance(place, Memory) else {}
+    name = None if out is None else str(out)
+    return Result(tuple(ended), failures, name, time.monotonic() - started, outputs)
+
+
+def make_job(
+    model: str | Path | Detector, config: str | Path | RunConfig | None = None, **settings: Unpack[Settings]
+) -> Job:
+    """What the scenes of a run share, from what a user names.
+
+    Raises:
+        UsageError: a setting, a file that it names, or the model is unusable.
+    """
+    values: dict[str, Any] = dict(settings)
+    if isinstance(config, RunConfig):
+        values = config.model_dump(exclude_unset=True) | {n: v for n, v in values.items() if v is not None}
+        config = None
+    resolved = make_config(config, **values)
+    job = Job(find_model(model, trust=resolved.trust), resolved)
+    validate(job)
+    files = {f"mask {kind}": _file_digest(mask.path) for kind, mask in resolved.mask.items()}
+    files |= {} if resolved.dem is None else {"dem": _file_digest(resolved.dem)}
+    if resolved.aoi is None:
+        return replace(job, files=files)
+    from geosod.scenes.aoi import load_aoi
+
+    aoi = load_aoi(resolved.aoi)
+    files["aoi"] = hashlib.sha256(aoi.geometry.wkb + aoi.crs.encode()).hexdigest()
+    return replace(job, aoi=aoi, files=files)
+
+
+def _file_digest(name: str) -> str:
+    """sha256 of a local file; of its name where it is remote, or differs from scene to scene.
+
+    Raises:
+        ConfigError: a local file is missing.
+    """
+    if "{id}" in name or "://" in name:
+        return hashlib.sha256(name.partition("?")[0].encode()).hexdigest()
+    found = hashlib.sha256()
+    parts = [Path(name)]
+    if parts[0].suffix.lower() == ".shp":
+        parts += [part for end in (".dbf", ".prj", ".shx") if (part := parts[0].with_suffix(end)).exists()]
+    try:
+        for part in parts:
+            with part.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        return found.hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}; check the path of the mask or DEM") from error
+
+
+def _engine(job: Job, *, in_process: bool) -> Any:
+    """The `run` of the engine that was asked for; "auto" is Ray but where results or pixels stay in this process.
+
+    Raises:
+        ConfigError: Ray was asked for, and cannot do it.
+    """
+    if job.config.engine == "ray" and in_process:
+        raise ConfigError(
+            "engine 'ray' reads scenes from files and writes results to files; for arrays, or results in memory "
+            "(out=None), leave the engine out or use engine='serial'"
+        )
+    if job.config.engine == "serial" or in_process or isinstance(job.model, ObjectModel):
+        from geosod.running import serial
+
+        return serial.run
+    from geosod.running import ray_engine
+
+    return ray_engine.run
+
+
+def _destination(out: str | Path | None, scenes: int, job: Job) -> Destination:
+    if out is None:
+        return Memory()
+    folder = open_output(out, scenes=scenes, overwrite=job.config.overwrite)
+    check_dataset_crs(folder, job.config.crs)
+    return Folder(folder)
+
+
+def _plans(
+    job: Job, refs: Sequence[SceneRef], place: Destination, emit: Emit, ended: list[SceneResult]
+) -> Iterator[ScenePlan]:
+    """Plan scenes as the engine asks for them; those that need or allow no work are ended at once."""
+    for ref, outcome in _ahead(partial(_plan, job, place), refs):
+        if isinstance(outcome, SceneResult):
+            _end(outcome, place, emit, ended)
+            continue
+        plan = outcome
+        if plan.warning:
+            emit(Note(redacted(plan.warning), important=True))
+        emit(ScenePlanned(ref.id, len(plan.units), plan.tiles, plan.scene.megapixels))
+        yield plan
+
+
+def _plan(job: Job, place: Destination, ref: SceneRef) -> ScenePlan | SceneResult:
+    """The plan of a scene, or how it ended already."""
+    try:
+        return place.skipped(job, ref) or plan_scene(job, ref)
+    except Exception as error:
+        # Whatever a file makes a library raise, the other scenes go on.
+        return _failed(_plan_failure(ref, error))
+
+
+def _ahead(
+    function: Callable[[SceneRef], ScenePlan | SceneResult], refs: Iterable[SceneRef]
+) -> Iterator[tuple[SceneRef, ScenePlan | SceneResult]]:
+    """Each scene and what `function` returns for it, in order, with the next ones under way in threads.
+
+    A header that comes over a network takes a second; the engine should not wait for it.
+    """
+    waiting: deque[tuple[SceneRef, Future[ScenePlan | SceneResult]]] = deque()
+    threads = ThreadPoolExecutor(PLANS_AHEAD, thread_name_prefix="plan")
+    try:
+        for ref in refs:
+            waiting.append((ref, threads.submit(function, ref)))
+            if len(waiting) > PLANS_AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _plan_failure(ref: SceneRef, error: Exception) -> Failure:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, GeosodError):
+        message = f"{ref.uri}: cannot be planned: {type(error).__name__}: {message}"
+    stage = "plan" if isinstance(error, ModelError | UsageError) else "open"
+    return Failure(ref.id, ref.uri, None, stage, type(error).__name__, message)
+
+
+def _failed(failure: Failure) -> SceneResult:
+    return SceneResult(failure.scene_id, failure.uri, "failed", failures=(failure,))
+
+
+def _end(result: SceneResult, place: Destination, emit: Emit, ended: list[SceneResult]) -> None:
+    place.record(result)
+    for failure in result.failures:
+        emit(Failed(failure))
+    emit(SceneFinished(result))
+    ended.append(result)

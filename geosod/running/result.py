@@ -1,0 +1,65 @@
+"""The result of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from geosod.errors import ConfigError
+from geosod.output.scene_outputs import SceneOutputs
+from geosod.results import Failure, SceneResult
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        scenes: how each scene ended, in the order they ended.
+        failures: everything that failed, scenes that could not be opened included.
+        out: the output folder or file; None where results were returned.
+        seconds: wall time.
+        outputs: the results of each scene by its identifier, where they were returned; see `__getitem__`.
+    """
+
+    scenes: tuple[SceneResult, ...]
+    failures: tuple[Failure, ...]
+    out: str | None
+    seconds: float
+    outputs: Mapping[str, SceneOutputs] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, scene_id: str) -> SceneOutputs:
+        """The outputs of a scene of a run with ``out=None``.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if scene_id in self.outputs:
+            return self.outputs[scene_id]
+        named = next((scene for scene in self.scenes if scene.scene_id == scene_id), None)
+        if named is None:
+            known = ", ".join(scene.scene_id for scene in self.scenes) or "none"
+            raise ConfigError(f"no scene {scene_id!r} in this result; there are: {known}")
+        if named.status == "failed":
+            raise ConfigError(f"scene {scene_id!r} failed: {named.failures[0].message}")
+        where = named.paths[0] if named.paths else self.out
+        raise ConfigError(f"scene {scene_id!r} was written to {where}; read it with geopandas.read_parquet")
+
+    @property
+    def detections(self) -> int:
+        """Number of detections of this run."""
+        return sum(scene.detections for scene in self.scenes if scene.status != "skipped")
+
+    @property
+    def megapixels(self) -> float:
+        """Size of the scenes this run worked on."""
+        return sum(scene.megapixels for scene in self.scenes if scene.status in ("done", "partial"))
+
+    @property
+    def exit_code(self) -> int:
+        """0: all done. 3: some ground or scenes failed. 2: nothing could be started, the request is wrong."""
+        if not self.failures:
+            return 0
+        begun = any(scene.status != "failed" for scene in self.scenes)
+        at_fault = all(failure.stage in ("open", "plan") for failure in self.failures)
+        return 2 if at_fault and not begun else 3

@@ -1,0 +1,92 @@
+"""Scenes that are arrays in memory: pixels a caller passes in place of a file."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from affine import Affine
+
+from geosod.arrays import PixelArray
+from geosod.errors import ConfigError
+from geosod.scene import SceneRef, channels_first
+from geosod.scenes.sources import safe_id
+from geosod.storage.memory import memory_file
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ArrayScene:
+    """An array as a scene, with what an array does not say of itself.
+
+    Attributes:
+        array: (C, H, W), or (H, W, C) where only that fits the model's bands; (H, W) for one band.
+        transform: pixel → CRS coordinates, as rasterio's ``dataset.transform``; None without georeference.
+        crs: anything that pyproj reads, such as "EPSG:32631"; None without georeference.
+        id: name of the scene.
+        datetime: acquisition time; UTC unless it says otherwise.
+        nodata: the value of invalid pixels. NaN is invalid in any case.
+    """
+
+    array: PixelArray
+    transform: Affine | None = None
+    crs: Any = None
+    id: str = "array"
+    datetime: dt.datetime | None = None
+    nodata: float | None = None
+
+    def __repr__(self) -> str:
+        return f"ArrayScene({self.id!r}, {np.shape(self.array)}, {np.asarray(self.array).dtype})"
+
+
+@contextmanager
+def array_scenes(
+    scenes: Sequence[ArrayScene | PixelArray], *, bands: int | None, datetime: dt.datetime | None
+) -> Iterator[tuple[SceneRef, ...]]:
+    """References to arrays, which the rest of geosod reads like files; valid inside the block.
+
+    Args:
+        scenes: the arrays.
+        bands: number of the model's bands, which decides between (C, H, W) and (H, W, C); None where bands are chosen
+            by the user, and arrays must be (C, H, W).
+        datetime: acquisition time of all.
+
+    Raises:
+        ConfigError: an array has no pixels, a pixel type that no raster has, or a CRS without a transform.
+        ModelError: its shape does not fit the model's bands.
+    """
+    with ExitStack() as files:
+        refs = []
+        for i, scene in enumerate(scenes):
+            given = scene if isinstance(scene, ArrayScene) else ArrayScene(np.asarray(scene), id=_default_id(i))
+            refs.append(_ref(given, bands, datetime, files))
+        yield tuple(refs)
+
+
+def _default_id(index: int) -> str:
+    return "array" if index == 0 else f"array-{index + 1}"
+
+
+def _ref(scene: ArrayScene, bands: int | None, datetime: dt.datetime | None, files: ExitStack) -> SceneRef:
+    pixels = np.asarray(scene.array)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or not pixels.size:
+        raise ConfigError(f"scene {scene.id!r}: an array of shape {pixels.shape} is no image; pass (C, H, W)")
+    if (scene.crs is None) != (scene.transform is None):
+        raise ConfigError(f"scene {scene.id!r}: has a CRS or a transform, but not both; give both, or neither")
+    pixels = np.ascontiguousarray(pixels if bands is None else channels_first(pixels, bands))
+    state = hashlib.sha256(repr((pixels.shape, pixels.dtype.str, scene.transform, scene.crs, scene.nodata)).encode())
+    state.update(pixels.data)
+    name = safe_id(scene.id)
+    uri = files.enter_context(memory_file(name, pixels, transform=scene.transform, crs=scene.crs, nodata=scene.nodata))
+    return SceneRef(uri, name, datetime or _utc(scene.datetime), state.hexdigest())
+
+
+def _utc(moment: dt.datetime | None) -> dt.datetime | None:
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)

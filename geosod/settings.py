@@ -1,0 +1,50 @@
+"""The settings of `geosod.config.RunConfig` as typed keywords, in every form in which they may be passed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+Method = Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"]
+
+
+class Settings(TypedDict, total=False):
+    """Keywords of `geosod.detect`; `geosod config` prints what each means. None leaves a setting at its default."""
+
+    bands: str | int | Sequence[str | int] | Mapping[str, str | int] | None
+    asset: str | None
+    aoi: str | Path | None
+    mask: Mapping[str, Any] | Sequence[str] | None
+    tile_gsd: float | str | None
+    rpc_height: float | None
+    dem: str | Path | None
+    tile: int | str | Sequence[int] | None
+    overlap: float | str | Sequence[float] | None
+    levels: float | str | Sequence[Any] | None
+    threshold: float | None
+    merge_method: Method | None
+    metric: Literal["iou", "ios"] | None
+    merge_threshold: float | None
+    per_class: Mapping[str, float] | str | None
+    sigma: float | None
+    min_score: float | None
+    decay: Literal["gaussian", "linear"] | None
+    borders: bool | None
+    class_agnostic: bool | None
+    crs: str | None
+    datetime: dt.datetime | dt.date | str | None
+    engine: Literal["auto", "ray", "serial"] | None
+    workers: int | None
+    threads: int | None
+    ray_address: str | None
+    device: Literal["auto", "cpu", "cuda"] | None
+    backend: Literal["auto", "eager", "compile"] | None
+    precision: Literal["auto", "fp32", "bf16"] | None
+    batch: int | None
+    unit: Sequence[int] | None
+    read_threads: int | None
+    cache_mb: int | None
+    overwrite: bool | None
+    trust: bool | None
