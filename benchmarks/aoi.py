@@ -19,11 +19,9 @@ import psutil
 import shapely
 
 import geosod
-from geosod.config import make_config
 from geosod.demo.scene import write_scene
-from geosod.detectors import open_bundle
+from geosod.running.detect import make_job
 from geosod.running.events import Ready, TilesDetected
-from geosod.running.job import Job
 from geosod.running.planning import plan_scene
 from geosod.scene import Scene, SceneRef
 
@@ -74,7 +72,7 @@ def main() -> None:
         path = args.scene or Path(folder) / "scene.tif"
         if args.scene is None:
             write_scene(path, size=args.size, seed=7)
-        plan = plan_scene(Job(open_bundle(args.model), make_config()), SceneRef(str(path), "scene"))
+        plan = plan_scene(make_job(args.model), SceneRef(str(path), "scene"))
         whole = measure(path, args.model)
         print(
             f"whole scene: {plan.scene.megapixels:.0f} Mpx, {whole['tiles']} tiles with valid pixels of {plan.tiles}, ",
@@ -85,10 +83,7 @@ def main() -> None:
         for i, share in enumerate(args.shares):
             aoi = Path(folder) / f"{i}.gpkg"
             ten_polygons(plan.scene, share=share, seed=i).to_file(aoi)
-            job = Job(open_bundle(args.model), make_config(aoi=aoi))
-            from geosod.scenes.aoi import load_aoi
-
-            covered = plan_scene(Job(job.bundle, job.config, load_aoi(aoi), {"aoi": ""}), SceneRef(str(path), "scene"))
+            covered = plan_scene(make_job(args.model, aoi=aoi), SceneRef(str(path), "scene"))
             part = measure(path, args.model, aoi=aoi)
             shares = [part[name] / whole[name] for name in ("tiles", "bytes", "seconds")]
             cells = " ".join(f"{value:>8.2%}" for value in shares)

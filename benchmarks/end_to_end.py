@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 
 import geosod
-from geosod.config import make_config
 from geosod.demo.scene import write_scene
-from geosod.detectors import Bundle, Detector, load_detector, open_bundle
+from geosod.detectors.detector import Detector
+from geosod.detectors.models import Model
 from geosod.results import Execution
+from geosod.running.detect import make_job
 from geosod.running.events import Ready
 from geosod.running.job import Job, resolve_execution
 from geosod.running.planning import plan_scene
@@ -57,10 +58,8 @@ def tiles_in_memory(job: Job, plan: Any, count: int) -> TileBatch:
     return TileBatch.concat(parts)[:count]
 
 
-def _model_alone(
-    bundle: Bundle, execution: Execution, threshold: float, tiles: TileBatch, gate: Any, queue: Any
-) -> None:
-    detector = load_detector(bundle, execution, threshold=threshold)
+def _model_alone(model: Model, execution: Execution, threshold: float, tiles: TileBatch, gate: Any, queue: Any) -> None:
+    detector = model.load(execution, threshold=threshold)
     detector.detect(tiles[: execution.batch])
     gate.wait()
     start = time.perf_counter()
@@ -72,7 +71,7 @@ def bare_model(job: Job, execution: Execution, tiles: TileBatch, processes: int)
     """Seconds per tile with one process per core on tiles in memory."""
     context = multiprocessing.get_context("spawn")
     gate, queue = context.Barrier(processes), context.Queue()
-    args = (job.bundle, execution, job.threshold, tiles, gate, queue)
+    args = (job.model, execution, job.threshold, tiles, gate, queue)
     workers = [context.Process(target=_model_alone, args=args) for _ in range(processes)]
     for worker in workers:
         worker.start()
@@ -82,7 +81,7 @@ def bare_model(job: Job, execution: Execution, tiles: TileBatch, processes: int)
     return max(seconds) / (len(tiles) * processes)
 
 
-def geosod_detect(scene: Path, job: Job, out: Path, settings: dict[str, Any]) -> tuple[float, float]:
+def geosod_detect(scene: Path, model: str, out: Path, settings: dict[str, Any]) -> tuple[float, float]:
     """Seconds in total, and seconds after the first detector was loaded."""
     ready: list[float] = []
 
@@ -91,7 +90,7 @@ def geosod_detect(scene: Path, job: Job, out: Path, settings: dict[str, Any]) ->
             ready.append(time.perf_counter())
 
     start = time.perf_counter()
-    result = geosod.detect(scene, model=job.bundle.folder, out=out, on_event=on_event, **settings)
+    result = geosod.detect(scene, model=model, out=out, on_event=on_event, **settings)
     end = time.perf_counter()
     assert result.exit_code == 0
     return end - start, end - ready[0]
@@ -103,11 +102,10 @@ def plain_loop(scene: Path, job: Job, execution: Execution) -> float:
     import torchvision
 
     execution = replace(execution, batch=1, threads=os.cpu_count() or 1)
-    detector = load_detector(job.bundle, execution, threshold=job.threshold)
-    blank = np.zeros((1, 3, job.tile, job.tile), np.uint8)
+    detector = job.model.load(execution, threshold=job.threshold)
     size = open_scene(SceneRef(str(scene), "s"))
     frame = np.array([[size.width, size.height]], np.int64)
-    detector.detect(TileBatch(blank, np.array([[0, 0, job.tile, job.tile]], np.int64), None, frame))
+    detector.warm_up(job.tile)
     start = time.perf_counter()
     found = []
     plan = plan_scene(job, SceneRef(str(scene), "s"))
@@ -118,8 +116,8 @@ def plain_loop(scene: Path, job: Job, execution: Execution) -> float:
                 window = np.array([[w.col, w.row, w.width, w.height]], np.int64)
                 found += detector.detect(TileBatch(pixels[None], window, None, frame))
     everything = geosod.Detections.concat(found)
-    boxes, scores = torch.from_numpy(everything.boxes), torch.from_numpy(everything.scores)
-    torchvision.ops.batched_nms(boxes, scores.double(), torch.from_numpy(everything.labels), 0.5)
+    boxes, scores = torch.tensor(everything.boxes), torch.tensor(everything.scores)
+    torchvision.ops.batched_nms(boxes, scores.double(), torch.tensor(everything.labels), 0.5)
     return time.perf_counter() - start
 
 
@@ -130,17 +128,17 @@ def sahi(scene: Path, job: Job, execution: Execution) -> float | None:
     except ImportError:
         return None
     execution = replace(execution, batch=1, threads=os.cpu_count() or 1)
-    model = _sahi_model(job, load_detector(job.bundle, execution, threshold=job.threshold))
-    ratio = job.overlap / job.tile
+    model = _sahi_model(job, job.model.load(execution, threshold=job.threshold))
+    (width, height), (across, down) = job.tile, job.overlap
     with opened(SceneRef(str(scene), "scene")) as dataset:
-        warm = dataset.read([1, 2, 3], window=((0, job.tile), (0, job.tile))).transpose(1, 2, 0)
+        warm = dataset.read([1, 2, 3], window=((0, height), (0, width))).transpose(1, 2, 0)
     model.perform_inference(np.ascontiguousarray(warm))
     start = time.perf_counter()
     with opened(SceneRef(str(scene), "scene"), threads=os.cpu_count() or 1) as dataset:
         image = np.ascontiguousarray(dataset.read([1, 2, 3]).transpose(1, 2, 0))
     get_sliced_prediction(
-        image, model, slice_height=job.tile, slice_width=job.tile,
-        overlap_height_ratio=ratio, overlap_width_ratio=ratio,
+        image, model, slice_height=height, slice_width=width,
+        overlap_height_ratio=down / height, overlap_width_ratio=across / width,
         perform_standard_pred=False, postprocess_type="NMS", postprocess_match_metric="IOU",
         postprocess_match_threshold=0.5, verbose=0,
     )  # fmt: skip
@@ -152,8 +150,9 @@ def _sahi_model(job: Job, detector: Detector) -> Any:
     from sahi.models.base import DetectionModel
     from sahi.prediction import ObjectPrediction
 
-    names = dict(enumerate(job.bundle.card.classes))
-    window = np.array([[0, 0, job.tile, job.tile]], np.int64)
+    names = dict(enumerate(job.model.card.classes))
+    width, height = job.tile
+    window = np.array([[0, 0, width, height]], np.int64)
 
     class SahiModel(DetectionModel):  # type: ignore[misc]
         def load_model(self) -> None:
@@ -166,7 +165,7 @@ def _sahi_model(job: Job, detector: Detector) -> Any:
             return list(names.values())
 
         def perform_inference(self, image: np.ndarray) -> None:
-            pixels = np.zeros((1, 3, job.tile, job.tile), np.uint8)
+            pixels = np.zeros((1, 3, height, width), np.uint8)
             pixels[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
             self._original_predictions = detector.detect(TileBatch(pixels, window, None, window[:, 2:]))[0]
 
@@ -198,7 +197,7 @@ def main() -> None:
     parser.add_argument("--backend", default=None, help="eager or compile; by default chosen for the machine")
     args = parser.parse_args()
     settings = {"precision": args.precision, "backend": args.backend, "overwrite": True}
-    job = Job(open_bundle(args.model), make_config(**settings))
+    job = make_job(args.model, precision=args.precision, backend=args.backend)
     execution, line = resolve_execution(job)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -206,10 +205,13 @@ def main() -> None:
         write_scene(scene, size=args.size, seed=7)
         plan = plan_scene(job, SceneRef(str(scene), "scene"))
         mpx = plan.scene.megapixels
-        print(f"{args.size} x {args.size}, {plan.tiles} tiles of {job.tile}, {cores} cores, {line}", flush=True)
+        print(
+            f"{args.size} x {args.size}, {plan.tiles} tiles of {job.tile[0]} x {job.tile[1]}, {cores} cores, {line}",
+            flush=True,
+        )
         decode = min(decode_once(scene) for _ in range(3))
         bare = bare_model(job, execution, tiles_in_memory(job, plan, 24), cores) * plan.tiles
-        whole, steady = geosod_detect(scene, job, Path(folder) / "out", settings)
+        whole, steady = geosod_detect(scene, args.model, Path(folder) / "out", settings)
         rows: dict[str, float | None] = {
             "decode once": decode,
             "bare model": bare,

@@ -86,10 +86,10 @@ def read_speed(uri: str) -> float:
     started = time.perf_counter()
     (ref,), _ = find_scenes([uri])
     scene = open_scene(ref)
-    grid = make_grid(scene.width, scene.height, tile=512, overlap=102)
+    grid = make_grid(scene.width, scene.height, tile=(512, 512), overlap=(102, 102))
     tiles = 0
     for unit in plan_units(scene.id, grid, shape=(8, 8), keep=None):
-        for item in read_unit(scene, unit, ReadSpec((1, 2, 3), 512, 16)):
+        for item in read_unit(scene, unit, ReadSpec((1, 2, 3), (512, 512), 16)):
             tiles += len(item) if isinstance(item, TileBatch) else 0
     return tiles / (time.perf_counter() - started)
 

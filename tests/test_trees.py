@@ -13,8 +13,9 @@ import rasterio
 
 from geosod.api import load_model
 from geosod.detections import Detections
-from geosod.detectors import Detector, open_bundle
-from geosod.detectors.base import network
+from geosod.detectors import open_bundle
+from geosod.detectors.adapters.zoo import network
+from geosod.detectors.detector import Detector
 from geosod.scene import TileBatch
 from geosod.tiling.grid import make_grid
 from geosod.training.protocol import PointScore, score_points
@@ -30,7 +31,7 @@ ONE = PLAIN | {"batch": 1}
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return load_model(MODEL, tile=TILE, **ONE)
+    return load_model(MODEL, **ONE)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_validation_images_reach_the_figures_of_the_card(detector, data) -> None
     assert score.truth == 2070 and score.f_score >= 0.80
     assert score.f_score == pytest.approx(stated["f_score"], abs=0.004)
     assert score.rmse == pytest.approx(stated["rmse_m"], abs=0.05)
-    bf16 = measured(load_model(MODEL, tile=TILE, **(ONE | {"precision": "bf16"})), images)
+    bf16 = measured(load_model(MODEL, **(ONE | {"precision": "bf16"})), images)
     assert bf16.f_score >= 0.80 and bf16.rmse == pytest.approx(score.rmse, abs=0.05)
 
 
