@@ -67,7 +67,8 @@ def test_the_card_describes_the_model() -> None:
     )
     assert card.accuracy["f_score"] >= 0.80 and card.accuracy["trees"] == 2070
     assert "CC BY 4.0" in card.provenance["attribution"]
-    assert card.overlap >= 2 * network(card).reach + 12 and (card.tile - card.overlap) % 8 == 0
+    for tile, overlap in zip(card.tile_size, card.overlap, strict=True):
+        assert overlap >= 2 * network(card).reach + 12 and (tile - overlap) % 8 == 0
     assert sum(f.stat().st_size for f in open_bundle(MODEL).folder.iterdir()) < 10_000_000
 
 
