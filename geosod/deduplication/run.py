@@ -24,7 +24,7 @@ from geosod.deduplication.sweep import sweep
 from geosod.deduplication.target_crs import choose_crs, full_circle_of, same_crs
 from geosod.deduplication.write import Target, duplicates_schema, overlapping_scenes, write_scene
 from geosod.errors import OutputError
-from geosod.georeference.polygons import crs_name
+from geosod.georeference.crs import crs_name
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, flush, open_output, staging
 from geosod.output.geoparquet import GeoParquetWriter
