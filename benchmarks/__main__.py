@@ -1,4 +1,4 @@
-"""Run benchmarks by name: ``python -m benchmarks merge borders aoi``; all of `NAMES` without a name."""
+"""Runs benchmarks by name: ``python -m benchmarks merge borders aoi``; without a name, all of `NAMES`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main() -> None:
     chosen = sys.argv[1:] or list(NAMES)
     unknown = set(chosen) - set(NAMES)
     if unknown:
-        sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     for name in chosen:
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

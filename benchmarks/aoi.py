@@ -1,8 +1,8 @@
-"""A small area of interest on a large scene: work, bytes and time go with the tiles it covers.
+"""A small area of interest in a large scene: work, bytes and time are proportional to the tiles it covers.
 
-Ten polygons are strewn over a demo scene, at several sizes. For each size it prints the share of the scene's tiles
-that they cover, beside the shares of tiles detected, of bytes read from the file, and of time, each of a run without
-an AOI in the same process.
+Ten polygons are scattered over a demo scene, at several sizes. For each size this prints the fraction of the scene's
+tiles that they cover, and the tiles detected, bytes read and time as fractions of a run without an AOI in the same
+process.
 """
 
 from __future__ import annotations
@@ -19,24 +19,22 @@ import psutil
 import shapely
 
 import geosod
-from geosod.config import make_config
 from geosod.demo.scene import write_scene
-from geosod.detectors import open_bundle
+from geosod.running.detect import make_job
 from geosod.running.events import Ready, TilesDetected
-from geosod.running.job import Job
 from geosod.running.planning import plan_scene
 from geosod.scene import Scene, SceneRef
 
 
 def ten_polygons(scene: Scene, *, share: float, seed: int) -> geopandas.GeoDataFrame:
-    """Hexagons that do not overlap, of `share` of the scene's area together, in the scene's CRS."""
+    """Hexagons that do not overlap and cover the fraction `share` of the scene, in its CRS."""
     rng = np.random.default_rng(seed)
     radius = np.sqrt(share * scene.width * scene.height / 10 / (1.5 * np.sqrt(3)))
     shapes: list[Any] = []
     while len(shapes) < 10:
         x, y = rng.uniform(radius, scene.width - radius), rng.uniform(radius, scene.height - radius)
-        turn = np.arange(6) * np.pi / 3
-        hexagon = shapely.Polygon(np.column_stack([x + radius * np.cos(turn), y + radius * np.sin(turn)]))
+        angle = np.arange(6) * np.pi / 3
+        hexagon = shapely.Polygon(np.column_stack([x + radius * np.cos(angle), y + radius * np.sin(angle)]))
         if not any(hexagon.intersects(other) for other in shapes):
             shapes.append(hexagon)
     assert scene.transform is not None
@@ -46,7 +44,7 @@ def ten_polygons(scene: Scene, *, share: float, seed: int) -> geopandas.GeoDataF
 
 
 def measure(scene: Path, model: str, **settings: Any) -> dict[str, float]:
-    """Tiles, bytes and seconds of a run after its detector is loaded; a run of its own output folder."""
+    """Tiles, bytes and seconds of a run into a new folder, after its detector is loaded."""
     counts = {"tiles": 0, "loaded": 0.0, "before": 0}
 
     def on_event(event: object) -> None:
@@ -67,14 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32768, help="side of the scene in pixels")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.001, 0.01, 0.05])
-    parser.add_argument("--scene", type=Path, help="a demo scene that is there already")
+    parser.add_argument("--scene", type=Path, help="an existing demo scene")
     parser.add_argument("--model", default="demo-harbour")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = args.scene or Path(folder) / "scene.tif"
         if args.scene is None:
             write_scene(path, size=args.size, seed=7)
-        plan = plan_scene(Job(open_bundle(args.model), make_config()), SceneRef(str(path), "scene"))
+        plan = plan_scene(make_job(args.model), SceneRef(str(path), "scene"))
         whole = measure(path, args.model)
         print(
             f"whole scene: {plan.scene.megapixels:.0f} Mpx, {whole['tiles']} tiles with valid pixels of {plan.tiles}, ",
@@ -85,10 +83,7 @@ def main() -> None:
         for i, share in enumerate(args.shares):
             aoi = Path(folder) / f"{i}.gpkg"
             ten_polygons(plan.scene, share=share, seed=i).to_file(aoi)
-            job = Job(open_bundle(args.model), make_config(aoi=aoi))
-            from geosod.scenes.aoi import load_aoi
-
-            covered = plan_scene(Job(job.bundle, job.config, load_aoi(aoi), {"aoi": ""}), SceneRef(str(path), "scene"))
+            covered = plan_scene(make_job(args.model, aoi=aoi), SceneRef(str(path), "scene"))
             part = measure(path, args.model, aoi=aoi)
             shares = [part[name] / whole[name] for name in ("tiles", "bytes", "seconds")]
             cells = " ".join(f"{value:>8.2%}" for value in shares)

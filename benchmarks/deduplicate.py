@@ -1,14 +1,14 @@
-"""Merging the outputs of scenes that overlap: geosod beside geopandas, each in a process of its own.
+"""Deduplicating the outputs of overlapping scenes: geosod and geopandas, each in a separate process.
 
-    python -m benchmarks.mosaic [--rows 2000000] [--no-peer]
-    python -m benchmarks.mosaic --deep 365 --rows 2000 --no-peer
+    python -m benchmarks.deduplicate [--rows 2000000] [--no-peer]
+    python -m benchmarks.deduplicate --deep 365 --rows 2000 --no-peer
 
-Four scenes in a square share a fifth of their ground with the others. Both read them, find boxes of different
-scenes with an IoU of 0.5 or more, keep the surer one, and write what is left as GeoParquet. The peer holds all boxes
-in memory, finds pairs with an STR tree and measures the polygons with shapely, which is what geosod uses, too; the rest
-is a Python loop over matches. It copies no coverage, writes no items and keeps nothing of what it drops.
+Four scenes in a square overlap by a fifth of their area. Both programs read their detections, find boxes of different
+scenes with an IoU of at least 0.5, keep the one with the higher score, and write the rest as GeoParquet. The geopandas
+script holds all boxes in memory, finds pairs with an STR tree and measures polygons with shapely (as geosod does), then
+loops over the matches in Python. It writes no coverage, no items and no duplicates.
 
-With `--deep N` there are N scenes of the very same ground, in each of which one object of ten is missed.
+With `--deep N` there are N scenes of the same place; in each, one of ten objects is missing.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def scene(name: str, side: int, corner: tuple[float, float]) -> Scene:
     return Scene(ref, side, side, 3, "uint8", wkt, transform, *nothing, 0.5)
 
 
-def seen(objects: FloatArray, offset: FloatArray, side: int, rng: np.random.Generator) -> Detections:
-    """Boxes of the objects a scene shows, each with an error of a pixel."""
+def visible_boxes(objects: FloatArray, offset: FloatArray, side: int, rng: np.random.Generator) -> Detections:
+    """Boxes of the objects in a scene, each with an error of about a pixel."""
     centre = objects - offset
     centre = centre[((centre > 10) & (centre < side - 10)).all(axis=1)]
     boxes = np.hstack([centre - 8, centre + 8]) + rng.normal(0, 0.7, (len(centre), 4))
@@ -63,7 +63,7 @@ def seen(objects: FloatArray, offset: FloatArray, side: int, rng: np.random.Gene
 
 
 def make_output(out: Path, rows: int) -> None:
-    """One output of four scenes with about `rows` boxes together."""
+    """One output of four scenes with about `rows` boxes in total."""
     rng, side = np.random.default_rng(0), round(np.sqrt(rows / 4) * SPACING)
     step = round(side * STEP)
     objects = forest(step + side, rng)
@@ -71,21 +71,21 @@ def make_output(out: Path, rows: int) -> None:
     for k in range(4):
         offset = np.array([k % 2, k // 2], np.float64) * step
         where = scene(f"scene{k}", side, (float(offset[0]) / 2, float(offset[1]) / 2))
-        write(folder, where, seen(objects, offset, side, rng))
+        write(folder, where, visible_boxes(objects, offset, side, rng))
 
 
 def make_stack(out: Path, rows: int, scenes: int) -> None:
-    """One output of scenes of one ground, with about `rows` objects on it."""
+    """One output of scenes of the same place, with about `rows` objects."""
     rng, side = np.random.default_rng(0), round(np.sqrt(rows) * SPACING)
     objects = forest(side, rng)
     folder = open_output(out)
     for k in range(scenes):
-        there = objects[rng.random(len(objects)) < 0.9]
-        write(folder, scene(f"scene{k:03}", side, (0.0, 0.0)), seen(there, np.zeros(2), side, rng))
+        found = objects[rng.random(len(objects)) < 0.9]
+        write(folder, scene(f"scene{k:03}", side, (0.0, 0.0)), visible_boxes(found, np.zeros(2), side, rng))
 
 
 def forest(side: float, rng: np.random.Generator) -> FloatArray:
-    """(N, 2) middles of objects that stand about `SPACING` apart."""
+    """(N, 2) centres of objects about `SPACING` apart."""
     across = np.arange(0, side, SPACING)
     objects: FloatArray = np.stack(np.meshgrid(across, across), axis=-1).reshape(-1, 2)
     return objects + rng.uniform(-3, 3, objects.shape)
@@ -105,8 +105,8 @@ def write(folder: OutputFolder, where: Scene, detections: Detections) -> None:
     )  # fmt: skip
 
 
-def geopandas_merge(outputs: list[Path], out: Path) -> tuple[int, int]:
-    """What a script would do: rows before and after."""
+def geopandas_deduplicate(outputs: list[Path], out: Path) -> tuple[int, int]:
+    """Deduplicate as a simple script would; number of rows before and after."""
     files = [path for output in outputs for path in sorted(output.glob("detections/*/*.parquet"))]
     frame = pd.concat([geopandas.read_parquet(path) for path in files], ignore_index=True)
     shapes, scenes = frame.geometry.to_numpy(), pd.factorize(frame["scene_id"])[0]
@@ -128,34 +128,60 @@ def geopandas_merge(outputs: list[Path], out: Path) -> tuple[int, int]:
         if box in gone:
             continue
         kept.add(box)
-        served = set()
+        matched_scenes = set()
         for _, other in sorted(matches[box]):
-            if other not in gone and other not in kept and scenes[other] not in served:
+            if other not in gone and other not in kept and scenes[other] not in matched_scenes:
                 gone.add(other)
-                served.add(scenes[other])
+                matched_scenes.add(scenes[other])
     rest = frame.drop(index=list(gone))
     out.mkdir()
-    rest.to_parquet(out / "merged.parquet", compression="zstd", write_covering_bbox=False)
+    rest.to_parquet(out / "detections.parquet", compression="zstd", write_covering_bbox=False)
     return len(frame), len(rest)
 
 
-def measured(who: str, output: Path, out: Path) -> dict[str, float]:
-    """Run one of both in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.mosaic", "--only", who, "--output", str(output), "--out", str(out)]
-    told: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return told
+def measure(program: str, output: Path, out: Path) -> dict[str, float]:
+    """Run one program in a separate process."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.deduplicate",
+        "--only",
+        program,
+        "--output",
+        str(output),
+        "--out",
+        str(out),
+    ]
+    figures: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return figures
 
 
-def only(who: str, output: Path, out: Path) -> None:
+def run_one(program: str, output: Path, out: Path) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    if who == "geosod":
+    if program == "geosod":
         result = deduplicate([output], out=out)
         before, after = result.rows_in, result.rows_out
     else:
-        before, after = geopandas_merge([output], out)
+        before, after = geopandas_deduplicate([output], out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(json.dumps({"before": before, "after": after, "seconds": seconds, "cpu": cpu, "peak": peak}))
+
+
+def print_table(results: dict[str, dict[str, float]]) -> None:
+    print(f"{'':>10} {'rows in':>10} {'rows out':>10} {'wall s':>8} {'CPU s':>8} {'rows/s':>10} {'peak GiB':>9}")
+    for program, t in results.items():
+        speed = t["before"] / t["seconds"]
+        print(
+            f"{program:>10} {t['before']:10,} {t['after']:10,} {t['seconds']:8.1f} {t['cpu']:8.1f} {speed:10,.0f}"
+            f" {t['peak']:9.2f}"
+        )
+    if len(results) == 2:
+        ours, theirs = results["geosod"], results["geopandas"]
+        print(
+            f"geopandas takes {theirs['seconds'] / ours['seconds']:.1f} times as long and "
+            f"{theirs['peak'] / ours['peak']:.1f} times the memory"
+        )
 
 
 def main() -> None:
@@ -164,9 +190,9 @@ def main() -> None:
         "--rows",
         type=int,
         default=2_000_000,
-        help="detections of all, or of each deep scene (default: %(default)s)",
+        help="detections in total, or with --deep in each scene (default: %(default)s)",
     )
-    parser.add_argument("--deep", type=int, default=0, metavar="N", help="that many scenes of one ground")
+    parser.add_argument("--deep", type=int, default=0, metavar="N", help="number of scenes of the same place")
     parser.add_argument("--no-peer", action="store_true", help="leave geopandas out")
     parser.add_argument("--only", choices=("geosod", "geopandas", "make"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -179,30 +205,18 @@ def main() -> None:
             make_output(options.output, options.rows)
         return
     if options.only:
-        only(options.only, options.output, options.out)
+        run_one(options.only, options.output, options.out)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         print("making the scenes", file=sys.stderr)
-        # In a process of its own, since a child's peak begins with the memory of the parent it was forked from.
-        command = [sys.executable, "-m", "benchmarks.mosaic", "--only", "make", "--rows", str(options.rows)]
+        # In a separate process, since the peak of a forked process starts at the memory of its parent.
+        command = [sys.executable, "-m", "benchmarks.deduplicate", "--only", "make", "--rows", str(options.rows)]
         command += ["--deep", str(options.deep)]
         subprocess.run([*command, "--output", str(root / "scenes")], check=True)
         names = ["geosod"] if options.no_peer else ["geosod", "geopandas"]
-        told = {who: measured(who, root / "scenes", root / who) for who in names}
-    print(f"{'':>10} {'rows in':>10} {'rows out':>10} {'wall s':>8} {'CPU s':>8} {'rows/s':>10} {'peak GiB':>9}")
-    for who, t in told.items():
-        speed = t["before"] / t["seconds"]
-        print(
-            f"{who:>10} {t['before']:10,} {t['after']:10,} {t['seconds']:8.1f} {t['cpu']:8.1f} {speed:10,.0f}"
-            f" {t['peak']:9.2f}"
-        )
-    if len(told) == 2:
-        ours, theirs = told["geosod"], told["geopandas"]
-        print(
-            f"geopandas takes {theirs['seconds'] / ours['seconds']:.1f} times as long and "
-            f"{theirs['peak'] / ours['peak']:.1f} times the memory"
-        )
+        results = {program: measure(program, root / "scenes", root / program) for program in names}
+    print_table(results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Peak memory of a whole run over scene size: it must not grow with the scene.
+"""Peak memory of a run by scene size: it must not grow with the scene.
 
-Draws demo scenes of growing size, runs `geosod detect` on each in a process of its own, and prints the peak sum of
-proportional set sizes over all processes of the run.
+Draws demo scenes of increasing size, runs `geosod detect` on each in a separate process, and prints the peak of the
+sum of proportional set sizes (PSS) over all processes of the run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What reading over a network costs: throughput against the local file, and bytes for a small area.
+"""The cost of reading over a network: throughput relative to the local file, and bytes for a small area.
 
-Writes a large tiled COG, serves it from a process of its own on loopback without and with injected latency, and
-reads it as the engines do. Prints tiles per second of `read_unit` over all units, scene megapixels per second of
-`geosod.detect`, their ratios to the local file, and the share of the file that an area of one tile costs.
+Writes a large tiled COG, serves it on loopback from a separate process, without and with added latency, and reads it
+as the engines do. Prints tiles per second of `read_unit` over all units, scene megapixels per second of
+`geosod.detect`, their ratios to the local file, and the fraction of the file that is read for an area of one tile.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BLOCK = 512
 
 
 def write_scene(path: Path, side: int) -> None:
-    """A deflated COG of RGB noise at several scales, which compresses as imagery does, to about three fifths."""
+    """A deflate COG of RGB noise at several scales, which compresses to about three fifths, as imagery does."""
     rng = np.random.default_rng(0)
     profile = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "crs": "EPSG:32631"}
     profile |= {"transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_800_000), "photometric": "RGB"}
@@ -82,20 +82,20 @@ def server(root: Path, latency: float) -> Iterator[Served]:
 
 
 def read_speed(uri: str) -> float:
-    """Tiles per second of `read_unit` over all units of a scene, lookup and opening included."""
+    """Tiles per second of `read_unit` over all units of a scene, including lookup and opening."""
     started = time.perf_counter()
     (ref,), _ = find_scenes([uri])
     scene = open_scene(ref)
-    grid = make_grid(scene.width, scene.height, tile=512, overlap=102)
+    grid = make_grid(scene.width, scene.height, tile=(512, 512), overlap=(102, 102))
     tiles = 0
     for unit in plan_units(scene.id, grid, shape=(8, 8), keep=None):
-        for item in read_unit(scene, unit, ReadSpec((1, 2, 3), 512, 16)):
+        for item in read_unit(scene, unit, ReadSpec((1, 2, 3), (512, 512), 16)):
             tiles += len(item) if isinstance(item, TileBatch) else 0
     return tiles / (time.perf_counter() - started)
 
 
 def detect_speed(uri: str, model: str, engine: str, folder: Path) -> float:
-    """Scene megapixels per second, detectors loaded."""
+    """Scene megapixels per second, after detectors are loaded."""
     marks: list[float] = []
 
     def on_event(event: object) -> None:
@@ -111,10 +111,12 @@ def detect_speed(uri: str, model: str, engine: str, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=8192, help="pixels on a side, a multiple of 512")
-    parser.add_argument("--latency", type=float, nargs="+", default=[0.0, 0.03], help="seconds before each answer")
+    parser.add_argument(
+        "--latency", type=float, nargs="+", default=[0.0, 0.03], help="seconds of delay before each response"
+    )
     parser.add_argument("--model", default="demo-harbour")
     parser.add_argument("--engine", nargs="*", default=["serial"], choices=["serial", "ray"])
-    parser.add_argument("--repeat", type=int, default=3, help="the best of so many runs counts")
+    parser.add_argument("--repeat", type=int, default=3, help="number of runs; the best one is printed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -131,19 +133,19 @@ def main() -> None:
         for latency in args.latency:
             with server(scene.parent, latency) as served:
                 uri = f"{served.url}/scene.tif"
-                told = {"read": max(read_speed(uri) for _ in range(args.repeat))}
+                speeds = {"read": max(read_speed(uri) for _ in range(args.repeat))}
                 for engine in args.engine:
-                    told[engine] = max(detect_speed(uri, args.model, engine, folder) for _ in range(args.repeat))
-                _row(f"{latency * 1e3:.0f} ms", told, local)
+                    speeds[engine] = max(detect_speed(uri, args.model, engine, folder) for _ in range(args.repeat))
+                _row(f"{latency * 1e3:.0f} ms", speeds, local)
                 served.counts()
                 _small_area(uri, args.model, folder)
                 requests, sent = served.counts()
-                print(f"{'':>10}  an area of one tile: {requests} requests, {sent / size:.2%} of the file")
+                print(f"{'':>10}  area of one tile: {requests} requests, {sent / size:.2%} of the file")
 
 
-def _row(label: str, told: dict[str, float], local: dict[str, float]) -> None:
+def _row(label: str, speeds: dict[str, float], local: dict[str, float]) -> None:
     units = {"read": "tiles/s"}
-    parts = [f"{k} {v:7.1f} {units.get(k, 'Mpx/s')} ({v / local[k]:4.0%})" for k, v in told.items()]
+    parts = [f"{k} {v:7.1f} {units.get(k, 'Mpx/s')} ({v / local[k]:4.0%})" for k, v in speeds.items()]
     print(f"{label:>10}  " + "   ".join(parts), flush=True)
 
 

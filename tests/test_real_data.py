@@ -1,4 +1,4 @@
-"""Real imagery that lies beside the project, where it does: mosaics, 16 bits, four bands, and refusals."""
+"""Real imagery, if it is available: mosaics, 16 bits, four bands, and refusals."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def build_vrt(path: Path, sources: list[Path]) -> Path:
     return path
 
 
-def neighbours(folder: Path, pattern: str, most: int) -> list[Path]:
-    """The file that has the most others within 3 km, and those, so that a mosaic of them is not all gaps."""
+def neighbours(folder: Path, pattern: str, max_files: int) -> list[Path]:
+    """The file with the most others within 3 km, and those, so that their mosaic has few gaps."""
     places = {}
     for path in sorted(folder.glob(pattern)):
         with rasterio.open(path) as dataset:
             places[path] = np.array([dataset.transform.c, dataset.transform.f])
     near = {p: [q for q in places if np.abs(places[q] - places[p]).max() < 3000] for p in places}
-    return max(near.values(), key=len)[:most]
+    return max(near.values(), key=len)[:max_files]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_sentinel_2_goes_through_with_a_model_for_16_bits(data, tmp_path) -> Non
     assert result.exit_code == 0 and result.detections > 100
     assert "acq_date=2021-07-04" in result.scenes[0].paths[0]
     found = geopandas.read_parquet(result.scenes[0].paths[0])
-    # Web mercator metres are too long by 1 / cos(latitude); the columns are true.
+    # Web Mercator metres are too long by 1 / cos(latitude); the columns are true metres.
     true = 9.9977 * (found.px_xmax - found.px_xmin) * np.cos(np.radians(found.lat))
     assert np.allclose(found.width_m, true, rtol=5e-3)
 
@@ -111,7 +111,7 @@ def test_sentinel_2_is_refused_by_models_for_other_pixels(rgb_bundle, data, tmp_
     assert gsd.exit_code == 2 and "GSD is 7.88 m" in gsd.failures[0].message
 
 
-def test_a_corrupt_file_loses_ground_and_says_so(data, rgb_bundle, tmp_path) -> None:
+def test_a_corrupt_file_has_failed_ground(data, rgb_bundle, tmp_path) -> None:
     result = detect([data / "formats" / "corrupt.tif", data / "formats" / "cogeo.tif"], rgb_bundle, tmp_path / "out")
     assert result.exit_code == 3
     assert {s.scene_id: s.status for s in result.scenes} == {"corrupt": "partial", "cogeo": "done"}

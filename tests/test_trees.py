@@ -1,4 +1,4 @@
-"""The shipped tree model: what it finds, and that whole scenes come out as their tiles do."""
+"""The shipped tree model: its accuracy, and that scenes of many tiles give the result of a single tile."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from geosod.detectors.base import network
 
 from geosod.api import load_model
 from geosod.detections import Detections
 from geosod.detectors import open_bundle
+from geosod.detectors.adapters.zoo import network
 from geosod.detectors.detector import Detector
 from geosod.scene import TileBatch
 from geosod.tiling.grid import make_grid
@@ -31,18 +31,18 @@ ONE = PLAIN | {"batch": 1}
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return load_model(MODEL, tile=TILE, **ONE)
+    return load_model(MODEL, **ONE)
 
 
 @pytest.fixture(scope="module")
 def reach() -> int:
-    """Pixels that the network sees beyond a peak, and half a window and a box more."""
+    """The radius of the network's receptive field around a peak, plus half a window and a box."""
     model = network(open_bundle(MODEL).card)
     return int(model.reach + model.window // 2 + model.side)
 
 
 def alone(detector: Detector, pixels: np.ndarray) -> Detections:
-    """What is found in one image, given as one tile."""
+    """The detections in one image, given as one tile."""
     size = np.array([[pixels.shape[2], pixels.shape[1]]])
     return detector.detect(TileBatch(pixels[None], np.hstack([np.zeros((1, 2), np.int64), size]), None, size))[0]
 
@@ -57,7 +57,7 @@ def rows_of(boxes: np.ndarray, scores: np.ndarray, inside: np.ndarray) -> np.nda
     return rows[np.lexsort(rows[:, :2].T.round(2))]
 
 
-def test_the_card_says_what_the_model_is_for() -> None:
+def test_the_card_describes_the_model() -> None:
     card = open_bundle(MODEL).card
     assert (card.bands, card.dtype, card.classes, card.gsd) == (
         ("red", "green", "blue", "nir"),
@@ -67,7 +67,8 @@ def test_the_card_says_what_the_model_is_for() -> None:
     )
     assert card.accuracy["f_score"] >= 0.80 and card.accuracy["trees"] == 2070
     assert "CC BY 4.0" in card.provenance["attribution"]
-    assert card.overlap >= 2 * network(card).reach + 12 and (card.tile - card.overlap) % 8 == 0
+    for tile, overlap in zip(card.tile_size, card.overlap, strict=True):
+        assert overlap >= 2 * network(card).reach + 12 and (tile - overlap) % 8 == 0
     assert sum(f.stat().st_size for f in open_bundle(MODEL).folder.iterdir()) < 10_000_000
 
 
@@ -80,8 +81,8 @@ def test_drawn_trees_are_found(detector) -> None:
 
 
 @pytest.mark.slow
-def test_a_scene_is_found_as_in_one_piece(detector, reach, tmp_path) -> None:
-    """Away from where tiles end, many tiles give what one gives, to the last bit."""
+def test_many_tiles_give_the_result_of_one_tile(detector, reach, tmp_path) -> None:
+    """Away from tile borders the results are bit-identical."""
     rng = np.random.default_rng(6)
     height, width, tile, overlap = 640, 800, 512, 160
     points = np.stack(np.mgrid[10:width:22, 10:height:22], axis=-1).reshape(-1, 2) + 0.5
@@ -103,14 +104,14 @@ def test_a_scene_is_found_as_in_one_piece(detector, reach, tmp_path) -> None:
 
 
 def away(points: np.ndarray, x_edges: np.ndarray, y_edges: np.ndarray, distance: float) -> np.ndarray:
-    """(N,) bool, whether a point is farther than that from every line x and every line y."""
+    """(N,) bool, whether a point is farther than `distance` from every line x and every line y."""
     return (np.abs(points[:, :1] - x_edges) > distance).all(axis=1) & (np.abs(points[:, 1:] - y_edges) > distance).all(
         axis=1
     )
 
 
 def labelled(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pixels and points of the validation images; a label names a pixel, of which the middle is meant."""
+    """Pixels and points of the validation images; a label means the centre of a pixel."""
     coco = json.loads((folder / "val.json").read_text())
     points = defaultdict(list)
     for annotation in coco["annotations"]:
@@ -134,12 +135,12 @@ def test_validation_images_reach_the_figures_of_the_card(detector, data) -> None
     assert score.truth == 2070 and score.f_score >= 0.80
     assert score.f_score == pytest.approx(stated["f_score"], abs=0.004)
     assert score.rmse == pytest.approx(stated["rmse_m"], abs=0.05)
-    rough = measured(load_model(MODEL, tile=TILE, **(ONE | {"precision": "bf16"})), images)
-    assert rough.f_score >= 0.80 and rough.rmse == pytest.approx(score.rmse, abs=0.05)
+    bf16 = measured(load_model(MODEL, **(ONE | {"precision": "bf16"})), images)
+    assert bf16.f_score >= 0.80 and bf16.rmse == pytest.approx(score.rmse, abs=0.05)
 
 
 def neighbourhood(folder: Path, side: int) -> list[Path]:
-    """Most images that lie whole tiles apart within a square of `side` pixels."""
+    """The largest group of images on one grid of whole tiles within a square of `side` pixels."""
     places = {}
     for path in sorted(folder.glob("*.tif")):
         with rasterio.open(path) as dataset:
@@ -153,7 +154,7 @@ def neighbourhood(folder: Path, side: int) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_mosaic_is_found_as_its_images_are(detector, reach, data, tmp_path) -> None:
+def test_a_mosaic_gives_the_results_of_its_images(detector, reach, data, tmp_path) -> None:
     sources = neighbourhood(data / "trees", 1536)
     mosaic = build_vrt(tmp_path / "mosaic.vrt", sources)
     result = detect(mosaic, MODEL, tmp_path / "out", bands="1,2,3,4", batch=1)

@@ -1,4 +1,4 @@
-"""`geosod merge`."""
+"""`geosod deduplicate`."""
 
 from __future__ import annotations
 
@@ -21,40 +21,46 @@ from geosod.results import Failure
 if TYPE_CHECKING:
     from geosod.deduplication.run import DeduplicationResult, Step
 
-_DOING = {"reproject": "reprojecting scenes", "match": "matching detections", "write": "writing detections"}
+_STAGES = {"reproject": "reprojecting scenes", "match": "matching detections", "write": "writing detections"}
 
 
 def deduplicate_command(
     outputs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders, or NAME.parquet files, that geosod detect left; they stay as they are.", show_default=False
+            help="Folders, or NAME.parquet files, that geosod detect wrote; they are not changed.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the merged dataset.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the dataset.", show_default=False)],
     prefer: Annotated[
-        str, typer.Option("--prefer", help="Which of several boxes stays: score (the surest) or newest.")
+        str,
+        typer.Option(
+            "--prefer", help="Which box of an object is kept: score (highest score) or newest (latest scene)."
+        ),
     ] = "score",
-    metric: Annotated[str, typer.Option("--metric", help="iou, or ios: intersection over the smaller area.")] = "iou",
+    metric: Annotated[
+        str, typer.Option("--metric", help="iou (intersection over union) or ios (intersection over the smaller area).")
+    ] = "iou",
     merge_threshold: Annotated[
-        float, typer.Option("--merge-threshold", help="Boxes are one object where the metric reaches it.")
+        float,
+        typer.Option("--merge-threshold", help="Boxes of two scenes are one object if the metric reaches this value."),
     ] = 0.5,
     class_agnostic: Annotated[
-        bool, typer.Option("--class-agnostic", help="Let boxes of different classes be one object.")
+        bool, typer.Option("--class-agnostic", help="Also merge boxes of different classes.")
     ] = False,
     crs: Annotated[
         str | None,
-        typer.Option("--crs", help="CRS of the result; by default that of the outputs, or OGC:CRS84 if they differ."),
+        typer.Option("--crs", help="CRS of the dataset; by default that of the outputs, or OGC:CRS84 if they differ."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder if it holds nothing but what geosod wrote.")
+        bool, typer.Option("--overwrite", help="Replace the folder if it holds only files that geosod wrote.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
 ) -> None:
-    """Make one dataset of the outputs of scenes that overlap, in which each object is there once.
+    """Combine the outputs of overlapping scenes into one dataset in which each object occurs once.
 
-    Exit codes: 0 all done; 3 finished, but some scenes could not be taken in; 2 bad usage or input; 1 a bug.
+    Exit codes: 0 done; 3 done, but some scenes were skipped; 2 bad usage or input; 1 a bug.
     """
     from geosod.deduplication.run import deduplicate
 
@@ -71,8 +77,8 @@ def deduplicate_command(
             on_event=emit,
         )
     if json:
-        told: dict[str, Any] = asdict(result) | {"merged": result.merged, "exit_code": result.exit_code}
-        print(json_text.dumps(told, indent=2))
+        values: dict[str, Any] = asdict(result) | {"merged": result.merged, "exit_code": result.exit_code}
+        print(json_text.dumps(values, indent=2))
     if not quiet:
         print(summary(result), file=sys.stderr)
     raise typer.Exit(result.exit_code)
@@ -80,20 +86,20 @@ def deduplicate_command(
 
 @contextmanager
 def _reporter(*, quiet: bool) -> Iterator[Callable[[Step | Failure], None]]:
-    """A sink for events: a bar on a terminal, a line now and then elsewhere."""
+    """A callback for events: a progress bar on a terminal, a line from time to time elsewhere."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if quiet or not console.is_terminal:
         yield _as_lines(console, quiet=quiet)
         return
     columns = [BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
     with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
-        task = progress.add_task("looking at the outputs", total=None)
+        task = progress.add_task("reading the outputs", total=None)
 
         def emit(event: Step | Failure) -> None:
             if isinstance(event, Failure):
-                _say(progress.console, event)
+                _print_skipped(progress.console, event)
             else:
-                progress.update(task, total=event.total, completed=event.done, description=_line(event))
+                progress.update(task, total=event.total, completed=event.done, description=_progress_text(event))
 
         yield emit
 
@@ -104,33 +110,33 @@ def _as_lines(console: Console, *, quiet: bool) -> Callable[[Step | Failure], No
     def emit(event: Step | Failure) -> None:
         nonlocal last
         if isinstance(event, Failure):
-            _say(console, event)
+            _print_skipped(console, event)
         elif not quiet and time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            console.print(_line(event), markup=False)
+            console.print(_progress_text(event), markup=False)
 
     return emit
 
 
-def _say(console: Console, failure: Failure) -> None:
+def _print_skipped(console: Console, failure: Failure) -> None:
     console.print(f"skipped: {failure.message}", style="red", markup=False)
 
 
-def _line(step: Step) -> str:
-    return f"{_DOING[step.stage]}: {step.done:,} of {step.total:,}"
+def _progress_text(step: Step) -> str:
+    return f"{_STAGES[step.stage]}: {step.done:,} of {step.total:,}"
 
 
 def summary(result: DeduplicationResult) -> str:
-    """The closing lines of a merge."""
+    """The lines printed at the end."""
     lines = [
         f"{result.rows_out:,} detections in {result.out}, of {result.rows_in:,} in {result.scenes} "
         f"scene{'s' if result.scenes != 1 else ''}: {result.merged:,} merged",
-        f"{result.compared:,} lay where another scene has some too; {result.seconds:.1f} s",
+        f"{result.compared:,} lie where another scene has detections, too; {result.seconds:.1f} s",
     ]
     if result.merged:
-        lines.append("what was merged is kept in merged.parquet")
+        lines.append("detections merged into others are in duplicates.parquet")
     if result.pixel_scenes:
-        lines.append(f"{result.pixel_scenes} without georeference: carried over, not merged")
+        lines.append(f"{result.pixel_scenes} without georeference: copied unchanged")
     if result.skipped:
-        lines.append(f"{len(result.skipped)} skipped, listed in failures.parquet")
+        lines.append(f"{len(result.skipped)} skipped, see failures.parquet")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`geosod doctor`: what this machine has, at one look."""
+"""`geosod doctor`: versions and hardware of this machine, and what is missing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ CODECS = ("DEFLATE", "LZW", "ZSTD", "JPEG", "WEBP", "LERC", "JXL")
 
 
 def doctor_command(
-    ray_too: Annotated[
-        bool, typer.Option("--ray/--no-ray", help="Start Ray on this machine to see that it can.")
-    ] = True,
+    check_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Check that Ray starts on this machine.")] = True,
 ) -> None:
-    """Show versions, cores, GPU, codecs, Ray and disk, and what is missing. Exit code 3 where something is."""
+    """Show versions, cores, GPU, codecs, Ray and disk space. Exit code 3 if something is missing."""
     problems: list[str] = []
     table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
-    rows = _system() | _packages(problems) | _torch() | _gdal(problems) | (_ray(problems) if ray_too else {})
+    rows = _system() | _packages(problems) | _torch() | _gdal(problems) | (_ray(problems) if check_ray else {})
     for name, value in rows.items():
         table.add_row(name, value)
     console = Console(highlight=False, soft_wrap=True)
@@ -36,7 +34,7 @@ def doctor_command(
         console.print(f"problem: {problem}", style="red", markup=False)
     if problems:
         raise typer.Exit(3)
-    console.print("all well", style="green")
+    console.print("no problems found", style="green")
 
 
 def _system() -> dict[str, str]:
@@ -46,7 +44,7 @@ def _system() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}",
         "cores": f"{len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count()}",
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available",
-        "disk here": f"{disk.free / 2**30:.0f} GiB free",
+        "free disk space": f"{disk.free / 2**30:.0f} GiB in this folder",
         "shared memory": f"{shm.free / 2**30:.1f} GiB free" if shm else "no /dev/shm",
     }
 
@@ -65,7 +63,7 @@ def _packages(problems: list[str]) -> dict[str, str]:
 def _torch() -> dict[str, str]:
     from geosod.detectors.execution import gpu_names, resolve, this_machine
 
-    return {"GPU": ", ".join(gpu_names()) or "none", "detectors run on": resolve(this_machine(), tile=(1024, 1024))[1]}
+    return {"GPU": ", ".join(gpu_names()) or "none", "detector": resolve(this_machine(), tile=(1024, 1024))[1]}
 
 
 def _gdal(problems: list[str]) -> dict[str, str]:
@@ -82,7 +80,7 @@ def _ray(problems: list[str]) -> dict[str, str]:
     from geosod.running.ray_engine import describe
 
     try:
-        return {"Ray runs": describe()}
+        return {"Ray": describe()}
     except EngineError as error:
         problems.append(str(error))
-        return {"Ray runs": "no"}
+        return {"Ray": "does not start"}

@@ -1,4 +1,4 @@
-"""The result of a run as JSON, for scripts."""
+"""The result of `geosod detect` as JSON, for scripts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One dataset from the outputs of scenes that overlap, with every object in it once."""
+"""Outputs of overlapping scenes → one dataset in which each object occurs once."""

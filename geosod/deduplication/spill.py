@@ -1,4 +1,4 @@
-"""Tables that are appended to files and read again, since there may be more of them than memory."""
+"""Arrow tables that are appended to files on disk, since there may be more of them than memory holds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 
 
-def append(path: Path, table: pa.Table) -> None:
-    """Add a table to a file, which need not exist."""
+def append_table(path: Path, table: pa.Table) -> None:
+    """Append a table to a file; the file is created if it does not exist."""
     with path.open("ab") as file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
 
 
-def appended(path: Path) -> list[pa.Table]:
-    """The tables of a file, in the order in which they were added; none if there is no file."""
+def read_tables(path: Path) -> list[pa.Table]:
+    """The tables of a file, in the order in which they were appended; none if there is no file."""
     if not path.exists():
         return []
     tables = []

@@ -1,4 +1,4 @@
-"""The files of a merged dataset, scene by scene."""
+"""Writes the files of the deduplicated dataset, scene by scene."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod import __version__
-from geosod.deduplication.links import KEPT_ID, MERGED_FIELDS, Links, annotated
-from geosod.deduplication.match import MosaicRule
-from geosod.deduplication.sources import SceneSource, reading, tables
-from geosod.deduplication.stream import GeoParquetStream
-from geosod.deduplication.survey import Layer
-from geosod.deduplication.translate import same_crs, translate_file
+from geosod.deduplication.match import MatchRule
+from geosod.deduplication.merge_log import KEPT_ID, MERGED_FIELDS, MergeLog, split_rows
+from geosod.deduplication.reading import read_batches, reading
+from geosod.deduplication.reproject import reproject_file
+from geosod.deduplication.row_groups import Layer
+from geosod.deduplication.sources import SceneSource
+from geosod.deduplication.target_crs import same_crs
 from geosod.georeference.crs import crs_name
 from geosod.output.folder import flush
-from geosod.output.geoparquet import read_metadata
+from geosod.output.geoparquet import GeoParquetWriter, read_metadata
+from geosod.output.stac_item import timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +35,22 @@ class Target:
     """Where and how scenes are written.
 
     Attributes:
-        root: the dataset folder that is made.
-        final: the place it will have.
+        root: the folder that is written, a staging folder.
+        final: the path it will be renamed to.
         crs: CRS of the dataset.
-        rule: how its scenes were merged.
-        links: what was merged into what.
+        rule: how boxes were matched.
+        log: which row was merged into which.
     """
 
     root: Path
     final: Path
     crs: str
-    rule: MosaicRule
-    links: Links
+    rule: MatchRule
+    log: MergeLog
 
 
-def neighbours(layers: Sequence[Layer]) -> list[list[str]]:
-    """For each layer the ids of the other scenes whose boxes lie where its own do, by their bounds, in order."""
+def overlapping_scenes(layers: Sequence[Layer]) -> list[list[str]]:
+    """For each layer the sorted ids of the other scenes whose detections have bounds that meet its own."""
     found: list[list[str]] = [[] for _ in layers]
     geo = [read_metadata(layer.path, key="geo") or {} for layer in layers]
     bounds = [g.get("columns", {}).get("geometry", {}).get("bbox") for g in geo]
@@ -62,69 +64,73 @@ def neighbours(layers: Sequence[Layer]) -> list[list[str]]:
 
 
 def write_scene(
-    target: Target, layer: Layer, met: Sequence[str], lost: GeoParquetStream | None, progress: Callable[[int], None]
+    target: Target,
+    layer: Layer,
+    overlapping: Sequence[str],
+    duplicates: GeoParquetWriter | None,
+    on_rows: Callable[[int], None],
 ) -> int:
     """Write the detections, the coverage and the item of one scene.
 
     Args:
         target: where and how.
         layer: the scene, its detections in the CRS of the dataset.
-        met: ids of the scenes that it was merged with.
-        lost: takes the rows that go; may be None where there are none.
-        progress: called with how many rows were written.
+        overlapping: ids of the scenes that it was compared with.
+        duplicates: where dropped rows are written; None if there are none.
+        on_rows: called with the number of rows written.
 
     Returns:
-        Rows that stay.
+        The number of rows that are kept.
 
     Raises:
-        LostSceneError: a file of the scene cannot be read, or its coverage cannot be put in the CRS.
+        UnreadableSceneError: a file of the scene cannot be read, or its coverage cannot be reprojected.
     """
     scene, files = layer.scene, layer.scene.files(target.root)
     for path in (files.detections, files.coverage, files.item):
         path.parent.mkdir(parents=True, exist_ok=True)
-    told = _told(target, met)
+    record = _record(target, overlapping)
     crs = None if scene.crs is None else target.crs
     with reading(scene):
-        schema = pa.schema([*_plain(pq.read_schema(layer.path)), *MERGED_FIELDS])
-    start = 0
-    with GeoParquetStream(files.detections, schema, crs=crs, metadata=scene.metadata | {"merge": told}) as stream:
-        for table in tables(layer.path, scene):
-            kept, gone = _annotate(target.links, layer, start, table)
-            stream.write(stream.fitted(kept))
-            if lost is not None and len(gone):
-                lost.write(lost.fitted(gone))
+        schema = pa.schema([*_fields(pq.read_schema(layer.path)), *MERGED_FIELDS])
+    start, metadata = 0, scene.metadata | {"deduplication": record}
+    with GeoParquetWriter(files.detections, schema, crs=crs, metadata=metadata) as writer:
+        for table in read_batches(layer.path, scene):
+            kept, dropped = _split(target.log, layer, start, table)
+            writer.write(writer.conform(kept))
+            if duplicates is not None and len(dropped):
+                duplicates.write(duplicates.conform(dropped))
             start += len(table)
-            progress(len(table))
-    rows = stream.rows
+            on_rows(len(table))
     _write_coverage(scene, files.coverage, crs)
-    item = _item(target, scene, told, rows)
+    item = _item(target, scene, record, writer.rows)
     files.item.write_text(json.dumps(item, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for path in (files.detections, files.coverage, files.item):
         flush(path)
-    return rows
+    return writer.rows
 
 
-def _annotate(links: Links, layer: Layer, start: int, table: pa.Table) -> tuple[pa.Table, pa.Table]:
+def _split(log: MergeLog, layer: Layer, start: int, table: pa.Table) -> tuple[pa.Table, pa.Table]:
     stop = start + len(table)
-    dropped, kept = (links.read(kind, layer.index, start, stop) for kind in ("dropped", "kept"))
-    return annotated(table, start, dropped, kept)
+    dropped = log.read("dropped", layer.index, start, stop)
+    kept = log.read("kept", layer.index, start, stop)
+    return split_rows(table, start, dropped, kept)
 
 
-def _plain(schema: pa.Schema) -> list[pa.Field]:
+def _fields(schema: pa.Schema) -> list[pa.Field]:
     return [schema.field(i).remove_metadata() for i in range(len(schema))]
 
 
-def lost_schema(layers: Sequence[Layer]) -> pa.Schema:
-    """Columns of the rows that go: those of all files, and the id of the row that each is merged into.
+def duplicates_schema(layers: Sequence[Layer]) -> pa.Schema:
+    """Columns of the dropped rows: those of all files, and the id of the row that each is merged into.
 
     Raises:
-        LostSceneError: a file cannot be read, or has a column of another type than the same column of the others.
+        UnreadableSceneError: a file cannot be read, or has a column of another type than the same column of the others.
     """
     fields: dict[str, pa.Field] = {}
     count: dict[str, int] = {}
     for layer in layers:
         with reading(layer.scene):
-            for field in _plain(pq.read_schema(layer.path)):
+            for field in _fields(pq.read_schema(layer.path)):
                 known = fields.setdefault(field.name, field)
                 if known.type != field.type:
                     raise ValueError(f"column {field.name} is {field.type}, but {known.type} in other scenes")
@@ -141,16 +147,16 @@ def _write_coverage(scene: SceneSource, path: Path, crs: str | None) -> None:
         with source, path.open("wb") as out:
             shutil.copyfileobj(source, out)
     elif crs is not None:
-        translate_file(scene.coverage, path, scene, crs)
+        reproject_file(scene.coverage, path, scene, crs)
 
 
-def _told(target: Target, met: Sequence[str]) -> dict[str, object]:
-    """What the files of a scene say of how it was merged."""
-    return asdict(target.rule) | {"version": __version__, "scenes": list(met)}
+def _record(target: Target, overlapping: Sequence[str]) -> dict[str, object]:
+    """What the files of a scene record of its deduplication."""
+    return asdict(target.rule) | {"version": __version__, "scenes": list(overlapping)}
 
 
-def _item(target: Target, scene: SceneSource, told: Mapping[str, object], rows: int) -> dict[str, Any]:
-    """The scene's item, as it is in the merged dataset."""
+def _item(target: Target, scene: SceneSource, record: Mapping[str, object], rows: int) -> dict[str, Any]:
+    """The scene's item in the deduplicated dataset."""
     item = json.loads(json.dumps(scene.item))
     files = scene.files(target.final)
     for name, href in files.hrefs().items():
@@ -158,15 +164,17 @@ def _item(target: Target, scene: SceneSource, told: Mapping[str, object], rows: 
         if scene.crs is not None:
             item["assets"][name]["geosod:crs"] = crs_name(target.crs)
     source = Path(os.path.relpath(scene.item_path, files.item.parent)).as_posix()
-    item["links"].append({"rel": "derived_from", "href": source, "title": "Result before merging"})
-    rule, now = target.rule, dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    how = f"{rule.metric} {rule.threshold:g}, {rule.prefer} preferred"
-    done = f"objects that several scenes show were made one by geosod {__version__} ({how})"
+    item["links"].append({"rel": "derived_from", "href": source, "title": "Result before deduplication"})
+    rule = target.rule
+    step = (
+        f"duplicates of overlapping scenes merged by geosod {__version__} "
+        f"({rule.metric} {rule.threshold:g}, {rule.prefer} preferred)"
+    )
     item["properties"] |= {
-        "updated": now,
-        "processing:lineage": "; ".join(filter(None, [item["properties"].get("processing:lineage"), done])),
+        "updated": timestamp(dt.datetime.now(dt.UTC).replace(microsecond=0)),
+        "processing:lineage": "; ".join(filter(None, [item["properties"].get("processing:lineage"), step])),
         "geosod:detections": rows,
         "geosod:merged": scene.rows - rows,
-        "geosod:deduplication": dict(told),
+        "geosod:deduplication": dict(record),
     }
     return dict(item)

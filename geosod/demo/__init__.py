@@ -1,1 +1,1 @@
-"""A harbour that never was: scene, truth and score for `geosod demo`."""
+"""A drawn harbour for `geosod demo`: scene, ground truth and score."""

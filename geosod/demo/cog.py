@@ -1,4 +1,4 @@
-"""Writes pixels as a cloud-optimised GeoTIFF."""
+"""Writes pixels as a cloud-optimised GeoTIFF (COG)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rasterio.windows import Window as RasterWindow
 from geosod.arrays import BoolArray
 from geosod.errors import ConfigError, OutputError
 
-#: Pixels on a side of the blocks of a COG; strips have a multiple of it as height.
+#: Side of a COG's blocks in pixels; the height of a strip is a multiple of it.
 BLOCK = 512
 
 _CACHE_MB = 256
@@ -38,21 +38,21 @@ def write_cog(
     quality: int = 85,
     threads: int = 2,
 ) -> None:
-    """Write RGB strips as a COG: JPEG in 512 px blocks, overviews, and a mask for what is invalid.
+    """Write RGB strips as a COG: JPEG in 512 px blocks, with overviews and a mask of invalid pixels.
 
-    The strips and their overviews go to drafts in the same folder, which GDAL's COG driver then copies. All of
-    these bear other names until the COG is whole; whatever happens, no draft stays behind. Drafts of photographs
-    take about 2 bytes a pixel. Memory does not grow with the height of the scene.
+    The strips and their overviews go to temporary files in the same folder, which GDAL's COG driver then copies. The
+    COG gets its name only once it is complete, and temporary files are always removed. Those of photographs take
+    about 2 bytes a pixel. Memory does not grow with the height of the scene.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the file; an existing one is replaced.
         width, height: pixels.
-        crs: anything GDAL understands, such as ``EPSG:32631``.
+        crs: any CRS that GDAL understands, such as ``EPSG:32631``.
         transform: scene frame → CRS coordinates.
         strips: from top to bottom, pixels (3, rows, width) uint8 and valid (rows, width) bool. Every strip
             but the last has a multiple of 512 rows.
-        quality: of the JPEG compression, 1 to 100.
-        threads: threads of the compression.
+        quality: JPEG quality, 1 to 100.
+        threads: number of threads that compress.
 
     Raises:
         ConfigError: the strips do not fill the scene.
@@ -64,8 +64,8 @@ def write_cog(
             tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder,
             rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_NUM_THREADS=str(threads), GDAL_TIFF_INTERNAL_MASK="YES"),
         ):
-            # GDAL takes a file named after another with .ovr for its overview, and one named after that for
-            # the overview's. Halving strips here costs a third of what GDAL's own resampling does.
+            # GDAL takes NAME.ovr as the overview of NAME, and NAME.ovr.ovr as the overview of that. Halving strips here
+            # takes a third of the time of GDAL's own resampling.
             draft, whole = Path(folder) / "draft.tif", Path(folder) / "whole.tif"
             profile = _draft_profile(crs=crs, transform=transform, threads=threads)
             with contextlib.ExitStack() as stack:
@@ -73,18 +73,18 @@ def write_cog(
                     _Level(stack.enter_context(_create(f"{draft}{'.ovr' * k}", shape, profile)), shape)
                     for k, shape in enumerate(_pyramid(width, height))
                 ]
-                _fill(levels, strips)
+                _write_levels(levels, strips)
             copy_raster(draft, whole, **_cog_options(quality, threads))
             whole.replace(target)
     except (RasterioError, OSError) as error:
         raise OutputError(
-            f"cannot write {target}: {error}; see that its folder exists, can be written and has "
+            f"cannot write {target}: {error}; check that its folder exists, is writable and has "
             f"{width * height * 4 / 1e9:.1f} GB free"
         ) from error
 
 
 def _pyramid(width: int, height: int) -> list[tuple[int, int]]:
-    """Width and height of the scene and its overviews, each half the one before, down to a single block."""
+    """Width and height of the scene and its overviews, each half the size of the one before, down to one block."""
     shapes = [(width, height)]
     while max(shapes[-1]) > BLOCK:
         shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
@@ -128,7 +128,7 @@ def _cog_options(quality: int, threads: int) -> dict[str, object]:
 
 
 class _Level:
-    """One level of the pyramid: takes rows as they come, writes whole rows of blocks."""
+    """One level of the pyramid: collects strips and writes complete rows of blocks."""
 
     def __init__(self, sink: rasterio.io.DatasetWriter, shape: tuple[int, int]) -> None:
         self.sink = sink
@@ -137,7 +137,7 @@ class _Level:
         self._waiting: list[_Strip] = []
 
     def add(self, pixels: npt.NDArray[np.uint8], valid: BoolArray) -> Iterator[_Strip]:
-        """Keep or write a strip; yields what was written."""
+        """Add a strip; yields the rows that were written, if any."""
         self._waiting.append((pixels, valid))
         rows = sum(v.shape[0] for _, v in self._waiting)
         if rows % BLOCK and self.row + rows < self.height:
@@ -152,7 +152,7 @@ class _Level:
         yield pixels, valid
 
 
-def _fill(levels: list[_Level], strips: Iterable[_Strip]) -> None:
+def _write_levels(levels: list[_Level], strips: Iterable[_Strip]) -> None:
     scene = levels[0]
     row = 0
     for pixels, valid in strips:
@@ -161,27 +161,27 @@ def _fill(levels: list[_Level], strips: Iterable[_Strip]) -> None:
         if not fits or row + rows > scene.height or (rows % BLOCK and row + rows != scene.height):
             raise ConfigError(
                 f"write_cog: a strip of shape {pixels.shape} with mask {valid.shape} at row {row} does not fit a scene "
-                f"of {scene.width} x {scene.height} px; strips are (3, a multiple of {BLOCK}, {scene.width}), the last "
-                "may be lower"
+                f"of {scene.width} x {scene.height} px; a strip is (3, a multiple of {BLOCK}, {scene.width}), only the "
+                "last may have fewer rows"
             )
         row += rows
-        _pass_down(levels, pixels, valid)
+        _add(levels, pixels, valid)
     if row != scene.height:
-        raise ConfigError(f"write_cog: the strips have {row} rows together, the scene has {scene.height}")
+        raise ConfigError(f"write_cog: the strips have {row} rows in total, but the scene has {scene.height}")
 
 
-def _pass_down(levels: list[_Level], pixels: npt.NDArray[np.uint8], valid: BoolArray) -> None:
+def _add(levels: list[_Level], pixels: npt.NDArray[np.uint8], valid: BoolArray) -> None:
     for written in levels[0].add(pixels, valid):
         if len(levels) > 1:
-            _pass_down(levels[1:], *_halve(*written))
+            _add(levels[1:], *_halve(*written))
 
 
 @numba.njit(cache=True, nogil=True)
 def _halve(pixels: npt.NDArray[np.uint8], valid: BoolArray) -> tuple[npt.NDArray[np.uint8], BoolArray]:
-    """Means of the valid pixels among every 2 x 2; a mean is valid where any of its pixels is."""
+    """Means of the valid pixels of every 2 x 2 block; a mean is valid if any of its pixels is."""
     height, width = valid.shape
     rows, cols = (height + 1) // 2, (width + 1) // 2
-    small, some = np.zeros((3, rows, cols), np.uint8), np.zeros((rows, cols), np.bool_)
+    small, valid_out = np.zeros((3, rows, cols), np.uint8), np.zeros((rows, cols), np.bool_)
     for r in range(rows):
         for c in range(cols):
             total0, total1, total2, count = 0, 0, 0, 0
@@ -193,8 +193,8 @@ def _halve(pixels: npt.NDArray[np.uint8], valid: BoolArray) -> tuple[npt.NDArray
                         total2 += pixels[2, y, x]
                         count += 1
             if count:
-                some[r, c] = True
+                valid_out[r, c] = True
                 small[0, r, c] = (total0 + count // 2) // count
                 small[1, r, c] = (total1 + count // 2) // count
                 small[2, r, c] = (total2 + count // 2) // count
-    return small, some
+    return small, valid_out

@@ -1,4 +1,4 @@
-"""What stands where in the demo scene, and the truth about its objects."""
+"""Where do things stand in the demo scene, and what is the ground truth of its objects?"""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
-from geosod.demo.draft import LAND, WATER
+from geosod.demo.proposals import LAND, WATER
 from geosod.demo.sites import propose
 from geosod.demo.sprites import BUILDING, PIER, TANK, draw, true_boxes
-from geosod.demo.terrain import Terrain, make_terrain, survey
+from geosod.demo.terrain import Terrain, make_terrain, sample_terrain
 from geosod.errors import ConfigError
 
 #: Classes of the truth, in the order of their labels.
 CLASSES = ("vessel", "vehicle", "tank")
 
-#: Pixels on a side of the buckets that primitives are sorted into.
+#: Side of the buckets that primitives are sorted into, in pixels.
 BUCKET = 256
 
-_LEAST, _MOST = 6.0, 60.0
+#: Range of the longer side of an object, in pixels.
+_MIN_SIDE, _MAX_SIDE = 6.0, 60.0
 _THICK_CLOUD = 0.22
-_CROWDED = 0.2
-_APART = 8.0
+#: Maximum intersection of two objects over the smaller one.
+_MAX_OVERLAP = 0.2
+#: Minimum distance of the centres of two objects, in x or y.
+_MIN_DISTANCE = 8.0
 _CELL = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A scene before it is drawn.
+    """Everything that a scene shows, before it is drawn.
 
     Attributes:
         size: width and height in pixels.
-        seed: what it was made from.
+        seed: seed that it was made from.
         terrain: parameters of the ground, the clouds and the swath.
         boxes: (N, 4) float64 ``x0, y0, x1, y1``, scene frame, tight on each object.
         labels: (N,) int32, index into `CLASSES`.
@@ -70,24 +73,24 @@ def _overlap(p: FloatArray, q: FloatArray, gap: float) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def _crowd(a: FloatArray, b: FloatArray) -> bool:
-    """Whether two objects stand too close for both to be in the truth."""
-    apart = max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
-    if apart < _APART:
+def _too_close(a: FloatArray, b: FloatArray) -> bool:
+    """Whether two objects are too close for both to be in the ground truth."""
+    distance = max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
+    if distance < _MIN_DISTANCE:
         return True
     w = min(a[2], b[2]) - max(a[0], b[0])
     h = min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0.0 or h <= 0.0:
         return False
     smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
-    return bool(w * h > _CROWDED * smaller)
+    return bool(w * h > _MAX_OVERLAP * smaller)
 
 
 @numba.njit(cache=True, nogil=True)
-def _admit(
+def _accept(
     poses: FloatArray, boxes: FloatArray, group: IntArray, parent: IntArray, kind: IntArray, fit: BoolArray, grid: int
 ) -> BoolArray:
-    """Take things in order of precedence, leaving out those whose place is taken or whose parent was left out."""
+    """Accept things in order of precedence; reject those that collide with others or whose parent was rejected."""
     n = len(poses)
     cells = np.clip((boxes / _CELL).astype(np.int64), 0, grid - 1)
     entries = int(np.sum((cells[:, 2] - cells[:, 0] + 1) * (cells[:, 3] - cells[:, 1] + 1)))
@@ -106,7 +109,7 @@ def _admit(
                     j = thing[e]
                     e = following[e]
                     if kind[i] <= TANK and kind[j] <= TANK:
-                        free = not _crowd(boxes[i], boxes[j]) and not _overlap(poses[i], poses[j], 0.8)
+                        free = not _too_close(boxes[i], boxes[j]) and not _overlap(poses[i], poses[j], 0.8)
                     elif (group[i] != group[j] and parent[i] != j) or (kind[i] == BUILDING and kind[j] == BUILDING):
                         free = not _overlap(poses[i], poses[j], 1.5)
         if not free:
@@ -150,18 +153,18 @@ def _corners(things: dict[str, FloatArray]) -> FloatArray:
 
 
 def _fits(things: dict[str, FloatArray], boxes: FloatArray, terrain: Terrain, size: int) -> BoolArray:
-    """Which things stand on the ground they need, in the swath, and if objects, of the right size and in clear sky."""
-    height, cloud, valid = survey(terrain, _corners(things).reshape(-1, 2))
+    """Which things stand on the surface they need; objects must also be in the swath, of valid size and cloud-free."""
+    height, cloud, valid = sample_terrain(terrain, _corners(things).reshape(-1, 2))
     height, cloud, valid = height.reshape(-1, 5), cloud.reshape(-1, 5), valid.reshape(-1, 5)
     surface = things["surface"]
     fit = np.where(surface == LAND, (height > 0.012).all(1), True)
     fit &= np.where(surface == WATER, (height < -0.006).all(1), True)
-    # A pier ends in water, or it would be a plank in a field.
+    # A pier must end in water.
     fit &= np.where(things["kind"] == PIER, (height[:, 3:] < -0.01).all(1), True)
     longest = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     inside = (boxes[:, :2] >= 3).all(1) & (boxes[:, 2:] <= size - 3).all(1)
     clear = valid.all(1) & (cloud < _THICK_CLOUD).all(1)
-    good = inside & clear & (longest >= _LEAST) & (longest <= _MOST)
+    good = inside & clear & (longest >= _MIN_SIDE) & (longest <= _MAX_SIDE)
     result: BoolArray = fit & (good | (things["kind"] > TANK))
     return result
 
@@ -174,12 +177,12 @@ def _attempt(terrain: Terrain, size: int, rng: np.random.Generator) -> tuple[dic
     columns = (things["cx"], things["cy"], np.cos(angle), np.sin(angle), things["half_length"], things["half_width"])
     group, parent = things["group"].astype(np.int64), things["parent"].astype(np.int64)
     kind = things["kind"].astype(np.int64)
-    kept = _admit(np.stack(columns, axis=1), boxes, group, parent, kind, fit, -(-size // _CELL))
+    kept = _accept(np.stack(columns, axis=1), boxes, group, parent, kind, fit, -(-size // _CELL))
     return {name: column[kept] for name, column in things.items()}, boxes[kept]
 
 
 def _reach(shapes: FloatArray) -> FloatArray:
-    """Boxes (P, 4) of all that each primitive may paint."""
+    """Boxes (P, 4) of the pixels that each primitive may paint."""
     cos, sin = np.abs(shapes[:, 3]), np.abs(shapes[:, 4])
     hl, hw, soft = shapes[:, 5], shapes[:, 6], shapes[:, 13] + 1.0
     ex, ey = hl * cos + hw * sin + soft, hl * sin + hw * cos + soft
@@ -189,9 +192,9 @@ def _reach(shapes: FloatArray) -> FloatArray:
 def make_layout(size: int, seed: int) -> Layout:
     """Lay out a square scene of coast, harbours, towns and fields.
 
-    The density of things does not depend on the size. From 2048 px on every class occurs. No two objects of
-    the truth overlap by more than a fifth of the smaller box, none lies under thick cloud or across the edge of
-    the swath, and the longer side of every box is between 6 and 60 px.
+    The density of things does not depend on the size. From 2048 px on every class occurs. No two objects overlap by
+    more than a fifth of the smaller box, none lies under thick cloud or across the edge of the swath, and the longer
+    side of every box is between 6 and 60 px.
 
     Args:
         size: width and height in pixels, at least 1024.
@@ -201,7 +204,7 @@ def make_layout(size: int, seed: int) -> Layout:
         ConfigError: the size or the seed is out of range.
     """
     if size < 1024 or not 0 <= seed < 2**31:
-        raise ConfigError(f"make_layout: size {size} must be at least 1024 and seed {seed} within 0 ... 2147483647")
+        raise ConfigError(f"make_layout: size {size} must be at least 1024 and seed {seed} between 0 and 2147483647")
     rng = np.random.default_rng([size, seed])
     for attempt in range(64):
         terrain = make_terrain(size, int((seed * 7919 + attempt * 104729) % 1_000_003))

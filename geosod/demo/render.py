@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray
-from geosod.demo.ground import land, texel, water
+from geosod.demo.colours import land, texel, water
 from geosod.demo.layout import BUCKET, Layout
 from geosod.demo.sprites import DASH, DISC, HULL, ROOF, WAKE
 from geosod.demo.terrain import (
@@ -28,14 +28,14 @@ from geosod.demo.terrain import (
 from geosod.errors import ConfigError
 from geosod.scene import Window
 
-#: Pixels between the nodes at which slow fields are computed; in between they are interpolated.
+#: Pixels between the nodes at which slowly varying fields are computed; in between they are interpolated.
 _NODE = 8
 _GROUND_FIELDS, _SKY_FIELDS = 5, 2
 
 
 @numba.njit(cache=True, nogil=True)
 def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -> None:
-    """Slow fields at the nodes of one bucket: height, urbanity, moisture, two warps, cloud and shade."""
+    """Slowly varying fields at the nodes of one bucket: height, urbanity, moisture, two warps, cloud and shade."""
     for i in range(nodes.shape[1]):
         y = float(y0 + i * _NODE)
         for j in range(nodes.shape[2]):
@@ -53,7 +53,7 @@ def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -
 def _interpolate_row(
     nodes: npt.NDArray[np.float32], dy: int, x0: int, line: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]
 ) -> None:
-    """Fields along one row of pixels: `rows` (fields, width), `dy` and `x0` counted from the bucket's corner."""
+    """Fields along one row of pixels: `rows` (fields, width), `dy` and `x0` are relative to the bucket's corner."""
     i = dy // _NODE
     fy = np.float32((dy - i * _NODE) / _NODE)
     for k in range(rows.shape[0]):
@@ -142,13 +142,13 @@ def _sky(
     pixels: npt.NDArray[np.uint8],
     valid: npt.NDArray[np.bool_],
 ) -> None:
-    """Lay clouds and their shade over the canvas, cut the swath, and round."""
+    """Draw clouds and their shadows over the canvas, clear what is outside the swath, and round to uint8."""
     bx, by, x0, y0 = corner
     height, width = canvas.shape[:2]
     f, line = np.empty((_SKY_FIELDS, width), np.float32), np.empty(nodes.shape[2], np.float32)
     sky = nodes[_GROUND_FIELDS:]
     clear = sky.max() <= 0.0
-    # The swath is convex: a bucket whose corners lie in it lies in it altogether.
+    # The swath is convex: a bucket whose corners are inside is inside completely.
     whole = True
     for cx in (bx, bx + BUCKET):
         for cy in (by, by + BUCKET):
@@ -192,7 +192,7 @@ def _draw(
     pixels: npt.NDArray[np.uint8],
     valid: npt.NDArray[np.bool_],
 ) -> None:
-    """Bucket by bucket: ground, primitives in paint order, sky. Buckets and nodes lie fast in the scene frame."""
+    """Bucket by bucket: ground, primitives in paint order, sky. Buckets and nodes are fixed in the scene frame."""
     col, row = origin
     height, width = valid.shape
     nodes = np.empty((_GROUND_FIELDS + _SKY_FIELDS, BUCKET // _NODE + 1, BUCKET // _NODE + 1), np.float32)
@@ -216,8 +216,8 @@ def _draw(
 def render(layout: Layout, window: Window) -> tuple[npt.NDArray[np.uint8], BoolArray]:
     """Draw a part of the scene.
 
-    Every pixel depends on the layout and on its own place in the scene alone, so a window shows the same
-    wherever it is cut. Releases the GIL: call it from as many threads as there are cores.
+    Every pixel depends only on the layout and on its position in the scene, so overlapping windows show the same
+    pixels. Releases the GIL: call it from as many threads as there are cores.
 
     Args:
         layout: the scene.
@@ -227,11 +227,11 @@ def render(layout: Layout, window: Window) -> tuple[npt.NDArray[np.uint8], BoolA
         Pixels (3, H, W) uint8 RGB, 0 outside the swath, and valid (H, W) bool, True inside it.
 
     Raises:
-        ConfigError: the window is empty or reaches beyond the scene.
+        ConfigError: the window is empty or extends beyond the scene.
     """
     inside = window.col >= 0 and window.row >= 0 and window.right <= layout.size and window.bottom <= layout.size
     if not inside or window.width < 1 or window.height < 1:
-        raise ConfigError(f"render: {window} must lie inside the scene of {layout.size} x {layout.size} px")
+        raise ConfigError(f"render: {window} is empty or extends beyond the scene of {layout.size} x {layout.size} px")
     pixels = np.empty((3, window.height, window.width), np.uint8)
     valid = np.empty((window.height, window.width), np.bool_)
     origin = (window.col, window.row)

@@ -1,4 +1,4 @@
-"""`geosod demo`: draw a scene, run the real pipeline on it, and hold the result against the truth."""
+"""`geosod demo`: draw a scene, run the pipeline on it, and compare the result with the ground truth."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from geosod.tiling.grid import make_grid
 from geosod.viewing.pictures import contact_sheet, draw_crop, draw_overview
 
 MODEL = "demo-harbour"
-#: The bundle was trained on scenes of seeds from 1000 on.
+#: Scene that the bundle was not trained on; training scenes have seeds from 1000 on.
 SEED = 7
 CROP = 256
 CROPS = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectionColumns:
     """The detections of the demo scene as columns, scene frame."""
 
     boxes: np.ndarray[Any, np.dtype[np.float64]]
@@ -59,24 +59,24 @@ def run_demo(
     Args:
         out: folder for the scene, the truth, the outputs of `detect`, pictures and ``summary.json``.
         size: side of the scene in pixels, at least 1024.
-        seed: which scene to draw.
-        model: the bundle that detects.
-        on_drawn: called with the share of the scene that is drawn.
+        seed: selects the scene.
+        model: name or folder of the model bundle.
+        on_drawn: called with the fraction of the scene that is drawn, 0 to 1.
         on_event: called with the events of the run.
-        **settings: as `detect`.
+        **settings: as for `geosod.detect`.
 
     Returns:
-        What ``summary.json`` holds.
+        The contents of ``summary.json``.
 
     Raises:
-        UsageError: a setting or the place is unusable.
-        EngineError: the scene could not be worked through.
+        UsageError: a setting or the folder is invalid.
+        EngineError: parts of the scene could not be processed.
     """
     started = time.monotonic()
     folder = Path(out).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
-    # Looking costs time itself, some tens of milliseconds a look.
+    # Each sample takes some tens of milliseconds, so samples are few.
     with peak_memory(every=2.0) as peak:
         truth = write_scene(folder / "scene.tif", size=size, seed=seed, progress=on_drawn)
         drawn = time.monotonic() - started
@@ -84,7 +84,7 @@ def run_demo(
             folder / "scene.tif", model=model, out=folder, on_event=on_event, **({"overwrite": True} | settings)
         )
     if result.scenes[0].status != "done":
-        raise EngineError(f"the demo scene came out {result.scenes[0].status}: {result.failures[0].message}")
+        raise EngineError(f"the demo scene is {result.scenes[0].status}, not done: {result.failures[0].message}")
     scene = open_scene(SceneRef(str(folder / "scene.tif"), "scene"))
     _write_truth(folder / "truth.parquet", scene, truth)
     found = _read(result)
@@ -97,11 +97,11 @@ def run_demo(
     return summary
 
 
-def _read(result: Result) -> Found:
+def _read(result: Result) -> DetectionColumns:
     table = pq.read_table(result.scenes[0].paths[0])
     sides = ("px_xmin", "px_ymin", "px_xmax", "px_ymax")
     boxes = np.column_stack([table[name].to_numpy() for name in sides])
-    return Found(boxes, table["label_id"].to_numpy(), table["score"].to_numpy())
+    return DetectionColumns(boxes, table["label_id"].to_numpy(), table["score"].to_numpy())
 
 
 def _write_truth(path: Path, scene: Scene, truth: Truth) -> None:
@@ -114,10 +114,12 @@ def _write_truth(path: Path, scene: Scene, truth: Truth) -> None:
     }
     for name, side in zip(("px_xmin", "px_ymin", "px_xmax", "px_ymax"), truth.boxes.T, strict=True):
         columns[name] = pa.array(np.ascontiguousarray(side))
-    write_geoparquet(pa.table(columns), path, crs="OGC:CRS84", metadata={"what": "every object drawn into scene.tif"})
+    write_geoparquet(
+        pa.table(columns), path, crs="OGC:CRS84", metadata={"description": "every object drawn into scene.tif"}
+    )
 
 
-def _score(scene: Scene, truth: Truth, found: Found, model: str, settings: dict[str, Any]) -> Score:
+def _score(scene: Scene, truth: Truth, found: DetectionColumns, model: str, settings: dict[str, Any]) -> Score:
     job = make_job(model, **settings)
     grid = make_grid(scene.width, scene.height, tile=job.tile, overlap=job.overlap)
     x_edges, y_edges = grid.interior_edges()
@@ -139,11 +141,11 @@ def _summary(figures: Score, result: Result, peak: int, drawn: float, total: flo
         "mpx_per_s": round(result.megapixels / result.seconds, 3),
         "peak_pss_bytes": peak,
         "seconds_drawing": round(drawn, 2),
-        "seconds_in_all": round(total, 2),
+        "seconds_total": round(total, 2),
     }
 
 
-def _draw(folder: Path, scene: Scene, truth: Truth, found: Found) -> list[str]:
+def _draw(folder: Path, scene: Scene, truth: Truth, found: DetectionColumns) -> list[str]:
     image, scale = read_preview(scene, scene.window, max_side=1600)
     title = f"{len(found.boxes):,} objects in {scene.megapixels:,.0f} Mpx"
     overview = draw_overview(image, found.boxes * scale, found.labels, class_names=truth.classes, title=title)
@@ -153,17 +155,17 @@ def _draw(folder: Path, scene: Scene, truth: Truth, found: Found) -> list[str]:
     return ["overview.png", "crops.png"]
 
 
-def _busiest(scene: Scene, found: Found) -> list[Window]:
-    """Windows that show something: those with the most classes, then objects, well apart; in reading order."""
+def _busiest(scene: Scene, found: DetectionColumns) -> list[Window]:
+    """Windows with the most classes, then the most objects, spread over the scene; in reading order."""
     side = min(CROP, scene.width, scene.height)
     cells: dict[tuple[int, int], list[int]] = {}
     for (x, y), label in zip(found.boxes[:, :2].tolist(), found.labels.tolist(), strict=True):
         cells.setdefault((int(y) // side, int(x) // side), []).append(label)
     order = sorted(cells, key=lambda cell: (-len(set(cells[cell])), -min(len(cells[cell]), 40), cell))
     chosen: list[tuple[int, int]] = []
-    apart = max(1, scene.width // side // 8)
+    min_distance = max(1, scene.width // side // 8)
     for cell in order:
-        if all(max(abs(cell[0] - c[0]), abs(cell[1] - c[1])) >= apart for c in chosen):
+        if all(max(abs(cell[0] - c[0]), abs(cell[1] - c[1])) >= min_distance for c in chosen):
             chosen.append(cell)
         if len(chosen) == CROPS:
             break
@@ -171,17 +173,17 @@ def _busiest(scene: Scene, found: Found) -> list[Window]:
     return [Window(col, row, side, side) for col, row in corners] or [Window(0, 0, side, side)]
 
 
-def _crop(scene: Scene, window: Window, truth: Truth, found: Found) -> Any:
+def _crop(scene: Scene, window: Window, truth: Truth, found: DetectionColumns) -> Any:
     image, _ = read_preview(scene, window, max_side=CROP)
     offset = np.array([window.col, window.row, window.col, window.row])
-    seen, real = _inside(found.boxes, window), _inside(truth.boxes, window)
+    shown, shown_truth = _inside(found.boxes, window), _inside(truth.boxes, window)
     return draw_crop(
         image,
-        found.boxes[seen] - offset,
-        found.labels[seen],
-        found.scores[seen],
+        found.boxes[shown] - offset,
+        found.labels[shown],
+        found.scores[shown],
         class_names=truth.classes,
-        truth_boxes=truth.boxes[real] - offset,
+        truth_boxes=truth.boxes[shown_truth] - offset,
         zoom=2,
     )
 

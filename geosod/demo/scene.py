@@ -1,4 +1,4 @@
-"""The demo scene as a file on disk, with the truth about it."""
+"""The demo scene as a file on disk, with its ground truth."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from geosod.scene import Window
 #: Ground sample distance in metres.
 GSD = 0.5
 
-#: UTM zone 31 north; the scene's corner lies in the North Sea, where there is no such coast.
+#: UTM zone 31 north; the scene's corner lies in the North Sea, far from any coast.
 CRS = "EPSG:32631"
 ORIGIN = (480_000.0, 6_020_000.0)
 
-#: The least width of a piece that one thread draws, in pixels.
-_LEAST_PIECE = 2048
+#: Minimum width of the part of a strip that one thread draws, in pixels.
+_MIN_WIDTH = 2048
 
-_Piece = tuple[npt.NDArray[np.uint8], BoolArray]
+_Pixels = tuple[npt.NDArray[np.uint8], BoolArray]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +39,7 @@ class Truth:
         boxes: (N, 4) float64 ``x0, y0, x1, y1``, scene frame.
         labels: (N,) int32, index into `classes`.
         classes: names of the classes.
-        crs: of the scene, as ``EPSG:<code>``.
+        crs: CRS of the scene, as ``EPSG:<code>``.
         transform: scene frame → CRS coordinates.
     """
 
@@ -51,7 +51,7 @@ class Truth:
 
 
 def truth_of(layout: Layout) -> Truth:
-    """The truth about the scene that `write_scene` writes for a layout."""
+    """The ground truth of the scene that `write_scene` writes for a layout."""
     transform = Affine(GSD, 0.0, ORIGIN[0], 0.0, -GSD, ORIGIN[1])
     return Truth(layout.boxes, layout.labels, CLASSES, CRS, transform)
 
@@ -69,11 +69,11 @@ def write_scene(
     Memory is bounded by a few strips of 512 rows, whatever the size.
 
     Args:
-        path: the file; one that is there is replaced.
+        path: the file; an existing one is replaced.
         size: width and height in pixels, at least 1024.
-        seed: which scene.
+        seed: selects the scene.
         threads: threads that draw and compress.
-        progress: called with the share of the scene that is drawn, 0 to 1.
+        progress: called with the fraction of the scene that is drawn, 0 to 1.
 
     Raises:
         ConfigError: the size or the seed is out of range.
@@ -86,7 +86,7 @@ def write_scene(
     return truth
 
 
-def _strips(layout: Layout, *, threads: int, progress: Callable[[float], None] | None) -> Iterator[_Piece]:
+def _strips(layout: Layout, *, threads: int, progress: Callable[[float], None] | None) -> Iterator[_Pixels]:
     """The scene from top to bottom; the next strip is drawn while one is being written."""
     rows = [Window(0, row, layout.size, min(BLOCK, layout.size - row)) for row in range(0, layout.size, BLOCK)]
     with ThreadPoolExecutor(threads) as pool:
@@ -99,11 +99,11 @@ def _strips(layout: Layout, *, threads: int, progress: Callable[[float], None] |
                 progress(window.bottom / layout.size)
 
 
-def _start(pool: ThreadPoolExecutor, layout: Layout, window: Window, threads: int) -> list[Future[_Piece]]:
-    """Begin to draw a strip in pieces."""
-    wide = max(_LEAST_PIECE, math.ceil(window.width / (4 * threads) / BLOCK) * BLOCK)
-    pieces = [
+def _start(pool: ThreadPoolExecutor, layout: Layout, window: Window, threads: int) -> list[Future[_Pixels]]:
+    """Start drawing a strip, in parts of at least `_MIN_WIDTH` columns."""
+    wide = max(_MIN_WIDTH, math.ceil(window.width / (4 * threads) / BLOCK) * BLOCK)
+    parts = [
         Window(col, window.row, min(wide, window.right - col), window.height)
         for col in range(window.col, window.right, wide)
     ]
-    return [pool.submit(render, layout, piece) for piece in pieces]
+    return [pool.submit(render, layout, part) for part in parts]

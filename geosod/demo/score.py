@@ -1,4 +1,4 @@
-"""How well detections agree with a truth that is complete."""
+"""How well detections agree with a complete ground truth."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _CELL = 64.0
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Agreement of detections and truth at one IoU.
+    """Agreement of detections and ground truth at one IoU threshold.
 
     Attributes:
         objects: number of true objects.
         detections: number of detections.
-        recall: share of the true objects that were found; nan without objects.
-        precision: share of the detections that found an object; nan without detections.
+        recall: fraction of the true objects that were found; nan without objects.
+        precision: fraction of the detections that match an object; nan without detections.
         recall_at_borders: recall of the objects that an interior tile edge crosses; nan without such objects.
         recall_elsewhere: recall of all other objects; nan without such objects.
         objects_at_borders: number of objects that an interior tile edge crosses.
-        duplicates: detections without an object of their own that mostly lie on, or hold most of, an object of
-            their class which another detection found.
-        false_positives: detections without an object, duplicates included.
-        missed: objects without a detection.
+        duplicates: unmatched detections whose intersection with an object of their class that another detection
+            matches is at least half of the smaller area.
+        false_positives: unmatched detections, including duplicates.
+        missed: objects that no detection matches.
     """
 
     objects: int
@@ -46,7 +46,7 @@ class Score:
 
 @numba.njit(cache=True, nogil=True)
 def _bucket(boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]) -> tuple[IntArray, IntArray]:
-    """Rows of `boxes` by the grid cells they touch, as starts (cells + 1,) and members."""
+    """Rows of `boxes` grouped by the grid cells they touch, as starts (cells + 1,) and members."""
     rows, cols = shape
     starts = np.zeros(rows * cols + 1, np.int64)
     for fill in range(2):
@@ -137,29 +137,29 @@ def match(
     iou: float = 0.5,
     ios: float = 0.5,
 ) -> tuple[IntArray, BoolArray]:
-    """Give each detection, by descending score, the free object of its class with the greatest IoU.
+    """Assign to each detection, by descending score, the unmatched object of its class with the highest IoU.
 
     Args:
         truth_boxes, det_boxes: (N, 4) and (M, 4) ``x0, y0, x1, y1``, one frame.
         truth_labels, det_labels: (N,) and (M,) class indices.
         det_scores: (M,); of equal scores the earlier row comes first.
-        iou: least IoU of a match, greater than 0.
-        ios: least intersection over the smaller area of a duplicate.
+        iou: minimum IoU of a match, greater than 0.
+        ios: minimum intersection over the smaller area of a duplicate.
 
     Returns:
-        The object of each detection, (M,) int64, -1 for none; and (M,) bool, True where a detection without an
-        object of its own repeats one that another detection took.
+        The object of each detection, (M,) int64, -1 if it is unmatched; and (M,) bool, True for duplicates:
+        unmatched detections of an object that another detection matches.
 
     Raises:
-        ConfigError: lengths disagree, or `iou` is not within 0 ... 1.
+        ConfigError: lengths differ, or `iou` is not in (0, 1].
     """
     truth, found = (np.ascontiguousarray(b, np.float64).reshape(-1, 4) for b in (truth_boxes, det_boxes))
     labels, found_labels = (np.ascontiguousarray(b, np.int64) for b in (truth_labels, det_labels))
     scores = np.asarray(det_scores, np.float64)
     if labels.shape != (len(truth),) or found_labels.shape != (len(found),) or scores.shape != (len(found),):
         raise ConfigError(
-            f"match: {len(truth)} true boxes need as many labels, seen {labels.shape}; {len(found)} detections "
-            f"need as many labels and scores, seen {found_labels.shape} and {scores.shape}"
+            f"match: {len(truth)} true boxes need as many labels, got {labels.shape}; {len(found)} detections "
+            f"need as many labels and scores, got {found_labels.shape} and {scores.shape}"
         )
     if not 0.0 < iou <= 1.0:
         raise ConfigError(f"match: iou={iou} must be greater than 0 and at most 1")
@@ -179,7 +179,7 @@ def crosses_edges(boxes: npt.ArrayLike, *, x_edges: npt.ArrayLike, y_edges: npt.
     return crossed
 
 
-def _share(chosen: BoolArray) -> float:
+def _fraction(chosen: BoolArray) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 
@@ -194,15 +194,15 @@ def score(
     y_edges: npt.ArrayLike = (),
     iou: float = 0.5,
 ) -> Score:
-    """Recall, precision and duplicates of detections, matched as `match` does.
+    """Recall, precision and duplicates of detections, matched by `match`.
 
     Args:
         truth_boxes, det_boxes: (N, 4) and (M, 4) ``x0, y0, x1, y1``, scene frame.
         truth_labels, det_labels: (N,) and (M,) class indices.
         det_scores: (M,).
         x_edges, y_edges: columns and rows, scene frame, of every interior edge of a tile. An object is at a
-            border where one of these lines, taken across the whole scene, passes through the inside of its box.
-        iou: least IoU of a match.
+            border if one of these lines, extended across the whole scene, crosses the inside of its box.
+        iou: minimum IoU of a match.
 
     Raises:
         ConfigError: as `match`.
@@ -216,10 +216,10 @@ def score(
     return Score(
         objects=len(truth),
         detections=len(hit),
-        recall=_share(got),
-        precision=_share(hit),
-        recall_at_borders=_share(got[border]),
-        recall_elsewhere=_share(got[~border]),
+        recall=_fraction(got),
+        precision=_fraction(hit),
+        recall_at_borders=_fraction(got[border]),
+        recall_elsewhere=_fraction(got[~border]),
         objects_at_borders=int(border.sum()),
         duplicates=int(repeats.sum()),
         false_positives=int((~hit).sum()),

@@ -1,4 +1,4 @@
-"""From the things of a layout to the primitives that draw them, and to the boxes that bound them."""
+"""Things of a layout → the primitives that draw them, and their bounding boxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPE_COLUMNS = (
     *("opacity", "grain", "extra", "softness"),
 )
 
-#: Where the hull of a vessel starts to taper, as a share of its half length.
+#: Where the hull of a vessel starts to taper, as a fraction of its half length.
 _SHOULDER = 0.25
 _TIP = 0.15
 
@@ -47,7 +47,7 @@ _ROOFS = np.array([[168, 92, 70], [150, 84, 66], [128, 124, 122], [176, 112, 84]
 
 
 def true_boxes(things: dict[str, npt.NDArray[np.float64]]) -> FloatArray:
-    """Bounding boxes (N, 4) float64, scene frame, tight on the outline of each thing (without shadow and wake).
+    """Bounding boxes (N, 4) float64, scene frame, tight on the outline of each thing (without its shadow and wake).
 
     Args:
         things: columns ``kind, cx, cy, half_length, half_width, angle``, each (N,); angles in radians.
@@ -69,7 +69,7 @@ def true_boxes(things: dict[str, npt.NDArray[np.float64]]) -> FloatArray:
 
 
 class _Brush:
-    """Collects primitives of one kind of thing; every method adds one primitive for each thing."""
+    """Collects primitives of one kind of thing; `add` adds one primitive for each thing."""
 
     def __init__(self, things: dict[str, npt.NDArray[np.float64]]) -> None:
         self.t = things
@@ -107,10 +107,10 @@ class _Brush:
 
 
 def _vessels(b: _Brush) -> None:
-    look, hl = b.t["look"], b.t["half_length"]
+    variant, hl = b.t["variant"], b.t["half_length"]
     moving = b.t["moving"] > 0
-    pick = (look * len(_HULLS)).astype(int)
-    deck = _DECKS[(look * 613).astype(int) % len(_DECKS)]
+    pick = (variant * len(_HULLS)).astype(int)
+    deck = _DECKS[(variant * 613).astype(int) % len(_DECKS)]
     extra = _SHOULDER
     b.add(WAKE, 3, (214, 226, 228), at=(-3.2, 0), size=(2.4, 2.2), opacity=0.55 * moving, keep=moving)
     b.add(HULL, 6, (8, 18, 26), shift=(0.06 * hl + 0.8, 0.06 * hl + 0.9), opacity=0.35, extra=extra, soft=1.6)
@@ -123,19 +123,19 @@ def _vessels(b: _Brush) -> None:
     b.add(RECT, 9, (58, 76, 92), at=(cabin + 0.2, 0), size=(0.06, 0.5), keep=big)
     small = ~big
     b.add(RECT, 8, (92, 88, 84), at=(-0.25, 0), size=(0.3, 0.5), opacity=0.8, keep=small)
-    holds = long & (look * 97 % 1 > 0.5)
+    holds = long & (variant * 97 % 1 > 0.5)
     for place in (-0.08, 0.2):
         b.add(RECT, 9, (118, 84, 66), at=(place, 0), size=(0.11, 0.5), keep=holds)
-    sails = big & ~long & (look * 31 % 1 > 0.55)
+    sails = big & ~long & (variant * 31 % 1 > 0.55)
     b.add(RECT, 10, (244, 244, 240), at=(0.05, 0), size=(0.5, 0.09), keep=sails)
 
 
 def _vehicles(b: _Brush) -> None:
-    look, hl = b.t["look"], b.t["half_length"]
+    variant, hl = b.t["variant"], b.t["half_length"]
     car = hl < 6.6
     lorry = ~car
-    paint = _PAINTS[(look * len(_PAINTS)).astype(int)]
-    cargo = _CARGO[(look * 389).astype(int) % len(_CARGO)]
+    paint = _PAINTS[(variant * len(_PAINTS)).astype(int)]
+    cargo = _CARGO[(variant * 389).astype(int) % len(_CARGO)]
     b.add(RECT, 6, (14, 16, 18), shift=(0.9, 1.1), opacity=0.45, soft=1.5)
     b.add(RECT, 7, np.where(car[:, None], paint, cargo), grain=1.0)
     glass = (42, 50, 60)
@@ -147,12 +147,12 @@ def _vehicles(b: _Brush) -> None:
 
 
 def _tanks(b: _Brush) -> None:
-    look, r = b.t["look"], b.t["half_length"]
-    shell = _SHELLS[(look * len(_SHELLS)).astype(int)]
+    variant, r = b.t["variant"], b.t["half_length"]
+    shell = _SHELLS[(variant * len(_SHELLS)).astype(int)]
     b.add(DISC, 6, (26, 26, 28), shift=(0.22 * r + 0.6, 0.26 * r + 0.6), opacity=0.55, soft=1.6)
     b.add(DISC, 7, shell * 0.82, extra=-16.0)
     b.add(DISC, 8, shell, size=(np.maximum(0.86, 1 - 1.5 / r), 1.0), extra=-12.0)
-    floating = (look * 53 % 1 > 0.6) & (r > 7)
+    floating = (variant * 53 % 1 > 0.6) & (r > 7)
     b.add(DISC, 9, shell * 0.7, size=(0.72, 1.0), extra=14.0, keep=floating)
     b.add(DISC, 10, (120, 120, 118), size=(np.minimum(0.2, 1.4 / r), 1.0), opacity=0.7, keep=~floating & (r > 5))
 
@@ -164,9 +164,9 @@ def _roads(b: _Brush) -> None:
 
 
 def _pads(b: _Brush) -> None:
-    """Car parks (look below 0.5) are asphalt with lines; other pads concrete with a kerb."""
-    look = b.t["look"]
-    park = look < 0.5
+    """Car parks (variant below 0.5) are asphalt with lines; other pads are concrete with a kerb."""
+    variant = b.t["variant"]
+    park = variant < 0.5
     b.add(RECT, 0, np.where(park[:, None], (150, 148, 142), (168, 158, 140)), size=(1.03, 1.03), opacity=0.9)
     b.add(RECT, 1, np.where(park[:, None], (106, 107, 109), (182, 176, 164)), grain=3.5)
     b.add(RECT, 2, (196, 190, 176), size=(1.0, 0.03), opacity=0.6, keep=~park)
@@ -179,16 +179,16 @@ def _piers(b: _Brush) -> None:
 
 
 def _buildings(b: _Brush) -> None:
-    look = b.t["look"]
-    roof = _ROOFS[(look * len(_ROOFS)).astype(int)]
-    tall = 3.0 + 6.0 * (look * 71 % 1)
+    variant = b.t["variant"]
+    roof = _ROOFS[(variant * len(_ROOFS)).astype(int)]
+    tall = 3.0 + 6.0 * (variant * 71 % 1)
     b.add(RECT, 4, (22, 24, 26), shift=(tall, 1.2 * tall), opacity=0.5, soft=2.0)
-    b.add(ROOF, 5, roof, grain=3.0, extra=-np.where(look * 37 % 1 > 0.3, 14.0, 2.0))
+    b.add(ROOF, 5, roof, grain=3.0, extra=-np.where(variant * 37 % 1 > 0.3, 14.0, 2.0))
 
 
 def _trees(b: _Brush) -> None:
-    look, r = b.t["look"], b.t["half_length"]
-    shade = 26.0 * (look[:, None] - 0.5)
+    variant, r = b.t["variant"], b.t["half_length"]
+    shade = 26.0 * (variant[:, None] - 0.5)
     b.add(DISC, 4, (22, 28, 18), shift=(0.5 * r, 0.6 * r), opacity=0.45, soft=3.0)
     b.add(DISC, 5, np.array([62, 86, 48]) + shade, grain=11.0, extra=-15.0, soft=2.5)
 
@@ -209,7 +209,7 @@ def draw(things: dict[str, npt.NDArray[np.float64]]) -> FloatArray:
     """Primitives (P, 14) float64 in paint order, columns as in `SHAPE_COLUMNS`.
 
     Args:
-        things: columns ``kind, cx, cy, half_length, half_width, angle, look, moving``, each (N,).
+        things: columns ``kind, cx, cy, half_length, half_width, angle, variant, moving``, each (N,).
     """
     shapes, layers = [np.empty((0, len(SHAPE_COLUMNS)))], [np.empty(0, np.int64)]
     for kind, drawer in _DRAWERS.items():

@@ -21,14 +21,14 @@ _CLOUD_WAVELENGTH = 1900.0
 
 
 class Terrain(NamedTuple):
-    """What fixes the ground of one scene.
+    """Parameters of the ground of one scene.
 
     Attributes:
-        seed: of every noise.
+        seed: seed of every noise.
         centre: half the scene's size in pixels; the scene is a square.
-        offset: elevation that is subtracted around the centre, so that a shore always passes there.
+        offset: elevation subtracted around the centre, so that a shore always passes there.
         half: half the side of the valid square, in pixels.
-        cos, sin: of the angle by which the valid square is turned, as a swath is.
+        cos, sin: of the angle by which the valid square is rotated, as the swath of a satellite is.
         field_cos, field_sin: of the angle of the field pattern.
     """
 
@@ -69,9 +69,9 @@ def value_noise(x: float, y: float, seed: int) -> float:
 
 @numba.njit(cache=True, nogil=True)
 def fractal_noise(x: float, y: float, seed: int, octaves: int, gain: float) -> float:
-    """Sum of octaves of value noise, each half the wavelength and `gain` the amplitude of the one before.
+    """Sum of octaves of value noise, each with half the wavelength and `gain` times the amplitude of the previous one.
 
-    Octaves are turned against each other, which hides the lattice.
+    Octaves are rotated against each other, which hides the lattice.
     """
     total, amplitude = 0.0, 1.0
     for octave in range(octaves):
@@ -83,7 +83,7 @@ def fractal_noise(x: float, y: float, seed: int, octaves: int, gain: float) -> f
 
 @numba.njit(cache=True, nogil=True)
 def elevation(terrain: Terrain, x: float, y: float) -> float:
-    """Height of the ground at a point of the scene frame, without unit: land above 0, water below."""
+    """Unitless height of the ground at a point of the scene frame: land above 0, water below."""
     h = fractal_noise(x / _ELEVATION_WAVELENGTH, y / _ELEVATION_WAVELENGTH, terrain.seed, 7, 0.5) + 0.06
     dx, dy = x - terrain.centre, y - terrain.centre
     return h - terrain.offset * math.exp(-(dx * dx + dy * dy) / (2.0 * 1500.0**2))
@@ -91,13 +91,13 @@ def elevation(terrain: Terrain, x: float, y: float) -> float:
 
 @numba.njit(cache=True, nogil=True)
 def urbanity(terrain: Terrain, x: float, y: float) -> float:
-    """How built-up the land is; above 0 there are towns."""
+    """How densely built the land is; towns stand where it is above 0."""
     return fractal_noise(x / 3600.0, y / 3600.0, terrain.seed + 5003, 3, 0.45) + 0.15
 
 
 @numba.njit(cache=True, nogil=True)
 def moisture(terrain: Terrain, x: float, y: float) -> float:
-    """How lush the land is and how rough the water, about -1 to 1."""
+    """How green the land and how rough the water is, about -1 to 1."""
     return 0.8 * fractal_noise((0.8 * x + 0.6 * y) / 560.0, (0.8 * y - 0.6 * x) / 560.0, terrain.seed + 9001, 3, 0.5)
 
 
@@ -119,7 +119,7 @@ def inside_swath(terrain: Terrain, x: float, y: float, margin: float) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def survey(
+def sample_terrain(
     terrain: Terrain, points: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Elevation, cloud opacity and validity (with a margin of 4 px) of (N, 2) points, each (N,)."""
@@ -151,7 +151,7 @@ def make_terrain(size: int, seed: int) -> Terrain:
 
 
 def _spectral(rng: np.random.Generator, weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Noise whose amplitude spectrum is `weight`, wrapping around, of unit variance."""
+    """Periodic noise with the amplitude spectrum `weight` and unit variance."""
     white = np.fft.fft2(rng.standard_normal(weight.shape))
     image = np.fft.ifft2(white * weight).real
     result: npt.NDArray[np.float64] = (image - image.mean()) / image.std()
@@ -159,7 +159,7 @@ def _spectral(rng: np.random.Generator, weight: npt.NDArray[np.float64]) -> npt.
 
 
 def _canopy(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Tree crowns seen from above: lit cones around jittered points, wrapping around."""
+    """A periodic texture of tree crowns from above: lit cones around jittered points."""
     pitch = 8
     cells = TEXTURE_SIZE // pitch
     rows, cols = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE]
@@ -179,7 +179,7 @@ def _canopy(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 @functools.cache
 def textures() -> npt.NDArray[np.int8]:
-    """(4, 512, 512) int8 textures of zero mean and standard deviation 40: grain, crowns, waves, soil. All wrap."""
+    """(4, 512, 512) int8 periodic textures of zero mean and standard deviation 40: grain, crowns, waves, soil."""
     rng = np.random.default_rng(20180217)
     fy, fx = np.meshgrid(np.fft.fftfreq(TEXTURE_SIZE), np.fft.fftfreq(TEXTURE_SIZE), indexing="ij")
     f = np.hypot(fx, fy)

@@ -143,9 +143,9 @@ def _slices(batch: TileBatch, size: int) -> Iterator[TileBatch]:
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Torch's number of threads belongs to the process: it is as before when the block ends."""
-    before = torch.get_numtorch_threads()
-    torch.set_numtorch_threads(count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_numtorch_threads(before)
+        torch.set_num_threads(before)

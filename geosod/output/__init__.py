@@ -1,1 +1,1 @@
-"""From boxes to files on a map."""
+"""Detections → files: GeoParquet, coverage, STAC items, commits."""

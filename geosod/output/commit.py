@@ -1,15 +1,17 @@
-"""How the files of a scene come into the output folder: whole or not at all.
+"""Commits the files of a scene to the output folder: all of them or none.
 
-Files are written and flushed in a staging folder, then renamed into place; the scene's STAC item comes
-last, and its presence is the commit. Several processes may commit into one folder at a time: the
-renames and the failures file are guarded by a lock on ``.lock``. The folder must be on a file system with
-atomic renames and, for several processes, working ``flock``.
+Files are written and flushed in a staging folder, then renamed into place. The scene's STAC item comes last, and its
+presence is the commit. Several processes may commit to one folder at a time: renames and the failures file are
+guarded by a lock on ``.lock``. The folder must be on a file system with atomic renames and, for several processes,
+working ``flock``.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,32 @@ import pyarrow.parquet as pq
 
 from geosod.errors import ConfigError, OutputError
 from geosod.georeference.polygons import crs_name, georeferenced, parse_crs
+from geosod.output.coverage import area_km2
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging
-from geosod.output.geoparquet import read_metadata, write_geoparquet
-from geosod.output.stac_item import source_of
-from geosod.results import Failure
+from geosod.output.geoparquet import file_metadata, geometry_crs, read_metadata, write_geoparquet
+from geosod.output.scene_outputs import SceneOutputs
+from geosod.output.stac_item import scene_item, source_of
+from geosod.results import Failure, SceneResult
 from geosod.scene import Scene
 
 __all__ = [
     "OutputFolder",
     "SceneFiles",
     "check_dataset_crs",
+    "commit_outputs",
     "commit_scene",
     "committed",
     "dataset_crs",
     "known_sources",
     "open_output",
+    "scene_result",
     "write_failures",
 ]
 
 
 def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
-    """The item of a scene that is committed: it and every file it names are there. Else None."""
+    """The item of a scene if it is committed, that is if all files of its assets exist; else None."""
     path = folder.item(scene_id)
     item = read_item(path)
     if item is None or item.get("id") != scene_id:
@@ -61,17 +67,16 @@ def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
     for path in (folder.root / "detections").glob("acq_date=*/*.parquet"):
         geo = None if path.stem == but else read_metadata(path, key="geo")
         if geo is not None:
-            crs = geo["columns"][geo["primary_column"]].get("crs", "OGC:CRS84")
-            return crs if isinstance(crs, str) else json.dumps(crs)
+            return geometry_crs(geo)
     return None
 
 
 def dataset_crs(folder: OutputFolder, *, but: str | None = None) -> str | None:
-    """Name of the CRS of the dataset in a folder, as one of its files says; None where there is no file yet.
+    """Name of the CRS of the dataset in a folder, read from one of its files; None if there is no file yet.
 
     Args:
         folder: from `open_output`.
-        but: a scene whose file does not count.
+        but: id of a scene whose file is ignored.
     """
     crs = _first_crs(folder, but)
     return None if crs is None else crs_name(crs)
@@ -105,9 +110,9 @@ def commit_scene(
     metadata: Mapping[str, object],
     failures: Sequence[Failure] = (),
 ) -> tuple[str, ...]:
-    """Put the files of one scene into place; until the item is there, the scene is not committed.
+    """Write the files of one scene and move them into place; the item comes last and is the commit.
 
-    An earlier commit of the scene is replaced, wherever its date had put it, and so are its failures.
+    An earlier commit of the scene is replaced, whatever its date, and so are its failures.
 
     Args:
         folder: from `open_output`.
@@ -117,7 +122,7 @@ def commit_scene(
         item: from `stac_item.scene_item` with ``hrefs=folder.files(scene).hrefs()``.
         crs: CRS of the dataset.
         metadata: from `geoparquet.file_metadata`.
-        failures: ground of this scene that failed.
+        failures: failures of this scene.
 
     Returns:
         Absolute paths of detections, coverage and item, in this order.
@@ -127,7 +132,9 @@ def commit_scene(
     """
     files, file_crs = folder.files(scene), crs if georeferenced(scene) else None
     if {name: asset["href"] for name, asset in item["assets"].items()} != files.hrefs():
-        raise ConfigError(f"scene {scene.id!r}: the item's asset links are not those of the folder, {files.hrefs()}")
+        raise ConfigError(
+            f"scene {scene.id!r}: the item's asset links are not those of the folder; use {files.hrefs()}"
+        )
     try:
         with staging(folder) as stage:
             staged = SceneFiles(stage / "detections.parquet", stage / "coverage.parquet", stage / "item.json")
@@ -167,18 +174,18 @@ def _put(folder: OutputFolder, scene_id: str, staged: SceneFiles, files: SceneFi
 
 
 def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> Path | None:
-    """Replace the failures of some scenes and keep those of the others.
+    """Replace the failures of some scenes; those of other scenes are kept.
 
     Args:
         folder: from `open_output`.
-        failures: the new rows; all earlier rows of their scenes go.
-        scenes: further scenes whose rows go.
+        failures: the new rows; they replace all earlier rows of their scenes.
+        scenes: further scenes whose rows are removed.
 
     Returns:
-        The failures file, or None where no failure is left and it was removed.
+        Path of the failures file, or None if no failure is left and the file was removed.
 
     Raises:
-        OutputError: it cannot be written, or the file there is not a failures file.
+        OutputError: it cannot be written, or the existing file is not a failures file.
     """
     try:
         with staging(folder) as stage, locked(folder):
@@ -201,3 +208,67 @@ def _replace_failures(
     flush(stage / "failures.parquet")
     move(stage / "failures.parquet", folder.failures)
     return folder.failures
+
+
+def commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
+    """Write the files of a scene: whole or not at all.
+
+    Raises:
+        OutputError: a file cannot be written.
+        SceneError: the scene has no place in the dataset's CRS.
+    """
+    scene, counts = outputs.scene, outputs.counts
+    coverage = outputs.coverage_table()
+    inspected = area_km2(coverage)
+    item = scene_item(
+        scene,
+        outputs.provenance,
+        hrefs=folder.files(scene).hrefs(),
+        detections=len(outputs.detections),
+        status=outputs.status,
+        failures=len(outputs.failures),
+        inspected_km2=inspected,
+        crs=outputs.crs,
+        processed=dt.datetime.now(dt.UTC),
+    )
+    item["properties"] |= {
+        "geosod:capped_tiles": counts.capped_tiles,
+        "geosod:degenerate_detections": counts.degenerate,
+        "geosod:unplaced_detections": counts.unplaced,
+        "geosod:source_version": scene.ref.version,
+        "geosod:execution": asdict(outputs.provenance.execution),
+    }
+    paths = commit_scene(
+        folder,
+        scene,
+        detections=outputs.detection_table(),
+        coverage=coverage,
+        item=item,
+        crs=outputs.crs,
+        metadata=file_metadata(scene, outputs.provenance),
+        failures=outputs.failures,
+    )
+    return scene_result(outputs, paths=paths, inspected_km2=inspected)
+
+
+def scene_result(
+    outputs: SceneOutputs, *, paths: tuple[str, ...] = (), inspected_km2: float | None = None
+) -> SceneResult:
+    """How a scene ended that was worked through.
+
+    Args:
+        outputs: what it came to.
+        paths: the files it was written to.
+        inspected_km2: ground inspected.
+    """
+    return SceneResult(
+        outputs.scene.id,
+        outputs.scene.ref.uri,
+        outputs.status,
+        detections=len(outputs.detections),
+        paths=paths,
+        failures=outputs.failures,
+        megapixels=outputs.scene.megapixels,
+        inspected_km2=inspected_km2,
+        counts=outputs.counts,
+    )

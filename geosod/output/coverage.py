@@ -1,4 +1,4 @@
-"""What became of the ground, as polygons: "no detection" is not "not looked"."""
+"""Which ground was inspected, as polygons: it distinguishes "nothing found" from "not inspected"."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COVERAGE_SCHEMA = pa.schema(
     ]
 )
 
-#: What the codes of the output stand for; the first four are those of `Coverage`.
+#: Status and reason of each code in the output; the first four codes are those of `Coverage`.
 #: The code of the k-th mask is _MASKED + k.
 _OUTSIDE, _MASKED = 4, 5
 _MEANING: dict[int, tuple[Status, str | None]] = {
@@ -40,16 +40,16 @@ _MEANING: dict[int, tuple[Status, str | None]] = {
     UNSEEN: ("failed", "no tile reached it"),
     _OUTSIDE: ("outside_aoi", "outside the area of interest"),
 }
-#: Said of polygons that are smaller than their pixels, since some of these look past the Earth, or into the unknown.
+#: Added to the reason of polygons that lack pixels, since these lie off the Earth or have no known height.
 _NO_PLACE = "pixels here that have no place on the ground are left out"
-#: Pieces smaller than this, in square pixels, are rounding of an intersection and dropped.
+#: Polygons smaller than this, in square pixels, are rounding errors of an intersection and are dropped.
 _CRUMB = 1e-6
 
 Pieces = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 
 
 def _cells(scene: Scene, coverage: Coverage) -> Pieces:
-    """Regions of equal code over the whole scene, cut at its edge; polygons in the scene frame and codes."""
+    """Regions of equal code over the whole scene, clipped to it; polygons in the scene frame and codes."""
     whole = Coverage.of_window(scene.window, coverage.cell)
     whole.update(coverage)
     polygons, codes = region_outlines(whole.codes)
@@ -59,7 +59,7 @@ def _cells(scene: Scene, coverage: Coverage) -> Pieces:
 
 
 def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Pieces:
-    """The polygons of geometries of any kind, each with its code."""
+    """All polygons in geometries of any type, each with its code."""
     parts, index = shapely.get_parts(np.asarray(geometries, object).reshape(-1), return_index=True)
     again, inner = shapely.get_parts(parts, return_index=True)
     kept = (shapely.get_type_id(again) == shapely.GeometryType.POLYGON) & (shapely.area(again) > _CRUMB)
@@ -67,7 +67,7 @@ def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Pieces:
 
 
 def _cut(pieces: Pieces, region: Any) -> tuple[Pieces, Pieces]:
-    """What of the pieces lies in a region, and what outside it."""
+    """The parts of polygons inside a region, and those outside it."""
     polygons, codes = pieces
     shapely.prepare(region)
     inside = shapely.contains_properly(region, polygons)
@@ -92,7 +92,7 @@ def _coded(region: Any, code: int) -> Pieces:
 
 
 def _account(scene: Scene, coverage: Coverage, aoi: Any, masks: Iterable[Any]) -> Pieces:
-    """Pieces that share the scene out among the statuses, none twice."""
+    """Polygons that partition the scene among the statuses."""
     pieces = _cells(scene, coverage)
     rest: Pieces = (np.empty(0, object), np.empty(0, np.uint8))
     if aoi is not None:
@@ -101,7 +101,7 @@ def _account(scene: Scene, coverage: Coverage, aoi: Any, masks: Iterable[Any]) -
         frame = shapely.box(0, 0, scene.width, scene.height)
         rest = _coded(shapely.difference(frame, region), _OUTSIDE)
     for k, mask in enumerate(masks):
-        # Ground under two masks is told of the first.
+        # Ground under two masks is reported as the first one.
         masked, pieces = _cut(pieces, _region(scene, mask))
         rest = _joined(rest, _coded(shapely.union_all(masked[0]), _MASKED + k))
     return _joined(pieces, rest)
@@ -110,25 +110,24 @@ def _account(scene: Scene, coverage: Coverage, aoi: Any, masks: Iterable[Any]) -
 def coverage_table(
     scene: Scene, coverage: Coverage, *, crs: str, aoi: Any = None, masks: Mapping[str, Any] | None = None
 ) -> pa.Table:
-    """The account of a scene's ground, with `COVERAGE_SCHEMA`.
+    """The coverage of a scene as a table with `COVERAGE_SCHEMA`.
 
-    The polygons share the scene's rectangle out: they do not overlap and leave nothing over, but for pixels that have
-    no place on the ground; the polygons that would hold these say so in their reason. Cells of one code that share
-    edges are one row. Ground that no tile reached is "failed", with that reason, unless it is outside the area of
-    interest or masked.
+    The polygons partition the scene's rectangle, except for pixels without a position on the ground; polygons that
+    lack such pixels state so in their reason. Connected cells of one code are one row. Ground that no tile reached is
+    "failed", with that reason, unless it is outside the area of interest or masked.
 
     Args:
         scene: the scene.
-        coverage: its grid; cells it does not have are unseen.
-        crs: CRS of the geometries; a pixel scene's stay in the scene frame.
-        aoi: polygons of the area of interest, scene frame; None is the whole scene.
-        masks: polygons left out by request, scene frame, by what they are, such as "cloud".
+        coverage: its grid; cells outside the grid are unseen.
+        crs: CRS of the geometries; those of a pixel scene stay in the scene frame.
+        aoi: polygons of the area of interest, scene frame; None: the whole scene.
+        masks: polygons excluded by request, scene frame, by their kind, such as "cloud".
 
     Returns:
-        One row a polygon, ordered by status; ``area_km2`` is the area on the ellipsoid (null for a pixel scene).
+        One row per polygon, ordered by status; ``area_km2`` is the area on the ellipsoid (null for a pixel scene).
 
     Raises:
-        SceneError: the scene cannot be put in `crs`.
+        SceneError: the scene cannot be transformed to `crs`.
     """
     polygons, codes = _account(scene, coverage, aoi, (masks or {}).values())
     order = np.argsort(codes, kind="stable")

@@ -1,4 +1,4 @@
-"""The rows of ``failures.parquet``: what could not be done, and where."""
+"""The rows of ``failures.parquet``: what failed, and where."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geosod.errors import OutputError
 from geosod.results import Failure
 from geosod.scene import Window
 
-#: The columns of a failures file, in order; the window is null where the whole scene is concerned.
+#: The columns of a failures file, in order; the window is null if the whole scene failed.
 FAILURE_SCHEMA = pa.schema(
     [
         pa.field("scene_id", pa.string(), nullable=False),
@@ -28,7 +28,7 @@ FAILURE_SCHEMA = pa.schema(
 
 
 def failure_table(failures: Sequence[Failure]) -> pa.Table:
-    """Failures as rows with `FAILURE_SCHEMA`; their URIs and messages hold no credentials."""
+    """Failures as rows with `FAILURE_SCHEMA`; URIs and messages hold no credentials."""
     window = ("col", "row", "width", "height")
     rows = [
         {
@@ -46,10 +46,10 @@ def failure_table(failures: Sequence[Failure]) -> pa.Table:
 
 
 def read_failures(path: str | Path) -> pa.Table:
-    """The rows of a failures file; none where there is no such file.
+    """The rows of a failures file; none if the file does not exist.
 
     Raises:
-        OutputError: the file is there and is not a failures file.
+        OutputError: the file exists and is not a failures file.
     """
     if not Path(path).exists():
         return FAILURE_SCHEMA.empty_table()
@@ -59,8 +59,17 @@ def read_failures(path: str | Path) -> pa.Table:
         raise OutputError(f"{path}: not readable as a failures file ({error}); move it away") from error
 
 
+def is_failures_file(path: str | Path) -> bool:
+    """Whether a path can be read as a failures file."""
+    try:
+        read_failures(path)
+    except OutputError:
+        return False
+    return True
+
+
 def failures_of(path: str | Path) -> tuple[Failure, ...]:
-    """The rows of a failures file as values."""
+    """The rows of a failures file as `Failure` values."""
     return tuple(
         Failure(
             scene_id=r["scene_id"],
@@ -73,9 +82,9 @@ def failures_of(path: str | Path) -> tuple[Failure, ...]:
 
 
 def merged_failures(old: pa.Table, new: pa.Table, scenes: Collection[str]) -> pa.Table:
-    """The rows of `old` without those of `scenes`, and the rows of `new`; sorted, so that order tells nothing."""
-    concerned = pa.array(sorted({*scenes, *new["scene_id"].to_pylist()}), pa.string())
-    kept = old.filter(pc.invert(pc.is_in(old["scene_id"], concerned)))
+    """The rows of `new`, and those of `old` whose scene is neither in `new` nor in `scenes`; sorted."""
+    replaced = pa.array(sorted({*scenes, *new["scene_id"].to_pylist()}), pa.string())
+    kept = old.filter(pc.invert(pc.is_in(old["scene_id"], replaced)))
     rows = pa.concat_tables([kept, new])
     keys = [(name, "ascending") for name in ("scene_id", "stage", "row", "col", "error", "message")]
     return rows.sort_by(keys).combine_chunks()

@@ -1,4 +1,4 @@
-"""The output folder: what goes where, and the tools to put it there safely."""
+"""The output folder: where each file goes, and how it gets there safely."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SceneFiles:
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """A place for results: a dataset folder, or one named file with its companions beside it.
+    """Where results go: a dataset folder, or one named file with its companion files next to it.
 
     Attributes:
         root: the folder, absolute.
@@ -66,15 +66,15 @@ class OutputFolder:
 
     @property
     def failures(self) -> Path:
-        """The failures file."""
+        """Path of the failures file."""
         return self.root / ("failures.parquet" if self.name is None else f"{self.name}.failures.parquet")
 
     def item(self, scene_id: str) -> Path:
-        """Where the item of a scene is."""
+        """Path of the item of a scene."""
         return self.root / (f"items/{scene_id}.json" if self.name is None else f"{self.name}.json")
 
     def files(self, scene: Scene) -> SceneFiles:
-        """Where the files of a scene go; its date and georeference decide the folder."""
+        """Paths of the files of a scene; the subfolder depends on its date and georeference."""
         if not _SAFE_ID.fullmatch(scene.id):
             raise OutputError(f"scene id {scene.id!r} cannot name a file; use letters, digits, '-', '_' and '.'")
         if self.name is not None:
@@ -84,24 +84,24 @@ class OutputFolder:
 
 
 def dataset_files(root: Path, scene_id: str, moment: dt.datetime | None, *, on_map: bool) -> SceneFiles:
-    """Where the files of a scene go in a dataset folder; `on_map` tells whether it is georeferenced."""
+    """Paths of the files of a scene in a dataset folder; `on_map`: whether it is georeferenced."""
     date = "unknown" if moment is None else utc(moment).date().isoformat()
     folder, file = f"detections/acq_date={date}" if on_map else "pixel", f"{scene_id}.parquet"
     return SceneFiles(root / folder / file, root / "coverage" / file, OutputFolder(root).item(scene_id))
 
 
 def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -> OutputFolder:
-    """Check that results can go to a place, before any work is done.
+    """Check that results can be written to a path, before any work is done.
 
-    Files in a dataset folder that geosod did not write are left alone. Staging folders of dead runs go.
+    Files in a dataset folder that geosod did not write are left alone. Staging folders of dead processes are removed.
 
     Args:
-        path: a folder, made if need be, or ``NAME.parquet`` for the one scene of a run.
-        scenes: how many scenes the run has.
+        path: a folder, created if it does not exist, or ``NAME.parquet`` if the run has one scene.
+        scenes: number of scenes of the run.
         overwrite: replace ``NAME.parquet`` even if geosod did not write it.
 
     Raises:
-        OutputError: the place is not writable, is a file, or holds a file that is not ours to replace.
+        OutputError: the path is not writable, is a file, or holds a file that geosod did not write.
     """
     target = Path(path).expanduser().absolute()
     single = target.suffix.lower() == ".parquet" and not target.is_dir()
@@ -124,21 +124,26 @@ def _check_writable(root: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        mend = "choose another folder with -o, or mend its permissions"
-        raise OutputError(f"{root}: cannot be written ({error.strerror or error}); {mend}") from error
+        fix = "choose another folder with -o, or fix its permissions"
+        raise OutputError(f"{root}: cannot be written ({error.strerror or error}); {fix}") from error
 
 
 def _check_ours(folder: OutputFolder) -> None:
-    stem = folder.root / str(folder.name)
-    tables, item = (Path(f"{stem}.parquet"), Path(f"{stem}.coverage.parquet")), Path(f"{stem}.json")
-    foreign = [path for path in tables if path.exists() and read_metadata(path) is None]
-    foreign += [item] if item.exists() and read_item(item) is None else []
+    paths = [folder.root / f"{folder.name}{suffix}" for suffix in (".parquet", ".coverage.parquet", ".json")]
+    foreign = [path for path in paths if path.exists() and not written_by_geosod(path)]
     if foreign:
         raise OutputError(f"{foreign[0]}: exists and was not written by geosod; use --overwrite, or another name")
 
 
+def written_by_geosod(path: Path) -> bool:
+    """Whether a file is an item or a GeoParquet file that geosod wrote."""
+    if path.suffix == ".json":
+        return read_item(path) is not None
+    return path.suffix == ".parquet" and read_metadata(path) is not None
+
+
 def read_item(path: Path) -> dict[str, Any] | None:
-    """An item that geosod wrote, or None where the file is absent, broken or another's."""
+    """An item that geosod wrote, or None if the file is missing, broken or not written by geosod."""
     try:
         item = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -149,7 +154,7 @@ def read_item(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def locked(folder: OutputFolder) -> Iterator[None]:
-    """Hold the folder's lock; a single file has none, it is one process's."""
+    """Hold the folder's lock; a single file has none, since only one process writes it."""
     if folder.name is not None or fcntl is None:
         yield
         return
@@ -165,7 +170,7 @@ def _host() -> str:
 
 @contextmanager
 def staging(folder: OutputFolder) -> Iterator[Path]:
-    """A new folder on the same file system, outside the dataset's folders; removed at the end."""
+    """A temporary folder on the same file system, outside the dataset's folders; removed at the end."""
     path = folder.root / f".staging-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     path.mkdir()
     try:
@@ -175,7 +180,7 @@ def staging(folder: OutputFolder) -> Iterator[Path]:
 
 
 def _alive(pid: int) -> bool:
-    if os.name != "posix":  # there, signal 0 is not a mere question
+    if os.name != "posix":  # on Windows, signal 0 would end the process
         return True
     try:
         os.kill(pid, 0)
@@ -187,14 +192,14 @@ def _alive(pid: int) -> bool:
 
 
 def remove_stale_staging(folder: OutputFolder) -> None:
-    """Remove staging folders whose process is dead, and those of other machines that are a day old."""
+    """Remove staging folders of dead processes of this machine, and those of other machines that are a day old."""
     for path in folder.root.glob(".staging-*"):
         match = _STAGING.fullmatch(path.name)
         if match is None or not path.is_dir():
             continue
         try:
             old = time.time() - path.stat().st_mtime > _DAY
-        except FileNotFoundError:  # its owner has just removed it
+        except FileNotFoundError:  # its process has just removed it
             continue
         here = match["host"] == _host()
         if (here and not _alive(int(match["pid"]))) or (not here and old):
@@ -211,7 +216,7 @@ def flush(path: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file into place and flush the folder it comes to."""
+    """Rename a file into place and flush its new folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
     if os.name == "posix":

@@ -1,4 +1,4 @@
-"""Arrow tables with a WKB column → GeoParquet 1.1 files, the same bytes for the same rows."""
+"""Arrow tables with a WKB column → GeoParquet 1.1 files, with the same bytes for the same rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod.errors import OutputError, identity
-from geosod.georeference.polygons import parse_crs
+from geosod.georeference.crs import LONLAT, parse_crs
 from geosod.results import Provenance
 from geosod.scene import Scene
 
@@ -25,12 +26,12 @@ ROW_GROUP_ROWS = 50_000
 BBOX_TYPE = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in ("xmin", "ymin", "xmax", "ymax")])
 
 _TYPE_NAMES = {3: "Polygon", 6: "MultiPolygon"}
-#: Columns of few values.
+#: Columns with few distinct values, which are dictionary encoded.
 REPEATING = ("label", "scene_id", "status", "reason")
 
 
 def file_metadata(scene: Scene, provenance: Provenance) -> dict[str, object]:
-    """What goes under the key ``geosod`` of a scene's files: where the rows come from, no credentials."""
+    """The metadata under the key ``geosod`` of a scene's files: where the rows come from, without credentials."""
     return {
         "scene_id": scene.id,
         "source": identity(scene.ref.uri),
@@ -49,7 +50,7 @@ def file_metadata(scene: Scene, provenance: Provenance) -> dict[str, object]:
 
 
 def geometry_columns(geometries: Any) -> tuple[pa.Array, pa.Array]:
-    """Geometries as a WKB column and their covering.
+    """Geometries as a WKB column and a bounding box column.
 
     Args:
         geometries: (N,) shapely geometries, none of them empty.
@@ -65,7 +66,7 @@ def geometry_columns(geometries: Any) -> tuple[pa.Array, pa.Array]:
 
 
 def _geometry_types(column: pa.ChunkedArray) -> list[str]:
-    """Names of the types present, read from the second byte of each little-endian WKB."""
+    """Names of the geometry types present, read from bytes 1 to 4 of each little-endian WKB."""
     codes = pc.unique(pc.binary_slice(column, 1, 5)).to_pylist() if len(column) else []
     return sorted(_TYPE_NAMES[int.from_bytes(code, "little")] for code in codes)
 
@@ -75,8 +76,8 @@ def geo_metadata(table: pa.Table, *, crs: str | None, geometry_types: Sequence[s
 
     Args:
         table: has the columns ``geometry`` (WKB) and ``bbox``.
-        crs: CRS of the geometries; None writes ``null``, the mark of coordinates without one.
-        geometry_types: names of the geometry types in the table; None reads them from the WKB.
+        crs: CRS of the geometries; None writes ``null``, which GeoParquet defines as coordinates without a CRS.
+        geometry_types: names of the geometry types in the table; by default they are read from the WKB.
     """
     types = _geometry_types(table["geometry"]) if geometry_types is None else sorted(geometry_types)
     column: dict[str, Any] = {
@@ -103,7 +104,7 @@ def write_geoparquet(
 ) -> None:
     """Write a table as GeoParquet 1.1.
 
-    The bytes depend on the arguments and the version of pyarrow alone: no time or path goes in.
+    The bytes depend only on the arguments and the version of pyarrow: no time or path is written.
 
     Args:
         table: has the columns ``geometry`` (WKB, polygons with counter-clockwise shells) and ``bbox``.
@@ -116,7 +117,7 @@ def write_geoparquet(
         OutputError: the file cannot be written.
     """
     geo = geo_metadata(table, crs=crs, geometry_types=geometry_types)
-    keys = {"geo": json.dumps(geo), "geosod": json.dumps(dict(metadata), sort_keys=True, default=str)}
+    keys = _file_keys(geo, metadata)
     stamped = table.combine_chunks().replace_schema_metadata(keys)
     try:
         pq.write_table(
@@ -124,17 +125,109 @@ def write_geoparquet(
             path,
             compression="zstd",
             row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=[name for name in REPEATING if name in table.schema.names],
+            use_dictionary=_dictionary_columns(table.schema),
         )
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
 
 
+def _file_keys(geo: Mapping[str, object], metadata: Mapping[str, object]) -> dict[str, str]:
+    return {"geo": json.dumps(geo), "geosod": json.dumps(dict(metadata), sort_keys=True, default=str)}
+
+
+def _dictionary_columns(schema: pa.Schema) -> list[str]:
+    return [name for name in REPEATING if name in schema.names]
+
+
+class GeoParquetWriter:
+    """Writes a GeoParquet 1.1 file in several calls; every row group but the last has `ROW_GROUP_ROWS` rows.
+
+    The bounds and geometry types for the ``geo`` metadata are collected on the way and written last.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, *, crs: str | None, metadata: Mapping[str, object]) -> None:
+        """Open a new file.
+
+        Args:
+            path: local file; it is replaced.
+            schema: of the rows; has ``geometry`` (WKB) and ``bbox``.
+            crs: CRS of the geometries, or None for pixels.
+            metadata: written as JSON under the key ``geosod``.
+        """
+        self.rows = 0
+        self._schema = schema.remove_metadata()
+        self._crs = crs
+        self._metadata = dict(metadata)
+        self._waiting: list[pa.Table] = []
+        self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+        self._types: set[str] = set()
+        # If Arrow's own schema were in the file, readers would look for metadata only there.
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=_dictionary_columns(self._schema),
+            store_schema=False,
+        )
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows with the schema of the file."""
+        self.rows += len(table)
+        if len(table) == 0:
+            return
+        column = geo_metadata(table.select(["geometry", "bbox"]), crs=None)["columns"]["geometry"]
+        low, high = column["bbox"][:2], column["bbox"][2:]
+        self._bounds = np.concatenate([np.minimum(self._bounds[:2], low), np.maximum(self._bounds[2:], high)])
+        self._types |= set(column["geometry_types"])
+        self._waiting.append(table.replace_schema_metadata(None))
+        self._flush(ROW_GROUP_ROWS)
+
+    def conform(self, table: pa.Table) -> pa.Table:
+        """A table with the columns of the file, in their order; columns that it lacks are null."""
+        n = len(table)
+        columns = [
+            table[field.name] if field.name in table.schema.names else pa.nulls(n, field.type) for field in self._schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _flush(self, min_rows: int) -> None:
+        if sum(map(len, self._waiting)) < min_rows:
+            return
+        table = pa.concat_tables(self._waiting)
+        while len(table) >= min_rows and len(table):
+            self._writer.write_table(table[:ROW_GROUP_ROWS].combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+            table = table[ROW_GROUP_ROWS:]
+        self._waiting = [table] if len(table) else []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush(1)
+            self._writer.add_key_value_metadata(_file_keys(self._geo(), self._metadata))
+        self._writer.close()
+
+    def _geo(self) -> dict[str, Any]:
+        geo = geo_metadata(self._schema.empty_table(), crs=self._crs, geometry_types=sorted(self._types))
+        if self.rows:
+            geo["columns"]["geometry"]["bbox"] = self._bounds.tolist()
+        return geo
+
+
 def read_metadata(path: str | Path, *, key: str = "geosod") -> dict[str, Any] | None:
-    """The file metadata under ``geosod`` or ``geo``, or None where the path is no Parquet file with such a key."""
+    """The file metadata under ``geosod`` or ``geo``, or None if the path is not a Parquet file with such a key."""
     try:
         stored = pq.read_schema(path).metadata or {}
         value = json.loads(stored[key.encode()])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def geometry_crs(geo: Mapping[str, Any]) -> str | None:
+    """PROJJSON or name of the CRS in ``geo`` metadata; None for coordinates without one."""
+    crs = geo["columns"][geo["primary_column"]].get("crs", LONLAT)
+    return crs if crs is None or isinstance(crs, str) else json.dumps(crs)

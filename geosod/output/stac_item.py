@@ -1,4 +1,4 @@
-"""The STAC item of a scene: what was done, with what, and where the files are."""
+"""The STAC item of a scene: what was detected with which model, and where the files are."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from geosod.scene import Scene
 STAC_VERSION = "1.1.0"
 PROCESSING_EXTENSION = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 PARQUET_MEDIA_TYPE = "application/vnd.apache.parquet"
-#: When the first photograph from the air was taken: no scene is older. Start of the interval of scenes without date.
+#: Year of the first aerial photograph: no scene is older. Start of the interval of scenes without a date.
 EARLIEST_ACQUISITION = "1858-01-01T00:00:00Z"
 
 
-def _timestamp(moment: dt.datetime) -> str:
+def timestamp(moment: dt.datetime) -> str:
+    """An instant in UTC as RFC 3339 text, such as ``2024-05-01T10:30:00Z``; without a zone it is taken as UTC."""
     aware = utc(moment)
     return aware.isoformat(timespec="microseconds" if aware.microsecond else "seconds").replace("+00:00", "Z")
 
 
-def _when(acquired: dt.datetime | None, processed: dt.datetime) -> dict[str, Any]:
-    """The item's time; without a date, the interval of every instant the scene may be of."""
+def _time_properties(acquired: dt.datetime | None, processed: dt.datetime) -> dict[str, Any]:
+    """The item's time; without a date, the interval in which the scene must have been acquired."""
     if acquired is not None:
-        return {"datetime": _timestamp(acquired)}
-    return {"datetime": None, "start_datetime": EARLIEST_ACQUISITION, "end_datetime": _timestamp(processed)}
+        return {"datetime": timestamp(acquired)}
+    return {"datetime": None, "start_datetime": EARLIEST_ACQUISITION, "end_datetime": timestamp(processed)}
 
 
 def geographic_bbox(geometry: Any) -> list[float]:
@@ -56,7 +57,7 @@ def _asset(href: str, title: str, roles: list[str], crs: str | None) -> dict[str
 
 
 def source_href(uri: str) -> str:
-    """The cleaned URI as a link; what GDAL alone understands is kept as it is, spaces aside."""
+    """The cleaned URI as a link; GDAL's own syntax is kept, except that spaces are escaped."""
     cleaned = identity(uri)
     return quote(cleaned, safe="/:%{}[]@!$&'()*+,;=~?#\\") if cleaned else "unknown"
 
@@ -80,18 +81,17 @@ def scene_item(
 ) -> dict[str, Any]:
     """A STAC 1.1 Item with the processing extension 1.2.0.
 
-    A scene without an acquisition date gets ``datetime: null`` and an interval that holds the true instant
-    whatever it was, from the first aerial photograph to the time of processing, and no claim beyond that. A pixel
-    scene gets ``geometry: null`` and no bbox.
+    A scene without an acquisition date gets ``datetime: null`` and the interval from the first aerial photograph to
+    the time of processing. A pixel scene gets ``geometry: null`` and no bbox.
 
     Args:
         scene: the scene.
         provenance: model, configuration and execution.
-        hrefs: relative links of "detections" and "coverage", seen from the item.
+        hrefs: links of "detections" and "coverage", relative to the item.
         detections: number of rows.
         status: "partial" where some ground failed.
         failures: number of rows in the failures file.
-        inspected_km2: ground looked at; None for a pixel scene.
+        inspected_km2: area that was inspected; None for a pixel scene.
         crs: CRS of the dataset.
         processed: when the scene was finished.
 
@@ -99,15 +99,12 @@ def scene_item(
         The item as a JSON value.
     """
     placed = georeferenced(scene)
-    # GeoJSON knows the Earth alone.
+    # GeoJSON coordinates are always WGS 84, so other bodies have no geometry.
     outline = footprint(scene) if placed and on_earth(scene) else None
     source = source_href(scene.ref.uri)
+    asset_crs = crs if placed else None
     properties: dict[str, Any] = {
-        **_when(scene.ref.datetime, processed),
-        "created": _timestamp(processed),
-        "processing:datetime": _timestamp(processed),
-        "processing:software": {"geosod": provenance.version},
-        "processing:lineage": f"Objects detected by geosod {provenance.version} with the model {provenance.model}",
+        **_processing_properties(scene, provenance, processed),
         "geosod:status": status,
         "geosod:detections": detections,
         "geosod:failures": failures,
@@ -118,7 +115,6 @@ def scene_item(
     }
     if scene.gsd is not None:
         properties["gsd"] = scene.gsd
-    asset_crs = crs if placed else None
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -129,9 +125,21 @@ def scene_item(
         "links": [{"rel": "derived_from", "href": source, "title": PurePosixPath(source).name}],
         "assets": {
             "detections": _asset(hrefs["detections"], "Detected objects", ["data"], asset_crs),
-            "coverage": _asset(hrefs["coverage"], "What became of the ground", ["metadata"], asset_crs),
+            "coverage": _asset(
+                hrefs["coverage"], "Inspected, nodata, masked and failed ground", ["metadata"], asset_crs
+            ),
         },
     }
     if outline is not None:
         item["bbox"] = geographic_bbox(outline)
     return item
+
+
+def _processing_properties(scene: Scene, provenance: Provenance, processed: dt.datetime) -> dict[str, Any]:
+    return {
+        **_time_properties(scene.ref.datetime, processed),
+        "created": timestamp(processed),
+        "processing:datetime": timestamp(processed),
+        "processing:software": {"geosod": provenance.version},
+        "processing:lineage": f"Objects detected by geosod {provenance.version} with the model {provenance.model}",
+    }

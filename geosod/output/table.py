@@ -58,7 +58,7 @@ def utc(moment: dt.datetime) -> dt.datetime:
 
 
 def _hilbert(scene: Scene, boxes: FloatArray) -> IntArray:
-    """Distance of each centre along a Hilbert curve over the scene; in pixels, so no projection tears it."""
+    """Distance of each centre along a Hilbert curve over the scene; in pixels, so that no projection interrupts it."""
     size = np.array([scene.width, scene.height], np.float64)
     centres = np.clip((boxes[:, :2] + boxes[:, 2:]) / 2, 0, size)
     series = geopandas.GeoSeries(shapely.points(centres))
@@ -69,7 +69,7 @@ def _hilbert(scene: Scene, boxes: FloatArray) -> IntArray:
 def row_order(scene: Scene, detections: Detections) -> IntArray:
     """(N,) int64, the order of rows in a file: along a Hilbert curve, ties by `Detections.canonical_order`.
 
-    It depends on the set of boxes, not on the order they come in.
+    It depends on the set of boxes, not on their order.
     """
     if len(detections) == 0:
         return np.empty(0, np.int64)
@@ -85,10 +85,10 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def detection_ids(scene_id: str, boxes: FloatArray, labels: npt.NDArray[np.int32]) -> pa.Array:
-    """Names of boxes that a rerun gives again.
+    """Identifiers of boxes that are the same in every run.
 
-    A name is the scene's id and 16 hex digits that hash the label id and the four pixel coordinates.
-    Boxes with one hash (the same box twice, in practice) get ``-1``, ``-2``… from the second on.
+    An identifier is the scene's id and a hash of the label id and the four pixel coordinates, as 16 hex digits.
+    Boxes with equal hashes (in practice, the same box twice) get ``-1``, ``-2``… from the second on.
 
     Args:
         scene_id: id of the scene.
@@ -99,7 +99,7 @@ def detection_ids(scene_id: str, boxes: FloatArray, labels: npt.NDArray[np.int32
         (N,) string array without duplicates.
     """
     state = _mix(labels.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    for column in (boxes + 0.0).T:  # adding zero makes -0.0 and 0.0 one
+    for column in (boxes + 0.0).T:  # adding zero turns -0.0 into 0.0
         state = _mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ np.ascontiguousarray(column).view(np.uint64))
     digits = np.empty((len(state), 16), np.uint8)
     for i in range(16):
@@ -124,20 +124,20 @@ def _joined(scene_id: str, names: pa.Array) -> pa.Array:
 def _labels(labels: npt.NDArray[np.int32], classes: tuple[str, ...]) -> pa.Array:
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
         raise ModelError(
-            f"the detector gave label ids {labels.min()}…{labels.max()}, but its card names {len(classes)} classes; "
-            "the card and the weights do not belong together"
+            f"the detector returned label ids {labels.min()}…{labels.max()}, but its card lists {len(classes)} classes;"
+            " use the card that belongs to these weights"
         )
     names = pa.array(classes, pa.string())
     return names.take(pa.array(labels.astype(np.int64)))
 
 
-def with_place(scene: Scene, detections: Detections) -> Detections:
-    """Only the boxes that have a place on the ground; all of them for a pixel scene.
+def with_ground_position(scene: Scene, detections: Detections) -> Detections:
+    """Only the boxes that have a position on the ground; all of them for a pixel scene.
 
-    Those that look past the Earth, or at ground without a known height, cannot be in a file.
+    Boxes that lie beyond the limb of the Earth, or on ground without a known height, cannot be written.
 
     Raises:
-        SceneError: no part of the scene has a place.
+        SceneError: no part of the scene has a position on the ground.
     """
     return detections[np.flatnonzero(placed(scene, detections.boxes))] if georeferenced(scene) else detections
 
@@ -145,23 +145,23 @@ def with_place(scene: Scene, detections: Detections) -> Detections:
 def detection_table(scene: Scene, detections: Detections, provenance: Provenance, *, crs: str) -> pa.Table:
     """The detections of one scene as a table with `DETECTION_SCHEMA`.
 
-    Rows are in `row_order`, so the table is a function of the set of boxes. For a pixel scene (no CRS or
-    transform) geometries are in the scene frame, x right and y down, and columns on the ground are null.
-    The columns px_* are pixels of the file, also where the scene was resampled.
+    Rows are in `row_order`, so the table depends only on the set of boxes. For a pixel scene (no CRS or
+    transform) geometries are in the scene frame, x right and y down, and the columns lon, lat, width_m, height_m and
+    area_m2 are null. The columns px_* are pixels of the file, even if the scene was resampled.
 
-    ``lon`` and ``lat`` are WGS 84, and null for scenes of other bodies, whose coordinates would be taken for it.
+    ``lon`` and ``lat`` are WGS 84. They are null for scenes of other bodies, since readers would take them for WGS 84.
 
     Args:
-        scene: the scene; its transform or locator and its CRS place the boxes.
-        detections: its boxes, scene frame, all with a place on the ground (see `with_place`).
-        provenance: gives the names of the classes.
+        scene: the scene; its transform (affine, control points or polynomials) and its CRS locate the boxes.
+        detections: its boxes, scene frame, all with a position on the ground (see `with_ground_position`).
+        provenance: has the names of the classes.
         crs: CRS of the geometries; not used for a pixel scene.
 
     Returns:
         N rows.
 
     Raises:
-        SceneError: boxes cannot be put in `crs`.
+        SceneError: boxes cannot be transformed to `crs`.
         ModelError: a label id has no name.
     """
     rows = detections[row_order(scene, detections)]

@@ -11,7 +11,7 @@ from geosod.detections import Detections
 from geosod.merging.components import merge_group
 from geosod.merging.rule import MergeRule
 from geosod.output.scene_outputs import SceneOutputs
-from geosod.output.table import with_place
+from geosod.output.table import with_ground_position
 from geosod.results import FAILED, Counts, Coverage, Execution, Failure, SceneResult
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -35,7 +35,7 @@ def assemble_scene(
         SceneError: no part of the scene has a place on the ground.
     """
     found = inside_area(plan, merge_levels(plan, final, job.rule))
-    placed = with_place(plan.scene, found)
+    placed = with_ground_position(plan.scene, found)
     names = ("tiles", "empty", "raw", "pending", "degenerate")
     sums = {name: sum(getattr(summary, name) for summary in summaries) for name in names}
     capped = sum(summary.capped for summary in summaries)

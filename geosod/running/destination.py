@@ -7,8 +7,14 @@ from functools import partial
 from typing import Protocol
 
 from geosod.errors import OutputError, UsageError
-from geosod.output.commit import OutputFolder, committed, known_sources, write_failures
-from geosod.output.scene_commit import commit_outputs, scene_result
+from geosod.output.commit import (
+    OutputFolder,
+    commit_outputs,
+    committed,
+    known_sources,
+    scene_result,
+    write_failures,
+)
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult

@@ -1,1 +1,1 @@
-"""Fitting networks."""
+"""Training of the shipped models."""

@@ -1,4 +1,4 @@
-"""From a finished training run to a bundle: ``python -m geosod.training.bundle RUN BUNDLE``."""
+"""Makes a model bundle from a finished training run: ``python -m geosod.training.bundle RUN BUNDLE``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def harbour_card(record: dict[str, Any]) -> ModelCard:
     """The card of the demo's network.
 
     Args:
-        record: what the run wrote to ``training.json``; its validation chose the threshold.
+        record: the contents of ``training.json``; the threshold was chosen on its validation scenes.
     """
     validation = record["validation"]
     return ModelCard(
@@ -41,7 +41,7 @@ def harbour_card(record: dict[str, Any]) -> ModelCard:
         weights_digest="",
         gsd=GSD,
         gsd_range=(0.4, 0.6),
-        # No two of the drawn objects of a class overlap by more than a quarter of the smaller one.
+        # Drawn objects of a class never overlap by more than a quarter of the smaller one.
         merge_metric="ios",
         merge_threshold=0.4,
         license="Apache-2.0",
@@ -54,13 +54,13 @@ def harbour_card(record: dict[str, Any]) -> ModelCard:
     )
 
 
-_TREES_ABOUT = (
+_TREES_DESCRIPTION = (
     "Single trees in 0.6 m aerial images with red, green, blue and near-infrared bands (NAIP). It finds a tree's "
     "centre; every box is 12 px (7.2 m) wide, whatever the crown. Trained on cities of Southern California; elsewhere, "
     "in forests, in other seasons and from other cameras it is untested. NAIP files call their fourth band alpha: "
     "choose it with --bands 1,2,3,4."
 )
-_TREES_MEASURED = {
+_TREES_ACCURACY = {
     "on": "the 43 images of the validation split, on which nothing was trained or tuned",
     "protocol": (
         "Ventura et al. 2024: optimal one-to-one assignment of predicted to true points within 10 px (6 m) over the "
@@ -68,7 +68,7 @@ _TREES_MEASURED = {
     ),
     "threshold_chosen": "greatest F-score on training images held out, with those that touch them",
 }
-_TREES_FROM = {
+_TREES_PROVENANCE = {
     "data": (
         "Urban Tree Detection Data, Southern California, training split: images of 256 px from NAIP 2020 (0.6 m) with "
         "a point for every tree"
@@ -85,7 +85,7 @@ def trees_card(record: dict[str, Any]) -> ModelCard:
     """The card of the tree model.
 
     Args:
-        record: what the run wrote to ``training.json``; images held out of training chose threshold and peaks.
+        record: the contents of ``training.json``; threshold and peak settings were chosen on held-out images.
     """
     chosen = record["chosen"]
     settings = {"window": chosen["window"], "refine": chosen["refine"]}
@@ -101,37 +101,37 @@ def trees_card(record: dict[str, Any]) -> ModelCard:
         maximum=(255.0,) * 4,
         classes=("tree",),
         tile=1024,
-        # Twice as far as the network sees and a box more, in whole blocks of its pooling: every tree stands in some
-        # tile with all the ground about it that matters, and tiles show it with the same numbers.
+        # Twice the reach of the network plus a box, rounded up to a multiple of its pooling: every tree has its whole
+        # receptive field in some tile, and tiles that show it give the same numbers.
         overlap=-(-(2 * reach + int(trees.SIDE)) // 32) * 32,
         edge_margin_px=float(reach),
         threshold=chosen["threshold"],
         weights_digest="",
         gsd=trees.GSD,
         gsd_range=(0.5, 0.7),
-        # Boxes of 12 px that are 3 px apart have an IoU of 0.6, and trees that near are not labelled as two; one
-        # tree seen in two tiles is off by less than a pixel.
+        # Boxes of 12 px with centres 3 px apart have an IoU of 0.6, and trees that close are labelled as one. Positions
+        # of one tree in two tiles differ by less than a pixel.
         nms_iou=0.6,
         merge_metric="iou",
         merge_threshold=0.6,
-        # A tree every 7 px; only what is found costs.
+        # One tree per 7 × 7 px; a high limit costs nothing unless so many are found.
         top_k=20_000,
         license="Apache-2.0",
-        description=_TREES_ABOUT,
+        description=_TREES_DESCRIPTION,
         accuracy={
-            **_TREES_MEASURED,
+            **_TREES_ACCURACY,
             **record["validation"],
             "threshold": chosen["threshold"],
             "held_out_figures": {key: value for key, value in chosen.items() if key not in (*settings, "threshold")},
         },
         provenance={
-            **_TREES_FROM,
+            **_TREES_PROVENANCE,
             **{key: value for key, value in record.items() if key not in ("validation", "chosen")},
         },
     )
 
 
-#: What a run's record calls its network → the card of the model that the run is of.
+#: Name of the network in a run's record → the function that makes the model's card.
 CARDS: dict[str, Callable[[dict[str, Any]], ModelCard]] = {
     "geosod.detectors.zoo.fpn.SmallFPN": harbour_card,
     "geosod.detectors.zoo.unet.CentreUNet": trees_card,
@@ -142,22 +142,25 @@ def make_bundle(run: Path, folder: Path) -> Bundle:
     """Write a bundle from the folder of a run of `geosod.training.harbour` or `geosod.training.trees`.
 
     Raises:
-        ConfigError: the folder holds no finished run of either.
+        ConfigError: the folder contains no finished run of either.
     """
     path = run / "training.json"
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not the record of a training run: {error}") from error
+        raise ConfigError(
+            f"{path}: not the record of a training run ({error}); give the folder that a run wrote"
+        ) from error
     network = record.get("network")
     if network not in CARDS or "validation" not in record:
-        known = ", ".join(CARDS)
-        raise ConfigError(f"{path}: network {network!r} must be one of {known}, and the run finished")
+        raise ConfigError(
+            f"{path}: needs a finished run (with a validation) of one of {', '.join(CARDS)}; its network is {network!r}"
+        )
     return write_bundle(folder, CARDS[network](record), load_file(run / "model.safetensors"))
 
 
 def main() -> None:
-    """Read the command line and write the bundle."""
+    """Parse the command line and write the bundle."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder that geosod.training.harbour or geosod.training.trees wrote")
     parser.add_argument("bundle", type=Path, help="folder to write")

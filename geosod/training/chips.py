@@ -1,4 +1,4 @@
-"""Pieces of rendered scenes to learn from, and what the network should say about them."""
+"""Crops of rendered scenes as training data, and the targets of the network for them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from geosod.scene import Window
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chip:
-    """A square piece of a scene.
+    """A square crop of a scene.
 
     Attributes:
         pixels: (3, H, W) uint8 RGB, invalid pixels 0.
-        boxes: (N, 4) float64, frame of the chip; boxes whose centre lies outside are included.
+        boxes: (N, 4) float64, frame of the chip; boxes with centres slightly outside are included.
         labels: (N,) int32.
     """
 
@@ -39,7 +39,7 @@ def compress(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint
     return np.ascontiguousarray(np.asarray(Image.open(buffer)).transpose(2, 0, 1))
 
 
-def cut(layout: Layout, window: Window, *, quality: int) -> Chip:
+def render_chip(layout: Layout, window: Window, *, quality: int) -> Chip:
     """Render and compress a part of a scene."""
     pixels, valid = render(layout, window)
     corner = np.array([window.col, window.row, window.col, window.row], np.float64)
@@ -48,10 +48,10 @@ def cut(layout: Layout, window: Window, *, quality: int) -> Chip:
     return Chip(compress(pixels, quality) * valid, layout.boxes[near] - corner, layout.labels[near])
 
 
-def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -> list[Chip]:
-    """Chips of one fresh scene: most about an object of a class drawn evenly, the others anywhere.
+def random_chips(seed: int, rng: np.random.Generator, *, scene: int, side: int) -> list[Chip]:
+    """24 chips of a new scene: most around an object of a class chosen uniformly, the others anywhere.
 
-    Within a class longer objects are drawn more often: there are few lorries among the cars.
+    Within a class longer objects are chosen more often, since there are few lorries among the cars.
     """
     layout = make_layout(scene, seed)
     chips = []
@@ -64,18 +64,18 @@ def random_chip(seed: int, rng: np.random.Generator, *, scene: int, side: int) -
             corner = (box[:2] + box[2:]) / 2 - rng.uniform(0.1, 0.9, 2) * side
         col, row = np.clip(corner, 0, scene - side).astype(int)
         window = Window(int(col), int(row), side, side)
-        chips.append(cut(layout, window, quality=int(rng.integers(78, 96))))
+        chips.append(render_chip(layout, window, quality=int(rng.integers(78, 96))))
     return chips
 
 
 def _by_length(boxes: FloatArray) -> FloatArray:
     length = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    share: FloatArray = length**2 / (length**2).sum()
-    return share
+    probability: FloatArray = length**2 / (length**2).sum()
+    return probability
 
 
 def augment(chip: Chip, rng: np.random.Generator, *, side: int) -> Chip:
-    """A square of the chip, mostly about some object, flipped, turned, with other brightness and contrast."""
+    """A random square of the chip, mostly around an object, with random flips, rotations, brightness and contrast."""
     slack = chip.pixels.shape[1] - side
     x, y = rng.integers(0, slack + 1, 2)
     if len(chip.boxes) and rng.random() < 0.8:
@@ -89,7 +89,7 @@ def augment(chip: Chip, rng: np.random.Generator, *, side: int) -> Chip:
             np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], axis=1),
         )
     for _ in range(int(rng.integers(4))):
-        # A quarter turn counter-clockwise takes (x, y) to (y, side - x).
+        # Rotating by 90° counter-clockwise moves (x, y) to (y, side - x).
         pixels = np.rot90(pixels, axes=(1, 2))
         boxes = np.stack([boxes[:, 1], side - boxes[:, 2], boxes[:, 3], side - boxes[:, 0]], axis=1)
     black = (pixels == 0).all(0)
@@ -102,10 +102,10 @@ def augment(chip: Chip, rng: np.random.Generator, *, side: int) -> Chip:
 def targets(
     chips: list[Chip], *, side: int, stride: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What the network should say: heat (B, classes, h, w), shape (B, 4, h, w) and weight (B, h, w), float32.
+    """The network's targets: heat (B, classes, h, w), shape (B, 4, h, w) and weight (B, h, w), float32.
 
-    The heat is a Gaussian about the cell that holds a centre, wider for larger boxes. Cells next to it learn the
-    box as well, with less weight, for the peak may fall on one of them.
+    The heat is a Gaussian around the cell that contains a centre, wider for larger boxes. Neighbouring cells have the
+    box as target, too, with less weight, since the peak may fall on one of them.
     """
     cells = side // stride
     heat = np.zeros((len(chips), len(CLASSES), cells, cells), np.float32)
@@ -137,8 +137,8 @@ def _stamp(
     part = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
     heat[part] = np.maximum(heat[part], bump)
     near = np.where(bump >= 1.0 - 1e-6, 1.0, 0.4 * bump * (bump > 0.12))
-    ours = near > weight[part]
-    weight[part] = np.where(ours, near, weight[part])
+    closer = near > weight[part]
+    weight[part] = np.where(closer, near, weight[part])
     values = (cx - xs[None] - 0.5, cy - ys[:, None] - 0.5, np.log(w), np.log(h))
     for k, value in enumerate(values):
-        shape[k][part] = np.where(ours, np.broadcast_to(value, bump.shape), shape[k][part])
+        shape[k][part] = np.where(closer, np.broadcast_to(value, bump.shape), shape[k][part])

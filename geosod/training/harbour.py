@@ -1,4 +1,4 @@
-"""Fits the small network of the demo to rendered harbours: ``python -m geosod.training.harbour --out DIR``."""
+"""Trains the demo's network on rendered harbours: ``python -m geosod.training.harbour --out DIR``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from geosod.demo.layout import CLASSES, make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
 from geosod.scene import Window
-from geosod.training.chips import Chip, augment, cut, random_chip, targets
-from geosod.training.measure import Findings, measure
-from geosod.training.schedule import ahead, follow, one_cycle
+from geosod.training.chips import Chip, augment, random_chips, render_chip, targets
+from geosod.training.measure import ImageResult, measure
+from geosod.training.record import save_run
+from geosod.training.schedule import one_cycle, prefetch, update_average
 
-#: Scenes to learn from have seeds from TRAIN on, scenes to choose the threshold on from VALIDATE on; the demo
-#: scene's seed, 7, is in neither.
+#: First seed of the training scenes, and of the validation scenes that the threshold is chosen on; the demo scene
+#: (seed 7) is in neither.
 TRAIN, VALIDATE = 1000, 2000
 
 _SCENE, _CHIP, _CROP = 3072, 320, 192
@@ -32,7 +33,7 @@ _PEAK_RATE, _DECAY, _EMA = 4e-3, 1e-3, 0.998
 
 
 class _Pool:
-    """Chips that threads go on rendering while the network learns from those that are there."""
+    """Training chips; threads keep rendering new ones while the network is trained."""
 
     def __init__(self, seed: int, threads: int) -> None:
         self.chips: list[Chip] = []
@@ -49,7 +50,7 @@ class _Pool:
                 number, self.scenes = self.scenes, self.scenes + 1
             seed = TRAIN + number % (VALIDATE - TRAIN)
             rng = np.random.default_rng([self._seed, number])
-            fresh = random_chip(seed, rng, scene=_SCENE, side=_CHIP)
+            fresh = random_chips(seed, rng, scene=_SCENE, side=_CHIP)
             with self._lock:
                 self.chips = (self.chips + fresh)[-_POOL:]
             if len(self.chips) >= _POOL:
@@ -78,26 +79,18 @@ def _batch(chips: list[Chip]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 @torch.inference_mode()
 def validate(model: SmallFPN, *, scenes: int, size: int = 2048) -> dict[str, Any]:
-    """Measures on whole scenes of unseen seeds, compressed as the demo's is."""
+    """Metrics on whole validation scenes, compressed like the demo scene."""
     images = []
     net = fused(model).to(memory_format=torch.channels_last)
     for k in range(scenes):
         layout = make_layout(size, VALIDATE + k)
-        chip = cut(layout, Window(0, 0, size, size), quality=85)
+        chip = render_chip(layout, Window(0, 0, size, size), quality=85)
         x = torch.from_numpy(chip.pixels[None].astype(np.float32) / 255).contiguous(memory_format=torch.channels_last)
         boxes, scores, labels, count = decode(net(x), threshold=0.05, topk=4000)
         n = int(count[0])
         found = boxes[0, :n].double().numpy(), scores[0, :n].double().numpy(), labels[0, :n].numpy()
-        images.append(Findings(*found, layout.boxes, layout.labels.astype(np.int64)))
+        images.append(ImageResult(*found, layout.boxes, layout.labels.astype(np.int64)))
     return measure(images, CLASSES)
-
-
-def _save(out: Path, model: SmallFPN, record: dict[str, Any]) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = out / "model.safetensors.partial"
-    save_file(weights, partial)
-    partial.replace(out / "model.safetensors")
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: int) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: i
         "minutes": round(seconds / 60, 1),
         "data": (
             f"crops of {_CROP} px from {scenes} rendered scenes of {_SCENE} px (geosod.demo, seeds from {TRAIN} on), "
-            "JPEG quality 78 to 95 with 4:2:0 chroma, flips, quarter turns, brightness and contrast jitter; "
+            "JPEG quality 78 to 95 with 4:2:0 chroma, flips, rotations by 90°, brightness and contrast jitter; "
             f"the demo scene (seed 7) and the validation scenes (seeds from {VALIDATE} on) are not among them"
         ),
         "method": (
@@ -122,6 +115,20 @@ def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: i
         ),
         "torch": torch.__version__,
     }
+
+
+def _train_step(
+    model: SmallFPN, optimiser: torch.optim.Optimizer, x: torch.Tensor, target: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """One optimiser step; returns the losses."""
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = model(x)
+    losses = loss(raw, target)
+    optimiser.zero_grad(set_to_none=True)
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimiser.step()
+    return losses
 
 
 def train(
@@ -134,9 +141,10 @@ def train(
     start_from: Path | None = None,
     validation_scenes: int = 12,
 ) -> None:
-    """Fit for `minutes` of wall time; leaves ``model.safetensors`` and ``training.json`` in `out`.
+    """Train for `minutes` of wall time; writes ``model.safetensors`` and ``training.json`` to `out`.
 
-    With `start_from`, the folder of an earlier run, its weights are the start, and the rate a quarter of the usual.
+    With `start_from`, the folder of an earlier run, training starts from its weights with a quarter of the usual
+    learning rate.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -150,20 +158,14 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, weight_decay=_DECAY)
     pool, start, steps, saved = _Pool(seed, 1), time.monotonic(), 0, 0.0
     rng = np.random.default_rng(seed)
-    batches = ahead(lambda: _batch(pool.draw(rng, _BATCH)))
+    batches = prefetch(lambda: _batch(pool.draw(rng, _BATCH)))
     while (elapsed := time.monotonic() - start) < 60 * minutes:
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(elapsed / (60 * minutes), peak=_PEAK_RATE) * (0.25 if earlier else 1.0)
-        x, wanted = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            raw = model(x)
-        losses = loss(raw, wanted)
-        optimiser.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimiser.step()
+        x, target = next(batches)
+        losses = _train_step(model, optimiser, x, target)
         steps += 1
-        follow(mean, model, min(_EMA, (steps + 400 * bool(earlier)) / (steps + 20 + 400 * bool(earlier))))
+        update_average(mean, model, min(_EMA, (steps + 400 * bool(earlier)) / (steps + 20 + 400 * bool(earlier))))
         if steps % 100 == 0:
             parts = " ".join(f"{k} {v.item():.3f}" for k, v in losses.items())
             print(f"{elapsed:6.0f} s  step {steps}  {parts}  scenes {pool.scenes}", flush=True)
@@ -172,24 +174,24 @@ def train(
             record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
             record["validation"] = validate(mean, scenes=2)
             print(record["validation"], flush=True)
-            _save(out, mean, record)
+            save_run(out, mean, record)
     pool.close()
     record = _record(mean, seed=seed, steps=steps, seconds=elapsed, scenes=pool.scenes)
     record["started_from"] = earlier
     record["validation"] = validate(mean, scenes=validation_scenes)
     print(record["validation"], flush=True)
-    _save(out, mean, record)
+    save_run(out, mean, record)
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and training.json")
     parser.add_argument("--minutes", type=float, default=25.0, help="wall time to train for")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--width", type=int, default=24, help="channels at stride 4")
-    parser.add_argument("--start", type=Path, default=None, help="folder of an earlier run to go on from")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more help only on idle cores")
+    parser.add_argument("--start", type=Path, default=None, help="folder of an earlier run to start from")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; more than 1 only helps on idle cores")
     args = parser.parse_args()
     train(
         args.out,

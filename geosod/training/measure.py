@@ -1,4 +1,4 @@
-"""Average precision, and the threshold at which precision and recall are best balanced."""
+"""Average precision, and the threshold with the highest F1."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from geosod.demo.score import match
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Findings:
-    """Detections of one image beside its truth.
+class ImageResult:
+    """Detections and ground truth of one image.
 
     Attributes:
-        boxes, scores, labels: (M, 4), (M,) and (M,), the detections.
-        truth_boxes, truth_labels: (N, 4) and (N,).
+        boxes, scores, labels: detections, (M, 4), (M,) and (M,).
+        truth_boxes, truth_labels: true objects, (N, 4) and (N,).
     """
 
     boxes: FloatArray
@@ -28,12 +28,12 @@ class Findings:
 
 
 def average_precision(hits: npt.NDArray[np.bool_], scores: FloatArray, objects: int) -> float:
-    """Area under the precision-recall curve, precision made monotonous (Everingham et al. 2010, all points).
+    """Area under the precision-recall curve, with precision made monotonic (Everingham et al. 2010, all points).
 
     Args:
-        hits: (M,) whether each detection found an object.
+        hits: (M,) whether each detection matches an object.
         scores: (M,).
-        objects: number of true objects; nan where it is 0.
+        objects: number of true objects; the result is nan if it is 0.
     """
     if objects == 0:
         return float("nan")
@@ -44,15 +44,15 @@ def average_precision(hits: npt.NDArray[np.bool_], scores: FloatArray, objects: 
 
 
 def best_threshold(hits: npt.NDArray[np.bool_], scores: FloatArray, objects: int) -> float:
-    """The score at which F1 is greatest."""
+    """The score threshold with the highest F1."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(hits[order])
     f1 = 2 * found / (np.arange(1, len(hits) + 1) + objects)
     return float(scores[order][int(f1.argmax())])
 
 
-def measure(images: list[Findings], classes: tuple[str, ...]) -> dict[str, float | dict[str, float]]:
-    """AP50 of each class, and threshold, recall, precision and F1 where F1 is best; IoU 0.5 throughout."""
+def measure(images: list[ImageResult], classes: tuple[str, ...]) -> dict[str, float | dict[str, float]]:
+    """AP50 of each class; and the threshold with the highest F1 with its recall, precision and F1; all at IoU 0.5."""
     hits = [match(i.truth_boxes, i.truth_labels, i.boxes, i.labels, i.scores)[0] >= 0 for i in images]
     hit, scores = np.concatenate(hits), np.concatenate([i.scores for i in images])
     labels, truth = np.concatenate([i.labels for i in images]), np.concatenate([i.truth_labels for i in images])

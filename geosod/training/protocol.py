@@ -1,4 +1,4 @@
-"""How well predicted points find true ones, under the protocol of Ventura et al. 2024."""
+"""How well predicted points match true ones, by the protocol of Ventura et al. 2024."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from geosod.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class PointScore:
-    """Counts over a whole split, and what follows from them.
+    """Counts over a whole split, and the metrics derived from them.
 
     Attributes:
-        matched: pairs of a predicted and a true point.
-        found: predicted points.
-        truth: true points.
-        squared: sum of the squared distances of the pairs, in pixels.
+        matched: number of pairs of a predicted and a true point.
+        found: number of predicted points.
+        truth: number of true points.
+        squared: sum of the squared distances of the pairs, in square pixels.
         gsd: metres a pixel.
     """
 
@@ -32,17 +32,17 @@ class PointScore:
 
     @property
     def precision(self) -> float:
-        """Share of the predicted points that are matched; nan without any."""
+        """Fraction of the predicted points that are matched; nan without any."""
         return self.matched / self.found if self.found else float("nan")
 
     @property
     def recall(self) -> float:
-        """Share of the true points that are matched; nan without any."""
+        """Fraction of the true points that are matched; nan without any."""
         return self.matched / self.truth if self.truth else float("nan")
 
     @property
     def f_score(self) -> float:
-        """Harmonic mean of precision and recall; nan where there is no point at all."""
+        """Harmonic mean of precision and recall; nan without any point."""
         return 2 * self.matched / (self.found + self.truth) if self.found + self.truth else float("nan")
 
     @property
@@ -51,19 +51,19 @@ class PointScore:
         return self.gsd * (self.squared / self.matched) ** 0.5 if self.matched else float("nan")
 
     def figures(self) -> dict[str, float | int]:
-        """Everything, rounded, for a record."""
+        """All metrics and counts, rounded, for a JSON record."""
         shares = {"precision": self.precision, "recall": self.recall, "f_score": self.f_score, "rmse_m": self.rmse}
         counts = {"trees": self.truth, "predictions": self.found, "matched": self.matched}
         return {name: round(value, 4) for name, value in shares.items()} | counts
 
 
 def assign(found: FloatArray, truth: FloatArray, *, limit: float) -> IntArray:
-    """Pair predicted points with true ones, one to one: as many pairs as can be, and of those the closest.
+    """Pair predicted points with true ones, one to one: the maximum number of pairs, with the minimum total distance.
 
     Args:
         found: (M, 2) predicted ``x, y`` in pixels.
         truth: (N, 2) true ones, same frame.
-        limit: greatest distance of a pair in pixels.
+        limit: maximum distance of a pair in pixels.
 
     Returns:
         (K, 2) int64 rows of `found` and of `truth`.
@@ -72,10 +72,10 @@ def assign(found: FloatArray, truth: FloatArray, *, limit: float) -> IntArray:
         ConfigError: the limit is not above 0.
     """
     if not limit > 0:
-        raise ConfigError(f"limit={limit}: the greatest distance of a pair must be above 0 px")
+        raise ConfigError(f"limit={limit}: the maximum distance of a pair must be above 0 px")
     distance = np.linalg.norm(found[:, None] - truth[None], axis=2)
     allowed = distance <= limit
-    # One forbidden pair costs more than all allowed ones together, so none is taken in place of an allowed one.
+    # A forbidden pair costs more than all allowed ones together, so it never replaces an allowed one.
     forbidden = limit * (min(distance.shape, default=0) + 1)
     rows, cols = linear_sum_assignment(np.where(allowed, distance, forbidden))
     chosen = allowed[rows, cols]
@@ -86,9 +86,9 @@ def score_points(pairs: Iterable[tuple[FloatArray, FloatArray]], *, gsd: float, 
     """Precision, recall, F-score and RMSE over a whole split (Ventura et al. 2024).
 
     Args:
-        pairs: of every image the predicted (M, 2) and the true (N, 2) points ``x, y``, in pixels of one frame.
+        pairs: predicted (M, 2) and true (N, 2) points ``x, y`` of every image, in pixels of one frame.
         gsd: metres a pixel.
-        limit: greatest distance of a match in pixels; the protocol's 6 m are 10 px of 0.6 m.
+        limit: maximum distance of a match in pixels; the protocol's 6 m are 10 px at 0.6 m.
     """
     matched, n_found, n_truth, squared = 0, 0, 0, 0.0
     for found, truth in pairs:

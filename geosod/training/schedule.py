@@ -1,4 +1,4 @@
-"""What the training runs share: the learning rate over time, the running mean of the weights, batches made ahead."""
+"""Shared by the training runs: learning rate schedule, moving average of the weights, prefetching of batches."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import torch
 Batch = TypeVar("Batch")
 
 
-def ahead(make: Callable[[], Batch]) -> Iterator[Batch]:
-    """What `make` gives, again and again, one made in a thread while another is learned from."""
+def prefetch(make: Callable[[], Batch]) -> Iterator[Batch]:
+    """Endless results of `make`; the next one is made in a thread while the current one is used."""
     with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(make)
+        upcoming = worker.submit(make)
         while True:
-            batch = coming.result()
-            coming = worker.submit(make)
+            batch = upcoming.result()
+            upcoming = worker.submit(make)
             yield batch
 
 
 def one_cycle(progress: float, *, peak: float) -> float:
-    """The rate after a share of the time (Smith 2018): up over a tenth of it, then down along a cosine."""
+    """The one-cycle learning rate (Smith 2018): linear warm-up over a tenth of `progress` (0 to 1), then a cosine."""
     if progress < 0.1:
         return peak * (0.04 + 0.96 * progress / 0.1)
     return peak * (0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))
 
 
 @torch.no_grad()
-def follow(mean: torch.nn.Module, model: torch.nn.Module, keep: float) -> None:
-    """Move a running mean of the weights towards the model's, in place."""
+def update_average(mean: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Update an exponential moving average of the weights in place."""
     state = model.state_dict()
     for name, value in mean.state_dict().items():
         if value.dtype.is_floating_point:
-            value.lerp_(state[name], 1 - keep)
+            value.lerp_(state[name], 1 - decay)
         else:
             value.copy_(state[name])

@@ -1,4 +1,4 @@
-"""Fits the tree model to points on NAIP images: ``python -m geosod.training.trees --data FOLDER --out DIR``."""
+"""Trains the tree model on points in NAIP images: ``python -m geosod.training.trees --data FOLDER --out DIR``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from geosod.arrays import FloatArray
 from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
-from geosod.training.points import PointImage, augment, draw, heat_map, hold_out, meet, read_split
+from geosod.training.points import PointImage, adjacent, augment, draw, heat_map, hold_out, read_split
 from geosod.training.protocol import PointScore, assign, score_points
-from geosod.training.schedule import ahead, follow, one_cycle
+from geosod.training.record import save_run
+from geosod.training.schedule import one_cycle, prefetch, update_average
 
 BANDS, GSD, SIDE = ("red", "green", "blue", "nir"), 0.6, 12.0
-#: The validation image of the documentation's picture.
+#: The validation image that is shown in the documentation.
 FIGURE = "claremont_2020_9.tif"
 _CROP, _BATCH, _SIGMA, _EVERY = 192, 8, 3.0, 8
 _PEAK_RATE, _DECAY, _EMA = 3e-3, 1e-2, 0.998
-_WINDOWS, _DISTANCES = (3, 5, 7, 9), (0, 1, 2)
+_WINDOWS, _REFINEMENTS = (3, 5, 7, 9), (0, 1, 2)
 _THRESHOLDS = np.arange(0.10, 0.70, 0.01)
 
 _Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -34,7 +35,7 @@ _Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(slots=True)
 class _Run:
-    """A training run, as it goes on from a checkpoint."""
+    """State of a training run, which can be saved to and loaded from a checkpoint."""
 
     model: CentreUNet
     mean: CentreUNet
@@ -65,18 +66,18 @@ def _batch(images: list[PointImage], rng: np.random.Generator) -> _Batch:
 
 
 @torch.inference_mode()
-def heats(model: CentreUNet, images: list[PointImage]) -> list[torch.Tensor]:
-    """The network's logits (1, classes, H, W) of whole images, float32 throughout."""
+def logits(model: CentreUNet, images: list[PointImage]) -> list[torch.Tensor]:
+    """The network's logits (1, classes, H, W) for whole images, computed in float32."""
     net = model.fused().float().to(memory_format=torch.channels_last)
     return [net(torch.from_numpy(image.pixels[None]).float() / 255) for image in images]
 
 
 def choose(model: CentreUNet, images: list[PointImage]) -> dict[str, Any]:
-    """The window and distance of peaks and the threshold that give the best F-score, and what they give.
+    """The peak window, refinement and threshold with the best F-score, and the metrics they give.
 
-    Of distances, which hardly bear on the F-score, the one with the least RMSE is taken.
+    The refinement hardly changes the F-score, so the one with the minimum RMSE is chosen.
     """
-    maps, best = heats(model, images), []
+    maps, best = logits(model, images), []
     for window in _WINDOWS:
         points = _points(maps, window, 0)
         score, threshold = max(
@@ -84,14 +85,14 @@ def choose(model: CentreUNet, images: list[PointImage]) -> dict[str, Any]:
         )
         best.append((score.f_score, window, threshold))
     _, window, threshold = max(best)
-    scored = [(_score(_points(maps, window, d), images, threshold), d) for d in _DISTANCES]
+    scored = [(_score(_points(maps, window, d), images, threshold), d) for d in _REFINEMENTS]
     score, refine = min(scored, key=lambda pair: pair[0].rmse)
     return {"window": window, "refine": refine, "threshold": round(threshold, 3), **score.figures()}
 
 
 def evaluate(model: CentreUNet, images: list[PointImage], *, window: int, refine: int, threshold: float) -> PointScore:
-    """The protocol's figures on images at a given threshold."""
-    return _score(_points(heats(model, images), window, refine), images, threshold)
+    """The protocol's metrics on images at a given threshold."""
+    return _score(_points(logits(model, images), window, refine), images, threshold)
 
 
 def _points(maps: list[torch.Tensor], window: int, refine: int) -> list[tuple[FloatArray, FloatArray]]:
@@ -108,8 +109,8 @@ def _score(points: list[tuple[FloatArray, FloatArray]], images: list[PointImage]
     return score_points(pairs, gsd=GSD)
 
 
-def _record(run: _Run, learned: list[PointImage], apart: list[PointImage], seed: int) -> dict[str, Any]:
-    """What the run is and, from the images set apart, how peaks are best read."""
+def _record(run: _Run, training: list[PointImage], held_out: list[PointImage], seed: int) -> dict[str, Any]:
+    """The record of the run, with the peak settings chosen on the held-out images."""
     return {
         "network": "geosod.detectors.zoo.unet.CentreUNet",
         "arguments": run.mean.arguments(),
@@ -121,25 +122,17 @@ def _record(run: _Run, learned: list[PointImage], apart: list[PointImage], seed:
         "batch": _BATCH,
         "crop_px": _CROP,
         "minutes": round(run.elapsed / 60, 1),
-        "images": len(learned),
-        "trees": sum(len(image.points) for image in learned),
-        "held_out": [image.name for image in apart],
+        "images": len(training),
+        "trees": sum(len(image.points) for image in training),
+        "held_out": [image.name for image in held_out],
         "method": (
             f"Gaussian heat map of sigma {_SIGMA:g} px at stride 1 with penalty-reduced focal loss (Zhou et al. 2019), "
             "NDVI as a further channel, AdamW, one cycle, exponential moving average of the weights; crops, flips, "
-            "turns, scaling by up to a sixth, brightness jitter"
+            "rotations, scaling by up to a sixth, brightness jitter"
         ),
         "torch": torch.__version__,
-        "chosen": choose(run.mean, apart),
+        "chosen": choose(run.mean, held_out),
     }
-
-
-def _save(out: Path, model: CentreUNet, record: dict[str, Any]) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    partial = out / "model.safetensors.partial"
-    save_file(weights, partial)
-    partial.replace(out / "model.safetensors")
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _start(out: Path, *, seed: int, width: int) -> _Run:
@@ -152,8 +145,8 @@ def _start(out: Path, *, seed: int, width: int) -> _Run:
     return run
 
 
-def _learn(run: _Run, batch: _Batch, progress: float) -> float:
-    """One step; its loss."""
+def _train_step(run: _Run, batch: _Batch, progress: float) -> float:
+    """One optimiser step; returns the loss."""
     for group in run.optimiser.param_groups:
         group["lr"] = one_cycle(progress, peak=_PEAK_RATE)
     x, heat, positive = batch
@@ -165,93 +158,93 @@ def _learn(run: _Run, batch: _Batch, progress: float) -> float:
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 10.0)
     run.optimiser.step()
     run.steps += 1
-    follow(run.mean, run.model, min(_EMA, run.steps / (run.steps + 20)))
+    update_average(run.mean, run.model, min(_EMA, run.steps / (run.steps + 20)))
     return float(loss.item())
 
 
 def train(data: Path, out: Path, *, minutes: float, seed: int = 1, width: int = 16, threads: int = 1) -> dict[str, Any]:
-    """Fit for `minutes` of wall time, going on from a checkpoint in `out` if there is one.
+    """Train for `minutes` of wall time, continuing from a checkpoint in `out` if there is one.
 
-    Every eighth image of the training split, with those that touch it, is set apart to choose the threshold and the
-    window of peaks on; images that share ground with the validation split are left out. The validation split is
-    measured once, at the end.
+    Every eighth image of the training split, with those that touch it, is held out to choose the threshold and the
+    peak window; images that overlap the validation split are not used. The validation split is evaluated once, at the
+    end.
 
     Args:
         data: folder with ``train.json``, ``val.json`` and their images.
         out: folder for ``model.safetensors``, ``training.json`` and ``checkpoint.pt``.
-        minutes: wall time to train for, that of earlier parts of the run counted in.
-        seed: of weights and augmentation.
+        minutes: wall time to train for, including earlier parts of the run.
+        seed: seed of weights and augmentation.
         width: channels of the network at stride 1.
-        threads: of torch.
+        threads: torch threads.
 
     Returns:
-        The record that ``training.json`` holds.
+        The contents of ``training.json``.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     keep_freed_memory()
     validation = read_split(data, "val", bands=len(BANDS))
-    known = read_split(data, "train", bands=len(BANDS))
-    known = [image for image in known if not any(meet(image, other, share=True) for other in validation)]
-    learned, apart = hold_out(known, every=_EVERY)
+    images = read_split(data, "train", bands=len(BANDS))
+    images = [image for image in images if not any(adjacent(image, other, overlap=True) for other in validation)]
+    training, held_out = hold_out(images, every=_EVERY)
     run = _start(out, seed=seed, width=width)
     start, saved, losses = time.monotonic() - run.elapsed, run.elapsed, []
     rng = np.random.default_rng([seed, run.steps])
-    for batch in ahead(lambda: _batch(learned, rng)):
+    for batch in prefetch(lambda: _batch(training, rng)):
         run.elapsed = time.monotonic() - start
         if run.elapsed >= 60 * minutes:
             break
-        losses.append(_learn(run, batch, run.elapsed / (60 * minutes)))
+        losses.append(_train_step(run, batch, run.elapsed / (60 * minutes)))
         if run.steps % 100 == 0:
             print(f"{run.elapsed:6.0f} s  step {run.steps}  loss {np.mean(losses[-100:]):.4f}", flush=True)
         if run.elapsed - saved > 240:
             saved = run.elapsed
             run.save(out / "checkpoint.pt")
-            record = _record(run, learned, apart, seed)
+            record = _record(run, training, held_out, seed)
             print(record["chosen"], flush=True)
-            _save(out, run.mean, record)
+            save_run(out, run.mean, record)
     run.save(out / "checkpoint.pt")
-    record = _record(run, learned, apart, seed)
+    record = _record(run, training, held_out, seed)
     settings = {name: record["chosen"][name] for name in ("window", "refine", "threshold")}
     record["validation"] = evaluate(run.mean, validation, **settings).figures()
     print(record["chosen"], record["validation"], flush=True)
-    _save(out, run.mean, record)
+    save_run(out, run.mean, record)
     return record
 
 
 def figure(data: Path, run: Path, path: Path, *, name: str) -> PointScore:
-    """Draw what a finished run finds in an image of the validation split, beside its true points.
+    """Draw predictions of a finished run and true points on an image of the validation split.
 
     Args:
-        data: as in `train`.
+        data: as for `train`.
         run: the folder that `train` wrote.
-        path: the JPEG to write.
-        name: file of the image.
+        path: the JPEG file to write.
+        name: file name of the image.
 
     Returns:
-        The figures of this image.
+        The metrics of this image.
     """
     record = json.loads((run / "training.json").read_text())
     model = CentreUNet(**record["arguments"])
     model.load_state_dict(load_file(run / "model.safetensors"))
     images = [image for image in read_split(data, "val", bands=len(BANDS)) if image.name == name]
     chosen = record["chosen"]
-    ((xy, scores),) = points = _points(heats(model, images), chosen["window"], chosen["refine"])
+    ((xy, scores),) = points = _points(logits(model, images), chosen["window"], chosen["refine"])
     kept = xy[scores >= chosen["threshold"]]
     draw(images[0], kept, np.isin(np.arange(len(kept)), assign(kept, images[0].points, limit=10.0)[:, 0]), path)
     return _score(points, images, chosen["threshold"])
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.json, val.json and their images")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and training.json")
     parser.add_argument("--minutes", type=float, default=65.0, help="wall time to train for")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--width", type=int, default=16, help="channels at stride 1")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more help only on idle cores")
-    parser.add_argument("--figure", type=Path, help="picture of a validation image to draw in the end")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; more than 1 only helps on idle cores")
+    parser.add_argument("--figure", type=Path, help="JPEG file with the results on a validation image")
     args = parser.parse_args()
     train(args.data, args.out, minutes=args.minutes, seed=args.seed, width=args.width, threads=args.threads)
     if args.figure:

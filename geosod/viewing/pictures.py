@@ -1,4 +1,4 @@
-"""Pictures of detections: a whole scene at a glance, crops with boxes, sheets of crops. Arrays in, images out."""
+"""Pictures of detections: overviews of a scene, crops with boxes, contact sheets. Arrays in, images out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from geosod.errors import ConfigError
 
-#: Okabe and Ito's palette for all kinds of colour vision, the colours that stand out on imagery first.
+#: The colour-blind safe palette of Okabe and Ito; colours that contrast most with imagery come first.
 PALETTE = (
     (240, 228, 66),
     (86, 180, 233),
@@ -36,15 +36,15 @@ Colour = tuple[int, int, int]
 
 
 def colour_of(label: int) -> Colour:
-    """Colour of a class; the same class has the same colour in every picture."""
+    """Colour of a class, the same in every picture."""
     return PALETTE[label % len(PALETTE)]
 
 
-def _checked(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _check_image(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise ConfigError(
-            f"a picture needs (H, W, 3) uint8 pixels, got {pixels.shape} {pixels.dtype}; stretch it first"
+            f"a picture needs (H, W, 3) uint8 pixels, got {pixels.shape} {pixels.dtype}; convert the image first"
         )
     return np.ascontiguousarray(pixels)
 
@@ -53,7 +53,7 @@ def _columns(boxes: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[n
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
     classes = np.asarray(labels, np.int64).reshape(-1)
     if len(corners) != len(classes):
-        raise ConfigError(f"{len(corners)} boxes but {len(classes)} labels; a picture needs one label a box")
+        raise ConfigError(f"{len(corners)} boxes but {len(classes)} labels; give one label per box")
     return corners, classes
 
 
@@ -74,12 +74,12 @@ def draw_overview(
     title: str = "",
     max_side: int = 1600,
 ) -> Image.Image:
-    """A scene at a glance, with every detection and a legend of counts.
+    """An overview of a scene with every detection and a legend of counts.
 
-    Boxes too small to be seen as boxes become dots, the rarest class on top.
+    Boxes too small to be visible are drawn as dots, the rarest class on top.
 
     Args:
-        image: (H, W, 3) uint8; made smaller to fit, never larger.
+        image: (H, W, 3) uint8; reduced to `max_side`, never enlarged.
         boxes: (N, 4) ``x0, y0, x1, y1`` in pixels of `image`.
         labels: (N,) class ids.
         class_names: name of each class id.
@@ -90,9 +90,9 @@ def draw_overview(
         An RGB image; the legend is a strip below the picture.
 
     Raises:
-        ConfigError: the arrays do not fit together.
+        ConfigError: the image is not (H, W, 3) uint8, or lengths differ.
     """
-    pixels = _checked(image)
+    pixels = _check_image(image)
     corners, classes = _columns(boxes, labels)
     picture = Image.fromarray(pixels)
     scale = min(1.0, max_side / max(picture.size))
@@ -103,22 +103,22 @@ def draw_overview(
     dots = len(corners) > 0 and float(np.median(sides.max(axis=1))) < _TINY
     counts = np.bincount(classes, minlength=1) if len(classes) and classes.min() >= 0 else np.zeros(1, np.int64)
     order = np.argsort(-counts[classes], kind="stable") if len(classes) else classes
-    drawn = (_dots if dots else _rectangles)(picture, corners[order], classes[order])
-    return _with_legend(drawn, counts, class_names, title)
+    marked = (_dots if dots else _rectangles)(picture, corners[order], classes[order])
+    return _with_legend(marked, counts, class_names, title)
 
 
 def _dots(picture: Image.Image, corners: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> Image.Image:
-    """Discs with a dark rim, drawn at four times the size and reduced, so that small ones are round."""
+    """Discs with a dark outline, drawn enlarged and then reduced, so that small ones are round."""
     zoom = 2 if max(picture.size) > 800 else 4
-    crowding = min(1.0, (5000 / max(1, len(corners))) ** 0.5)
-    radius = max(1.2, float(np.clip(max(picture.size) / 400, 2.0, 4.0)) * crowding)
+    shrink = min(1.0, (5000 / max(1, len(corners))) ** 0.5)
+    radius = max(1.2, float(np.clip(max(picture.size) / 400, 2.0, 4.0)) * shrink)
     layer = Image.new("RGBA", (picture.width * zoom, picture.height * zoom), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     centres = (corners[:, :2] + corners[:, 2:]) / 2 * zoom
-    rim, core = (radius + 0.9) * zoom, radius * zoom
+    outer, inner = (radius + 0.9) * zoom, radius * zoom
     for (x, y), label in zip(centres.tolist(), labels.tolist(), strict=True):
-        draw.ellipse((x - rim, y - rim, x + rim, y + rim), fill=(*_SHADOW, 230))
-        draw.ellipse((x - core, y - core, x + core, y + core), fill=(*colour_of(label), 255))
+        draw.ellipse((x - outer, y - outer, x + outer, y + outer), fill=(*_SHADOW, 230))
+        draw.ellipse((x - inner, y - inner, x + inner, y + inner), fill=(*colour_of(label), 255))
     small = layer.resize(picture.size, Image.Resampling.BOX)
     return Image.alpha_composite(picture.convert("RGBA"), small).convert("RGB")
 
@@ -132,7 +132,7 @@ def _rectangles(picture: Image.Image, corners: npt.NDArray[np.float64], labels: 
 
 
 def _outline(draw: ImageDraw.ImageDraw, corner: npt.NDArray[np.float64], colour: Colour, *, width: int) -> None:
-    """A rectangle round the box, dark outside so that it shows on any ground."""
+    """A rectangle around the box, with a dark outer line so that it is visible on any background."""
     x0, y0, x1, y1 = (float(v) for v in np.round(corner))
     x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
     draw.rectangle((x0 - width, y0 - width, x1 + width, y1 + width), outline=_SHADOW, width=1)
@@ -144,7 +144,7 @@ def _outline(draw: ImageDraw.ImageDraw, corner: npt.NDArray[np.float64], colour:
 def _with_legend(
     picture: Image.Image, counts: npt.NDArray[np.int64], class_names: Sequence[str], title: str
 ) -> Image.Image:
-    """The picture above a strip with the title and a swatch, name and count for each class, in lines that fit."""
+    """The picture with a legend below: the title, and colour, name and count of each class, wrapped to the width."""
     size = int(np.clip(picture.width / 55, 12, 22))
     font, pad, swatch = _font(size), size, round(size * 0.7)
     present = sorted(np.flatnonzero(counts), key=lambda label: -int(counts[label]))
@@ -154,19 +154,19 @@ def _with_legend(
         entries.append((_FAINT, f"{len(rest)} more classes  {int(counts[rest].sum()):,}"))
     if not entries:
         entries = [(_FAINT, "no detections")]
-    places, x, y = [], pad, pad + (round(size * 1.7) if title else 0)
+    positions, x, y = [], pad, pad + (round(size * 1.7) if title else 0)
     for _, text in entries:
         width = swatch + size // 2 + round(font.getlength(text)) + 2 * size
         if x > pad and x + width - 2 * size > picture.width - pad:
             x, y = pad, y + round(size * 1.6)
-        places.append((x, y))
+        positions.append((x, y))
         x += width
     out = Image.new("RGB", (picture.width, picture.height + y + size + pad), _PANEL)
     out.paste(picture, (0, 0))
     draw = ImageDraw.Draw(out)
     if title:
         draw.text((pad, picture.height + pad), title, font=font, fill=_TEXT, anchor="lt")
-    for (colour, text), (left, top) in zip(entries, places, strict=True):
+    for (colour, text), (left, top) in zip(entries, positions, strict=True):
         middle = picture.height + top + size // 2
         draw.ellipse((left, middle - swatch // 2, left + swatch, middle + swatch - swatch // 2), fill=colour)
         draw.text((left + swatch + size // 2, middle), text, font=font, fill=_TEXT, anchor="lm")
@@ -184,31 +184,31 @@ def draw_crop(
     zoom: int = 3,
     smooth: bool = False,
 ) -> Image.Image:
-    """A piece of a scene, enlarged, with its boxes, labels and scores.
+    """An enlarged crop of a scene with its boxes, labels and scores.
 
-    Labels that would cover one another are left out, the lower score first.
+    A label that would cover one of a higher score is left out.
 
     Args:
         image: (H, W, 3) uint8.
         boxes: (N, 4) ``x0, y0, x1, y1`` in pixels of `image`.
         labels: (N,) class ids.
-        scores: (N,) scores; None draws none.
+        scores: (N,) scores; None: they are not drawn.
         class_names: name of each class id.
         truth_boxes: (M, 4) annotated boxes, drawn dashed and white.
-        zoom: how many times larger.
-        smooth: bicubic instead of nearest neighbour.
+        zoom: integer magnification.
+        smooth: enlarge with bicubic interpolation instead of nearest neighbour.
 
     Returns:
         An RGB image of ``zoom`` times the size.
 
     Raises:
-        ConfigError: the arrays do not fit together.
+        ConfigError: the image is not (H, W, 3) uint8, or lengths differ.
     """
-    pixels = _checked(image)
+    pixels = _check_image(image)
     corners, classes = _columns(boxes, labels)
     values = np.full(len(corners), np.nan) if scores is None else np.asarray(scores, np.float64).reshape(-1)
     if len(values) != len(corners):
-        raise ConfigError(f"{len(corners)} boxes but {len(values)} scores; a picture needs one score a box")
+        raise ConfigError(f"{len(corners)} boxes but {len(values)} scores; give one score per box")
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     out = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), resample)
     draw = ImageDraw.Draw(out)
@@ -225,22 +225,22 @@ def draw_crop(
 
 
 def _write_labels(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], wanted: Sequence[tuple[npt.NDArray[np.float64], str, Colour]]
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], labels: Sequence[tuple[npt.NDArray[np.float64], str, Colour]]
 ) -> None:
-    """Labels above their boxes, or below where there is no room; in this order, none over another."""
+    """Draw labels in this order above their boxes, or below; a label without room is left out."""
     font, height = _font(12), 15
     taken = np.empty((0, 4))
-    for corner, text, colour in wanted:
+    for corner, text, colour in labels:
         width = round(font.getlength(text)) + 6
         left = float(np.clip(corner[0] - 3, 0, max(0, size[0] - width)))
         for top in (corner[1] - height - 3, corner[3] + 3):
-            place = np.array([left, top, left + width, top + height])
-            meets = (taken[:, :2] < place[2:]).all(axis=1) & (taken[:, 2:] > place[:2]).all(axis=1)
+            area = np.array([left, top, left + width, top + height])
+            meets = (taken[:, :2] < area[2:]).all(axis=1) & (taken[:, 2:] > area[:2]).all(axis=1)
             if top < 0 or top + height > size[1] or meets.any():
                 continue
-            draw.rectangle(tuple(place.tolist()), fill=_SHADOW)
+            draw.rectangle(tuple(area.tolist()), fill=_SHADOW)
             draw.text((left + 3, top + height / 2), text, font=font, fill=colour, anchor="lm")
-            taken = np.vstack([taken, place])
+            taken = np.vstack([taken, area])
             break
 
 
@@ -257,22 +257,23 @@ def _dashed(draw: ImageDraw.ImageDraw, corner: npt.NDArray[np.float64]) -> None:
 
 
 def contact_sheet(images: Sequence[Image.Image], *, columns: int = 3, captions: Sequence[str] = ()) -> Image.Image:
-    """Images side by side in rows, each with a line of text below.
+    """Images in a grid, each with a line of text below.
 
     Args:
-        images: at least one; each stands in the middle of a cell as large as the largest.
-        columns: images in a row.
-        captions: a line for each image, or none at all. Lines too long for a cell are cut.
+        images: at least one; each is centred in a cell of the size of the largest.
+        columns: number of images in a row.
+        captions: a line for each image, or none at all. Lines too long for a cell are shortened.
 
     Returns:
         An RGB image.
 
     Raises:
-        ConfigError: no image, no column, or another number of captions.
+        ConfigError: there is no image or no column, or the number of captions differs.
     """
     if not images or columns < 1 or len(captions) not in (0, len(images)):
         raise ConfigError(
-            f"a sheet of {len(images)} images in {columns} columns with {len(captions)} captions; give one caption each"
+            f"{len(images)} images in {columns} columns with {len(captions)} captions; give at least one image and "
+            "column, and one caption per image or none"
         )
     columns = min(columns, len(images))
     pad, line, font = 12, 26 if captions else 0, _font(14)
@@ -284,17 +285,12 @@ def contact_sheet(images: Sequence[Image.Image], *, columns: int = 3, captions: 
         left, top = pad + k % columns * (width + pad), pad + k // columns * (height + line + pad)
         sheet.paste(image.convert("RGB"), (left + (width - image.width) // 2, top + (height - image.height) // 2))
         if captions:
-            draw.text(
-                (left + width / 2, top + height + line / 2),
-                _fitted(captions[k], font, width),
-                font=font,
-                fill=_TEXT,
-                anchor="mm",
-            )
+            text = _shortened(captions[k], font, width)
+            draw.text((left + width / 2, top + height + line / 2), text, font=font, fill=_TEXT, anchor="mm")
     return sheet
 
 
-def _fitted(text: str, font: Any, width: int) -> str:
+def _shortened(text: str, font: Any, width: int) -> str:
     if font.getlength(text) <= width:
         return text
     kept = next((n for n in range(len(text), 0, -1) if font.getlength(text[:n] + "…") <= width), 0)

@@ -93,4 +93,4 @@ def test_models_are_listed_and_shown(rgb_bundle) -> None:
 def test_doctor_finds_this_machine_well() -> None:
     done = geosod("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all well" in done.stdout and "DEFLATE" in done.stdout and "node(s)" in done.stdout
+    assert "no problems found" in done.stdout and "DEFLATE" in done.stdout and "node(s)" in done.stdout

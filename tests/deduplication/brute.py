@@ -1,4 +1,4 @@
-"""Merging across scenes, spelled out: loops over all pairs, nothing of the package."""
+"""Deduplication as plain loops over all pairs, without any code of the package."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def brute(
                 matches.setdefault(row["scene"], []).append((row["truncated"], -value, row))
         for some in matches.values():
             some.sort(key=lambda match: match[:2])
-            # The whole box that it overlaps best, or all pieces.
-            pieces = some[0][0] and not best["truncated"]
-            for _, _, row in some if pieces else some[:1]:
+            # The whole box that it overlaps best, or all fragments.
+            all_fragments = some[0][0] and not best["truncated"]
+            for _, _, row in some if all_fragments else some[:1]:
                 found[row["id"]] = best["id"]
                 left.remove(row)
     return found

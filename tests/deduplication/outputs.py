@@ -1,4 +1,4 @@
-"""Outputs of scenes as `geosod detect` leaves them, made with the project's own writers."""
+"""Outputs as `geosod detect` writes them, made with the project's own writers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from geosod.output.commit import commit_scene, open_output
 from geosod.output.coverage import coverage_table
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
-from geosod.output.table import detection_table, with_place
+from geosod.output.table import detection_table, with_ground_position
 from geosod.results import INSPECTED, Coverage, Failure
 from geosod.scene import Scene
 from tests.output.samples import CRS84, PROVENANCE, make_scene
 
-#: A place in UTM zone 31, and the same in 32.
+#: A point in UTM zone 31 that is also near the edge of zone 32.
 ORIGIN = (779_000.0, 5_810_000.0)
 DAY = dt.datetime(2024, 5, 1, 10, 30, tzinfo=dt.UTC)
 
@@ -37,10 +37,10 @@ def commit(
     classes: tuple[str, ...] = ("boat", "plane"),
     failures: Iterable[Failure] = (),
 ) -> pa.Table:
-    """Commit a scene to a folder or a single file; its rows."""
+    """Commit a scene to a folder or a single file; returns its rows."""
     folder = open_output(out, scenes=1)
     provenance = replace(PROVENANCE, classes=classes)
-    table = detection_table(scene, with_place(scene, detections), provenance, crs=crs)
+    table = detection_table(scene, with_ground_position(scene, detections), provenance, crs=crs)
     coverage = coverage_table(scene, Coverage.of_window(scene.window, 32, INSPECTED), crs=crs)
     item = scene_item(
         scene, provenance, hrefs=folder.files(scene).hrefs(), detections=len(table), status="done",
@@ -58,14 +58,14 @@ def utm_scene(
     zone: int = 31,
     *,
     shift: tuple[float, float] = (0.0, 0.0),
-    turn: float = 0.0,
+    rotation: float = 0.0,
     when: dt.datetime | None = DAY,
     size: tuple[int, int] = (1000, 800),
 ) -> Scene:
-    """A scene of half a metre a pixel, its corner `shift` metres from `ORIGIN` in either zone, turned by degrees."""
-    way = Transformer.from_crs("EPSG:32631", f"EPSG:326{zone}", always_xy=True)
-    x, y = way.transform(ORIGIN[0] + shift[0], ORIGIN[1] + shift[1])
-    transform = Affine.translation(x, y) @ Affine.rotation(turn) @ Affine.scale(0.5, -0.5)
+    """A scene of half a metre a pixel, its corner `shift` metres from `ORIGIN`, rotated by degrees."""
+    to_crs = Transformer.from_crs("EPSG:32631", f"EPSG:326{zone}", always_xy=True)
+    x, y = to_crs.transform(ORIGIN[0] + shift[0], ORIGIN[1] + shift[1])
+    transform = Affine.translation(x, y) @ Affine.rotation(rotation) @ Affine.scale(0.5, -0.5)
     return make_scene(name, crs=f"EPSG:326{zone}", transform=transform, size=size, when=when, uri=f"/{name}.tif")
 
 
@@ -78,20 +78,20 @@ def seen(
     side: float = 20.0,
     crs: str = "EPSG:32631",
 ) -> Detections:
-    """Boxes of `side` pixels about points of a CRS, as a scene shows them; those at its edge are cut."""
-    way = Transformer.from_crs(crs, scene.crs, always_xy=True)
-    pixel = np.stack(~scene.transform @ np.stack(way.transform(*ground.T)), axis=1)
+    """Boxes of `side` pixels around points in `crs`, as visible in a scene; truncated at its edge."""
+    to_crs = Transformer.from_crs(crs, scene.crs, always_xy=True)
+    pixel = np.stack(~scene.transform @ np.stack(to_crs.transform(*ground.T)), axis=1)
     boxes = np.hstack([pixel - side / 2, pixel + side / 2])
     limit = np.array([scene.width, scene.height] * 2, float)
     clipped = np.clip(boxes, 0, limit)
-    there = (clipped[:, 2] - clipped[:, 0] > 1) & (clipped[:, 3] - clipped[:, 1] > 1)
+    visible = (clipped[:, 2] - clipped[:, 0] > 1) & (clipped[:, 3] - clipped[:, 1] > 1)
     labels = np.zeros(len(ground)) if labels is None else labels
     return Detections(
-        boxes=clipped[there],
-        scores=scores[there],
-        labels=labels[there],
-        truncated=(clipped != boxes).any(axis=1)[there],
-        n_merged=np.full(there.sum(), 2),
+        boxes=clipped[visible],
+        scores=scores[visible],
+        labels=labels[visible],
+        truncated=(clipped != boxes).any(axis=1)[visible],
+        n_merged=np.full(visible.sum(), 2),
     )
 
 

@@ -1,4 +1,4 @@
-"""Many scenes over one another: what all pairs at once give, though few of them are measured."""
+"""Many scenes of one place: the result is that of comparing all pairs, although few of them are measured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod import deduplicate
-from geosod.deduplication import run, settle, sweep
-from geosod.deduplication.crowd import components, gather
-from geosod.deduplication.match import Boxes, MosaicRule
+from geosod.deduplication import run, suppress, sweep
+from geosod.deduplication.boxes import Boxes
+from geosod.deduplication.candidates import components, index_candidates
+from geosod.deduplication.match import MatchRule
 from geosod.detections import Detections
 from tests.deduplication.brute import brute
 from tests.deduplication.outputs import commit
@@ -24,12 +25,12 @@ from tests.output.samples import make_scene
 
 
 def stack(rng: np.random.Generator, scenes: int, objects: int, jitter: float, *, split: bool = False) -> Boxes:
-    """The same objects in many scenes, some missed in each, with errors of position and size; some split at a line."""
+    """The same objects in many scenes, some missing in each, with errors of position and size; some split at a line."""
     corner = rng.uniform(0, 6 * np.sqrt(objects), (objects, 2))
     size = rng.choice([5.0, 8, 12], (objects, 2))
     scene, which = (grid.reshape(-1) for grid in np.meshgrid(np.arange(scenes), np.arange(objects), indexing="ij"))
-    seen = rng.random(len(scene)) < 0.9
-    scene, which = scene[seen], which[seen]
+    found = rng.random(len(scene)) < 0.9
+    scene, which = scene[found], which[found]
     n = len(scene)
     low = corner[which] + rng.normal(0, jitter, (n, 2))
     high = low + size[which] * rng.uniform(1 - jitter / 10, 1 + jitter / 10, (n, 2))
@@ -45,11 +46,11 @@ def stack(rng: np.random.Generator, scenes: int, objects: int, jitter: float, *,
     return boxes_of(shapes, scene, score=score, truncated=rng.random(n) < 0.1, label=which % 2)
 
 
-def settled(boxes: Boxes, rule: MosaicRule) -> tuple[dict[str, str], int]:
-    """Id of every dropped box → id of the one it is merged into; and how many pairs were measured."""
-    crowd, n = gather(boxes, rule, turn=None), len(boxes)
+def suppressed(boxes: Boxes, rule: MatchRule) -> tuple[dict[str, str], int]:
+    """Id of every dropped box → id of the one it is merged into; and the number of pairs measured."""
+    index, n = index_candidates(boxes, rule, full_circle=None), len(boxes)
     dates = np.full(boxes.scene.max() + 1, np.iinfo(np.int64).min)
-    found = settle.settle(boxes, crowd, np.ones(n, np.bool_), dates, rule, turn=None)
+    found = suppress.suppress(boxes, index, np.ones(n, np.bool_), dates, rule, full_circle=None)
     names = np.array(boxes.ids.to_pylist())
     return dict(zip(names[found.dropped].tolist(), names[found.kept].tolist(), strict=True)), found.pairs
 
@@ -65,52 +66,54 @@ def settled(boxes: Boxes, rule: MosaicRule) -> tuple[dict[str, str], int]:
     split=st.booleans(),
 )
 def test_deep_stacks(limits, seed, jitter, metric, threshold, class_agnostic, split) -> None:
-    """However few pairs are held at once, however few boxes wait."""
+    """Limits on pairs and on waiting boxes do not change the result."""
     boxes = stack(np.random.default_rng(seed), 12, 6, jitter, split=split)
     rule: dict[str, Any] = {"metric": metric, "threshold": threshold, "class_agnostic": class_agnostic}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(("PAIRS", "WASTE", "PATIENCE"), limits, strict=True):
-            patch.setattr(settle, name, value)
-        links, _ = settled(boxes, MosaicRule(**rule))
-    assert links == brute(rows_of(boxes), prefer="score", **rule)
+        for name, value in zip(("MAX_PAIRS", "MAX_SPECULATIVE", "MAX_WAITING"), limits, strict=True):
+            patch.setattr(suppress, name, value)
+        merges, _ = suppressed(boxes, MatchRule(**rule))
+    assert merges == brute(rows_of(boxes), prefer="score", **rule)
 
 
 @pytest.mark.parametrize("order", ["any", "by object", "by scene"])
 def test_pairs_grow_with_rows_and_not_with_depth(order) -> None:
     """Of the pairs of an object's boxes only those with the kept box are measured."""
-    rule = MosaicRule()
+    rule = MatchRule()
     for depth in (4, 16, 64):
         rng = np.random.default_rng(depth)
         boxes = stack(rng, depth, 40, 0.3)
         rank = {"any": rng.permutation(len(boxes)), "by scene": boxes.scene, "by object": boxes.bounds[:, 0]}[order]
         columns = {"score": -rank.astype(np.float32), "truncated": np.zeros(len(boxes), np.bool_)}
         boxes = Boxes(**({name: getattr(boxes, name) for name in Boxes.__slots__} | columns))
-        links, pairs = settled(boxes, rule)
-        assert len(links) > 0.5 * len(boxes)
-        assert pairs <= 2 * len(boxes) + settle.WASTE
+        merges, pairs = suppressed(boxes, rule)
+        assert len(merges) > 0.5 * len(boxes)
+        assert pairs <= 2 * len(boxes) + suppress.MAX_SPECULATIVE
 
 
 def test_each_box_of_a_pile_is_reached_once() -> None:
-    """Boxes of a chain are one component, those beside it others, and nothing is left in the index."""
+    """Boxes of a chain are one component, isolated boxes others, and nothing is left in the index."""
     x = np.arange(50) * 4.0
     chain = shapely.box(x, 0, x + 10, 10)
     boxes = boxes_of(np.concatenate([chain, chain, shapely.box(x, 500, x + 3, 510)]), np.arange(150) % 7)
-    rule = MosaicRule(threshold=0.4)
-    crowd = gather(boxes, rule, turn=None)
-    component = components(crowd)
+    rule = MatchRule(threshold=0.4)
+    index = index_candidates(boxes, rule, full_circle=None)
+    component = components(index)
     assert len(np.unique(component[:100])) == 1 and len(np.unique(component)) == 51
-    assert not np.any(crowd.parts.skip[:-1] == np.arange(150))
+    assert not np.any(index.parts.skip[:-1] == np.arange(150))
 
 
 @pytest.mark.parametrize("rows", [1, 13, 40])
-def test_a_stack_comes_in_strips(tmp_path, rows, monkeypatch) -> None:
-    """Most boxes wait in files until their strip, and pairs are few at a time."""
-    monkeypatch.setattr(settle, "PAIRS", 5)
+def test_a_stack_is_processed_in_strips(tmp_path, rows, monkeypatch) -> None:
+    """Most boxes wait in files for their strip, and few pairs are measured at a time."""
+    monkeypatch.setattr(suppress, "MAX_PAIRS", 5)
     rng = np.random.default_rng(rows)
     corner = rng.uniform(0, 60, (8, 2))
-    spilt = []
-    append = sweep.append
-    monkeypatch.setattr(sweep, "append", lambda path, table: (spilt.append(len(table)), append(path, table)))
+    spilled = []
+    append_table = sweep.append_table
+    monkeypatch.setattr(
+        sweep, "append_table", lambda path, table: (spilled.append(len(table)), append_table(path, table))
+    )
     for k in range(12):
         low = corner + rng.normal(0, 0.8, corner.shape)
         d = Detections(
@@ -120,40 +123,40 @@ def test_a_stack_comes_in_strips(tmp_path, rows, monkeypatch) -> None:
         commit(tmp_path / "out", make_scene(f"s{k:02}", crs=UTM, transform=place, uri=f"/{k}.tif"), d, crs=UTM)
     before = read([tmp_path / "out"])
     rule = {"prefer": "score", "metric": "iou", "threshold": 0.5, "class_agnostic": False}
-    links = brute(before, **rule)
+    merges = brute(before, **rule)
     deduplicate(tmp_path / "out", out=tmp_path / "new", rows=rows, **rule)
-    check(tmp_path / "new", before, links)
-    assert sum(spilt) > 10 and len(links) > 60
-    monkeypatch.setattr(settle, "PAIRS", 500_000)
+    check(tmp_path / "new", before, merges)
+    assert sum(spilled) > 10 and len(merges) > 60
+    monkeypatch.setattr(suppress, "MAX_PAIRS", 500_000)
     deduplicate(tmp_path / "out", out=tmp_path / "once", rows=run.ROWS, **rule)
     assert tables_of(tmp_path / "new") == tables_of(tmp_path / "once")
 
 
 @pytest.mark.parametrize(("whole", "count"), [(False, 2), (True, 1)])
-def test_pieces_of_a_cut_object_are_all_merged_into_the_whole(tmp_path, whole, count) -> None:
-    """Two pieces in one scene are the box of another; beside a whole box that is it, a piece is something else."""
+def test_all_fragments_of_a_truncated_object_are_merged_into_the_whole(tmp_path, whole, count) -> None:
+    """Two fragments in one scene are one box of another; next to a matching whole box, a fragment is another object."""
     one = Detections(boxes=[[100, 100, 140, 120]], scores=[0.5], labels=[0])
     boxes = [[100, 100, 110, 120], [132, 100, 140, 120], *([[101, 100, 140, 120]] if whole else [])]
-    cut = [True, True, *([False] if whole else [])]
-    two = Detections(boxes=boxes, scores=[0.9] * len(boxes), labels=[0] * len(boxes), truncated=cut)
+    truncated = [True, True, *([False] if whole else [])]
+    two = Detections(boxes=boxes, scores=[0.9] * len(boxes), labels=[0] * len(boxes), truncated=truncated)
     commit(tmp_path / "a", make_scene("a", crs=UTM, uri="/a.tif"), one, crs=UTM)
     commit(tmp_path / "b", make_scene("b", crs=UTM, uri="/b.tif"), two, crs=UTM)
     rule = {"prefer": "score", "metric": "iou", "threshold": 0.5, "class_agnostic": False}
     outputs = [tmp_path / "a", tmp_path / "b"]
     before = read(outputs)
-    links = brute(before, **rule)
+    merges = brute(before, **rule)
     deduplicate(outputs, out=tmp_path / "new", **rule)
-    check(tmp_path / "new", before, links)
-    assert len(links) == count
+    check(tmp_path / "new", before, merges)
+    assert len(merges) == count
 
 
-def test_the_shelf_gives_back_its_room_and_its_files(tmp_path) -> None:
+def test_the_buffer_frees_its_room_and_its_files(tmp_path) -> None:
     boxes = stack(np.random.default_rng(0), 3, 10, 0.5)
-    shelf = sweep._Shelf(len(boxes), tmp_path)
+    buffer = sweep._StripBuffer(len(boxes), tmp_path)
     for strip in (1, 1, 2):
-        shelf.put(strip, boxes)
-    assert shelf.room == 0 and len(list(tmp_path.iterdir())) == 2
-    for strip, lots in ((1, 2), (2, 1), (3, 0)):
-        kept = shelf.pop(strip)
-        assert len(kept) == lots and all(part.to_arrow().equals(boxes.to_arrow()) for part in kept)
-    assert shelf.room == len(boxes) and not list(tmp_path.iterdir())
+        buffer.put(strip, boxes)
+    assert buffer.room == 0 and len(list(tmp_path.iterdir())) == 2
+    for strip, count in ((1, 2), (2, 1), (3, 0)):
+        kept = buffer.pop(strip)
+        assert len(kept) == count and all(part.to_arrow().equals(boxes.to_arrow()) for part in kept)
+    assert buffer.room == len(boxes) and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The result is that of matching everything at once, however the boxes come in."""
+"""The result is that of matching all boxes at once, however the files are divided."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.deduplication.outputs import commit
 from tests.output.samples import make_scene
 
 UTM = "EPSG:32633"
-TURNED = Affine.translation(500_000, 5_200_000) @ Affine.rotation(25) @ Affine.scale(0.5, -0.5)
+ROTATED = Affine.translation(500_000, 5_200_000) @ Affine.rotation(25) @ Affine.scale(0.5, -0.5)
 
 
 def crowded(rng: np.random.Generator, n: int) -> Detections:
@@ -40,15 +40,15 @@ def crowded(rng: np.random.Generator, n: int) -> Detections:
 
 
 def build(root: Path, seed: int, scenes: int, n: int) -> list[Path]:
-    """Outputs of scenes that overlap, each shifted and turned its own way; two share a folder."""
+    """Outputs of overlapping scenes, each with its own shift and rotation; two share a folder."""
     rng = np.random.default_rng(seed)
     for k in range(scenes):
         place = (
-            TURNED @ Affine.rotation(float(rng.integers(0, 2) * 7)) @ Affine.translation(*rng.integers(0, 3, 2) * 25)
+            ROTATED @ Affine.rotation(float(rng.integers(0, 2) * 7)) @ Affine.translation(*rng.integers(0, 3, 2) * 25)
         )
         when = [None, *(dt.datetime(2024, 5, d, tzinfo=dt.UTC) for d in (1, 2))][rng.integers(0, 3)]
         scene = make_scene(f"s{k}", crs=UTM, transform=place, size=(120, 120), when=when, uri=f"/s{k}.tif")
-        # Class ids differ from scene to scene; names are what counts.
+        # Class ids differ from scene to scene; only names are compared.
         classes = ("boat", "plane") if k % 2 else ("plane", "boat")
         commit(root / f"out{max(0, k - 1)}", scene, crowded(rng, n), crs=UTM, classes=classes)
     return sorted(root.glob("out*"))
@@ -89,7 +89,7 @@ def tables_of(folder: Path) -> dict[str, bytes]:
     rows=st.sampled_from([1, 2, 5, 17]),
     group=st.sampled_from([1, 4, 13]),
 )
-def test_it_is_what_all_pairs_at_once_give(
+def test_the_result_is_that_of_comparing_all_pairs(
     seed, scenes, n, prefer, metric, threshold, class_agnostic, rows, group
 ) -> None:
     rule: dict[str, Any] = {
@@ -100,43 +100,43 @@ def test_it_is_what_all_pairs_at_once_give(
         outputs = build(root, seed, scenes, n)
         whole = deduplicate(outputs, out=root / "whole", **rule)
         before = read(outputs)
-        links = brute(before, **rule)
+        merges = brute(before, **rule)
         regroup(outputs, group)
-        pieces = deduplicate(outputs[::-1], out=root / "pieces", rows=rows, **rule)
-        assert tables_of(root / "pieces") == tables_of(root / "whole")
-        check(root / "whole", before, links)
-        assert whole.rows_in == pieces.rows_in == len(before)
-        assert whole.merged == pieces.merged == len(links)
+        parts = deduplicate(outputs[::-1], out=root / "parts", rows=rows, **rule)
+        assert tables_of(root / "parts") == tables_of(root / "whole")
+        check(root / "whole", before, merges)
+        assert whole.rows_in == parts.rows_in == len(before)
+        assert whole.merged == parts.merged == len(merges)
 
 
-def check(new: Path, before: list[dict[str, Any]], links: dict[str, str]) -> None:
+def check(new: Path, before: list[dict[str, Any]], merges: dict[str, str]) -> None:
     after = {
         r["detection_id"]: r
         for p in new.glob("detections/*/*.parquet")
         for r in pq.read_table(p, partitioning=None).to_pylist()
     }
-    assert set(after) == {row["id"] for row in before} - set(links)
+    assert set(after) == {row["id"] for row in before} - set(merges)
     scene = {row["id"]: row["scene"] for row in before}
     for row in before:
-        if row["id"] in links:
+        if row["id"] in merges:
             continue
-        heirs = sorted((scene[gone], gone) for gone, kept in links.items() if kept == row["id"])
-        heirs = [name for _, name in heirs]
+        merged = sorted((scene[gone], gone) for gone, kept in merges.items() if kept == row["id"])
+        names = [name for _, name in merged]
         got = after[row["id"]]
-        assert got["merged_ids"] == heirs
-        assert got["n_scenes"] == 1 + len({scene[name] for name in heirs})
-        assert got["n_merged"] == row["n"] + sum(r["n"] for r in before if r["id"] in heirs)
-    lost = new / "merged.parquet"
-    assert lost.exists() == bool(links)
-    if links:
-        gone = pq.read_table(lost).to_pylist()
-        assert {r["detection_id"]: r["kept_id"] for r in gone} == links
+        assert got["merged_ids"] == names
+        assert got["n_scenes"] == 1 + len({scene[name] for name in names})
+        assert got["n_merged"] == row["n"] + sum(r["n"] for r in before if r["id"] in names)
+    duplicates = new / "duplicates.parquet"
+    assert duplicates.exists() == bool(merges)
+    if merges:
+        gone = pq.read_table(duplicates).to_pylist()
+        assert {r["detection_id"]: r["kept_id"] for r in gone} == merges
         n = {row["id"]: row["n"] for row in before}
         assert all(r["n_merged"] == n[r["detection_id"]] for r in gone)
 
 
 def test_a_box_that_spans_all_strips_meets_boxes_of_each(tmp_path) -> None:
-    """With IoS a large box matches small ones inside it, of which it may take one, that of the greatest overlap."""
+    """With IoS a large box matches all small ones inside it and suppresses one, that of the largest overlap."""
     tall = Detections(boxes=[[10, 0, 14, 800]], scores=[0.9], labels=[0])
     y = np.arange(0, 780, 10.0)
     small = np.stack([np.full_like(y, 8.0), y, np.full_like(y, 14.0), y + 6], axis=1)
@@ -149,12 +149,12 @@ def test_a_box_that_spans_all_strips_meets_boxes_of_each(tmp_path) -> None:
     for rows in (1, 10, 1000):
         result = deduplicate(outputs, out=tmp_path / "new", metric="ios", rows=rows, overwrite=True)
         assert result.merged == 1
-        assert pq.read_table(tmp_path / "new" / "merged.parquet")["detection_id"].to_pylist() == [best]
+        assert pq.read_table(tmp_path / "new" / "duplicates.parquet")["detection_id"].to_pylist() == [best]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 400])
-def test_chains_are_carried_through_strips(tmp_path, rows) -> None:
-    """Boxes of two scenes by turns, each over half of the one before: one component through all strips."""
+def test_chains_continue_through_strips(tmp_path, rows) -> None:
+    """Boxes that alternate between two scenes, each overlapping the previous one: one component through all strips."""
     y = np.arange(100) * 4.0
     boxes = np.stack([np.zeros(100), y, np.full(100, 10.0), y + 10], axis=1)
     scores = np.linspace(0.9, 0.1, 100)
@@ -164,8 +164,8 @@ def test_chains_are_carried_through_strips(tmp_path, rows) -> None:
     outputs = sorted(tmp_path.glob("o?"))
     before = read(outputs)
     rule = {"prefer": "score", "metric": "iou", "threshold": 0.4, "class_agnostic": False}
-    links = brute(before, **rule)
-    assert len(links) == 50
+    merges = brute(before, **rule)
+    assert len(merges) == 50
     deduplicate(outputs, out=tmp_path / "new", rows=rows, **rule)
-    check(tmp_path / "new", before, links)
+    check(tmp_path / "new", before, merges)
     shutil.rmtree(tmp_path / "new")

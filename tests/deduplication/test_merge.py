@@ -1,4 +1,4 @@
-"""Outputs of scenes that overlap, merged: each object once, and nothing lost."""
+"""Outputs of overlapping scenes, deduplicated: each object once, and no object lost."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def every(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def harbour(tmp_path: Path) -> list[Path]:
-    """One ground in scenes of two zones and two dates, one of them turned: objects 20 m apart, seen by one to three."""
+    """Scenes of two zones and two dates, one of them rotated: objects 20 m apart, each visible in one to three."""
     rng = np.random.default_rng(0)
-    for out, name, zone, shift, turn, when in (
+    for out, name, zone, shift, rotation, when in (
         ("may", "a", 31, (0.0, 0.0), 0.0, DAY),
         ("may", "b", 32, (250.0, -50.0), 0.0, DAY),
         ("june", "c", 31, (100.0, 100.0), -20.0, LATER),
     ):
-        scene = utm_scene(name, zone, shift=shift, turn=turn, when=when)
+        scene = utm_scene(name, zone, shift=shift, rotation=rotation, when=when)
         lost = [Failure(name, f"/{name}.tif", Window(0, 0, 8, 8), "read", "ReadError", "worn")] if name == "c" else []
         commit(tmp_path / out, scene, seen(scene, OBJECTS, scores=rng.random(len(OBJECTS))), failures=lost)
     return [tmp_path / "may", tmp_path / "june"]
@@ -57,7 +57,7 @@ def nearest(frame: geopandas.GeoDataFrame, objects: np.ndarray, crs: str = "EPSG
     return np.asarray(shapely.STRtree(shapely.points(objects)).nearest(centre))
 
 
-def test_every_object_is_there_once(harbour, tmp_path) -> None:
+def test_every_object_occurs_once(harbour, tmp_path) -> None:
     before = [every(output) for output in harbour]
     result = deduplicate(harbour, out=tmp_path / "new")
     assert [every(output) for output in harbour] == before
@@ -65,7 +65,7 @@ def test_every_object_is_there_once(harbour, tmp_path) -> None:
     assert len(old) == result.rows_in == len(new) + result.merged and result.exit_code == 0
     objects = nearest(new, OBJECTS)
     assert len(set(objects)) == len(objects) and set(objects) == set(nearest(old, OBJECTS))
-    # What was cut is left only where no scene shows the whole.
+    # Truncated boxes remain only where no scene shows the whole object.
     middles = new.to_crs("EPSG:32631").geometry.centroid
     gap = middles[new["truncated"]].apply(lambda point: middles[~new["truncated"]].distance(point).min())
     assert new["truncated"].sum() < old["truncated"].sum() and gap.min() > 5
@@ -73,7 +73,7 @@ def test_every_object_is_there_once(harbour, tmp_path) -> None:
     assert set(new["n_scenes"]) == {1, 2, 3}
 
 
-def test_rows_that_stay_are_as_they_were(harbour, tmp_path) -> None:
+def test_kept_rows_are_unchanged(harbour, tmp_path) -> None:
     deduplicate(harbour, out=tmp_path / "new")
     for output in harbour:
         for path in output.glob("detections/*/*.parquet"):
@@ -81,15 +81,15 @@ def test_rows_that_stay_are_as_they_were(harbour, tmp_path) -> None:
             new = pq.read_table(tmp_path / "new" / path.relative_to(output), partitioning=None)
             assert new.schema.names == [*old.schema.names, "merged_ids", "n_scenes"]
             ids = set(new["detection_id"].to_pylist())
-            stays = [row for row in old.to_pylist() if row["detection_id"] in ids]
+            unchanged = [row for row in old.to_pylist() if row["detection_id"] in ids]
             added = {"n_merged", "merged_ids", "n_scenes"}
             assert [{k: v for k, v in row.items() if k not in added} for row in new.to_pylist()] == [
-                {k: v for k, v in row.items() if k not in added} for row in stays
+                {k: v for k, v in row.items() if k not in added} for row in unchanged
             ]
-            gone = pq.read_table(tmp_path / "new" / "merged.parquet").to_pylist()
+            gone = pq.read_table(tmp_path / "new" / "duplicates.parquet").to_pylist()
             lost = {row["detection_id"]: row for row in old.to_pylist() if row["detection_id"] not in ids}
-            told = {r["detection_id"]: r for r in gone if r["scene_id"] == path.stem}
-            assert {k: {n: v for n, v in r.items() if n != "kept_id"} for k, r in told.items()} == lost
+            recorded = {r["detection_id"]: r for r in gone if r["scene_id"] == path.stem}
+            assert {k: {n: v for n, v in r.items() if n != "kept_id"} for k, r in recorded.items()} == lost
 
 
 def test_the_folder_is_an_output(harbour, tmp_path) -> None:
@@ -98,7 +98,7 @@ def test_the_folder_is_an_output(harbour, tmp_path) -> None:
     for path in new.rglob("*.parquet"):
         if path.name != "failures.parquet":
             assert gpv.failed(gpv.check(str(path))) == [], path
-    assert len(geopandas.read_parquet(new / "merged.parquet")) == result.merged
+    assert len(geopandas.read_parquet(new / "duplicates.parquet")) == result.merged
     assert rows_of(new).crs == CRS84
     assert ds.dataset(new / "detections", partitioning="hive").count_rows() == result.rows_out
     query = f"select count(*), count(distinct detection_id) from '{new}/detections/*/*.parquet'"
@@ -123,31 +123,32 @@ def test_the_folder_is_an_output(harbour, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("prefer", ["score", "newest"])
-def test_which_box_stays(tmp_path, prefer) -> None:
+def test_which_box_is_kept(tmp_path, prefer) -> None:
     box = [[100, 100, 130, 120]]
-    for name, score, when, cut in (
-        ("old", 0.8, DAY, False), ("new", 0.5, LATER, False), ("undated", 0.6, None, False), ("cut", 0.9, LATER, True),
+    for name, score, when, truncated in (
+        ("old", 0.8, DAY, False), ("new", 0.5, LATER, False), ("undated", 0.6, None, False),
+        ("edge", 0.9, LATER, True),
     ):  # fmt: skip
-        d = Detections(boxes=box, scores=[score], labels=[0], truncated=[cut])
+        d = Detections(boxes=box, scores=[score], labels=[0], truncated=[truncated])
         commit(tmp_path / name, utm_scene(name, when=when), d)
-    deduplicate([tmp_path / n for n in ("cut", "undated", "new", "old")], out=tmp_path / "x", prefer=prefer)
+    deduplicate([tmp_path / n for n in ("edge", "undated", "new", "old")], out=tmp_path / "x", prefer=prefer)
     [row] = rows_of(tmp_path / "x").to_dict("records")
     assert row["scene_id"] == {"score": "old", "newest": "new"}[prefer]
     assert row["n_scenes"] == 4 and len(row["merged_ids"]) == 3
-    order = {"score": ["undated", "cut"], "newest": ["old", "undated"]}[prefer]
+    order = {"score": ["undated", "edge"], "newest": ["old", "undated"]}[prefer]
     deduplicate([tmp_path / n for n in order], out=tmp_path / "y", prefer=prefer)
     assert rows_of(tmp_path / "y")["scene_id"].tolist() == order[:1]
 
 
-def test_a_neighbour_is_not_swallowed(tmp_path) -> None:
-    """A box that matches two of one scene stands for the one it overlaps best."""
+def test_a_neighbour_is_not_merged_too(tmp_path) -> None:
+    """A box that matches two of one scene suppresses the one it overlaps best."""
     one = Detections(boxes=[[100, 100, 140, 120]], scores=[0.9], labels=[0])
     two = Detections(boxes=[[85, 100, 125, 120], [110, 100, 150, 120]], scores=[0.8, 0.3], labels=[0, 0])
     commit(tmp_path / "a", utm_scene("a"), one)
     ids = commit(tmp_path / "b", utm_scene("b"), two)
     result = deduplicate([tmp_path / "a", tmp_path / "b"], out=tmp_path / "new", threshold=0.3)
     assert result.merged == 1
-    gone = pq.read_table(tmp_path / "new" / "merged.parquet")["detection_id"].to_pylist()
+    gone = pq.read_table(tmp_path / "new" / "duplicates.parquet")["detection_id"].to_pylist()
     assert gone == [r["detection_id"] for r in ids.to_pylist() if r["px_xmin"] == 110]
 
 
@@ -176,7 +177,7 @@ def test_scenes_of_one_output_are_merged_and_single_files_too(harbour, tmp_path)
     assert item is not None and item["assets"]["coverage"]["href"] == "../coverage/a.parquet"
 
 
-def test_scenes_without_georeference_are_carried_over(harbour, tmp_path) -> None:
+def test_scenes_without_georeference_are_copied(harbour, tmp_path) -> None:
     photo = make_scene("photo", crs=None, transform=None)
     commit(harbour[0], photo, random_detections(1, 50))
     twin = make_scene("twin", crs=None, transform=None)
@@ -188,7 +189,7 @@ def test_scenes_without_georeference_are_carried_over(harbour, tmp_path) -> None
         assert len(new) == 50 and new.crs is None and set(new["n_scenes"]) == {1}
         assert gpv.failed(gpv.check(str(tmp_path / "new" / "pixel" / f"{name}.parquet"))) == []
     alone = deduplicate(harbour[1:], out=tmp_path / "alone")
-    assert (alone.merged, alone.pixel_scenes) == (0, 1) and not (tmp_path / "alone" / "merged.parquet").exists()
+    assert (alone.merged, alone.pixel_scenes) == (0, 1) and not (tmp_path / "alone" / "duplicates.parquet").exists()
 
 
 @pytest.mark.parametrize(("crs", "wanted"), [(None, CRS84), ("EPSG:3857", "EPSG:3857"), ("EPSG:32632", "EPSG:32632")])
@@ -205,7 +206,7 @@ def test_outputs_in_several_crss(tmp_path, crs, wanted) -> None:
         counts.append((result.rows_in, result.merged))
         frame = rows_of(tmp_path / out)
         assert frame.crs == CRS.from_user_input(wanted) and result.crs == wanted
-        # The columns lon and lat tell where each row is, whatever the CRS.
+        # The columns lon and lat are the same in every CRS.
         middle = shapely.centroid(frame.to_crs(CRS84).geometry.to_numpy())
         assert np.allclose(
             np.stack([frame["lon"], frame["lat"]]), [shapely.get_x(middle), shapely.get_y(middle)], atol=1e-6
@@ -222,8 +223,8 @@ def test_outputs_in_several_crss(tmp_path, crs, wanted) -> None:
 
 
 @pytest.mark.parametrize("crs", [CRS84, "EPSG:3857", "EPSG:32660"])
-def test_twins_on_both_sides_of_the_antimeridian(tmp_path, crs) -> None:
-    """Objects that touch the line, of which one scene shows a bit on its other side, and the next does not."""
+def test_duplicates_on_both_sides_of_the_antimeridian(tmp_path, crs) -> None:
+    """Objects at the line: boxes of one scene extend slightly across it, those of the next do not."""
     objects = lattice((833_773.5, 100.0), (20, 10), 20.0)
     rng, names = np.random.default_rng(2), ("EPSG:32660", "EPSG:32601", "EPSG:4326")
     places = (
@@ -251,13 +252,13 @@ def test_twins_on_both_sides_of_the_antimeridian(tmp_path, crs) -> None:
         assert new.geometry.area.max() < 110
 
 
-def test_twins_about_the_pole(tmp_path) -> None:
+def test_duplicates_around_the_pole(tmp_path) -> None:
     objects = lattice((-150.0, 150.0), (16, 16), 20.0)
     assert (objects == (-10, 10)).all(axis=1).any()
     rng = np.random.default_rng(3)
     objects = np.concatenate([objects, [(0.0, 0.0)]])
-    for k, turn in enumerate((0.0, 33.0, 140.0)):
-        place = Affine.rotation(turn) @ Affine.translation(-230, 230) @ Affine.scale(0.5, -0.5)
+    for k, rotation in enumerate((0.0, 33.0, 140.0)):
+        place = Affine.rotation(rotation) @ Affine.translation(-230, 230) @ Affine.scale(0.5, -0.5)
         scene = make_scene(f"s{k}", crs="EPSG:3413", transform=place, size=(920, 920), when=DAY, uri=f"/{k}.tif")
         commit(tmp_path / f"o{k}", scene, seen(scene, objects, scores=rng.random(len(objects)), crs="EPSG:3413"))
     result = deduplicate(sorted(tmp_path.glob("o?")), out=tmp_path / "new")
@@ -266,8 +267,8 @@ def test_twins_about_the_pole(tmp_path) -> None:
     assert set(rows_of(tmp_path / "new")["n_scenes"]) == {3}
 
 
-def test_files_say_nothing_of_the_run(harbour, tmp_path) -> None:
-    """The same parquet files whatever the order of outputs; items differ in their time alone."""
+def test_files_do_not_depend_on_the_run(harbour, tmp_path) -> None:
+    """The same parquet files for any order of outputs; items differ only in their time."""
     deduplicate(harbour, out=tmp_path / "one")
     deduplicate(harbour[::-1], out=tmp_path / "two", rows=100)
     one, two = every(tmp_path / "one"), every(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""Matches are those of the ground, wherever it is on the map."""
+"""Matches are those on the ground, wherever the boxes are on the map."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geosod.deduplication.crowd import components, gather, next_round
-from geosod.deduplication.match import Boxes, MosaicRule, measured
-from geosod.deduplication.translate import reprojected
+from geosod.deduplication.boxes import Boxes
+from geosod.deduplication.candidates import components, index_candidates, next_round
+from geosod.deduplication.match import MatchRule, match_values
+from geosod.deduplication.reproject import reprojected
 from tests.deduplication.brute import measure
 
 
 def boxes_of(shapes: np.ndarray, scene: np.ndarray, **columns: np.ndarray) -> Boxes:
-    """Boxes of one class, sure and whole ones unless columns say otherwise."""
+    """Boxes of one class, with score 1 and not truncated unless `columns` say otherwise."""
     n = len(shapes)
     plain = {
         "row": np.arange(n),
@@ -35,19 +36,20 @@ def boxes_of(shapes: np.ndarray, scene: np.ndarray, **columns: np.ndarray) -> Bo
     return Boxes(scene=scene, **(plain | columns))
 
 
-def matches(boxes: Boxes, rule: MosaicRule, turn: float | None) -> dict[tuple[int, int], float]:
+def matches(boxes: Boxes, rule: MatchRule, full_circle: float | None) -> dict[tuple[int, int], float]:
     """The metric of every match, the box of the lower scene first."""
     rank, many = np.arange(len(boxes)), 1 << 20
-    found = next_round(gather(boxes, rule, turn=turn), rank, rank, pairs=many, waste=many, patience=many)
-    value = measured(boxes, found.keeper, found.twin, rule, turn=turn)
-    pairs = np.stack([found.keeper, found.twin], axis=1)[value > 0]
+    index = index_candidates(boxes, rule, full_circle=full_circle)
+    found = next_round(index, rank, rank, max_pairs=many, max_speculative=many, max_waiting=many)
+    value = match_values(boxes, found.keeper, found.candidate, rule, full_circle=full_circle)
+    pairs = np.stack([found.keeper, found.candidate], axis=1)[value > 0]
     pairs = np.where((boxes.scene[pairs[:, 0]] > boxes.scene[pairs[:, 1]])[:, None], pairs[:, ::-1], pairs)
     assert len(np.unique(pairs, axis=0)) == len(pairs)
     return dict(zip(map(tuple, pairs.tolist()), value[value > 0].tolist(), strict=True))
 
 
-def turned_boxes(rng: np.random.Generator, n: int, middle: tuple[float, float], reach: float) -> np.ndarray:
-    """Rectangles of some tens of metres, each with its own angle, about a place."""
+def rotated_boxes(rng: np.random.Generator, n: int, middle: tuple[float, float], reach: float) -> np.ndarray:
+    """Rectangles of some tens of metres at random angles around a point."""
     half, angle = rng.uniform(5, 20, (n, 2)), rng.uniform(0, np.pi, n)
     corners = half[:, None] * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -66,22 +68,22 @@ def turned_boxes(rng: np.random.Generator, n: int, middle: tuple[float, float], 
         ("EPSG:32633", (500_000.0, 9_000_000.0), 40.0),
     ],
 )
-def test_on_the_map_of_degrees_it_is_as_on_one_of_metres(crs, middle, reach) -> None:
+def test_matches_in_degrees_are_those_in_metres(crs, middle, reach) -> None:
     rng = np.random.default_rng(5)
-    plane, scene = turned_boxes(rng, 300, middle, reach), rng.integers(0, 3, 300)
+    plane, scene = rotated_boxes(rng, 300, middle, reach), rng.integers(0, 3, 300)
     degrees = reprojected(plane, crs, "OGC:CRS84", None)
     assert crs != "EPSG:32660" or (shapely.get_type_id(degrees) == shapely.GeometryType.MULTIPOLYGON).sum() > 50
-    boxes, rule = boxes_of(degrees, scene), MosaicRule(threshold=0.3)
-    told = matches(boxes, rule, 360.0)
+    boxes, rule = boxes_of(degrees, scene), MatchRule(threshold=0.3)
+    found = matches(boxes, rule, 360.0)
     a, b = np.nonzero(scene[:, None] < scene[None, :])
     shared, area = shapely.area(shapely.intersection(plane[a], plane[b])), shapely.area(plane)
     true = shared / (area[a] + area[b] - shared)
-    sure = {(int(i), int(j)): v for i, j, v in zip(a[true > 0.3], b[true > 0.3], true[true > 0.3], strict=True)}
-    assert len(sure) > 500
-    assert all(abs(v - 0.3) < 2e-3 for pair, v in (told | sure).items() if (pair in told) != (pair in sure))
-    assert max(abs(told[pair] - sure[pair]) for pair in told.keys() & sure.keys()) < 2e-3
-    component = components(gather(boxes, rule, turn=360.0))
-    assert all(component[i] == component[j] for i, j in told)
+    expected = {(int(i), int(j)): v for i, j, v in zip(a[true > 0.3], b[true > 0.3], true[true > 0.3], strict=True)}
+    assert len(expected) > 500
+    assert all(abs(v - 0.3) < 2e-3 for pair, v in (found | expected).items() if (pair in found) != (pair in expected))
+    assert max(abs(found[pair] - expected[pair]) for pair in found.keys() & expected.keys()) < 2e-3
+    component = components(index_candidates(boxes, rule, full_circle=360.0))
+    assert all(component[i] == component[j] for i, j in found)
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,9 +95,9 @@ def test_on_the_map_of_degrees_it_is_as_on_one_of_metres(crs, middle, reach) -> 
     split=st.booleans(),
 )
 def test_every_match_is_a_link(seed, metric, threshold, class_agnostic, split) -> None:
-    """What bounds leave out does not match, also where polygons come in parts; and links join what they reach."""
+    """Pairs that bounds exclude do not match, also for polygons in parts; linked boxes are in one component."""
     rng = np.random.default_rng(seed)
-    shapes = turned_boxes(rng, 60, (3.0, 0.0), rng.choice([15.0, 60.0, 300.0]))
+    shapes = rotated_boxes(rng, 60, (3.0, 0.0), rng.choice([15.0, 60.0, 300.0]))
     shapes[:20] = shapes[20:40]
     wholes = shapes.copy()
     if split:
@@ -104,18 +106,18 @@ def test_every_match_is_a_link(seed, metric, threshold, class_agnostic, split) -
         several = ~shapely.is_empty(parts[0]) & ~shapely.is_empty(parts[1])
         shapes[several] = shapely.multipolygons(np.stack([p[several] for p in parts], axis=1))
     boxes = boxes_of(shapes, rng.integers(0, 4, 60), label=rng.integers(0, 2, 60), truncated=rng.random(60) < 0.3)
-    rule = MosaicRule(metric=metric, threshold=threshold, class_agnostic=class_agnostic)
+    rule = MatchRule(metric=metric, threshold=threshold, class_agnostic=class_agnostic)
     rows = [row | {"shape": whole} for row, whole in zip(rows_of(boxes), wholes, strict=True)]
-    sure = {}
+    expected = {}
     for i, j in np.argwhere(boxes.scene[:, None] < boxes.scene):
         value = measure(rows[i], rows[j], metric)
         if value > 0 and value >= threshold - 1e-6 and (class_agnostic or boxes.label[i] == boxes.label[j]):
-            sure[int(i), int(j)] = value
-    told = matches(boxes, rule, None)
-    assert told.keys() == sure.keys() and all(abs(told[pair] - sure[pair]) < 1e-9 for pair in told)
-    component = components(gather(boxes, rule, turn=None))
-    assert all(component[i] == component[j] for i, j in sure)
-    # Of no component can a part be told from the rest by bounds.
+            expected[int(i), int(j)] = value
+    found = matches(boxes, rule, None)
+    assert found.keys() == expected.keys() and all(abs(found[pair] - expected[pair]) < 1e-9 for pair in found)
+    component = components(index_candidates(boxes, rule, full_circle=None))
+    assert all(component[i] == component[j] for i, j in expected)
+    # No component can be divided by the bounds of its boxes.
     bounds, alone = shapely.box(*boxes.bounds.T), np.bincount(component)[component] == 1
     for one in np.unique(component[~alone]):
         own = component == one

@@ -1,4 +1,4 @@
-"""Objects of the real world and of the demo, seen by two scenes that overlap."""
+"""Real objects, and those of the demo, in two overlapping scenes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SHIFT = (255, -768)
 
 def labels_of(folder: Path, image: str) -> np.ndarray:
     for subset in ("train", "val"):
-        told = json.loads((folder / f"{subset}.json").read_text())
-        for entry in told["images"]:
+        labels = json.loads((folder / f"{subset}.json").read_text())
+        for entry in labels["images"]:
             if entry["file_name"].startswith(image):
-                boxes = [a["bbox"] for a in told["annotations"] if a["image_id"] == entry["id"]]
+                boxes = [a["bbox"] for a in labels["annotations"] if a["image_id"] == entry["id"]]
                 x, y, w, h = np.array(boxes, float).T
                 return np.stack([x, y, x + w, y + h], axis=1)
-    pytest.skip(f"image {image} is not there")
+    pytest.skip(f"image {image} is missing")
 
 
 def overlaps(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
@@ -47,7 +47,7 @@ def overlaps(a: np.ndarray, b: np.ndarray, metric: str) -> np.ndarray:
 @pytest.mark.parametrize("crs", [CRS84, "EPSG:32633"])
 @pytest.mark.parametrize("prefer", ["score", "newest"])
 def test_tanks_of_one_refinery(data, tmp_path, crs, prefer, metric, count) -> None:
-    """Labels drawn twice, by people: each tank that both images show becomes one box, and no other is lost.
+    """Labels drawn twice by people: each tank in both images becomes one box, and no other is lost.
 
     One pair has an IoU of exactly one half in pixels.
     """
@@ -73,14 +73,14 @@ def test_tanks_of_one_refinery(data, tmp_path, crs, prefer, metric, count) -> No
         [tmp_path / "o0", tmp_path / "o1"], out=tmp_path / "new", metric=metric, threshold=0.5, prefer=prefer
     )
     assert (result.rows_in, result.rows_out) == (209 + 185, 209 + 185 - count)
-    gone = pq.read_table(tmp_path / "new" / "merged.parquet").to_pylist()
+    gone = pq.read_table(tmp_path / "new" / "duplicates.parquet").to_pylist()
     merged = {frozenset((row["detection_id"], row["kept_id"])) for row in gone}
     assert merged == {frozenset((names[0][a], names[1][b])) for a, b in pairs}
 
 
 @pytest.mark.slow
 def test_two_halves_of_a_scene_are_the_whole(tmp_path) -> None:
-    """Detected in two halves that overlap and merged, the demo has the objects that it has in one piece."""
+    """Detecting in two overlapping halves and deduplicating finds the objects of the whole scene."""
     write_scene(tmp_path / "whole.tif", size=3072, seed=11)
     with rasterio.open(tmp_path / "whole.tif") as whole:
         for name, left, right in (("west", 0, 1856), ("east", 1216, 3072)):
@@ -101,9 +101,8 @@ def test_two_halves_of_a_scene_are_the_whole(tmp_path) -> None:
     result = deduplicate(tmp_path / "two", out=tmp_path / "new")
     whole, new = rows_of(tmp_path / "one"), rows_of(tmp_path / "new")
     assert result.merged > 20 and len(whole) > 100
-    print(result, len(whole), len(new))
     assert abs(len(new) - len(whole)) <= max(2, 0.01 * len(whole))
-    # Each box of the whole scene has its own in the merged halves.
+    # Each box of the whole scene has a counterpart of its own.
     a, b = whole.geometry.to_numpy(), new.geometry.to_numpy()
     near, far = shapely.STRtree(b).query(a)
     shared = shapely.area(shapely.intersection(a[near], b[far]))

@@ -1,4 +1,4 @@
-"""What the network learns from: chips, their augmentation, targets and measures."""
+"""Training data of the demo's network: chips, augmentation, targets and metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from geosod.demo.layout import make_layout
 from geosod.detectors.zoo.fpn import SmallFPN, decode
 from geosod.scene import Window
-from geosod.training.chips import Chip, augment, cut, targets
-from geosod.training.measure import Findings, average_precision, best_threshold, measure
+from geosod.training.chips import Chip, augment, render_chip, targets
+from geosod.training.measure import ImageResult, average_precision, best_threshold, measure
 
 
 def _painted(rng: np.random.Generator, side: int, n: int) -> Chip:
@@ -43,39 +43,39 @@ def test_boxes_follow_the_pixels_through_augmentation(seed: int) -> None:
         assert (around != part[1, 0, 0]).any() or around.shape == part[1].shape
 
 
-def test_cut_moves_boxes_into_the_frame_of_the_chip() -> None:
+def test_render_chip_moves_boxes_into_the_frame_of_the_chip() -> None:
     layout = make_layout(2048, 7)
     x, y = layout.boxes[0, :2].astype(int)
-    chip = cut(layout, Window(max(0, int(x) - 60), max(0, int(y) - 60), 128, 128), quality=90)
+    chip = render_chip(layout, Window(max(0, int(x) - 60), max(0, int(y) - 60), 128, 128), quality=90)
     assert np.abs(chip.boxes + [max(0, x - 60), max(0, y - 60)] * 2 - layout.boxes[0]).max(1).min() < 1e-9
     assert (((chip.boxes[:, :2] + chip.boxes[:, 2:]) / 2 > -40) & (chip.boxes[:, :2] < 168)).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(0, 6))
-def test_a_network_that_says_the_targets_finds_the_boxes(seed: int, n: int) -> None:
+def test_decoding_the_targets_gives_the_boxes(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 28, (n, 2)) + 32 * np.array([(k % 3, k // 3) for k in range(n)]).reshape(n, 2)
     boxes = np.concatenate([corner, corner + rng.uniform(3, 60, (n, 2))], axis=1)
     chip = Chip(np.zeros((3, 96, 96), np.uint8), boxes, rng.integers(0, 3, n).astype(np.int32))
     heat, shape, weight = targets([chip], side=96, stride=4)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    seen = ((centre >= 0) & (centre < 96)).all(1)
-    cells = {tuple(c) for c in (centre[seen] // 4).astype(int)}
-    assert (weight >= 1).sum() <= len(cells) and (heat == 1).any() == bool(seen.any())
-    near = [np.abs(a - b).max() for i, a in enumerate(centre[seen]) for b in centre[seen][:i]]
+    inside = ((centre >= 0) & (centre < 96)).all(1)
+    cells = {tuple(c) for c in (centre[inside] // 4).astype(int)}
+    assert (weight >= 1).sum() <= len(cells) and (heat == 1).any() == bool(inside.any())
+    near = [np.abs(a - b).max() for i, a in enumerate(centre[inside]) for b in centre[inside][:i]]
     if near and min(near) < 9:
         return
     logits = np.where(heat >= 1 - 1e-6, 10.0, -10.0)
     raw = torch.from_numpy(np.concatenate([logits, shape], axis=1).astype(np.float32))
     found, _, labels, count = decode(raw, threshold=0.5, topk=20, stride=SmallFPN.stride)
-    assert int(count[0]) == seen.sum()
-    got = sorted(map(tuple, np.round(found[0, : seen.sum()].numpy(), 1)))
-    np.testing.assert_allclose(got, sorted(map(tuple, np.round(boxes[seen], 1))), atol=0.2)
-    assert sorted(labels[0, : seen.sum()].tolist()) == sorted(chip.labels[seen].tolist())
+    assert int(count[0]) == inside.sum()
+    got = sorted(map(tuple, np.round(found[0, : inside.sum()].numpy(), 1)))
+    np.testing.assert_allclose(got, sorted(map(tuple, np.round(boxes[inside], 1))), atol=0.2)
+    assert sorted(labels[0, : inside.sum()].tolist()) == sorted(chip.labels[inside].tolist())
 
 
-def test_average_precision_worked_out_by_hand() -> None:
+def test_average_precision_computed_by_hand() -> None:
     hits, scores = np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1])
     # Precision 1 up to recall 1/3, then 2/3 up to recall 2/3; a third object is never found.
     assert average_precision(hits, scores, 3) == pytest.approx(1 / 3 + (2 / 3) / 3)
@@ -84,10 +84,12 @@ def test_average_precision_worked_out_by_hand() -> None:
     assert best_threshold(hits, scores, 3) == 0.7
 
 
-def test_measure_of_perfect_and_of_half_findings() -> None:
+def test_measure_of_perfect_and_of_half_correct_results() -> None:
     truth = np.array([[0, 0, 10, 10], [50, 0, 60, 10.0]])
     labels = np.array([0, 1])
-    perfect = measure([Findings(truth, np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
+    perfect = measure([ImageResult(truth, np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
     assert perfect["f1"] == 1.0 and perfect["ap50"] == {"a": 1.0, "b": 1.0} and perfect["threshold"] == 0.8
-    half = measure([Findings(truth + np.array([[0], [30]]), np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
+    half = measure(
+        [ImageResult(truth + np.array([[0], [30]]), np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b")
+    )
     assert half["ap50"] == {"a": 1.0, "b": 0.0} and half["recall"] == 0.5 and half["precision"] == 1.0

@@ -1,4 +1,4 @@
-"""The layout keeps its promises about the truth."""
+"""The layout has the properties that its documentation states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geosod.errors import ConfigError
 
 
 @pytest.mark.parametrize(("size", "seed"), [(2048, 7), (2048, 11), (3000, 12), (4096, 7)])
-def test_truth_keeps_its_promises(size: int, seed: int) -> None:
+def test_objects_have_the_documented_properties(size: int, seed: int) -> None:
     layout = make_layout(size, seed)
     boxes, labels = layout.boxes, layout.labels
     assert boxes.dtype == np.float64 and labels.dtype == np.int32
@@ -28,7 +28,7 @@ def test_truth_keeps_its_promises(size: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "seed"), [(4096, 7), (4096, 3)])
-def test_no_two_objects_crowd_each_other(size: int, seed: int) -> None:
+def test_objects_overlap_little(size: int, seed: int) -> None:
     boxes = make_layout(size, seed).boxes
     shapes = shapely.box(*boxes.T)
     a, b = shapely.STRtree(shapes).query(shapes, predicate="intersects")
@@ -76,10 +76,10 @@ def test_true_box_is_tight_on_the_outline(kind: int, half: tuple[float, float], 
         outline = shapely.Point(0, 0).buffer(hl, quad_segs=256)
     else:
         outline = shapely.box(-hl, -hw, hl, hw)
-    turned = shapely.affinity.translate(
+    rotated = shapely.affinity.translate(
         shapely.affinity.rotate(outline, angle, origin=(0, 0), use_radians=True), 100.0, 50.0
     )
-    np.testing.assert_allclose(true_boxes(things)[0], turned.bounds, atol=1e-3)
+    np.testing.assert_allclose(true_boxes(things)[0], rotated.bounds, atol=1e-3)
 
 
 @pytest.mark.parametrize(("size", "seed"), [(1023, 7), (4096, -1), (4096, 2**31)])

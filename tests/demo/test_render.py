@@ -1,4 +1,4 @@
-"""Pixels depend on their place alone, and show what the truth says."""
+"""Pixels depend only on their position, and show the objects of the ground truth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def whole(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_window_shows_the_same_wherever_it_is_cut(layout: Layout, whole, data) -> None:
+def test_a_window_is_part_of_the_whole_scene(layout: Layout, whole, data) -> None:
     width, height = data.draw(st.integers(1, 700)), data.draw(st.integers(1, 700))
     col, row = data.draw(st.integers(0, SIZE - width)), data.draw(st.integers(0, SIZE - height))
     pixels, valid = render(layout, Window(col, row, width, height))
@@ -49,7 +49,7 @@ def test_valid_is_the_swath_and_the_rest_is_black(layout: Layout, whole) -> None
     assert 0.8 < valid.mean() < 0.95
 
 
-def test_objects_are_drawn_where_the_truth_says(layout: Layout) -> None:
+def test_objects_are_drawn_at_their_true_boxes(layout: Layout) -> None:
     """Pixels that change when an object's body is not drawn span its box, to a pixel."""
     gaps = []
     for i in np.random.default_rng(1).choice(len(layout.boxes), 80, replace=False):
@@ -65,9 +65,9 @@ def test_objects_are_drawn_where_the_truth_says(layout: Layout) -> None:
         window = Window(col, row, min(SIZE - col, int(x1 - x0) + 18), min(SIZE - row, int(y1 - y0) + 18))
         with_it, without = (render(x, window)[0].astype(int) for x in (layout, replace(layout, shapes=shapes)))
         rows, cols = np.nonzero(np.abs(with_it - without).sum(0) > 6)
-        seen = np.array([cols.min() + col, rows.min() + row, cols.max() + 1 + col, rows.max() + 1 + row])
-        gaps.append(np.abs(seen - box).max())
-        assert (seen[:2] >= box[:2] - 1.5).all() and (seen[2:] <= box[2:] + 1.5).all()
+        drawn = np.array([cols.min() + col, rows.min() + row, cols.max() + 1 + col, rows.max() + 1 + row])
+        gaps.append(np.abs(drawn - box).max())
+        assert (drawn[:2] >= box[:2] - 1.5).all() and (drawn[2:] <= box[2:] + 1.5).all()
     assert len(gaps) > 20
     assert np.quantile(gaps, 0.9) <= 1.5
 

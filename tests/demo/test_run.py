@@ -1,4 +1,4 @@
-"""The demo at a small size: the shipped bundle, the real pipeline on Ray, and the promises it makes."""
+"""The demo at a small size: the shipped bundle, the real pipeline on Ray, and the accuracy it should reach."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return out, run_demo(out, size=6144, workers=2)
 
 
-def test_it_finds_what_was_drawn(demo) -> None:
+def test_it_finds_the_drawn_objects(demo) -> None:
     out, summary = demo
     assert json.loads((out / "summary.json").read_text()) == summary
-    promised = {"objects", "recall", "precision", "recall_at_borders", "duplicates", "megapixels", "seconds"}
-    assert promised | {"mpx_per_s", "peak_pss_bytes"} <= summary.keys()
+    keys = {"objects", "recall", "precision", "recall_at_borders", "duplicates", "megapixels", "seconds"}
+    assert keys | {"mpx_per_s", "peak_pss_bytes"} <= summary.keys()
     assert summary["objects"] > 500
     assert summary["recall"] >= 0.9 and summary["precision"] >= 0.9
-    # At this size too few objects lie at borders for the gap of 0.01 that the full size keeps.
+    # At full size the difference is below 0.01; here too few objects lie at borders for that.
     assert summary["recall_at_borders"] >= summary["recall_elsewhere"] - 0.05
     assert summary["duplicates"] <= max(3, 0.002 * summary["objects"])
     assert summary["peak_pss_bytes"] < 6 << 30
 
 
-def test_the_folder_holds_what_it_should(demo) -> None:
+def test_the_folder_contains_all_files(demo) -> None:
     out, summary = demo
     for name in (
         "scene.tif",
@@ -58,7 +58,7 @@ def test_the_folder_holds_what_it_should(demo) -> None:
         assert gpv.failed(gpv.check(str(path))) == [], path
 
 
-def test_readers_of_maps_read_it(demo) -> None:
+def test_geopandas_and_duckdb_read_it(demo) -> None:
     out, summary = demo
     whole = geopandas.read_parquet(out / "detections")
     assert len(whole) == summary["detections"] and whole.crs.to_string() == "OGC:CRS84"

@@ -1,4 +1,4 @@
-"""The scene on disk: a valid COG, the same pixels, no drafts left."""
+"""The scene on disk: a valid COG, the same pixels, no temporary files left."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ UTM = {"crs": "EPSG:32631", "transform": Affine(0.5, 0, 480000, 0, -0.5, 6020000
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> tuple[Path, list[float], object]:
     path = tmp_path_factory.mktemp("scene") / "harbour.tif"
-    seen: list[float] = []
-    truth = write_scene(path, size=2100, seed=7, progress=seen.append)
-    return path, seen, truth
+    progress: list[float] = []
+    truth = write_scene(path, size=2100, seed=7, progress=progress.append)
+    return path, progress, truth
 
 
 def test_scene_is_a_valid_cog_alone_in_its_folder(scene) -> None:
-    path, seen, _ = scene
+    path, progress, _ = scene
     valid, errors, warnings = cog_validate(str(path))
     assert valid and not errors and not warnings
     assert [p.name for p in path.parent.iterdir()] == ["harbour.tif"]
-    assert seen == sorted(seen) and seen[-1] == 1.0
+    assert progress == sorted(progress) and progress[-1] == 1.0
     with rasterio.open(path) as source:
         assert source.block_shapes == [(512, 512)] * 3 and source.compression.value == "JPEG"
         assert source.photometric.value == "YCbCr" and source.overviews(1) == [2, 4, 8]
@@ -66,8 +66,8 @@ def test_overviews_are_means_of_valid_pixels(scene) -> None:
     assert half_mask[blocks == 4].all() and half_mask[blocks == 0].mean() < 0.001
     assert np.abs(mean - half)[:, half_mask].mean() < 3
     with rasterio.open(path, overview_level=2) as source:
-        coarse, seen = source.read(), source.dataset_mask() > 0
-    np.testing.assert_allclose(coarse[:, seen].mean(1), full[:, mask].mean(1), atol=4)
+        coarse, valid = source.read(), source.dataset_mask() > 0
+    np.testing.assert_allclose(coarse[:, valid].mean(1), full[:, mask].mean(1), atol=4)
 
 
 def test_invalid_pixels_do_not_darken_overviews(tmp_path) -> None:
@@ -103,7 +103,7 @@ def test_a_failure_while_drawing_leaves_the_old_file(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"] and (tmp_path / "a.tif").read_text() == "old"
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path) -> None:
+def test_a_missing_folder_is_named(tmp_path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         write_cog(tmp_path / "nowhere" / "a.tif", width=700, height=512, strips=_strips(700, [512]), **UTM)
 

@@ -1,4 +1,4 @@
-"""Scoring against plain loops and cases worked out by hand."""
+"""Scoring compared with plain loops and with cases computed by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_matching_agrees_with_plain_loops(seed: int, n: int, m: int, spread: flo
     assert repeats.tolist() == by_hand[1]
 
 
-def test_case_worked_out_by_hand() -> None:
+def test_case_computed_by_hand() -> None:
     truth = [[0, 0, 10, 10], [100, 0, 110, 10], [200, 0, 210, 10]]
     found = [[0, 0, 10, 9], [0, 0, 10, 10], [100, 0, 110, 10], [400, 0, 410, 10], [200, 0, 210, 10]]
     result = score(
@@ -72,7 +72,7 @@ def test_case_worked_out_by_hand() -> None:
     assert (result.duplicates, result.false_positives, result.missed) == (1, 3, 1)
 
 
-def test_nothing_is_ordinary() -> None:
+def test_empty_inputs() -> None:
     empty = np.empty((0, 4))
     none = score(empty, [], empty, [], [])
     assert none.objects == none.duplicates == none.missed == 0 and np.isnan(none.recall) and np.isnan(none.precision)
@@ -92,7 +92,7 @@ def test_borders_against_plain_loops(boxes, xs, ys) -> None:
     assert crosses_edges(corners, x_edges=xs, y_edges=ys).tolist() == expected
 
 
-def test_lengths_that_disagree_are_named() -> None:
+def test_lengths_that_differ_are_reported() -> None:
     with pytest.raises(ConfigError, match="as many labels"):
         match([[0, 0, 1, 1]], [0, 1], np.empty((0, 4)), [], [])
     with pytest.raises(ConfigError, match="iou=0"):

@@ -1,4 +1,4 @@
-"""Scenes, boxes and provenance for the tests of the output room."""
+"""Scenes, boxes and provenance for the tests of the output package."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ SCENES = {
 }
 
 
-def random_detections(seed: int, n: int, *, twins: bool = False) -> Detections:
-    """Boxes inside 1000 x 800 pixels; with `twins`, on a coarse lattice so that some coincide."""
+def random_detections(seed: int, n: int, *, duplicates: bool = False) -> Detections:
+    """Boxes inside 1000 x 800 pixels; with `duplicates`, on a coarse lattice so that some coincide."""
     rng = np.random.default_rng(seed)
     corner, size = rng.uniform(0, 760, (n, 2)), rng.uniform(2, 40, (n, 2))
     boxes = np.hstack([corner, corner + size])
     scores = rng.uniform(0.1, 1, n)
-    if twins:
+    if duplicates:
         boxes, scores = np.round(boxes / 100) * 100 + (0, 0, 7, 7), np.round(scores, 1)
     return Detections(
         boxes=boxes,

@@ -202,7 +202,7 @@ def test_a_process_killed_between_renames_has_not_committed(tmp_path: Path, monk
 
     def move(source: Path, target: Path) -> None:
         if len(calls) == fail_at:
-            raise KeyboardInterrupt  # nothing is cleaned up for it, as after a kill
+            raise KeyboardInterrupt  # no handler cleans up, as after a kill
         calls.append(target)
         folder.move(source, target)
 
@@ -251,12 +251,12 @@ def test_dataset_has_one_crs(tmp_path: Path) -> None:
         put(out, make_scene("b"))
     assert committed(out, "b") is None
     assert not list(tmp_path.glob("detections/*/b.parquet"))
-    put(out, make_scene("a"), crs=CRS84)  # the only scene may be done again in another CRS
+    put(out, make_scene("a"), crs=CRS84)  # the only scene may be written again in another CRS
     assert dataset_crs(out) == CRS84
     check_dataset_crs(out, "EPSG:4326")
 
 
-def test_custom_crs_compares_by_meaning(tmp_path: Path) -> None:
+def test_custom_crs_is_compared_by_content(tmp_path: Path) -> None:
     out, custom = open_output(tmp_path), "+proj=laea +lat_0=47 +lon_0=15 +ellps=GRS80 +type=crs"
     put(out, make_scene("a"), crs=custom)
     put(out, make_scene("b"), crs=custom)
@@ -303,7 +303,7 @@ def test_a_foreign_failures_file_is_refused(tmp_path: Path) -> None:
         write_failures(open_output(tmp_path), [failure("a")])
 
 
-def test_staging_of_dead_runs_goes(tmp_path: Path) -> None:
+def test_staging_of_dead_runs_is_removed(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()

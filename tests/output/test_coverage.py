@@ -1,4 +1,4 @@
-"""The account of the ground: outlines against brute force, and statuses that share the scene out."""
+"""The coverage table: outlines against brute force, and statuses that partition the scene."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_outline_of_one_code_has_four_corners() -> None:
     assert len(polygons[0].exterior.coords) == 5
 
 
-def account(scene, codes, cell, **kwargs):
+def coverage_of(scene, codes, cell, **kwargs):
     coverage = Coverage(cell, 0, 0, np.asarray(codes, np.uint8))
     table = coverage_table(scene, coverage, crs=kwargs.pop("crs", CRS84), **kwargs)
     assert table.schema.equals(COVERAGE_SCHEMA)
@@ -73,11 +73,11 @@ def aoi_of(seed: int) -> shapely.Geometry:
     st.one_of(st.none(), st.integers(0, 10**6)),
     st.one_of(st.none(), st.integers(0, 10**6)),
 )
-def test_statuses_share_the_scene_out(codes: np.ndarray, aoi_seed: int | None, mask_seed: int | None) -> None:
-    scene = make_scene(crs=None, transform=None, size=(1050, 820))  # cells of 96 stand out over both edges
+def test_statuses_partition_the_scene(codes: np.ndarray, aoi_seed: int | None, mask_seed: int | None) -> None:
+    scene = make_scene(crs=None, transform=None, size=(1050, 820))  # cells of 96 extend beyond both edges
     aoi = None if aoi_seed is None else aoi_of(aoi_seed)
     masked = None if mask_seed is None else aoi_of(mask_seed)
-    table = account(scene, codes, 96, aoi=aoi, masks=None if masked is None else {"cloud": masked})
+    table = coverage_of(scene, codes, 96, aoi=aoi, masks=None if masked is None else {"cloud": masked})
     polygons = shapely.from_wkb(table["geometry"].to_numpy())
     assert shapely.is_valid(polygons).all()
     assert shapely.area(polygons).sum() == pytest.approx(1050 * 820, abs=1e-3)
@@ -85,15 +85,15 @@ def test_statuses_share_the_scene_out(codes: np.ndarray, aoi_seed: int | None, m
     assert shapely.union_all(polygons).symmetric_difference(frame).area < 1e-3
     rows, cols = np.indices(codes.shape)
     cells = shapely.intersection(shapely.box(cols * 96, rows * 96, cols * 96 + 96, rows * 96 + 96), frame)
-    looked = frame if aoi is None else frame.intersection(aoi)
-    hidden = shapely.Polygon() if masked is None else masked.intersection(looked)
-    open_ground = looked.difference(hidden)
+    wanted = frame if aoi is None else frame.intersection(aoi)
+    hidden = shapely.Polygon() if masked is None else masked.intersection(wanted)
+    visible = wanted.difference(hidden)
     expected = {
-        "outside_aoi": frame.area - looked.area,
+        "outside_aoi": frame.area - wanted.area,
         "masked": hidden.area,
-        "inspected": shapely.union_all(cells[codes == INSPECTED]).intersection(open_ground).area,
-        "nodata": shapely.union_all(cells[codes == NODATA]).intersection(open_ground).area,
-        "failed": shapely.union_all(cells[(codes == FAILED) | (codes == UNSEEN)]).intersection(open_ground).area,
+        "inspected": shapely.union_all(cells[codes == INSPECTED]).intersection(visible).area,
+        "nodata": shapely.union_all(cells[codes == NODATA]).intersection(visible).area,
+        "failed": shapely.union_all(cells[(codes == FAILED) | (codes == UNSEEN)]).intersection(visible).area,
     }
     found = pixel_areas(table)
     assert {k: v for k, v in expected.items() if v > 1e-2}.keys() <= found.keys()
@@ -104,7 +104,7 @@ def test_statuses_share_the_scene_out(codes: np.ndarray, aoi_seed: int | None, m
 @pytest.mark.parametrize("name", ["utm", "across"])
 def test_areas_are_geodesic_and_add_up(name: str) -> None:
     codes = np.random.default_rng(4).integers(1, 4, (8, 10))
-    table = account(SCENES[name], codes, 100)
+    table = coverage_of(SCENES[name], codes, 100)
     whole = abs(Geod(ellps="WGS84").geometry_area_perimeter(footprint(SCENES[name]))[0]) / 1e6
     assert sum(table["area_km2"].to_pylist()) == pytest.approx(whole, rel=1e-6)
     parts = [area_km2(table, status) for status in ("inspected", "nodata", "failed")]
@@ -115,32 +115,32 @@ def test_areas_are_geodesic_and_add_up(name: str) -> None:
         assert row["area_km2"] == pytest.approx(area, rel=1e-4)
 
 
-def test_reasons_tell_failed_from_never_reached() -> None:
-    table = account(SCENES["pixel"], [[FAILED]], 1000)
+def test_reasons_distinguish_failed_and_unreached_ground() -> None:
+    table = coverage_of(SCENES["pixel"], [[FAILED]], 1000)
     assert {(r["status"], r["reason"]) for r in table.to_pylist()} == {
         ("failed", "reading or detection failed; see the failures file")
     }
-    table = account(SCENES["pixel"], [[UNSEEN, INSPECTED]], 500)
+    table = coverage_of(SCENES["pixel"], [[UNSEEN, INSPECTED]], 500)
     rows = {(r["status"], r["reason"]) for r in table.to_pylist()}
     assert rows == {("failed", "no tile reached it"), ("inspected", None)}
     assert area_km2(table) is None
 
 
-def test_cells_the_grid_lacks_are_unseen() -> None:
+def test_cells_outside_the_grid_are_unseen() -> None:
     part = Coverage(100, 3, 2, np.full((1, 1), INSPECTED, np.uint8))
     table = coverage_table(SCENES["pixel"], part, crs=CRS84)
     assert pixel_areas(table) == {"inspected": 100 * 100, "failed": 1000 * 800 - 100 * 100}
 
 
 def test_area_of_interest_elsewhere_leaves_nothing_inspected() -> None:
-    table = account(SCENES["utm"], np.full((8, 10), INSPECTED), 100, aoi=shapely.box(5000, 5000, 6000, 6000))
+    table = coverage_of(SCENES["utm"], np.full((8, 10), INSPECTED), 100, aoi=shapely.box(5000, 5000, 6000, 6000))
     assert table["status"].to_pylist() == ["outside_aoi"]
     assert area_km2(table) == 0
 
 
 def test_long_edges_follow_their_curve() -> None:
     scene = make_scene(crs="EPSG:32633", transform=SCENES["utm"].transform @ SCENES["utm"].transform.scale(200))
-    table = account(scene, [[INSPECTED]], 1000)
+    table = coverage_of(scene, [[INSPECTED]], 1000)
     outline = shapely.from_wkb(table["geometry"][0].as_py())
     assert len(outline.exterior.coords) > 60
 
@@ -148,6 +148,6 @@ def test_long_edges_follow_their_curve() -> None:
 @pytest.mark.parametrize("name", SCENES)
 def test_file_passes_the_validator(tmp_path: Path, name: str) -> None:
     codes = np.random.default_rng(4).integers(0, 4, (16, 20))
-    table = account(SCENES[name], codes, 50, aoi=shapely.box(100, 100, 900, 700))
+    table = coverage_of(SCENES[name], codes, 50, aoi=shapely.box(100, 100, 900, 700))
     write_geoparquet(table, tmp_path / "c.parquet", crs=None if name == "pixel" else CRS84, metadata={})
     assert gpv.failed(gpv.check(str(tmp_path / "c.parquet"))) == []

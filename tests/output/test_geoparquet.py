@@ -1,4 +1,4 @@
-"""Files: conformance, what readers make of them, and URIs without secrets."""
+"""Files: conformance, reading with geopandas and DuckDB, and URIs without secrets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_passes_the_validator(tmp_path: Path, name: str, crs: str) -> None:
 def test_metadata_match_the_published_schema(name: str, n: int) -> None:
     path = SHARED / "schemas" / "geoparquet" / "1.1.0.json"
     if not path.is_file():
-        pytest.skip("the GeoParquet schema is not beside the project")
+        pytest.skip("the GeoParquet schema is not available")
     projjson = json.loads((Path(pyproj.datadir.get_data_dir()) / "projjson.schema.json").read_text())
     schema = json.loads(path.read_text().replace("https://proj.org/schemas/v0.7/projjson.schema.json", projjson["$id"]))
     table = detection_table(SCENES[name], random_detections(3, n), PROVENANCE, crs=CRS84)

@@ -1,4 +1,4 @@
-"""Rows of a detections file: contents, order, names."""
+"""Rows of a detections file: contents, order, identifiers."""
 
 from __future__ import annotations
 
@@ -96,8 +96,10 @@ def test_time_is_utc(when: dt.datetime | None, expected: dt.datetime | None) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 80), st.booleans(), st.sampled_from(sorted(SCENES)))
-def test_bytes_depend_on_the_set_of_boxes_alone(tmp_path_factory, seed: int, n: int, twins: bool, name: str) -> None:
-    scene, detections = SCENES[name], random_detections(seed, n, twins=twins)
+def test_bytes_depend_only_on_the_set_of_boxes(
+    tmp_path_factory, seed: int, n: int, duplicates: bool, name: str
+) -> None:
+    scene, detections = SCENES[name], random_detections(seed, n, duplicates=duplicates)
     folder: Path = tmp_path_factory.mktemp("bytes")
     digests = set()
     for order in (np.arange(n), np.random.default_rng(seed).permutation(n), np.arange(n)[::-1]):
@@ -113,11 +115,11 @@ def test_rows_follow_the_hilbert_curve() -> None:
     x, y = ((table[f"px_{a}min"].to_numpy() + table[f"px_{a}max"].to_numpy()) / 2 for a in "xy")
     distance = geopandas.GeoSeries.from_xy(x, y).hilbert_distance(total_bounds=(0, 0, 1000, 800), level=16)
     assert (np.diff(distance.to_numpy().astype(np.int64)) >= 0).all()
-    # Neighbours in the file are neighbours on the ground: far nearer than in random order.
+    # Neighbours in the file are neighbours on the ground: much nearer than in random order.
     assert np.hypot(np.diff(x), np.diff(y)).mean() < 80
 
 
-def test_names_are_stable_and_unique() -> None:
+def test_identifiers_are_stable_and_unique() -> None:
     boxes = np.array([[1.0, 2, 3, 4], [1, 2, 3, 4], [-0.0, 2, 3, 4], [0.0, 2, 3, 4], [1, 2, 3, 4]])
     labels = np.array([0, 0, 0, 1, 1], np.int32)
     names = detection_ids("s", boxes, labels).to_pylist()
@@ -126,18 +128,18 @@ def test_names_are_stable_and_unique() -> None:
     assert (
         detection_ids("s", boxes[2:3], labels[:1]).to_pylist() == detection_ids("s", boxes[3:4], labels[:1]).to_pylist()
     )
-    # Pinned: a name must not change between versions, or reruns would not match earlier results.
+    # Pinned: an identifier must not change between versions, or reruns would not match earlier results.
     assert names[0] == detection_ids("s", boxes[:1], labels[:1]).to_pylist()[0] == "s-bf4777d7f100da71"
 
 
-def test_names_spread() -> None:
+def test_hashes_are_well_distributed() -> None:
     grid = np.stack(np.meshgrid(np.arange(300.0), np.arange(300.0)), axis=-1).reshape(-1, 2)
     boxes = np.hstack([grid, grid + 1])
     names = detection_ids("s", boxes, np.zeros(len(boxes), np.int32)).to_pylist()
-    assert len({name[:11] for name in names}) > 80_000  # 36 bits are enough to tell nearly all 90,000 apart
+    assert len({name[:11] for name in names}) > 80_000  # 36 bits are enough for nearly all of 90,000 to differ
     assert not any(name.count("-") > 1 for name in names)
 
 
 def test_unnamed_label_is_refused() -> None:
-    with pytest.raises(ModelError, match="names 2 classes"):
+    with pytest.raises(ModelError, match="lists 2 classes"):
         detection_table(SCENES["utm"], Detections(boxes=[[0, 0, 1, 1]], scores=[1], labels=[2]), PROVENANCE, crs=CRS84)

@@ -1,4 +1,4 @@
-"""Bundles from runs: each shipped card is the one that its own record makes, and unfinished runs make none."""
+"""Bundles from runs: the shipped cards are reproduced from their records, and unfinished runs are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trees_record() -> dict:
 
 
 @pytest.mark.parametrize(("name", "record"), [("demo-harbour", harbour_record), ("trees-naip-60cm", trees_record)])
-def test_a_shipped_bundle_is_what_its_run_makes(name, record, tmp_path) -> None:
+def test_a_shipped_bundle_is_reproduced_from_its_record(name, record, tmp_path) -> None:
     shipped = open_bundle(name)
     (tmp_path / "training.json").write_text(json.dumps(record()))
     save_file(load_file(shipped.weights), tmp_path / "model.safetensors")
@@ -42,11 +42,11 @@ def test_a_shipped_bundle_is_what_its_run_makes(name, record, tmp_path) -> None:
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
 
 
-def test_a_run_that_is_not_one_is_refused(tmp_path) -> None:
+def test_folders_without_a_finished_run_are_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="not the record of a training run"):
         make_bundle(tmp_path, tmp_path / "bundle")
     for record in ({"network": "other", "validation": {}}, {**trees_record(), "validation": None}, {}):
         kept = {key: value for key, value in record.items() if value is not None}
         (tmp_path / "training.json").write_text(json.dumps(kept))
-        with pytest.raises(ConfigError, match="and the run finished"):
+        with pytest.raises(ConfigError, match="needs a finished run"):
             make_bundle(tmp_path, tmp_path / "bundle")

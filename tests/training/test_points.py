@@ -1,4 +1,4 @@
-"""Labelled points: the protocol against brute force, images and their points turned together, a run that learns."""
+"""Labelled points: the protocol against brute force, augmentation of images and points, a training run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geosod.detectors.zoo.unet import CentreUNet
 from geosod.errors import ConfigError
 from geosod.training import trees
 from geosod.training.bundle import make_bundle
-from geosod.training.points import PointImage, augment, heat_map, hold_out, meet, read_split
+from geosod.training.points import PointImage, adjacent, augment, heat_map, hold_out, read_split
 from geosod.training.protocol import assign, score_points
 from tests.rasters import write_tif
 
@@ -26,7 +26,7 @@ SIDE = 64
 
 
 def best_pairs(found: np.ndarray, truth: np.ndarray, limit: float) -> tuple[int, float]:
-    """Most pairs, and their least total distance, over all one-to-one assignments."""
+    """Maximum number of pairs, and their minimum total distance, over all one-to-one assignments."""
     swap = len(found) > len(truth)
     few, many = (truth, found) if swap else (found, truth)
     best = (0, 0.0)
@@ -51,7 +51,7 @@ def test_assignment_is_the_best_of_all(seed, m, n, spread) -> None:
 
 
 def test_more_pairs_count_more_than_closer_ones() -> None:
-    """The prediction between two trees takes the one that the other prediction cannot reach."""
+    """The prediction between two trees is paired with the one that the other prediction cannot reach."""
     found, truth = np.array([[0.0, 0], [9, 0]]), np.array([[1.0, 0], [18, 0]])
     assert assign(found, truth, limit=10).tolist() == [[0, 0], [1, 1]]
     assert assign(found[1:], truth, limit=10).tolist() == [[0, 0]]
@@ -75,7 +75,7 @@ def test_scores_are_of_the_whole_split_in_metres() -> None:
 
 
 def scatter(rng: np.random.Generator, count: int, side: int, margin: float) -> np.ndarray:
-    """Points of which no two are within 14 px."""
+    """Points with a distance of at least 14 px."""
     points: list[np.ndarray] = []
     for candidate in rng.uniform(margin, side - margin, (40 * count, 2)):
         if all(np.linalg.norm(candidate - p) > 14 for p in points):
@@ -84,7 +84,7 @@ def scatter(rng: np.random.Generator, count: int, side: int, margin: float) -> n
 
 
 def picture(points: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """(4, side, side) uint8: grey ground, and about every point a disc that is dark in red and bright in nir."""
+    """(4, side, side) uint8: grey ground, and around every point a disc that is dark in red and bright in nir."""
     pixels = rng.integers(100, 140, (4, side, side))
     rows, cols = np.mgrid[:side, :side] + 0.5
     for x, y in points:
@@ -94,7 +94,7 @@ def picture(points: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarr
 
 
 def write_split(folder: Path, subset: str, count: int, *, side: int, seed: int, first: int = 0) -> list[np.ndarray]:
-    """A COCO file of points with its images, which lie in a row from place `first` on, a gap between them."""
+    """A COCO file of points with its images, which lie in a row from position `first` on, with gaps between them."""
     rng = np.random.default_rng(seed)
     images, annotations, all_points = [], [], []
     for i in range(count):
@@ -117,11 +117,11 @@ def test_a_split_is_read_as_it_was_written(tmp_path) -> None:
         assert np.array_equal(image.points, wanted) and image.pixels.shape == (4, SIDE, SIDE)
         x, y = np.floor(wanted).astype(int).T
         assert (image.pixels[3, y, x] > 180).all() and (image.pixels[0, y, x] < 80).all()
-        left, top, right, bottom = image.place
+        left, top, right, bottom = image.bounds
         assert right - left == pytest.approx(SIDE * 0.6) and top == pytest.approx(3_700_000 - SIDE * 0.6)
     with pytest.raises(ConfigError, match="not a COCO file with points"):
         read_split(tmp_path, "val", bands=4)
-    with pytest.raises(ConfigError, match="4 bands of uint8; needed are 3"):
+    with pytest.raises(ConfigError, match="4 bands of uint8; 3 of uint8 are needed"):
         read_split(tmp_path, "train", bands=3)
 
 
@@ -131,38 +131,38 @@ def at(name: str, left: float, top: float) -> PointImage:
     )
 
 
-def test_images_that_touch_are_set_apart_together() -> None:
+def test_images_that_touch_are_held_out_together() -> None:
     images = [at("a", 0, 0), at("c", 20, 20), at("b", 100, 0), at("d", 200, 0), at("e", 10, 10), at("f", 300, 0)]
-    assert meet(images[0], images[4], share=False) and not meet(images[0], images[4], share=True)
-    assert meet(images[0], at("g", 9, 9), share=True) and not meet(images[0], images[2], share=False)
-    learned, apart = hold_out(images, every=4)
-    assert [i.name for i in apart] == ["a", "c", "e"] and [i.name for i in learned] == ["b", "d", "f"]
+    assert adjacent(images[0], images[4], overlap=False) and not adjacent(images[0], images[4], overlap=True)
+    assert adjacent(images[0], at("g", 9, 9), overlap=True) and not adjacent(images[0], images[2], overlap=False)
+    training, held_out = hold_out(images, every=4)
+    assert [i.name for i in held_out] == ["a", "c", "e"] and [i.name for i in training] == ["b", "d", "f"]
     bare = PointImage("h", images[0].pixels, images[0].points)
-    assert not meet(bare, bare, share=False)
+    assert not adjacent(bare, bare, overlap=False)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 9999), turned=st.sampled_from([0.0, 1.0]))
-def test_points_stay_on_what_they_mark(seed: int, turned: float) -> None:
+@given(seed=st.integers(0, 9999), rotated=st.sampled_from([0.0, 1.0]))
+def test_points_stay_on_what_they_mark(seed: int, rotated: float) -> None:
     rng = np.random.default_rng(seed)
     points = scatter(rng, 12, 128, 6)
-    pixels, moved = augment(PointImage("a", picture(points, 128, rng), points), rng, side=SIDE, turned=turned)
+    pixels, moved = augment(PointImage("a", picture(points, 128, rng), points), rng, side=SIDE, rotated=rotated)
     assert pixels.shape == (4, SIDE, SIDE) and pixels.dtype == np.float32 and 0 <= pixels.min() <= pixels.max() <= 1
     inside = moved[((moved >= 6) & (moved < SIDE - 6)).all(axis=1)]
     bright = pixels[3] - pixels[0] > 0.3
     for x, y in inside:
         rows, cols = np.nonzero(bright)
         near = np.hypot(cols + 0.5 - x, rows + 0.5 - y) < 7
-        # The middle of the disc, not merely some pixel of it.
+        # The centre of the disc, not just any pixel of it.
         assert np.hypot(cols[near].mean() + 0.5 - x, rows[near].mean() + 0.5 - y) < 0.5
-    if not turned:
+    if not rotated:
         assert np.array_equal(inside % 1, np.full_like(inside, 0.5))
         assert bright.sum() == pytest.approx(69 * len(moved[((moved >= 5) & (moved < SIDE - 5)).all(axis=1)]), abs=300)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 9999), sigma=st.sampled_from([1.0, 3.0]))
-def test_heat_is_the_greatest_gaussian(seed: int, sigma: float) -> None:
+def test_heat_is_the_maximum_of_the_gaussians(seed: int, sigma: float) -> None:
     points = np.random.default_rng(seed).uniform(-12, SIDE + 12, (6, 2))
     heat, positive = heat_map(points, side=SIDE, sigma=sigma)
     rows, cols = np.mgrid[:SIDE, :SIDE] + 0.5
@@ -176,16 +176,16 @@ def test_heat_is_the_greatest_gaussian(seed: int, sigma: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_short_run_learns_resumes_and_leaves_a_record(tmp_path, monkeypatch) -> None:
+def test_a_short_run_trains_resumes_and_writes_a_record(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(trees, "_CROP", 64)
     write_split(tmp_path, "train", 16, side=96, seed=1)
     write_split(tmp_path, "val", 3, side=96, seed=2, first=15)
     first = trees.train(tmp_path, tmp_path / "run", minutes=0.02, width=6)
     record = trees.train(tmp_path, tmp_path / "run", minutes=0.2, width=6)
     assert record["steps"] > first["steps"] > 0 and record["minutes"] > 0.1
-    # The first of the validation images shows the ground of the last of the others.
+    # The first validation image overlaps the last training image.
     assert len(record["held_out"]) == 2 and record["images"] == 13
-    # A quick machine has learnt it all in the first part already.
+    # On a fast machine the first part of the run may be enough.
     assert record["validation"]["f_score"] >= max(0.7, first["validation"]["f_score"])
     assert record["validation"]["rmse_m"] < 1.5
     assert json.loads((tmp_path / "run" / "training.json").read_text()) == record

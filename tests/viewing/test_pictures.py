@@ -1,4 +1,4 @@
-"""Pictures: where the marks are, and that the rest of the image is left alone."""
+"""Pictures: marks are in the right places, and the rest of the image is unchanged."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_labels_do_not_cover_one_another() -> None:
     assert one < twenty < three_labels  # one label above and one below, the other eighteen are left out
 
 
-def test_boxes_over_the_edge_are_no_trouble() -> None:
+def test_boxes_beyond_the_edge_are_drawn() -> None:
     draw_crop(grey(40, 40), [[-10, -10, 60, 60], [39, 39, 80, 80], [5, 5, 5, 5]], [0, 1, 2], [1, 1, 1])
     draw_overview(grey(40, 40), [[-10, -10, 60, 60], [39, 39, 80, 80], [5, 5, 5, 5]], [0, 1, 2])
 

@@ -1,4 +1,4 @@
-"""A list of things that could stand in the scene, and how large such things are."""
+"""A list of things proposed for the scene, and the sizes of such things."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy.typing as npt
 
 from geosod.arrays import FloatArray
 
-#: Ground that a thing needs under all its corners.
+#: Surface that a thing needs under all its corners.
 ANY, LAND, WATER = 0.0, 1.0, 2.0
 
 COLUMNS = (
-    *("kind", "cx", "cy", "half_length", "half_width", "angle", "look", "moving"),
+    *("kind", "cx", "cy", "half_length", "half_width", "angle", "variant", "moving"),
     *("surface", "group", "parent"),
 )
 
-#: Columns and rows of centres must differ by this much somewhere, or the network's peaks would merge.
-_PITCH = 8.3
+#: Centres must differ by this many pixels in x or y, or the peaks in the network's heat map would merge.
+_MIN_SPACING = 8.3
 
 
-class Draft:
+class Proposals:
     """Proposals as columns, in order of precedence."""
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class Draft:
         *,
         half: tuple[npt.ArrayLike, npt.ArrayLike],
         angle: npt.ArrayLike,
-        look: npt.ArrayLike,
+        variant: npt.ArrayLike,
         surface: float = LAND,
         moving: npt.ArrayLike = 0.0,
         parent: npt.ArrayLike = -1.0,
     ) -> int:
-        """Append things of one kind; returns the index of the first. `parent` must stay for the child to stay."""
+        """Append things of one kind; returns the index of the first. A thing is kept only if its `parent` is."""
         columns = np.broadcast_arrays(
-            *np.atleast_1d(kind, x, y, half[0], half[1], angle, look, moving, surface, self.group, parent)
+            *np.atleast_1d(kind, x, y, half[0], half[1], angle, variant, moving, surface, self.group, parent)
         )
         first = self._count
         self._parts.append(np.stack(columns, axis=1).astype(np.float64))
@@ -52,20 +52,22 @@ class Draft:
         return first
 
     def table(self) -> dict[str, FloatArray]:
-        """All proposals, one array a column of `COLUMNS`."""
+        """All proposals, one array per column of `COLUMNS`."""
         rows = np.concatenate(self._parts) if self._parts else np.empty((0, len(COLUMNS)))
         return {name: np.ascontiguousarray(rows[:, i]) for i, name in enumerate(COLUMNS)}
 
 
-def place(x: float, y: float, angle: float, u: npt.ArrayLike, v: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Points given along and across an axis through (x, y)."""
+def offset_points(
+    x: float, y: float, angle: float, u: npt.ArrayLike, v: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Points given by distances `u` along and `v` across an axis through (x, y)."""
     u, v = np.asarray(u, float), np.asarray(v, float)
     return x + u * math.cos(angle) - v * math.sin(angle), y + u * math.sin(angle) + v * math.cos(angle)
 
 
-def pitch(least: float, direction: float) -> float:
-    """Distance of neighbours in a row along `direction`: `least`, or more where their centres would crowd."""
-    return max(least, _PITCH / max(abs(math.cos(direction)), abs(math.sin(direction))))
+def min_spacing(wanted: float, direction: float) -> float:
+    """Spacing of a row along `direction`: `wanted`, or more if centres would be too close for the detector."""
+    return max(wanted, _MIN_SPACING / max(abs(math.cos(direction)), abs(math.sin(direction))))
 
 
 def car_sizes(rng: np.random.Generator, n: int) -> tuple[FloatArray, FloatArray]:
@@ -81,6 +83,6 @@ def lorry_sizes(rng: np.random.Generator, n: int) -> tuple[FloatArray, FloatArra
 
 
 def boat_sizes(rng: np.random.Generator, n: int, low: float, high: float) -> tuple[FloatArray, FloatArray]:
-    """Half lengths and half widths of n vessels whose lengths lie between `low` and `high`, in pixels."""
+    """Half lengths and half widths of n vessels with lengths between `low` and `high`, in pixels."""
     length = low + (high - low) * rng.random(n) ** 1.5
     return length / 2, length * np.clip(rng.normal(0.37, 0.04, n) - 0.0022 * length, 0.22, 0.45) / 2

@@ -1,4 +1,4 @@
-"""What is refused, what is skipped, and that nothing is ever half done."""
+"""What is refused, what is skipped, and that no partial result is ever left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_what_is_no_output(outs, tmp_path) -> None:
+def test_paths_that_are_not_outputs(outs, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.parquet").write_text("no table")
     for bad, line in (("missing", "no such output"), ("empty", "no scene that geosod"), ("x.parquet", "no scene that")):
@@ -61,9 +61,9 @@ def test_one_scene_in_two_outputs(outs, tmp_path) -> None:
         deduplicate([*outs, tmp_path / "other"], out=tmp_path / "new")
 
 
-def test_a_merged_output_is_not_merged_again(outs, tmp_path) -> None:
+def test_a_deduplicated_output_is_refused(outs, tmp_path) -> None:
     deduplicate(outs[:2], out=tmp_path / "new")
-    with pytest.raises(OutputError, match="was merged already"):
+    with pytest.raises(OutputError, match="is deduplicated already"):
         deduplicate([tmp_path / "new", outs[2]], out=tmp_path / "next")
 
 
@@ -96,8 +96,8 @@ def test_bodies_are_not_mixed(outs, tmp_path) -> None:
 def test_where_it_goes(outs, tmp_path) -> None:
     (tmp_path / "file").write_text("x")
     for bad, line in (
-        (outs[0], "stays as it is"), (outs[0] / "in", "stays as it is"), (tmp_path, "stays as it is"),
-        (tmp_path / "file", "is a file"), (tmp_path / "new.parquet", "makes a folder"),
+        (outs[0], "is the same folder as"), (outs[0] / "in", "inside it"), (tmp_path, "around it"),
+        (tmp_path / "file", "is a file"), (tmp_path / "new.parquet", "the result is a folder"),
     ):  # fmt: skip
         with pytest.raises(OutputError, match=line):
             deduplicate(outs, out=bad, overwrite=True)
@@ -125,17 +125,18 @@ def test_uncommitted_scenes_are_skipped(outs, tmp_path) -> None:
     result = deduplicate(outs, out=tmp_path / "new", on_event=events.append)
     assert result.exit_code == 3 and result.scenes == 1 and result.rows_out == 200
     assert [e for e in events if isinstance(e, Failure)] == list(result.skipped)
-    told = {f.scene_id: f.message for f in failures_of(tmp_path / "new" / "failures.parquet")}
-    assert "is not committed" in told["a"] and "its coverage file ../coverage/b.parquet is not there" in told["b"]
+    messages = {f.scene_id: f.message for f in failures_of(tmp_path / "new" / "failures.parquet")}
+    assert "is not committed" in messages["a"]
+    assert "its coverage file ../coverage/b.parquet is missing" in messages["b"]
     (outs[2] / "items" / "c.json").unlink()
-    with pytest.raises(OutputError, match="no scene can be merged"):
+    with pytest.raises(OutputError, match="no scene can be used"):
         deduplicate(outs, out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("column", ["geometry", "detection_id", "px_xmin"])
-def test_a_corrupt_file_costs_its_scene_alone(outs, tmp_path, column) -> None:
-    """The footer is whole; a page in the middle is not. What the scene had taken from others comes back."""
+def test_only_the_scene_of_a_corrupt_file_is_skipped(outs, tmp_path, column) -> None:
+    """The footer is intact, a page is not. Boxes of other scenes that the scene had suppressed are kept again."""
     path = table(outs[0])
     footer = pq.read_metadata(path).row_group(0)
     [chunk] = [footer.column(i) for i in range(footer.num_columns) if footer.column(i).path_in_schema == column]
@@ -164,18 +165,18 @@ def test_a_broken_footer_and_a_foreign_table(outs, tmp_path) -> None:
     assert {f.scene_id for f in result.skipped} == {"a", "b"} and result.rows_out == 200
 
 
-def test_a_scene_that_cannot_be_put_in_the_crs_is_skipped(outs, tmp_path) -> None:
-    """A view of the globe from above one scene does not show the other side."""
+def test_a_scene_that_cannot_be_reprojected_is_skipped(outs, tmp_path) -> None:
+    """An orthographic map centred on one scene does not show the other side of the Earth."""
     view = "+proj=ortho +lat_0=52 +lon_0=7 +datum=WGS84"
     behind = make_scene("far", crs="EPSG:32701", transform=Affine(0.5, 0, 500_000, 0, -0.5, 4_200_000))
     commit(tmp_path / "far", behind, random_detections(1, 20))
     result = deduplicate([*outs, tmp_path / "far"], out=tmp_path / "new", crs=view)
-    assert [f.scene_id for f in result.skipped] == ["far"] and "no place in" in result.skipped[0].message
+    assert [f.scene_id for f in result.skipped] == ["far"] and "cannot be represented in" in result.skipped[0].message
     assert result.rows_out == 200 and left(tmp_path) == {"a", "b", "c", "far", "new"}
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(outs, tmp_path) -> None:
-    """It is no scene's fault, so none is skipped."""
+def test_a_full_disk_is_reported_and_leaves_nothing(outs, tmp_path) -> None:
+    """No scene causes it, so none is skipped."""
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000));"
@@ -188,7 +189,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(outs, tmp_path) -> None:
     assert left(tmp_path) == {"a", "b", "c"}
 
 
-def test_nothing_is_left_of_a_merge_that_failed(outs, tmp_path) -> None:
+def test_nothing_is_left_after_a_failure(outs, tmp_path) -> None:
     (outs[1] / "failures.parquet").write_text("no table")
     with pytest.raises(UsageError, match="not readable as a failures file"):
         deduplicate(outs, out=tmp_path / "new")
@@ -220,8 +221,8 @@ def geosod(*args: object) -> subprocess.CompletedProcess[str]:
 def test_the_command(outs, tmp_path) -> None:
     done = geosod(*outs, "-o", tmp_path / "new", "--json", "--prefer", "newest", "--metric", "ios")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["rows_in"] == 600 and told["rows_in"] - told["merged"] == told["rows_out"] == 200
+    summary = json.loads(done.stdout)
+    assert summary["rows_in"] == 600 and summary["rows_in"] - summary["merged"] == summary["rows_out"] == 200
     assert "of 600 in 3 scenes: 400 merged" in done.stderr
     again = geosod(*outs, "-o", tmp_path / "new")
     assert again.returncode == 2 and "use --overwrite" in again.stderr and "Traceback" not in again.stderr

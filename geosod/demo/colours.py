@@ -29,13 +29,13 @@ _CROPS = np.array(
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def texel(tex: npt.NDArray[np.int8], layer: int, x: int, y: int) -> Any:
-    """A texture at a pixel, of unit standard deviation."""
+    """Value of a texture at a pixel; the texture has unit standard deviation."""
     return np.float32(tex[layer, y & 511, x & 511]) * np.float32(0.025)
 
 
 @numba.njit(cache=True, nogil=True)
 def water(tex: npt.NDArray[np.int8], x: int, y: int, h: float, moist: float, warp: float) -> tuple[Any, Any, Any]:
-    """Red, green and blue of water of elevation `h`: deeper is darker, with swell, glint, and foam at the shore."""
+    """Red, green and blue of water at elevation `h`: darker with depth, with swell, glint, and foam at the shore."""
     depth = min(1.0, -h * 5.0)
     shallow = 1.0 - depth
     shallow = shallow * shallow * shallow
@@ -57,7 +57,7 @@ def water(tex: npt.NDArray[np.int8], x: int, y: int, h: float, moist: float, war
 def _country(
     tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, moist: float, wx: float, wy: float
 ) -> tuple[Any, Any, Any]:
-    """Fields between hedges, woods among them."""
+    """Fields between hedges, with woods among them."""
     u = (x * terrain.field_cos + y * terrain.field_sin + wx) / 190.0
     row = math.floor(u)
     v = (y * terrain.field_cos - x * terrain.field_sin + wy) / 310.0
@@ -81,7 +81,7 @@ def _country(
 def land(
     tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, f: npt.NDArray[np.float32]
 ) -> tuple[Any, Any, Any]:
-    """Red, green and blue of land, from its slow fields `f`: beach, town ground with groves, or country."""
+    """Red, green and blue of land, from its slowly varying fields `f`: beach, town ground with groves, or country."""
     h, urban, moist = f[0], f[1], f[2]
     grain, soil = texel(tex, GRAIN, x, y), texel(tex, SOIL, x, y)
     beach = 0.009 + 0.0008 * soil + 0.006 * moist
