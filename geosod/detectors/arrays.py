@@ -15,7 +15,9 @@ from geosod.tile_size import MAX_SIDE, STRIDE
 
 
 def tiles_of(array: PixelArray, card: ModelCard) -> Iterator[TileBatch]:
-    """Every image of an array as a batch of one tile, filled up with invalid pixels to a multiple of 32.
+    """Every image of an array as a batch of one tile, filled up with invalid pixels.
+
+    Up to the card's tile size where the image fits into it, as small scenes are; else to a multiple of 32.
 
     Args:
         array: (C, H, W), (N, C, H, W), or channels last where only that fits.
@@ -45,7 +47,11 @@ def _tile(image: PixelArray, card: ModelCard) -> TileBatch:
             "geosod.detect(image, model=...), which cuts it into tiles"
         )
     finite = np.asarray(np.isfinite(image).all(axis=0))
-    padded = np.zeros((1, bands, *(-(-side // STRIDE) * STRIDE for side in (height, width))), image.dtype)
+    tile_width, tile_height = card.tile_size
+    shape = (tile_height, tile_width)
+    if height > tile_height or width > tile_width:
+        shape = (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
+    padded = np.zeros((1, bands, *shape), image.dtype)
     valid = np.zeros((1, *padded.shape[2:]), np.bool_)
     padded[0, :, :height, :width] = np.where(finite, image, 0)
     valid[0, :height, :width] = finite
