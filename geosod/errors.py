@@ -11,7 +11,7 @@
     │           └── ChangedError  the file is not the one the scene was planned with
     └── EngineError           the machinery failed: an actor, a worker, the cluster
 
-Every message says what was wrong, with the value seen, and how to mend it. Exceptions of rasterio,
+Every message says what was wrong, with the value seen, and how to fix it. Exceptions of rasterio,
 pyarrow, pydantic and ray are mapped to these where they are caught, at the edge of each room.
 """
 
@@ -24,7 +24,7 @@ _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s@]*@)*(?P<path>[^?#\s\"'}<>]*)(?:[?#][^\s\"'}<>]*)?"
 )
 _VSICURL_OPTIONS = re.compile(r"/vsicurl\?(?P<options>[^\s\"'}]*)")
-#: The end of a URL whose beginning is not there: GDAL and urllib3 tell file names and paths alone.
+#: The end of a URL without its beginning: GDAL and urllib3 report file names and paths alone.
 _QUERY = re.compile(
     r"\?[\w.~%-]+=[^\s\"'}<>]*|(?i:(?<=\.tif)|(?<=\.tiff)|(?<=\.vrt)|(?<=\.jp2)|(?<=\.png)|(?<=json))\?[^\s\"'}<>]*"
 )
@@ -55,12 +55,12 @@ def redacted(text: str) -> str:
 
 
 def identity(uri: str) -> str:
-    """What a file is known by: its address without credentials and query, so that one signed anew is the same file."""
+    """The identity of a file: its address without credentials and query, so that a new signature is the same file."""
     return redacted(uri)
 
 
 class GeosodError(Exception):
-    """Base of every error geosod raises on purpose. No message holds a credential, whatever went into it."""
+    """Base of every error that geosod raises on purpose. No message holds a credential."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
@@ -91,12 +91,12 @@ class ReadError(SceneError):
 
 
 class LostError(ReadError):
-    """Pixels that cannot be had, and will not be, however often they are asked for."""
+    """Pixels that cannot be read, however often it is tried."""
 
 
 class ChangedError(LostError):
-    """The file is not the one that the scene was planned with; nothing of what was read holds together."""
+    """The file is not the one that the scene was planned with; pixels read so far do not belong together."""
 
 
 class EngineError(GeosodError):
-    """The machinery that runs the stages failed."""
+    """What runs the stages failed: an actor, a worker, the cluster."""

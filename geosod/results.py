@@ -21,7 +21,7 @@ class Failure:
     Attributes:
         scene_id, uri: the scene; the URI carries no credentials.
         window: the ground concerned, scene frame; None for the whole scene.
-        stage: "open", "plan", "read", "detect", "merge" or "write".
+        stage: "open", "plan", "read", "detect", "write" or "deduplicate".
         error: class name of the exception.
         message: one line for a person.
         attempts: how often it was tried.
@@ -46,7 +46,7 @@ UNSEEN, NODATA, INSPECTED, FAILED = 0, 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What became of the ground, on a grid of square cells aligned to the scene's origin.
+    """Which ground was inspected, on a grid of square cells aligned to the scene's origin.
 
     A cell with any failed pixel is failed; with any valid pixel, inspected; else it is nodata. Cells
     that no tile touched are unseen.
@@ -101,11 +101,11 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a result comes from: what the outputs record besides the boxes.
+    """Where a result comes from, as the outputs record it.
 
     Attributes:
         model: name of the bundle.
-        model_digest: sha256 of the bundle's card and weights.
+        model_digest: sha256 of the model's card and weights.
         config_digest: sha256 of every setting that can change a result.
         version: geosod's version.
         classes: label of each class id.
@@ -124,7 +124,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the tiles and raw boxes of a scene.
+    """Numbers of tiles and raw boxes of a scene.
 
     Attributes:
         tiles: tiles planned, and of these `empty` held no valid pixel.
@@ -132,7 +132,7 @@ class Counts:
         pending: boxes that one unit alone could not make final, because boxes of other units may match them.
         capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
         degenerate: boxes of the model without area, or with a coordinate or score that is not finite; left out.
-        unplaced: boxes on pixels that have no place on the ground; left out.
+        unplaced: boxes on pixels that have no position on the ground; left out.
     """
 
     tiles: int = 0
@@ -156,7 +156,7 @@ class SceneResult:
         failures: what went wrong.
         megapixels: size of the scene; 0 where it could not be opened.
         inspected_km2: ground inspected; None without georeference.
-        counts: what became of its tiles and raw boxes.
+        counts: of its tiles and raw boxes.
     """
 
     scene_id: str

@@ -55,12 +55,12 @@ class BandFile:
     """One band of a scene whose bands lie in several files.
 
     Attributes:
-        name: what the scene calls it: the key of a STAC asset, or the name a user gave it.
+        name: its name in the scene: the key of a STAC asset, or the name a user gave it.
         uri: the file it is in.
         band: 1-based number in that file.
         aliases: other names it goes by, such as the common name "red" of a band "B04".
         scale, offset: pixel value × scale + offset is the physical one; None where the file's own tags hold.
-        version: changes when the file does; None where nothing tells.
+        version: changes when the file does; None where that is not known.
     """
 
     name: str
@@ -74,13 +74,13 @@ class BandFile:
 
 @dataclass(frozen=True, slots=True)
 class SceneRef:
-    """Where a scene is and what it is called, before anything is opened.
+    """Where a scene is, and its name, before anything is opened.
 
     Attributes:
         uri: path or URL of the scene, or of the STAC item that names its files.
         id: file-name safe identifier, unique within a run.
         datetime: acquisition time in UTC, where known.
-        version: changes when the file does; None where nothing tells.
+        version: changes when the file does; None where that is not known.
         files: its bands, where they do not simply lie in the file at `uri`.
     """
 
@@ -93,7 +93,7 @@ class SceneRef:
 
 @dataclass(frozen=True, slots=True)
 class GroundControl:
-    """A scene located by points whose place is known; between them a thin-plate spline holds.
+    """A scene located by points with known coordinates, and a thin-plate spline between them.
 
     Attributes:
         points: ``(x, y, X, Y)``, scene frame at scale 1 and coordinates of the scene's CRS.
@@ -119,7 +119,7 @@ class RationalPolynomials:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the header of a scene says; no pixel has been read.
+    """The header of a scene; no pixel has been read.
 
     Attributes:
         ref: where it is.
@@ -127,20 +127,20 @@ class Scene:
         count: number of bands, an alpha band included.
         dtype: numpy name of the pixel type.
         crs: coordinate reference system as WKT2, or None where the scene has none.
-        transform: scene frame → CRS coordinates; None where a locator takes its place, or without georeference.
+        transform: scene frame → CRS coordinates; None where there is a locator, or no georeference.
         nodata: the nodata value of each band, in file order; None where a band has none.
-        masks: what tells valid from invalid pixels in each band, the alpha band aside: nothing, a nodata value,
-            or a mask of its own or of the whole file.
+        masks: what marks invalid pixels in each band, apart from the alpha band: nothing, a nodata value, or a mask
+            of the band or of the whole file.
         alpha: 1-based index of the alpha band, or None.
         band_names: description of each band in file order, or its colour interpretation, or "".
         block_shape: (rows, cols) of the native blocks.
         overviews: decimation factors of the stored overviews, ascending.
         gsd: ground sample distance in metres at the scene centre (geometric mean of both axes), or None.
-        locator: what tells the place of a pixel where no affine transform does.
+        locator: control points or polynomials that locate pixels where there is no affine transform.
         scales, offsets: per band, pixel value × scale + offset is the physical one; empty for 1 and 0.
         view: a VRT that shows the scene as described here, where the file itself would not: several files as
             one, a palette as colours, another scale. None where the file at ``ref.uri`` is read as it is.
-        scale: pixels of this scene for one pixel of the file, along x and along y; 1 but for resampled scenes.
+        scale: pixels of this scene for one pixel of the file, along x and along y; other than 1 in resampled scenes.
     """
 
     ref: SceneRef
@@ -181,7 +181,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A rectangular group of neighbouring tiles: the piece of work that is read, detected and settled together.
+    """A rectangular group of neighbouring tiles: the unit of work that is read, detected and settled together.
 
     Attributes:
         id: unique within the scene; sorts in reading order.
@@ -190,8 +190,8 @@ class Unit:
         level: scale it is read at; 1.0 is full resolution.
         windows: its tiles, in reading order, scene frame.
         read_window: hull of the tiles.
-        core: the rectangle that no tile of another unit reaches, going on beyond the scene's edges. Boxes inside it
-            can only ever meet boxes of this unit.
+        core: the rectangle that no tile of another unit reaches; it extends beyond the scene's edges. Boxes inside it
+            can overlap boxes of this unit only.
     """
 
     id: str
@@ -212,9 +212,9 @@ class TileBatch:
         windows: (N, 4) int64 ``[col, row, width, height]``, scene frame; width and height are less than
             W and H only where the scene is smaller than a tile.
         valid: (N, H, W) bool, True where a pixel is valid; None when every pixel of every tile is.
-        scene_size: (N, 2) int64 width and height of each tile's scene, to tell its edge from a tile's.
-        limits: (N, C, 2) float32, the pixel values of each band that are 0 and 1 to the network; None takes the
-            model card's.
+        scene_size: (N, 2) int64 width and height of each tile's scene, to distinguish its edges from those of tiles.
+        limits: (N, C, 2) float32, the pixel values of each band that are scaled to 0 and 1; None takes the model
+            card's.
     """
 
     pixels: PixelArray

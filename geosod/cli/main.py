@@ -1,4 +1,4 @@
-"""`geosod`: the command line. Each command has a module of its own; this one maps errors to exit codes."""
+"""`geosod`: the command line. Each command is a module; this one maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Commands(TyperGroup):
             print(f"geosod: {error}", file=sys.stderr)
             raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
         except KeyboardInterrupt:
-            print("geosod: interrupted; run the same command again to go on", file=sys.stderr)
+            print("geosod: interrupted; run the same command again to continue", file=sys.stderr)
             raise SystemExit(130) from None
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Tally:
 
 @contextmanager
 def reporter(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
-    """A sink for events that shows them on standard error, whichever way suits it."""
+    """Shows events on standard error: as bars on a terminal, else as lines."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if quiet:
         yield lambda event: _say(console, event, quiet=True, verbose=False)

@@ -1,6 +1,6 @@
-"""What an adapter is: the part of a detector that is the network, and nothing else.
+"""What an adapter is: the network of a detector, and nothing else.
 
-Everything around the network is done once for all adapters: radiometry before it (`geosod.detectors.radiometry`);
+Everything around the network is done once, for all adapters: radiometry before it (`geosod.detectors.radiometry`);
 clipping, suppression inside a tile, the limit of boxes a tile and the flags of boxes at tile edges after it
 (`geosod.detectors.postprocess`). `geosod.detectors.detector.Detector` puts the three together.
 """

@@ -1,4 +1,4 @@
-"""How a detector runs on this machine: device, backend, precision, batch and threads, decided once."""
+"""How a detector runs on this machine: device, backend, precision, batch and threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What of a machine decides how a detector runs."""
+    """The properties of a machine that decide how a detector runs."""
 
     cuda: bool
     cuda_bf16: bool
@@ -71,7 +71,7 @@ def resolve(
     batch: int | None = None,
     threads: int = 1,
 ) -> tuple[Execution, str]:
-    """Fill in what the user left to the machine.
+    """Choose what the user left open.
 
     Args:
         machine: where it will run.
@@ -83,7 +83,7 @@ def resolve(
         threads: CPU threads of one detector.
 
     Returns:
-        The execution, and one line for a person saying what was chosen and why.
+        The execution, and one line that says what was chosen and why.
 
     Raises:
         ConfigError: the machine cannot do what was asked for.

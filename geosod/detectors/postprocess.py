@@ -18,7 +18,7 @@ from geosod.scene import TileBatch
 
 #: Boxes in one call of NMS on a GPU, whose memory grows with their square.
 _MAX_NMS_BOXES = 20_000
-#: Coordinates are compared to this fraction of a pixel there, so that shifting them rounds nothing.
+#: There coordinates are rounded to this fraction of a pixel, so that shifting them is exact.
 _NMS_PARTS = 1 << 20
 
 
@@ -49,7 +49,7 @@ def postprocess(raw: RawBoxes, batch: TileBatch, card: ModelCard, *, threshold: 
 
     Boxes below the threshold, degenerate ones and those of padding are dropped; the others are clipped to their tile's
     ground, and dropped if that leaves less than a pixel; NMS per class keeps at most `card.top_k` in a tile; boxes
-    over nothing but invalid pixels are dropped, and flags are set for those that touch edges or invalid pixels.
+    over invalid pixels only are dropped, and flags are set for those that touch edges or invalid pixels.
 
     Args:
         raw: from the adapter.
@@ -86,14 +86,14 @@ def postprocess(raw: RawBoxes, batch: TileBatch, card: ModelCard, *, threshold: 
 def _suppressed(boxes: Tensor, group: Tensor, iou: float, tile: Tensor) -> Tensor:
     """(M,) bool, which boxes remain after greedy NMS inside each group (tile and class).
 
-    Boxes come by tile, and the best first in each. A group's outcome depends on nothing outside it: on CPUs each has a
-    call of its own; on GPUs, where calls cost more than boxes, groups are shifted apart and share one.
+    Boxes are sorted by tile, the best first in each. A group's result does not depend on other groups: on CPUs there is
+    a call for each; on GPUs, where calls are expensive, groups are shifted apart and share one call.
     """
     kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     if not len(boxes):
         return kept
     parts = _runs(tile, _MAX_NMS_BOXES) if boxes.is_cuda else _groups(group)
-    # Ranks in place of scores: ties are then broken by the order, whatever the device.
+    # Ranks in place of scores: ties are then broken by the order, on every device.
     rank = -torch.arange(len(boxes), dtype=torch.float64, device=boxes.device)
     for rows in parts:
         some = _shifted(boxes[rows], group[rows]) if boxes.is_cuda else boxes[rows]
@@ -167,7 +167,7 @@ def _meets_invalid(corners: Tensor, tile: Tensor, windows: Tensor, valid: BoolAr
     place[torch.from_numpy(concerned).to(corners.device)] = torch.arange(len(concerned), device=corners.device)
     rows = torch.nonzero(place[tile] >= 0).flatten()
     of, some = place[tile[rows]], corners[rows]
-    # Beyond a scene that is smaller than its tile there is no ground, valid or not.
+    # A tile that is larger than its scene has no ground there, valid or not.
     limit = windows[tile[rows], 2:].repeat(1, 2)
     low, high = some[:, :2].floor().long(), some[:, 2:].ceil().long()
 

@@ -12,7 +12,7 @@ from geosod.scene import TileBatch
 
 
 def card_limits(card: ModelCard) -> npt.NDArray[np.float32]:
-    """(C, 2) float32, the pixel values that are 0 and 1 to the network where a batch brings none of its own."""
+    """(C, 2) float32, the pixel values that are scaled to 0 and 1 in batches without limits."""
     return np.array([card.minimum, card.maximum], np.float32).T
 
 
@@ -21,7 +21,7 @@ def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch
 
     Args:
         batch: at most `size` tiles.
-        card: limits for batches without their own, and gamma.
+        card: limits for batches without limits, and gamma.
         size: number of tiles to return; zeros are added. The shape is always the same, so that the numbers of a tile
             do not depend on how many others came with it.
         device: where the result is.
@@ -38,7 +38,7 @@ def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch
         limits[:n] = batch.limits
     scaled = _scaled(torch.from_numpy(pixels).to(device), torch.from_numpy(limits).to(device), card.gamma)
     if batch.valid is not None:
-        # Invalid pixels are 0 to the network, whatever 0 means in the scene's units.
+        # Invalid pixels are 0 after scaling, whatever 0 means in the scene's units.
         scaled[:n] *= torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
     return scaled
 

@@ -32,7 +32,7 @@ def assemble_scene(
         summaries: of all units, in their order.
 
     Raises:
-        SceneError: no part of the scene has a place on the ground.
+        SceneError: no part of the scene has a position on the ground.
     """
     found = inside_area(plan, merge_levels(plan, final, job.rule))
     placed = with_ground_position(plan.scene, found)
@@ -85,7 +85,7 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
 
 
 def scene_coverage(plan: ScenePlan, summaries: Iterable[UnitSummary]) -> Coverage:
-    """What became of the ground of a whole scene.
+    """The coverage of a whole scene.
 
     The finest level decides; where a coarser one failed, large objects were not searched for, so that counts too.
 

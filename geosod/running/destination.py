@@ -24,14 +24,14 @@ from geosod.scenes.sources import failed_id, with_own_ids
 
 
 class Destination(Protocol):
-    """What a run asks of the place its outputs go to."""
+    """Takes the outputs of a run."""
 
     def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:
         """The scenes under identifiers that are unique there."""
         ...
 
     def skipped(self, job: Job, ref: SceneRef) -> SceneResult | None:
-        """The result of a scene that is there already and need not be processed again."""
+        """The result of a scene whose outputs exist and need not be made again; else None."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class Destination(Protocol):
         ...
 
     def record(self, result: SceneResult) -> None:
-        """Keep what failed of a scene, or forget what failed of it before."""
+        """Record the failures of a scene, and remove its earlier ones."""
         ...
 
 

@@ -68,7 +68,7 @@ def detect(
         ``failures.parquet``, and does not stop the others.
 
     Raises:
-        UsageError: a setting, the model or the output is unusable; nothing was done.
+        UsageError: a setting, the model or the output is unusable; nothing was started.
         EngineError: Ray could not be started, or every detector was lost.
     """
     started = time.monotonic()
@@ -91,7 +91,7 @@ def detect(
         for failure in missing:
             _end(_failed(failure), place, emit, ended)
         plans = _plans(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
-        # Nothing is started for a run in which no scene can be begun.
+        # No engine is started where no scene can be processed.
         first = next(plans, None)
         if first is not None:
             for result in run_engine(job, chain([first], plans), place.finish, emit):
@@ -150,7 +150,7 @@ def _file_digest(name: str) -> str:
 
 
 def _engine(job: Job, *, in_process: bool) -> Any:
-    """The `run` of the engine that was asked for; "auto" is Ray but where results or pixels stay in this process.
+    """The `run` of the engine that was asked for; "auto" is Ray, unless results or pixels stay in this process.
 
     Raises:
         ConfigError: Ray was asked for, and cannot do it.

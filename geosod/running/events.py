@@ -1,4 +1,4 @@
-"""What a run tells while it goes on. Engines emit these values; showing them is the CLI's business."""
+"""Events of a run. Engines emit these values; showing them is up to the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geosod.results import Execution, Failure, SceneResult
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A line worth reading; `important` ones are warnings."""
+    """A message; `important` ones are warnings."""
 
     text: str
     important: bool = False
@@ -18,7 +18,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class ScenePlanned:
-    """A scene was opened and cut into `units` with `tiles` tiles."""
+    """A scene was opened and divided into `units` with `tiles` tiles."""
 
     scene_id: str
     units: int
@@ -45,7 +45,7 @@ class TilesDetected:
 
 @dataclass(frozen=True, slots=True)
 class UnitSettled:
-    """A unit is done: `tiles` planned, of which `empty` held no valid pixel."""
+    """A unit is finished: `tiles` planned, of which `empty` held no valid pixel."""
 
     scene_id: str
     tiles: int
@@ -54,14 +54,14 @@ class UnitSettled:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Some ground, or a whole scene, is lost."""
+    """Some ground, or a whole scene, failed."""
 
     failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class SceneFinished:
-    """A scene is committed, skipped or given up."""
+    """A scene is committed, skipped, or failed."""
 
     result: SceneResult
 

@@ -1,4 +1,4 @@
-"""How much memory a process and all it started hold at their peak."""
+"""Peak memory of a process and all that it started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 
 @dataclass(slots=True)
 class Peak:
-    """The greatest sum of proportional set sizes seen so far, in bytes; 0 where the system does not tell."""
+    """The largest sum of proportional set sizes so far, in bytes; 0 where the system does not report it."""
 
     pss_bytes: int = 0
 
@@ -32,7 +32,7 @@ def tree_pss() -> int:
 
 
 def give_back_memory() -> None:
-    """Return what the C library holds of freed memory to the system, so that an idle worker holds no strips."""
+    """Return freed memory that the C library keeps to the system, so that an idle worker keeps no strips."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)
@@ -43,7 +43,7 @@ def peak_memory(*, every: float = 0.5) -> Iterator[Peak]:
     """Watch the memory of the process tree while the block runs.
 
     Args:
-        every: seconds between two looks; a shorter peak may be missed.
+        every: seconds between two samples; a shorter peak may be missed.
     """
     peak, done = Peak(), threading.Event()
 

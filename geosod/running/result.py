@@ -60,6 +60,6 @@ class Result:
         """0: all done. 3: some ground or scenes failed. 2: nothing could be started, the request is wrong."""
         if not self.failures:
             return 0
-        begun = any(scene.status != "failed" for scene in self.scenes)
+        started = any(scene.status != "failed" for scene in self.scenes)
         at_fault = all(failure.stage in ("open", "plan") for failure in self.failures)
-        return 2 if at_fault and not begun else 3
+        return 2 if at_fault and not started else 3

@@ -131,7 +131,7 @@ def settle_unit(
 ) -> tuple[Settled, UnitSummary]:
     """Merge the boxes that no other unit can affect, and summarise the unit; all in the frame of its level."""
     scene = level.scene
-    # Boxes found in pixels of two versions of a file mean nothing.
+    # Boxes found in pixels of two versions of a file are wrong.
     changed = any(failure.error == ChangedError.__name__ for failure in read.failures)
     found = Detections.concat([] if changed else [outcome.detections for outcome in outcomes])
     raw = _of_level(found, level, borders=rule.borders)

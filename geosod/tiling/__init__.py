@@ -1,1 +1,1 @@
-"""Where tiles lie, and which are worked on together."""
+"""Where tiles lie, and how they are grouped into units of work."""

@@ -1,4 +1,4 @@
-"""Pieces of work: neighbouring tiles grouped into units, and units into a tree in which they are merged."""
+"""Units of work: neighbouring tiles grouped into units, and units into a tree in which they are merged."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from geosod.errors import ConfigError
 from geosod.scene import Unit, Window
 from geosod.tiling.grid import Grid
 
-#: A core goes on beyond the scene's edge, where there are no tiles: pixels that no box nears.
+#: A core extends this many pixels beyond the scene's edge, where there are no tiles: farther than any box.
 _BEYOND = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Units whose open boxes are merged together: a node of the merge tree.
+    """Units whose pending boxes are merged together: a node of the merge tree.
 
     Attributes:
         id: unique among the scene's groups and units.
         children: ids of the units (first level) or of the groups of the level below.
-        core: the rectangle that no tile outside the group reaches; it goes on beyond the scene's edges.
+        core: the rectangle that no tile outside the group reaches; it extends beyond the scene's edges.
         whole: there are no units outside the group.
     """
 
@@ -51,7 +51,7 @@ def plan_units(
         keep: (grid.rows, grid.cols) bool, False where a tile is not wanted; None keeps all.
 
     Returns:
-        The units that keep a tile. ``windows`` and ``read_window`` speak of kept tiles only. ``core`` is
+        The units that keep a tile. ``windows`` and ``read_window`` cover kept tiles only. ``core`` is
         computed from the full grid, kept or not, and so depends only on the grid and `shape`; where the
         neighbours reach across the whole unit it is empty, with a width or height of 0.
 
@@ -76,7 +76,7 @@ def plan_units(
 
 
 def merge_tree(units: Sequence[Unit], grid: Grid, *, fan_in: int = 4) -> tuple[tuple[Group, ...], ...]:
-    """Plan in which order the open boxes of units meet.
+    """Plan in which order the pending boxes of units are merged.
 
     Up to `fan_in` neighbours are joined at a time, first along the columns of each row of units, then full
     rows with the rows below. Every unit or group has one parent in the next level. A group's core is
@@ -85,7 +85,7 @@ def merge_tree(units: Sequence[Unit], grid: Grid, *, fan_in: int = 4) -> tuple[t
     Args:
         units: units of one scene and one grid.
         grid: the grid they were planned on.
-        fan_in: how many neighbours meet at a time, at least 2.
+        fan_in: how many neighbours are merged at a time, at least 2.
 
     Returns:
         Levels of groups in reading order. The last level is one group whose core holds the whole scene; a

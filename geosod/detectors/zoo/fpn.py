@@ -136,8 +136,8 @@ def decode(
 
     Args:
         raw: (B, classes + 4, h, w) from the network.
-        threshold: least score.
-        topk: most boxes of one image; the best ones are kept.
+        threshold: minimum score.
+        topk: maximum number of boxes of one image; the best ones are kept.
         stride: pixels on a side of a cell.
 
     Returns:

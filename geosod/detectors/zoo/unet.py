@@ -16,8 +16,8 @@ from geosod.errors import ConfigError
 #: the tile, and a tree has the same box in every tile that shows it.
 _PARTS = 64
 
-#: Least sum of the two bands of the NDVI: one step of 8 bits, so that black pixels have index 0.
-_LEAST_SUM = 1 / 255
+#: Minimum sum of the two bands of the NDVI: one step of 8 bits, so that black pixels have index 0.
+_MIN_SUM = 1 / 255
 
 
 class _ConvNorm(nn.Module):
@@ -52,7 +52,7 @@ class CentreUNet(nn.Module):
     """U-Net (Ronneberger et al. 2015) whose output is a centre heat map at full resolution (Zhou et al. 2019).
 
     For objects that are labelled by points, or all of about one size: a box of a fixed side stands about every peak
-    of the heat map. Nothing in it looks at the whole tile. An output pixel depends on the pixels within `reach` of
+    of the heat map. No part of it pools over the whole tile. An output pixel depends on the pixels within `reach` of
     it and, as pixels are pooled by 8 x 8, on where it lies in its block: results are the same in tiles that are
     offset by multiples of 8 px.
 
@@ -65,7 +65,7 @@ class CentreUNet(nn.Module):
             normalised difference as one more channel, -1 ... 1. None adds nothing.
         side: side of every box in pixels.
         window: side in pixels, odd, of the square in which a peak is the highest.
-        refine: distance in pixels of the heats by which a peak is placed between pixels; 0 leaves it on its pixel.
+        refine: distance in pixels of the neighbours used to place a peak between pixels; 0 leaves it on its pixel.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -120,7 +120,7 @@ class CentreUNet(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels beyond which nothing bears on an output pixel.
+        """The receptive field: pixels farther away than this do not affect an output pixel.
 
         The 3 x 3 convolutions of each stride reach its own number of pixels, and a block of 8 x 8 is seen as one.
         """
@@ -144,7 +144,7 @@ class CentreUNet(nn.Module):
         if self.ndvi is None:
             return x
         red, nir = (x[:, i : i + 1].float() for i in self.ndvi)
-        index = (nir - red) / (nir + red).clamp(min=_LEAST_SUM)
+        index = (nir - red) / (nir + red).clamp(min=_MIN_SUM)
         return torch.cat([x, index.to(x.dtype)], dim=1)
 
     def fused(self) -> CentreUNet:
@@ -163,8 +163,8 @@ class CentreUNet(nn.Module):
 
         Args:
             raw: (B, classes, H, W) from the network.
-            threshold: least score.
-            topk: most boxes of one image; the best ones are kept.
+            threshold: minimum score.
+            topk: maximum number of boxes of one image; the best ones are kept.
 
         Returns:
             Boxes (B, K, 4) float32 ``x0, y0, x1, y1`` in pixels of the tile frame, not clipped to it; scores
@@ -187,8 +187,8 @@ def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int)
 
     Args:
         raw: (B, classes, H, W) logits.
-        threshold: least score, which is the sigmoid of the logit.
-        topk: most peaks of one image; the best ones are kept.
+        threshold: minimum score, which is the sigmoid of the logit.
+        topk: maximum number of peaks of one image; the best ones are kept.
         window: a peak is nowhere exceeded in its class in the square of this odd side about it.
         refine: distance in pixels of the neighbours that, with the peak itself, define the parabola, along x and
             along y; its top lies at most half that distance from the pixel. 0 leaves peaks in the middle of it.
@@ -219,7 +219,7 @@ def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int)
 def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     """Values and places (B, K), the highest first, of what is `chosen` in rows (B, N); -inf and 0 to fill up.
 
-    Of equal values the one further ahead comes first, whatever else is in the batch.
+    Ties are broken by the position in the row, independent of the rest of the batch.
     """
     row, place = torch.nonzero(chosen, as_tuple=True)
     counts = torch.bincount(row, minlength=len(heat))

@@ -1,9 +1,8 @@
 """The Ray engine: the stages of many scenes at once, on all cores of a machine or on a cluster.
 
-Readers (streaming tasks) cut tiles, detectors (actors) take them in full batches filled across units and
-scenes, settle and merge tasks follow each unit, and a last task on the driver's node commits a scene as
-soon as its tree is merged. The driver only passes references on; pixels and boxes never come to it.
-This is the only package that imports ray.
+Readers (streaming tasks) cut tiles. Detectors (actors) take them in full batches, filled across units and scenes.
+Settle and merge tasks follow each unit, and a last task on the driver's node commits a scene as soon as its tree is
+merged. The driver only passes references on; it never holds pixels or boxes. Only this package imports ray.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def run(
 
     Raises:
         EngineError: Ray cannot be reached, or no detector can be started.
-        GeosodError: what a detector raised while it was loaded.
+        GeosodError: what loading a detector raised.
     """
     with session(job.config.ray_address, store_bytes(job)), detectors(job, emit) as pool:
         yield from Flow(job, finish, emit, pool).run(iter(plans))

@@ -1,4 +1,4 @@
-"""The detector actors of a run: started, loaded, kept busy, and given up when they do nothing but fail."""
+"""The detector actors of a run: starting, loading and supplying them, and stopping those that only fail."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from geosod.running.job import Job
 from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
-#: Batches in a row without a single tile that went through, after which an actor is restarted or given up.
+#: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
-#: Seconds of silence after which a person is told what is free.
+#: Seconds without an answer after which free resources are reported.
 PATIENCE = 60.0
 
 
 class DetectorPool:
-    """Actors that all run the execution which the first of them resolved for its machine.
+    """Actors that all run with the execution that the first of them resolved for its machine.
 
     Attributes:
         execution: how every detector runs.
@@ -33,7 +33,7 @@ class DetectorPool:
     def __init__(self, job: Job, emit: Emit) -> None:
         self._job, self._emit = job, emit
         self._options, self.workers, self.on_gpu = _shape(job)
-        # All load at once, each as its own machine calls for, which on like machines is the same.
+        # All load at once, each with the execution for its own machine, which is the same on equal machines.
         self._actors = {i: self._start() for i in range(self.workers)}
         loads = [actor.load.remote(None) for actor in self._actors.values()]
         self._first = loads[0]
@@ -43,7 +43,7 @@ class DetectorPool:
         self._loading: dict[Any, int] = {}
 
     def load(self) -> None:
-        """Wait until the first detector is loaded, and have the others follow it.
+        """Wait until the first detector is loaded, and make the others run as it does.
 
         Raises:
             GeosodError: what loading raised.
@@ -62,21 +62,21 @@ class DetectorPool:
         self._loading = {self._actors[i].load.remote(self.execution): i for i in range(1, self.workers)}
 
     def loading(self) -> list[Any]:
-        """References that are ready when a detector is loaded, or cannot be."""
+        """References that are ready when a detector is loaded, or has failed to load."""
         return list(self._loading)
 
     def end_loading(self, ref: Any) -> None:
-        """Put a loaded detector to work; one that cannot be loaded is given up, and told."""
+        """Use a loaded detector; one that cannot be loaded is stopped and reported."""
         i = self._loading.pop(ref)
         try:
             ray.get(ref)
             self._busy[i] = 0
         except RayError as error:
             self._emit(Note(f"one detector of {self.workers} cannot be loaded: {one_line(error)}", important=True))
-            self._give_up(i)
+            self._stop(i)
 
     def free(self) -> int | None:
-        """The least busy of the loaded detectors, or None where each has its hands full."""
+        """The loaded detector with the fewest calls in flight, or None where all have enough."""
         i = min(self._busy, key=self._busy.__getitem__)
         return i if self._busy[i] < IN_FLIGHT else None
 
@@ -87,7 +87,7 @@ class DetectorPool:
         return outcomes, counts
 
     def ended(self, i: int, *, failed: bool) -> None:
-        """A detector is done with a batch, of which no tile went through where it `failed`."""
+        """A detector has finished a batch; it `failed` where no tile of it was processed."""
         if i not in self._busy:
             return
         self._busy[i] -= 1
@@ -96,34 +96,34 @@ class DetectorPool:
             return
         self._failed_batches[i] = 0
         if len(self._busy) > 1:
-            self._emit(Note("one detector does nothing but fail; the others go on without it", important=True))
-            self._give_up(i)
+            self._emit(Note("one detector only fails and is stopped; the others continue", important=True))
+            self._stop(i)
         else:
-            # The last one may be stuck in a bad state of its device; a new process has a new one.
+            # The last one may be stuck in a bad state of its device; a new process starts clean.
             ray.kill(self._actors[i], no_restart=False)
 
     def close(self) -> None:
         """Stop all detectors."""
         for i in list(self._actors):
-            self._give_up(i)
+            self._stop(i)
 
     def _start(self) -> Any:
         remote: Any = DetectorActor
         return remote.options(**self._options).remote(self._job)
 
-    def _give_up(self, i: int) -> None:
+    def _stop(self, i: int) -> None:
         self._busy.pop(i, None)
         ray.kill(self._actors.pop(i))
 
 
 @contextmanager
 def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
-    """Detectors for a run; stopped at its end.
+    """Detectors for a run; they are stopped at its end.
 
     Raises:
         ConfigError: the cluster cannot hold them.
         EngineError: no detector can be started.
-        GeosodError: what a detector raised while it was loaded.
+        GeosodError: what loading a detector raised.
     """
     pool = DetectorPool(job, emit)
     try:
@@ -134,9 +134,9 @@ def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
 
 
 def _shape(job: Job) -> tuple[dict[str, float], int, bool]:
-    """What an actor claims, how many there are, and whether each has a GPU.
+    """Resources of an actor, the number of actors, and whether each has a GPU.
 
-    Claims leave room for a reader on every node: on CPUs half a core for each thread, less where they are many.
+    They leave room for a reader on every node: on CPUs half a core per thread, less where actors are many.
     """
     cpus, gpus, largest = resources()
     on_gpu = job.config.device == "cuda" or (job.config.device == "auto" and gpus >= 1)

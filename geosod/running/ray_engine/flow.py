@@ -1,4 +1,4 @@
-"""The driver: keeps readers, detectors and mergers busy, within bounds, and passes on only references."""
+"""The driver: supplies readers, detectors and mergers with work, within bounds, passing on references only."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from geosod.scenes.read import ReadSummary
 
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
-#: How often tiles are given to detectors that die or cannot be loaded, before they count as failed: once more than one
-#: such detector gets before it is given up.
+#: How often tiles are given to detectors that die or cannot be loaded before they count as failed: once more than a
+#: single such detector gets before it is stopped.
 ATTEMPTS = MAX_FAILED_BATCHES + 1
 
 
 @dataclass(slots=True, eq=False)
 class _Scene:
-    """A scene under way: references to the summaries of its units, and to the settled and open boxes of each node."""
+    """A scene in progress: references to the summaries of its units, and to the final and pending boxes of each node."""
 
     plan: ScenePlan
     waiting: int
@@ -54,7 +54,7 @@ class _Scene:
 
 @dataclass(slots=True, eq=False)
 class _Unit:
-    """A unit under way. It is done when its summary has come and no tile is outstanding."""
+    """A unit in progress. It is finished when its summary has arrived and no tile is outstanding."""
 
     scene: _Scene
     unit: Unit
@@ -66,7 +66,7 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tiles:
-    """Tiles ``[start, stop)`` of a batch that a reader handed on, waiting for a detector or at one."""
+    """Tiles ``[start, stop)`` of a batch from a reader, waiting for a detector or at one."""
 
     unit: _Unit
     pixels: Any
@@ -111,13 +111,13 @@ class Flow:
         # A GPU takes tiles faster than one core decodes them.
         self._max_readers = max(2, min(int(cpus), 8 * pool.workers) if pool.on_gpu else pool.workers)
         self._reader_cpus = 2 * TASK_CPUS if pool.on_gpu else TASK_CPUS
-        # The output folder is where the driver is.
+        # The output folder is on the driver's node.
         here = ray.get_runtime_context().get_node_id()
         self._here = NodeAffinitySchedulingStrategy(here, soft=False)
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
         """Results in the order scenes are finished."""
-        heard = time.monotonic()
+        answered = time.monotonic()
         while True:
             self._start_readers(plans)
             self._start_batches()
@@ -127,10 +127,10 @@ class Flow:
                 return
             ready, _ = ray.wait(pending, num_returns=1, timeout=5, fetch_local=False)
             if ready:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > PATIENCE:
-                heard = time.monotonic()
-                self._emit(Note(f"nothing has come back for {PATIENCE:.0f} s; {free_resources()}", important=True))
+                answered = time.monotonic()
+            elif time.monotonic() - answered > PATIENCE:
+                answered = time.monotonic()
+                self._emit(Note(f"no task has finished for {PATIENCE:.0f} s; {free_resources()}", important=True))
             for ref in ready:
                 if ref in self._finishing:
                     yield self._end_finishing(ref)
@@ -148,7 +148,7 @@ class Flow:
             self._pool.end_loading(ref)
 
     def _pending(self) -> list[Any]:
-        """What to wait for, what frees a detector first; readers only while there is room for their tiles."""
+        """References to wait for, those that free a detector first; readers only while there is room for their tiles."""
         refs = [*self._batches, *self._finishing, *self._settling]
         if self._tiles_waiting < 2 * self._group_size * self._pool.workers:
             refs += self._readers
@@ -248,7 +248,7 @@ class Flow:
             self._settle_if_done(part.unit)
 
     def _try_again(self, batch: _Batch) -> None:
-        # At the front, and each batch of the same tiles, so that one bad tile spoils no others.
+        # First, and in the same batches, so that one bad tile does not fail others.
         self._tiles.extendleft(replace(part, attempts=part.attempts + 1) for part in reversed(batch.parts))
         self._tiles_waiting += len(batch)
 
@@ -274,7 +274,7 @@ class Flow:
         try:
             summary: UnitSummary = ray.get(ref)
         except RayError:
-            return  # the scene's last task meets the same error, and reports it
+            return  # the scene's last task gets the same error, and reports it
         self._emit(UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
 
     def _merge(self, scene: _Scene) -> None:
@@ -291,7 +291,7 @@ class Flow:
         while self._merged and len(self._finishing) < MAX_FINISHING:
             scene = self._merged.popleft()
             summaries = [scene.summaries[unit.id] for unit in scene.plan.units]
-            # The tree has come down to one node for each level, whose open boxes are none.
+            # The tree ends in one node for each level, which has no pending boxes.
             whole = [settled for settled, _ in scene.nodes.values()]
             task = tasks.finish.options(scheduling_strategy=self._here)
             execution = self._pool.execution

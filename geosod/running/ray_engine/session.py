@@ -1,4 +1,4 @@
-"""The connection to Ray, and what a cluster has to give."""
+"""The connection to Ray, and the resources of a cluster."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from geosod.errors import ConfigError, EngineError
 from geosod.results import Execution
 from geosod.running.job import Job
 
-#: Shipments of tiles on their way to or in each detector: one at work, one waiting, one being fetched.
+#: Batch groups in flight for each detector: one being processed, one waiting, one being fetched.
 IN_FLIGHT = 3
 #: Objects a reader may be ahead of the driver; a batch group is two, its windows and its pixels.
 READ_AHEAD = 4
-#: Bytes of pixels that are worth a call.
+#: Bytes of pixels in one call: each call has a cost.
 GROUP_BYTES = 12 << 20
-#: Share of a core that readers and the short tasks claim. They mostly wait for the detectors.
+#: Fraction of a core that readers and short tasks claim. They mostly wait for the detectors.
 TASK_CPUS = 0.25
-#: Bytes of the object store of an embedded Ray besides the batches under way.
+#: Bytes of the object store of an embedded Ray, in addition to the batches in flight.
 STORE_BASE = 128 << 20
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -33,7 +33,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @contextmanager
 def session(address: str | None, store: int) -> Iterator[None]:
-    """A connection to Ray: the one already open, a cluster by address, or one of our own for the while.
+    """A connection to Ray: the one already open, a cluster by address, or a local Ray for the duration.
 
     Args:
         address: a cluster's address; None takes RAY_ADDRESS, else starts Ray on this machine.
@@ -72,7 +72,7 @@ def session(address: str | None, store: int) -> Iterator[None]:
 
 
 def store_bytes(job: Job) -> int:
-    """Room for every batch that can be under way at once on this machine."""
+    """Room for every batch that can be in flight on this machine."""
     workers = job.config.workers or os.cpu_count() or 1
     tile_bytes = job.tile[0] * job.tile[1] * len(job.model.card.bands) * np.dtype(job.model.card.dtype).itemsize
     each = max((job.config.batch or 1) * tile_bytes, GROUP_BYTES + tile_bytes)
@@ -80,7 +80,7 @@ def store_bytes(job: Job) -> int:
 
 
 def group_size(job: Job, execution: Execution) -> int:
-    """Tiles in one object and one call of a detector: a few batches where those are small, as each call costs."""
+    """Tiles in one object and one call of a detector: a few batches where those are small."""
     card = job.model.card
     batch_bytes = execution.batch * job.tile[0] * job.tile[1] * len(card.bands) * np.dtype(card.dtype).itemsize
     return execution.batch * max(1, min(4, GROUP_BYTES // batch_bytes))
@@ -90,23 +90,23 @@ def resources() -> tuple[float, float, float]:
     """CPUs and GPUs of the whole cluster, and CPUs of its largest node.
 
     Raises:
-        ConfigError: no node has a CPU to give.
+        ConfigError: no node has a CPU.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
     if cpus <= 0:
-        raise ConfigError("Ray has no CPUs to give; add a node that has some, or start the head with --num-cpus")
+        raise ConfigError("Ray has no CPUs; add a node that has some, or start the head with --num-cpus")
     return cpus, sum(node.get("GPU", 0.0) for node in nodes), max(node.get("CPU", 0.0) for node in nodes)
 
 
 def free_resources() -> str:
-    """What is free at the moment, for a person who wonders what a run waits for."""
+    """Free resources, in words, for a run that waits."""
     total, free = ray.cluster_resources(), ray.available_resources()
     return ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
 
 
 def describe() -> str:
-    """Start Ray (or join the session that is open) and say what it has; one task is run to see that it can.
+    """Start Ray (or join the open session), run one task, and describe its resources.
 
     Raises:
         EngineError: it cannot be started.
@@ -118,17 +118,17 @@ def describe() -> str:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What a task raised, where Ray wraps it."""
+    """The exception that a task raised, which Ray wraps."""
     cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
     return cause if isinstance(cause, BaseException) else error
 
 
 def one_line(error: BaseException) -> str:
-    """The gist of an error: its end where it is long, since that is where tracebacks say what went wrong."""
+    """An error in one line; the end of it where it is long, since tracebacks end with the cause."""
     text = " ".join(_ANSI.sub("", str(cause_of(error))).split()) or type(error).__name__
     return text if len(text) <= 400 else f"… {text[-400:]}"
 
 
 @ray.remote(num_cpus=TASK_CPUS)
 def _nothing() -> None:
-    """A task to see that tasks run."""
+    """Checks that tasks run."""

@@ -1,4 +1,4 @@
-"""What runs on Ray's workers."""
+"""The tasks and actors that run on Ray's workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
 
 RETRIES = 3
-#: A call to a detector on a lost node is tried several times before the node is known to be lost.
+#: A call to a detector on a lost node is tried several times before Ray knows that the node is lost.
 DETECT_RETRIES = 4
 
 
@@ -43,7 +43,7 @@ def read(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[IntArray | TileBa
 
 @ray.remote(max_restarts=-1, max_task_retries=DETECT_RETRIES)
 class DetectorActor:
-    """Holds one detector, loaded at first use so that what loading raises reaches the driver as it was."""
+    """Holds one detector. It is loaded at first use, so that errors of loading reach the driver unchanged."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -52,10 +52,10 @@ class DetectorActor:
 
     @ray.method(max_task_retries=0)
     def load(self, execution: Execution | None) -> tuple[Execution, str]:
-        """Load the detector; without an execution given, the one this machine calls for.
+        """Load the detector; without an execution, with the one for this machine.
 
         Returns:
-            The execution, and a line that says why.
+            The execution, and a line that explains it.
         """
         if self._detector is None or execution not in (None, self._detector.execution):
             from geosod.detectors.execution import keep_freed_memory
