@@ -44,7 +44,7 @@ ATTEMPTS = MAX_FAILED_BATCHES + 1
 
 @dataclass(slots=True, eq=False)
 class _Scene:
-    """A scene in progress: references to the summaries of its units, and to the final and pending boxes of each node."""
+    """A scene in progress: references to the summaries of its units, and to final and pending boxes of each node."""
 
     plan: ScenePlan
     waiting: int
@@ -148,7 +148,7 @@ class Flow:
             self._pool.end_loading(ref)
 
     def _pending(self) -> list[Any]:
-        """References to wait for, those that free a detector first; readers only while there is room for their tiles."""
+        """References to wait for, first those that free a detector; readers only while there is room for tiles."""
         refs = [*self._batches, *self._finishing, *self._settling]
         if self._tiles_waiting < 2 * self._group_size * self._pool.workers:
             refs += self._readers
