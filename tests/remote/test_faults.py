@@ -32,8 +32,8 @@ def patient_but_quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waits.append(attempt)
         return 0.05 * 2**attempt
 
-    for module in ("trouble", "connect", "fetch"):
-        monkeypatch.setattr(f"geosod.scenes.{module}.backoff", backoff)
+    for module in ("storage.retry", "storage.datasets", "scenes.fetch"):
+        monkeypatch.setattr(f"geosod.{module}.backoff", backoff)
     monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_RETRY_DELAY", 0.02)  # type: ignore[index]
     return waits
 
@@ -78,8 +78,8 @@ def test_what_passes_leaves_no_trace(fault, times, scene, serve, rgb_bundle, loc
 def test_an_outage_is_waited_for(scene, serve, rgb_bundle, local_tables, tmp_path, monkeypatch) -> None:
     """No pixel is had of the server for a second."""
     monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
-    for module in ("trouble", "connect", "fetch"):
-        monkeypatch.setattr(f"geosod.scenes.{module}.backoff", lambda attempt: 0.4 * 2**attempt)
+    for module in ("storage.retry", "storage.datasets", "scenes.fetch"):
+        monkeypatch.setattr(f"geosod.{module}.backoff", lambda attempt: 0.4 * 2**attempt)
     server = serve(scene.parent)
     since: list[float] = []
 
