@@ -23,7 +23,7 @@ from geosod.deduplication.sweep import sweep
 from geosod.deduplication.translate import choose_crs, same_crs, translate_file, turn_of
 from geosod.deduplication.write import Target, lost_schema, neighbours, write_scene
 from geosod.errors import OutputError
-from geosod.georeference.polygons import crs_name
+from geosod.georeference.crs import crs_name
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import flush, open_output, staging
 from geosod.results import Failure

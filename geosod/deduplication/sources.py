@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod.errors import OutputError, SceneError
-from geosod.georeference.polygons import LONLAT
+from geosod.georeference.crs import LONLAT
 from geosod.output.coverage import COVERAGE_SCHEMA
 from geosod.output.folder import OutputFolder, SceneFiles, dataset_files, read_item
 from geosod.output.geoparquet import BBOX_TYPE, read_metadata

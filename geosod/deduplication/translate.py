@@ -19,8 +19,8 @@ from geosod.georeference.crs import (
     LONLAT,
     body_name,
     crs_name,
-    full_turn,
-    geodetic_text,
+    full_circle,
+    geodetic_wkt,
     horizontal_crs,
     parse_crs,
     radius,
@@ -71,7 +71,7 @@ def choose_crs(sources: Sources, wanted: str | None) -> str:
 def turn_of(crs: str) -> float | None:
     """Units of a full turn of a geographic CRS; None of another."""
     horizontal = horizontal_crs(crs)
-    return full_turn(horizontal) if horizontal.is_geographic else None
+    return full_circle(horizontal) if horizontal.is_geographic else None
 
 
 def reprojected(shapes: Geometries, source: str, target: str, near: tuple[float, float] | None) -> Geometries:
@@ -92,11 +92,11 @@ def reprojected(shapes: Geometries, source: str, target: str, near: tuple[float,
     """
     if len(shapes) == 0:
         return np.empty(0, object)
-    geodetic = geodetic_text(target)
+    geodetic = geodetic_wkt(target)
     parts, owner = shapely.get_parts(shapes, return_index=True)
     _, xy, (rings, offsets) = shapely.to_ragged_array(parts)
     lonlat = _through(xy, source, geodetic, near, target)
-    split = geographic_polygons(lonlat, rings, offsets, full_turn(horizontal_crs(geodetic)))
+    split = geographic_polygons(lonlat, rings, offsets, full_circle(horizontal_crs(geodetic)))
     pieces, origin = shapely.get_parts(split, return_index=True)
     owner = owner[origin]
     projected = not horizontal_crs(target).is_geographic
@@ -129,7 +129,7 @@ def _refuse_torn(pieces: Geometries, target: str) -> None:
     if widest > np.pi / 2 * radius(target):
         raise SceneError(
             f"lies across the cut of {crs_name(target)[:60]}, which is not the antimeridian; give --crs another CRS, "
-            f"such as {crs_name(geodetic_text(target))[:60]}"
+            f"such as {crs_name(geodetic_wkt(target))[:60]}"
         )
 
 

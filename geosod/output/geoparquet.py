@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod.errors import OutputError, identity
-from geosod.georeference.polygons import parse_crs
+from geosod.georeference.crs import parse_crs
 from geosod.results import Provenance
 from geosod.scene import Scene
 

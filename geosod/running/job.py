@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from geosod import __version__
 from geosod.config import RunConfig, digest
 from geosod.errors import ConfigError, EngineError
-from geosod.georeference.polygons import parse_crs
+from geosod.georeference.crs import parse_crs
 from geosod.merging.rule import MergeRule
 from geosod.results import Execution, Provenance
 

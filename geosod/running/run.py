@@ -30,7 +30,7 @@ from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanne
 from geosod.running.job import Job, validate
 from geosod.running.planning import ScenePlan, plan_scene
 from geosod.scene import SceneRef
-from geosod.scenes.sources import failed_id, find_scenes, with_own_ids
+from geosod.scenes.sources import failed_id, find_scenes, with_unique_ids
 
 #: Scenes whose headers are read before the engine asks for them.
 PLANS_AHEAD = 2
@@ -185,7 +185,7 @@ def _identified(folder: OutputFolder, refs: Sequence[SceneRef], overwrite: bool)
     known = known_sources(folder)
     uris = {source_href(ref.uri): ref.uri for ref in refs}
     if folder.name is None:
-        return with_own_ids(refs, {uris.get(source, source): name for source, name in known.items()})
+        return with_unique_ids(refs, {uris.get(source, source): name for source, name in known.items()})
     if not overwrite and any(source not in uris for source in known):
         raise OutputError(
             f"{folder.item('').with_suffix('.parquet')}: holds the scene {next(iter(known))}; add --overwrite to "

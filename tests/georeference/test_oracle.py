@@ -17,8 +17,9 @@ from pyproj import CRS, Geod, Transformer
 from rasterio.warp import transform as gdal_transform
 
 from geosod.errors import SceneError
-from geosod.georeference import polygons as locate
-from geosod.georeference import sizes as measure
+from geosod.georeference.points import ground_region, pixel_to_lonlat, placed, project, unplaced_share
+from geosod.georeference.polygons import clip_to_ground, footprint, ground_polygons, lonlat_centres, pixel_polygons
+from geosod.georeference.sizes import check_ground, equal_area, ground_size
 from geosod.scene import Scene
 from tests.ground import GOES_EAST, HIMAWARI, METEOSAT, Satellite, make_scene
 
@@ -105,7 +106,7 @@ def test_boxes_lie_where_gdal_puts_them(name: str, spot: tuple[float, float], af
     pixel = affine[1] * min(1, affine[2]) * np.cos(np.radians(25))
     boxes = boxes_in(scene, seed)
     expected = oracle(scene, corners_of(boxes).reshape(-1, 2)).reshape(-1, 4, 2)
-    for polygon, corners, box in zip(locate.ground_polygons(scene, boxes, "OGC:CRS84"), expected, boxes, strict=True):
+    for polygon, corners, box in zip(ground_polygons(scene, boxes, "OGC:CRS84"), expected, boxes, strict=True):
         vertices = shapely.get_coordinates(polygon)
         assert (np.abs(vertices) <= (180, 90)).all()
         apart = metres_apart(np.repeat(corners, len(vertices), axis=0), np.tile(vertices, (4, 1)))
@@ -113,7 +114,7 @@ def test_boxes_lie_where_gdal_puts_them(name: str, spot: tuple[float, float], af
         assert apart.reshape(4, -1).min(axis=1).max() < 0.01 * pixel * scale + 1e-4, box
         assert polygon.is_valid
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    assert metres_apart(locate.lonlat_centres(scene, boxes), oracle(scene, centres)).max() < 0.01 * pixel + 1e-4
+    assert metres_apart(lonlat_centres(scene, boxes), oracle(scene, centres)).max() < 0.01 * pixel + 1e-4
 
 
 @settings(max_examples=100, deadline=None)
@@ -123,7 +124,7 @@ def test_areas_are_geodesic(name: str, spot: tuple[float, float], affine: tuple,
     lon, lat = west + spot[0] * (east - west), south + spot[1] * (north - south)
     scene = scene_at(crs, (lon, lat), metres, affine)
     boxes = boxes_in(scene, seed, 4)
-    width, height, area = measure.ground_size(scene, boxes)
+    width, height, area = ground_size(scene, boxes)
     for i, box in enumerate(boxes):
         assert area[i] == pytest.approx(geodesic_area(scene, box), rel=1e-3)
     assert (width > 0).all() and (height > 0).all()
@@ -135,7 +136,7 @@ def test_a_scene_is_not_torn_where_another_transformation_is_better(lonlat: tupl
     scene = scene_at("EPSG:7405", lonlat, 1, (10, 20, 1, 0, 1), size=4000)
     xs = np.linspace(0, 4000, 41)
     grid = np.stack(np.meshgrid(xs, xs), axis=-1).reshape(-1, 2)
-    found = locate.project(scene, grid, "OGC:CRS84").reshape(41, 41, 2)
+    found = project(scene, grid, "OGC:CRS84").reshape(41, 41, 2)
     bend = np.concatenate([np.abs(np.diff(found, 2, axis=k)).reshape(-1, 2) for k in (0, 1)])
     assert bend.max() < 2e-5, "degrees; a tear would be some 1e-3"
 
@@ -149,7 +150,7 @@ def test_feet_are_true_metres() -> None:
         crs, (west, south, east, north), _ = PLACES[name]
         (x,), (y,) = gdal_transform("EPSG:4326", plain(crs), [(west + east) / 2], [(south + north) / 2])
         scene = make_scene(crs, Affine(2, 0, x, 0, -2, y))
-        width, height, area = measure.ground_size(scene, np.array([[0.0, 0.0, 500.0, 250.0]]))
+        width, height, area = ground_size(scene, np.array([[0.0, 0.0, 500.0, 250.0]]))
         # The scale of these maps is within 1 in 10,000 of true.
         assert (width[0], height[0], area[0]) == pytest.approx((1000 * foot, 500 * foot, 5e5 * foot**2), rel=3e-4)
 
@@ -167,7 +168,7 @@ def test_boxes_across_the_antimeridian_keep_their_place_and_area(
     affine = (affine[0], affine[1] * 20, *affine[2:])
     scene = scene_at(crs, (179.99 if crs != "EPSG:32601" else -179.99, lat), metres, affine)
     boxes = np.vstack([boxes_in(scene, seed, 30), [[900, 900, 1100, 1100]]])
-    polygons = locate.ground_polygons(scene, boxes, "OGC:CRS84")
+    polygons = ground_polygons(scene, boxes, "OGC:CRS84")
     split = shapely.get_type_id(polygons) == shapely.GeometryType.MULTIPOLYGON
     local = Transformer.from_crs(4326, f"+proj=laea +lon_0=180 +lat_0={lat} +ellps=WGS84", always_xy=True)
     for polygon, box, is_split in zip(polygons, boxes, split, strict=True):
@@ -204,7 +205,7 @@ def test_boxes_at_a_pole_keep_their_place_and_area(crs: str, dx: float, dy: floa
     around = np.array([[*(middle - 90), *(middle + 70)]])
     boxes = np.vstack([boxes_in(scene, seed, 10), around])
     local = Transformer.from_crs(4326, f"+proj=laea +lon_0=0 +lat_0={pole} +ellps=WGS84", always_xy=True)
-    polygons = locate.ground_polygons(scene, boxes, "OGC:CRS84")
+    polygons = ground_polygons(scene, boxes, "OGC:CRS84")
     assert abs(polygons[-1].bounds[1 if pole < 0 else 3]) == 90
     for polygon, box in zip(polygons, boxes, strict=True):
         assert polygon.is_valid and (np.abs(shapely.get_coordinates(polygon)) <= (180, 90)).all()
@@ -231,9 +232,9 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
     points = corners_of(boxes).reshape(-1, 2)
     truth = satellite.ground(*(scene.transform @ points.T))
     on_disk = np.isfinite(truth).all(axis=1).reshape(-1, 4).all(axis=1)
-    placed = locate.placed(scene, boxes)
-    assert np.array_equal(placed, on_disk)
-    found = locate.located(scene, points)
+    kept = placed(scene, boxes)
+    assert np.array_equal(kept, on_disk)
+    found = pixel_to_lonlat(scene, points)
     seen = np.isfinite(found).all(axis=1)
     difference = np.abs(found - truth)[seen]
     difference[:, 0] = np.minimum(difference[:, 0], 360 - difference[:, 0])
@@ -243,10 +244,10 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
     assert difference[~grazing].max() < 1e-6
     assert difference.max() < 1e-3
     geod = Geod(a=satellite.equator, b=satellite.pole)
-    inner = placed & (np.hypot(*(scene.transform @ ((boxes[:, :2] + boxes[:, 2:]) / 2).T)) < 5.0e6)
+    inner = kept & (np.hypot(*(scene.transform @ ((boxes[:, :2] + boxes[:, 2:]) / 2).T)) < 5.0e6)
     assume(inner.sum() > 3)
     chosen = boxes[inner][:5]
-    area = measure.ground_size(scene, chosen)[2]
+    area = ground_size(scene, chosen)[2]
     for box, found_area in zip(chosen, area, strict=True):
         ring = shapely.segmentize(shapely.box(*box), 1.0)
         lonlat = satellite.ground(*(scene.transform @ shapely.get_coordinates(ring).T))
@@ -256,27 +257,27 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
 @pytest.mark.parametrize("satellite", [GOES_EAST, METEOSAT, HIMAWARI], ids=["goes", "meteosat", "himawari"])
 def test_the_footprint_of_a_full_disk_is_what_can_be_seen(satellite: Satellite) -> None:
     scene = make_scene(satellite.crs, satellite.transform(3000), size=(3000, 3000))
-    outline = locate.footprint(scene)
+    outline = footprint(scene)
     assert outline.is_valid
     area = abs(Geod(a=satellite.equator, b=satellite.pole).geometry_area_perimeter(outline)[0])
     assert area == pytest.approx(satellite.visible_area(), rel=3e-3)
     assert shapely.contains_xy(outline, satellite.lon, 0) and not shapely.contains_xy(outline, satellite.lon - 90, 0)
-    frame, origin = locate.on_ground(scene, locate.pixel_polygons(np.array([[0.0, 0, 3000, 3000]])))
-    flat = shapely.transform(frame, lambda xy: measure.equal_area(scene, xy))
+    frame, origin = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0, 3000, 3000]])))
+    flat = shapely.transform(frame, lambda xy: equal_area(scene, xy))
     assert shapely.area(flat).sum() == pytest.approx(area, rel=3e-3) and set(origin) == {0}
-    assert locate.unplaced_share(scene) == pytest.approx(1 - satellite.disk_area() / 10.9e6**2, abs=2e-4)
+    assert unplaced_share(scene) == pytest.approx(1 - satellite.disk_area() / 10.9e6**2, abs=2e-4)
 
 
 def test_crops_of_a_full_disk() -> None:
     whole = GOES_EAST.transform(3000)
     inner = make_scene(GOES_EAST.crs, whole @ Affine.translation(1200, 1200), size=(600, 600))
-    assert locate.ground_region(inner) is None and measure.check_ground(inner, "OGC:CRS84") is None
+    assert ground_region(inner) is None and check_ground(inner, "OGC:CRS84") is None
     corner = make_scene(GOES_EAST.crs, whole @ Affine.translation(300, 300), size=(600, 600))
-    assert 0 < locate.unplaced_share(corner) < 0.5
-    assert "have no place" in (measure.check_ground(corner, "OGC:CRS84") or "")
+    assert 0 < unplaced_share(corner) < 0.5
+    assert "have no place" in (check_ground(corner, "OGC:CRS84") or "")
     space = make_scene(GOES_EAST.crs, whole, size=(300, 300))
-    with pytest.raises(SceneError, match="no pixel of it has a place"):
-        locate.footprint(space)
+    with pytest.raises(SceneError, match="no pixel has a position"):
+        footprint(space)
 
 
 def test_the_corners_of_a_sinusoidal_world_are_not_on_it() -> None:
@@ -284,9 +285,9 @@ def test_the_corners_of_a_sinusoidal_world_are_not_on_it() -> None:
     radius = 6371007.181
     scene = make_scene(f"+proj=sinu +R={radius}", Affine(20_000, 0, -2.002e7, 0, -20_000, 1.001e7), size=(2002, 1001))
     boxes = np.array([[10.0, 10, 20, 20], [1000, 500, 1010, 510], [10, 495, 20, 505]])
-    assert locate.placed(scene, boxes).tolist() == [False, True, True]
-    frame, _ = locate.on_ground(scene, locate.pixel_polygons(np.array([[0.0, 0, 2002, 1001]])))
-    flat = shapely.transform(frame, lambda xy: measure.equal_area(scene, xy))
+    assert placed(scene, boxes).tolist() == [False, True, True]
+    frame, _ = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0, 2002, 1001]])))
+    flat = shapely.transform(frame, lambda xy: equal_area(scene, xy))
     assert shapely.area(flat).sum() == pytest.approx(4 * np.pi * radius**2, rel=1e-4)
     with pytest.raises(SceneError, match="no coordinates"):
-        locate.ground_polygons(scene, boxes[:1], "OGC:CRS84")
+        ground_polygons(scene, boxes[:1], "OGC:CRS84")

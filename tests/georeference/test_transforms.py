@@ -17,7 +17,7 @@ from rasterio.control import GroundControlPoint
 
 from geosod.errors import ConfigError, SceneError
 from geosod.georeference import transforms as module
-from geosod.georeference.gcps import MOST_POINTS
+from geosod.georeference.gcps import MAX_POINTS
 from geosod.georeference.transforms import pixel_size, read_georeference, to_crs, to_pixels
 from geosod.scene import GroundControl
 from tests.ground import Camera, Dem, thin_plate, write_control
@@ -83,8 +83,8 @@ WRONG = {
     "line": (lambda p: np.array([[i, 2 * i, 10 + i / 1e4, 50 + (i == 3)] for i in range(9)]), "9 .* on one line"),
     "nearly": (lambda p: np.array([[i, 2 * i + i % 2, 10 + i, 50 + (i == 3)] for i in range(9)]), "9 .* or nearly"),
     "ground line": (lambda p: np.column_stack([p[:, :2], p[:, 2], p[:, 2] * 2]), "on one line"),
-    "twice": (lambda p: np.vstack([p, p[0] + (0, 0, 0.1, 0)]), "give the pixel .* different places"),
-    "there twice": (lambda p: np.vstack([p, p[0] + (5, 0, 0, 0)]), "give the place .* different pixels"),
+    "twice": (lambda p: np.vstack([p, p[0] + (0, 0, 0.1, 0)]), "give the pixel .* different positions"),
+    "there twice": (lambda p: np.vstack([p, p[0] + (5, 0, 0, 0)]), "give the position .* different pixels"),
     "exchanged": (lambda p: np.vstack([p[2:], np.hstack([p[:2, :2], p[1::-1, 2:]])]), "folds over"),
     "corner": (lambda p: np.column_stack([p[:, :2] / 20, p[:, 2:]]), "too small a part of 900 x 700"),
     "not finite": (lambda p: np.vstack([p, [3, 4, np.inf, 50]]), "1 of its ground control points are not finite"),
@@ -141,7 +141,7 @@ def test_of_many_points_an_even_choice_is_held_against_the_others(tmp_path: Path
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 900, 50), np.linspace(0, 700, 50)))
     points = np.stack([x, y, 12 + 1e-4 * x + 4e-9 * x * y, 48 - 9e-5 * y + 5e-9 * x * x], axis=1)
     _, _, locator = read_points(tmp_path, points)
-    assert len(locator.points) == MOST_POINTS
+    assert len(locator.points) == MAX_POINTS
     assert set(locator.points) <= set(map(tuple, points.tolist()))
     chosen = np.array(locator.points)
     assert chosen[:, :2].min() == 0 and tuple(chosen[:, :2].max(axis=0)) == SIZE

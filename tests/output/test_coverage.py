@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyproj import Geod
 
+from geosod.georeference.outlines import code_outlines
 from geosod.georeference.polygons import footprint
 from geosod.output.coverage import COVERAGE_SCHEMA, area_km2, coverage_table
 from geosod.output.geoparquet import write_geoparquet
-from geosod.output.outlines import region_outlines
 from geosod.results import FAILED, INSPECTED, NODATA, UNSEEN, Coverage
 from tests.output.samples import CRS84, SCENES, make_scene
 
@@ -31,7 +31,7 @@ def squares(mask: np.ndarray) -> shapely.Geometry:
 @settings(max_examples=300, deadline=None)
 @given(GRIDS)
 def test_outlines_are_the_unions_of_cells(grid: np.ndarray) -> None:
-    polygons, codes = region_outlines(grid)
+    polygons, codes = code_outlines(grid)
     assert shapely.is_valid(polygons).all()
     assert shapely.area(polygons).sum() == grid.size
     for code in np.unique(grid):
@@ -43,7 +43,7 @@ def test_outlines_are_the_unions_of_cells(grid: np.ndarray) -> None:
 
 
 def test_outline_of_one_code_has_four_corners() -> None:
-    polygons, _ = region_outlines(np.full((50, 70), 2, np.uint8))
+    polygons, _ = code_outlines(np.full((50, 70), 2, np.uint8))
     assert len(polygons) == 1
     assert len(polygons[0].exterior.coords) == 5
 

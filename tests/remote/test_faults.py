@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from geosod.running.events import ScenePlanned, UnitSettled
-from geosod.storage import gdal_env as remote
+from geosod.storage import gdal_env
 from tests.rasters import noise, write_tif
 from tests.remote.conftest import pixels_of
 from tests.remote.server import Fault, Request
@@ -32,9 +32,9 @@ def patient_but_quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waits.append(attempt)
         return 0.05 * 2**attempt
 
-    for module in ("storage.retry", "storage.datasets", "scenes.fetch"):
+    for module in ("storage.retry", "scenes.fetch"):
         monkeypatch.setattr(f"geosod.{module}.backoff", backoff)
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_RETRY_DELAY", 0.02)  # type: ignore[index]
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_RETRY_DELAY", 0.02)  # type: ignore[index]
     return waits
 
 
@@ -77,8 +77,8 @@ def test_what_passes_leaves_no_trace(fault, times, scene, serve, rgb_bundle, loc
 
 def test_an_outage_is_waited_for(scene, serve, rgb_bundle, local_tables, tmp_path, monkeypatch) -> None:
     """No pixel is had of the server for a second."""
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
-    for module in ("storage.retry", "storage.datasets", "scenes.fetch"):
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
+    for module in ("storage.retry", "scenes.fetch"):
         monkeypatch.setattr(f"geosod.{module}.backoff", lambda attempt: 0.4 * 2**attempt)
     server = serve(scene.parent)
     since: list[float] = []
@@ -239,8 +239,8 @@ def test_a_server_that_is_not_there_is_told(rgb_bundle, tmp_path, patient_but_qu
 
 @pytest.mark.slow
 def test_a_slow_server_is_given_up(scene, serve, rgb_bundle, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_LOW_SPEED_TIME", 1)  # type: ignore[index]
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_LOW_SPEED_TIME", 1)  # type: ignore[index]
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
     monkeypatch.setattr("geosod.scenes.fetch.PATIENCE", 1)
     server = serve(scene.parent)
     server.fault = lambda r: Fault(delay=3.0) if for_pixels(r) else None

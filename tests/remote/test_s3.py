@@ -12,7 +12,8 @@ import ray
 
 from geosod.errors import ConfigError
 from geosod.scenes.sources import find_scenes
-from geosod.storage.gdal_env import environment, settings, version
+from geosod.storage.files import version
+from geosod.storage.gdal_env import environment, settings
 from geosod.storage.s3 import access
 from tests.remote.conftest import KEY, SECRET, TOKEN, pixels_of
 from tests.running.helpers import detect, files

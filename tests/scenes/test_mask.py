@@ -139,7 +139,7 @@ def test_a_file_that_changed_is_read_again(scene, tmp_path) -> None:
 def test_specks_are_bounded_and_codes_of_polygons_refused(scene, tmp_path, monkeypatch) -> None:
     path = write_tif(tmp_path / "specks.tif", (np.indices((1, *SIZE)).sum(axis=0) % 2).astype(np.uint8))
     monkeypatch.setattr("geosod.scenes.mask.MAX_OUTLINES", 1000)
-    with pytest.raises(SceneError, match="over 1,000 pieces"):
+    with pytest.raises(SceneError, match="over 1,000 polygons"):
         mask_in_scene(Mask("cloud", str(path)), scene)
     geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=UTM31).to_file(tmp_path / "v.gpkg")
     with pytest.raises(ConfigError, match="has no codes"):

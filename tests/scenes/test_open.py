@@ -20,7 +20,7 @@ from geosod.scenes import open as open_module
 from geosod.scenes.aoi import aoi_in_scene, load_aoi, windows_in
 from geosod.scenes.bands import choose_bands
 from geosod.scenes.open import open_scene
-from geosod.scenes.sources import find_scenes, with_own_ids
+from geosod.scenes.sources import find_scenes, with_unique_ids
 from geosod.tiling.grid import make_grid
 from tests.rasters import noise, write_tif
 
@@ -34,11 +34,11 @@ def test_names_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(b"")
     found, _ = find_scenes([str(tmp_path)])
-    assert len({ref.id.lower() for ref in with_own_ids(found, {})}) == 2
+    assert len({ref.id.lower() for ref in with_unique_ids(found, {})}) == 2
     known = {found[0].uri: found[0].id}
-    first, second = with_own_ids(found, known)
+    first, second = with_unique_ids(found, known)
     assert first.id == found[0].id and second.id.startswith(f"{found[1].id}-")
-    assert with_own_ids(found[1:], known)[0].id == second.id, "the same, whether the other is in the run or not"
+    assert with_unique_ids(found[1:], known)[0].id == second.id, "the same, whether the other is in the run or not"
 
 
 def test_the_header_is_what_rasterio_says(tmp_path: Path) -> None:

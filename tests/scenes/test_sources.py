@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from geosod.errors import ConfigError
 from geosod.scene import BandFile, SceneRef
-from geosod.scenes.sources import failed_id, find_scenes, hashed_id, safe_id, with_own_ids
-from geosod.storage.uris import gdal_name, joined, origin, plain, stem, suffix
+from geosod.scenes.sources import failed_id, find_scenes, hashed_id, safe_id, with_unique_ids
+from geosod.storage.uris import gdal_name, normalized, origin, resolved, stem, suffix
 
 
 def touch(path: Path) -> Path:
@@ -187,7 +187,7 @@ def test_collections_give_their_items(tmp_path: Path) -> None:
     page = {"type": "FeatureCollection", "features": features, "links": [{"rel": "next", "href": "?page=2"}]}
     refs, failures = find_scenes([write(tmp_path / "items.json", page)])
     assert [Path(ref.uri).parent.name for ref in refs] == ["x", "y"] and "several pages" in failures[0].message
-    own = with_own_ids(refs, {})
+    own = with_unique_ids(refs, {})
     assert len({ref.id for ref in own}) == 2 and all(ref.id.startswith("twin-") for ref in own)
     assert "links to no item" in refusal(write(tmp_path / "empty.json", {"type": "Collection", "links": []}))
     assert "no `type`" in refusal(write(tmp_path / "other.json", {"a": 1}))
@@ -264,7 +264,7 @@ def test_identifiers_do_not_depend_on_signatures() -> None:
 def test_gdal_is_told_the_right_name(uri: str, name: str, ending: str, base: str) -> None:
     assert gdal_name(uri) == name and suffix(uri) == ending and stem(uri) == base
     if not uri.startswith("/") and "#" not in uri:
-        assert gdal_name(plain(name)) == name
+        assert gdal_name(normalized(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_gdal_is_told_the_right_name(uri: str, name: str, ending: str, base: str
     ],
 )
 def test_names_are_seen_from_their_document(base: str, name: str, expected: str) -> None:
-    assert joined(base, name) == expected
+    assert resolved(base, name) == expected
 
 
 def test_who_answers_for_a_file() -> None:

@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path) -> None:
     for band, pair in zip(pixels, of(path), strict=True):
         np.testing.assert_allclose(pair, np.percentile(band.astype(float), (2, 98)), rtol=0.1)
     path.write_bytes(whole[:2000])
-    with pytest.raises(ReadError, match="nothing of it can be read"):
+    with pytest.raises(ReadError, match="no pixel can be read"):
         of(path)
 
 

@@ -198,7 +198,7 @@ def test_a_vrt_from_the_network_names_no_other_server(site: Path, server: Server
 )
 def test_a_vrt_from_the_network_holds_plain_bands_only(head: str, site: Path, server: Server) -> None:
     (site / "x.vrt").write_text(vrt(band("a.tif", relative=1), head=head))
-    with pytest.raises(SceneError, match="not taken from the network"):
+    with pytest.raises(SceneError, match="not allowed in a remote VRT"):
         pixels(f"{server.url}/x.vrt")
 
 
