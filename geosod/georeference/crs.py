@@ -6,7 +6,7 @@ import warnings
 from functools import lru_cache
 
 import numpy as np
-from pyproj import CRS, Transformer
+from pyproj import CRS, Geod, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.exceptions import CRSError, ProjError
 from pyproj.transformer import TransformerGroup
@@ -38,11 +38,7 @@ def parse_crs(text: str) -> CRS:
 
 
 def crs_name(text: str) -> str:
-    """Short name of a CRS: "AUTHORITY:CODE" where it has one, else its name, else its WKT.
-
-    Args:
-        text: WKT, PROJJSON, "AUTHORITY:CODE" or anything else that pyproj understands.
-    """
+    """Short name of a CRS in any form that pyproj accepts: "AUTHORITY:CODE", else its name, else its WKT."""
     crs = parse_crs(text)
     return _authority_code(crs) or (crs.name if crs.name not in ("", "unknown") else crs.to_wkt())
 
@@ -72,23 +68,24 @@ def horizontal_crs(text: str) -> CRS:
 
 @lru_cache(maxsize=64)
 def geodetic_wkt(text: str) -> str:
-    """WKT of the geographic CRS that a CRS is based on, with the same datum.
-
-    Raises:
-        SceneError: as `horizontal_crs`.
-    """
+    """WKT of the geographic CRS that a CRS is based on, with the same datum; SceneError as `horizontal_crs`."""
     crs = horizontal_crs(text)
     geodetic = crs if crs.is_geographic else crs.geodetic_crs
     assert geodetic is not None  # checked by horizontal_crs
     return str((geodetic.to_2d() if len(geodetic.axis_info) == 3 else geodetic).to_wkt())
 
 
+def ellipsoid(text: str) -> Geod:
+    """The ellipsoid of a CRS; SceneError as `horizontal_crs`."""
+    geod = horizontal_crs(text).get_geod()
+    assert geod is not None  # checked by horizontal_crs
+    return geod
+
+
 @lru_cache(maxsize=64)
 def radius(text: str) -> float:
     """Equatorial radius of a CRS's ellipsoid in metres; SceneError as `horizontal_crs`."""
-    geod = horizontal_crs(text).get_geod()
-    assert geod is not None  # checked by horizontal_crs
-    return float(geod.a)
+    return float(ellipsoid(text).a)
 
 
 def same_body(first: str, second: str) -> bool:
@@ -173,11 +170,7 @@ def full_circle(crs: CRS) -> float:
 def period(text: str) -> float | None:
     """The distance in x after which positions of a CRS repeat: a full circle, or the width of a cylindrical map.
 
-    Returns:
-        Units of the CRS; None where x does not repeat.
-
-    Raises:
-        SceneError: as `horizontal_crs`.
+    In units of the CRS; None where x does not repeat. SceneError as `horizontal_crs`.
     """
     crs = horizontal_crs(text)
     if crs.is_geographic:

@@ -55,19 +55,14 @@ def linear_part(points: FloatArray) -> FloatArray:
     """(2, 2) matrix of the affine transform fitted to control points: units of the CRS for each pixel."""
     design = np.column_stack([points[:, :2] - points[:, :2].mean(axis=0), np.ones(len(points))])
     solution = np.linalg.lstsq(design, points[:, 2:] - points[:, 2:].mean(axis=0), rcond=None)[0]
-    out: FloatArray = solution[:2].T
-    return out
+    return np.asarray(solution[:2].T)
 
 
 def check_extent(points: FloatArray, size: tuple[int, int]) -> None:
     """Refuse points that cover only a corner of the scene, since splines do not extrapolate well.
 
-    Args:
-        points: (N, 4) float64, as `usable_points`.
-        size: width and height of the scene in pixels.
-
-    Raises:
-        SceneError: part of the scene is farther from the points than their own extent.
+    `points` are (N, 4) as in `usable_points`, `size` is width and height of the scene in pixels. SceneError where
+    part of the scene is farther from the points than their own extent.
     """
     low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
     beyond = np.maximum(low, np.array(size) - high).clip(0)

@@ -22,16 +22,13 @@ _BISECTIONS = 40
 _IDENTITY = Affine.identity()
 
 Geometries = npt.NDArray[Any]
+Codes = npt.NDArray[np.uint8]
 Predicate = Callable[[FloatArray], BoolArray]
 
 
 def code_outlines(
-    codes: npt.NDArray[np.uint8],
-    *,
-    mask: BoolArray | None = None,
-    transform: Affine = _IDENTITY,
-    limit: int | None = None,
-) -> tuple[Geometries, npt.NDArray[np.uint8]]:
+    codes: Codes, *, mask: BoolArray | None = None, transform: Affine = _IDENTITY, limit: int | None = None
+) -> tuple[Geometries, Codes]:
     """One polygon for every 4-connected region of equal code.
 
     Args:

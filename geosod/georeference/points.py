@@ -21,16 +21,7 @@ from pyproj import Transformer
 
 from geosod.arrays import BoolArray, FloatArray
 from geosod.errors import SceneError
-from geosod.georeference.crs import (
-    crs_name,
-    full_circle,
-    geodetic_wkt,
-    horizontal_crs,
-    is_earth,
-    parse_crs,
-    period,
-    transformer,
-)
+from geosod.georeference.crs import crs_name, full_circle, geodetic_wkt, horizontal_crs, is_earth, period, transformer
 from geosod.georeference.outlines import region_where
 from geosod.georeference.transforms import to_crs, to_pixels
 from geosod.scene import Scene
@@ -89,14 +80,9 @@ def pixel_to_crs(scene: Scene, xy: npt.ArrayLike) -> tuple[FloatArray, str]:
 
 
 def crs_to_pixel(scene: Scene, xy: FloatArray) -> FloatArray:
-    """Coordinates of the scene's CRS → scene frame; the inverse of `pixel_to_crs`.
+    """Coordinates of the scene's CRS → scene frame, both (N, 2) float64; the inverse of `pixel_to_crs`.
 
-    Args:
-        scene: a georeferenced scene.
-        xy: (N, 2) float64, easting or longitude first.
-
-    Returns:
-        (N, 2) float64 pixels, which may lie outside the scene; NaN where a locator finds none.
+    The pixels may lie outside the scene; NaN where a locator finds none.
     """
     if scene.transform is not None:
         out = apply_affine(~scene.transform, xy)
@@ -122,7 +108,7 @@ def pixel_to_lonlat(scene: Scene, xy: npt.ArrayLike, *, trusted: bool = False) -
     """
     native, text = pixel_to_crs(scene, xy)
     crs, geodetic = horizontal_crs(text), geodetic_wkt(text)
-    degrees = 360 / full_circle(parse_crs(geodetic))
+    degrees = 360 / full_circle(horizontal_crs(geodetic))
     if crs.is_geographic:
         return native * degrees
     to_geodetic = transformer(text, geodetic)
@@ -147,13 +133,9 @@ def _tolerance(scene: Scene, unit: float) -> float:
 
 @lru_cache(maxsize=64)
 def ground_region(scene: Scene) -> Any | None:
-    """The part of a georeferenced scene that has a position on the ground, sampled as in `region_where`.
+    """The part of a georeferenced scene with a position on the ground, in the scene frame; see `region_where`.
 
-    Returns:
-        A Polygon or MultiPolygon in the scene frame; None where it is the whole scene.
-
-    Raises:
-        SceneError: it is empty; or as `pixel_to_lonlat`.
+    None where it is the whole scene; SceneError where it is empty, or as `pixel_to_lonlat`.
     """
 
     def has_position(xy: FloatArray) -> BoolArray:
@@ -171,11 +153,7 @@ def ground_region(scene: Scene) -> Any | None:
 
 @lru_cache(maxsize=64)
 def centre(scene: Scene) -> tuple[float, float]:
-    """Longitude in −180…180 and latitude near the centre of a scene's ground, on the datum of its CRS.
-
-    Raises:
-        SceneError: as `ground_region`.
-    """
+    """Longitude in −180…180 and latitude near a scene's centre, on its own datum; SceneError as `ground_region`."""
     lon, lat = pixel_to_lonlat(scene, [[scene.width / 2, scene.height / 2]])[0]
     if not np.isfinite(lon + lat):
         region = ground_region(scene)

@@ -165,8 +165,7 @@ def lonlat_centres(scene: Scene, boxes: FloatArray) -> FloatArray:
 def footprint(scene: Scene, crs: str = LONLAT) -> Any:
     """Outline in `crs` of the part of a scene with a position: a Polygon, or a MultiPolygon across the antimeridian.
 
-    Raises:
-        SceneError: as `project` and `ground_region`.
+    SceneError as `project` and `ground_region`.
     """
     frame, _ = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0.0, scene.width, scene.height]])))
     outlines = ground_geometries(scene, frame, crs)

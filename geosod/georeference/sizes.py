@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from pyproj import Geod, Proj
+from pyproj import Proj
 
 from geosod.arrays import FloatArray
 from geosod.errors import SceneError
-from geosod.georeference.crs import horizontal_crs
+from geosod.georeference.crs import ellipsoid
 from geosod.georeference.outlines import lattice
 from geosod.georeference.points import pixel_to_lonlat, placed_everywhere, unplaced_share
 from geosod.georeference.polygons import footprint
@@ -23,10 +23,6 @@ _STRAIGHT, _SEGMENTS = 10_000.0, 4
 
 def check_ground(scene: Scene, crs: str) -> str | None:
     """Check before any work is done that a georeferenced scene can be projected to `crs` and measured.
-
-    Args:
-        scene: a georeferenced scene.
-        crs: CRS of the output.
 
     Returns:
         A warning for the user where part of the scene has no position on the ground, else None.
@@ -66,7 +62,7 @@ def ground_size(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray
     x0, y0, x1, y1 = boxes.T
     xc, yc = (x0 + x1) / 2, (y0 + y1) / 2
     ends = np.concatenate([np.stack(p, axis=1) for p in ((x0, yc), (x1, yc), (xc, y0), (xc, y1))])
-    (lon, lat), geod = _finite_lonlat(scene, ends).T, _geod(scene)
+    (lon, lat), geod = _finite_lonlat(scene, ends).T, ellipsoid(scene.crs or "")
     west, east, north, south = np.split(np.arange(len(ends)), 4)
     width = geod.inv(lon[west], lat[west], lon[east], lat[east])[2]
     height = geod.inv(lon[north], lat[north], lon[south], lat[south])[2]
@@ -97,15 +93,7 @@ def equal_area(scene: Scene, xy: FloatArray) -> FloatArray:
     Lambert's azimuthal projection about the scene's centre, so that neither the antimeridian nor a pole is an edge;
     his cylindrical one where the scene extends over more than a quarter of the body from its centre.
 
-    Args:
-        scene: a georeferenced scene.
-        xy: (N, 2) float64 pixels, all with a position on the ground.
-
-    Returns:
-        (N, 2) float64 metres.
-
-    Raises:
-        SceneError: as `ground_size`.
+    Both are (N, 2) float64, and all pixels must have a position on the ground; SceneError as `ground_size`.
     """
     projection = _equal_area_projection(scene)
     lon, lat = _finite_lonlat(scene, np.asarray(xy, np.float64).reshape(-1, 2)).T
@@ -126,13 +114,6 @@ def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
     return out
 
 
-def _geod(scene: Scene) -> Geod:
-    """The ellipsoid of a georeferenced scene."""
-    geod = horizontal_crs(scene.crs or "").get_geod()
-    assert geod is not None  # checked by horizontal_crs
-    return geod
-
-
 @lru_cache(maxsize=64)
 def _equal_area_projection(scene: Scene) -> Proj:
     grid = lattice(np.linspace(0, scene.width, _SAMPLES), np.linspace(0, scene.height, _SAMPLES))
@@ -140,7 +121,7 @@ def _equal_area_projection(scene: Scene) -> Proj:
     finite = np.isfinite(lonlat).all(axis=1)
     if not finite.any():
         raise SceneError(f"scene {scene.id!r}: no part has a position on the ground; check its georeference")
-    grid, (lon, lat), geod = grid[finite], lonlat[finite].T, _geod(scene)
+    grid, (lon, lat), geod = grid[finite], lonlat[finite].T, ellipsoid(scene.crs or "")
     centre = int(np.argmin(((grid - (grid.min(axis=0) + grid.max(axis=0)) / 2) ** 2).sum(axis=1)))
     reach = geod.inv(np.full(len(lon), lon[centre]), np.full(len(lon), lat[centre]), lon, lat)[2]
     if np.max(reach) < np.pi / 2 * geod.a:

@@ -40,7 +40,7 @@ TOLERANCE = 0.01
 #: Maximum error of a spline in pixels, at the points it was fitted to and at the others.
 _MAX_ERROR, _MAX_ERROR_OTHERS = 0.001, 0.5
 #: GDAL iterates until the error in pixels is below this (its default is 0.1), at most so many times.
-_RPC_ERROR, _RPC_ITERATIONS = 1e-4, 50
+_RPC_OPTIONS: dict[str, Any] = {"RPC_PIXEL_ERROR_THRESHOLD": 1e-4, "RPC_MAX_ITERATIONS": 50}
 #: Larger pixels and coordinates are not passed to GDAL; some of them abort the process while it reads a DEM.
 _MAX_COORDINATE = 1e9
 #: Points along each side of the scene at which a spline is checked for folds.
@@ -112,17 +112,7 @@ def to_crs(locator: Locator, xy: npt.ArrayLike) -> FloatArray:
 def to_pixels(locator: Locator, xy: npt.ArrayLike) -> FloatArray:
     """Coordinates of the scene's CRS → pixels of the file; the inverse of `to_crs`, NaN where it finds none.
 
-    Longitudes must be in the same full circle as those of the locator.
-
-    Args:
-        locator: control points or RPCs.
-        xy: (N, 2) float64, easting or longitude first.
-
-    Returns:
-        (N, 2) float64.
-
-    Raises:
-        SceneError: as `to_crs`.
+    Both are (N, 2) float64. Longitudes must be in the same full circle as those of the locator; raises as `to_crs`.
     """
     xy = np.asarray(xy, np.float64).reshape(-1, 2)
     if isinstance(locator, RationalPolynomials):
@@ -226,7 +216,11 @@ def _gdal() -> Iterator[None]:
 
 def _transformer(locator: Locator) -> Any:
     """rasterio's transformer; its `rowcol` is the direct transform, its `xy` the iterative one."""
-    return _spline(locator) if isinstance(locator, GroundControl) else _camera(locator, _dem_stamp(locator.dem))
+    return (
+        _spline(locator)
+        if isinstance(locator, GroundControl)
+        else _camera(locator, locator.dem and file_stamp(locator.dem))
+    )
 
 
 @lru_cache(maxsize=8)
@@ -242,10 +236,9 @@ def _spline(locator: GroundControl) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _camera(locator: RationalPolynomials, stamp: tuple[int, int] | None) -> Any:  # noqa: ARG001
+def _camera(locator: RationalPolynomials, stamp: tuple[int, int] | str | None) -> Any:  # noqa: ARG001
     """Created anew when the stamp of the DEM changes."""
-    options: dict[str, Any] = {"RPC_HEIGHT": locator.height, "RPC_PIXEL_ERROR_THRESHOLD": _RPC_ERROR}
-    options |= {"RPC_MAX_ITERATIONS": _RPC_ITERATIONS}
+    options = _RPC_OPTIONS | {"RPC_HEIGHT": locator.height}
     if locator.dem is not None:
         options |= {"RPC_DEM": locator.dem, "RPC_DEMINTERPOLATION": "bilinear"}
     try:
@@ -254,10 +247,6 @@ def _camera(locator: RationalPolynomials, stamp: tuple[int, int] | None) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise SceneError(f"its RPCs cannot be used with DEM {locator.dem} ({reason}); fix either") from error
-
-
-def _dem_stamp(dem: str | None) -> tuple[int, int] | None:
-    return None if dem is None else file_stamp(dem)
 
 
 def _iterative(locator: Locator, xy: FloatArray) -> FloatArray:

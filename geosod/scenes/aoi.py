@@ -77,11 +77,7 @@ def load_aoi(path: str | Path, *, what: str = "AOI", empty: bool = False) -> Aoi
 
 
 def aoi_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
-    """The part of an AOI that lies in a scene, as polygons in the scene frame (pixels).
-
-    Raises:
-        SceneError: as `polygons_in_scene`, or the AOI misses the scene.
-    """
+    """As `polygons_in_scene`, but a SceneError where the AOI misses the scene."""
     area = polygons_in_scene(aoi, scene)
     if area.is_empty:
         raise SceneError(f"{scene.ref.uri}: the AOI misses this scene; check the AOI's CRS and position")
@@ -89,7 +85,7 @@ def aoi_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
 
 
 def polygons_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
-    """As `aoi_in_scene`, but empty where the AOI misses the scene.
+    """The part of an AOI that lies in a scene, as polygons in the scene frame (pixels); may be empty.
 
     The AOI is clipped to the scene's surroundings in its own CRS before it is transformed, so that the AOI may be
     larger than the valid area of the scene's projection. Then a lattice of pixels is transformed to the ground, which

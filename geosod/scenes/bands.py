@@ -45,17 +45,7 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
 
 
 def choose_files(ref: SceneRef, wanted: Sequence[str], chosen: Chosen | None) -> tuple[BandFile, ...]:
-    """The band files of a scene to read, in the model's order.
-
-    Args:
-        ref: a scene with `files`.
-        wanted: the model's band names, in its order.
-        chosen: the user's bands, by name, alias or 1-based number.
-
-    Raises:
-        SceneError: a chosen band does not exist.
-        ModelError: the bands do not fit the model.
-    """
+    """The band files to read of a scene with `files`, in the model's order; as `choose_bands`, but also by alias."""
     names = {alias.lower(): file for file in reversed(ref.files) for alias in file.aliases}
     names |= {file.name.lower(): file for file in reversed(ref.files)}
     names |= {str(i): file for i, file in enumerate(ref.files, 1) if str(i) not in names}

@@ -96,8 +96,7 @@ def _product(folder: str, versions: Mapping[str, str | None], patterns: Mapping[
 def scene_of_mapping(mapping: Mapping[str, Any]) -> SceneRef:
     """A scene from ``{"id", "datetime", "bands": {name: uri or [uri, number]}}``; only `bands` is required.
 
-    Raises:
-        ConfigError: it has another form, or a local file does not exist.
+    ConfigError where it has another form, or a local file does not exist.
     """
     unknown = set(mapping) - {"id", "datetime", "bands"}
     bands = mapping.get("bands")

@@ -64,6 +64,7 @@ class LocalReader:
         self._scene, self._open, self._read_pixels = scene, open_, read
         self._versions = source_versions(scene.ref)
         self._stack = ExitStack()
+        self._waits = 0
         self.attempts = attempts
 
     def __enter__(self) -> Self:
@@ -78,16 +79,11 @@ class LocalReader:
 
     @property
     def salvageable(self) -> bool:
-        """Whether a window that failed is worth reading block by block."""
-        return True
+        """Whether a window that failed is worth reading block by block: not after many waits without a success."""
+        return self._waits < PATIENCE
 
     def read(self, window: Window) -> Pixels:
-        """Pixels and validity, with retries.
-
-        Raises:
-            RasterioError: the window cannot be read, but parts of it may be readable.
-            LostError: the window cannot be read.
-        """
+        """Pixels and validity, with retries; LostError where no part of the window can be read, else RasterioError."""
         for attempt in range(self.attempts - 1):
             try:
                 return self.read_once(window)
@@ -118,9 +114,7 @@ class RemoteReader(LocalReader):
         self._planned = deque(windows)
         self._ahead: deque[tuple[Window, Future[Pixels]]] = deque()
         self._workers = deque(_Worker(open_) for _ in range(WORKERS))
-        self._waits = 0
         self._checks = ThreadPoolExecutor(1)
-        self._before: Future[None] | None = None
         self._after: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -135,19 +129,14 @@ class RemoteReader(LocalReader):
             worker.close()
         try:
             if kind is None:
-                self._await_first_check()
+                self._before.result()
                 (self._after or self._checks.submit(self._check_versions)).result()
         finally:
             self._checks.shutdown(wait=False, cancel_futures=True)
 
-    @property
-    def salvageable(self) -> bool:
-        """False after too many waits without a success."""
-        return self._waits < PATIENCE
-
     def read(self, window: Window) -> Pixels:
         """As `LocalReader.read`."""
-        self._await_first_check()
+        self._before.result()
         while self._ahead and self._ahead[0][0] != window:
             self._ahead.popleft()[1].cancel()
         if not self._ahead:
@@ -165,11 +154,6 @@ class RemoteReader(LocalReader):
         """As `LocalReader.read_once`."""
         worker = self._workers[0]
         return worker.submit(self._attempts, worker, window, 1).result()
-
-    def _await_first_check(self) -> None:
-        if self._before is not None:
-            before, self._before = self._before, None
-            before.result()
 
     def _fetch_ahead(self) -> None:
         while self._planned and len(self._ahead) < AHEAD:

@@ -90,12 +90,7 @@ def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | Non
 def open_files(
     ref: SceneRef, files: Sequence[BandFile], *, rpc_height: float | None = None, dem: str | None = None
 ) -> Scene:
-    """Read the headers of the band files of a scene.
-
-    Args:
-        ref: the scene.
-        files: the band files to use, in order; at least one.
-        rpc_height, dem: as `read_georeference`.
+    """Read the headers of the band files of a scene; at least one, in the order of the bands.
 
     Raises:
         SceneError: as `open_scene`; or a file lacks the band, or the files do not cover the same ground.

@@ -28,8 +28,7 @@ class Subwindow(Window):
 def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
     """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
 
-    Raises:
-        RasterioError: GDAL cannot read it.
+    RasterioError where GDAL cannot read it.
     """
     if scene.view is None or isinstance(window, Subwindow):
         return valid_pixels(dataset, scene, bands, {"window": _gdal_window(window)})
@@ -57,11 +56,7 @@ def _gdal_window(window: Window) -> GdalWindow:
 def valid_pixels(
     dataset: Any, scene: Scene, bands: tuple[int, ...], options: dict[str, Any]
 ) -> tuple[PixelArray, BoolArray]:
-    """Pixels and validity, as `read_window`, with any options of rasterio's `read`.
-
-    Raises:
-        RasterioError: GDAL cannot read it.
-    """
+    """Pixels and validity, as `read_window`, with any options of rasterio's `read`."""
     kinds = {scene.masks[band - 1] for band in bands}
     if scene.alpha is not None and scene.alpha not in bands:
         stack = dataset.read([*bands, scene.alpha], **options)
@@ -138,23 +133,20 @@ def column_runs(unit: Unit, strip: Window, columns: int) -> list[Window]:
     return [Window(left, strip.row, right - left, strip.height) for left, right in runs]
 
 
-def coalesced(windows: list[Window]) -> list[Window]:
+def joined(windows: list[Window]) -> list[Window]:
     """The same pixels in fewer windows: neighbours in a row are joined, then rows with equal columns."""
-    runs: list[Window] = []
-    for w in windows:
-        last = runs[-1] if runs else None
-        if last and (last.row, last.height, last.right) == (w.row, w.height, w.col):
-            runs[-1] = Window(last.col, last.row, last.width + w.width, last.height)
-        else:
-            runs.append(w)
-    joined: list[Window] = []
-    for w in runs:
-        last = joined[-1] if joined else None
-        if last and (last.col, last.width, last.bottom) == (w.col, w.width, w.row):
-            joined[-1] = Window(last.col, last.row, last.width, last.height + w.height)
-        else:
-            joined.append(w)
-    return joined
+    for by_row in (True, False):
+        found: list[Window] = []
+        for w in windows:
+            last = found[-1] if found else None
+            if by_row and last and (last.row, last.height, last.right) == (w.row, w.height, w.col):
+                found[-1] = Window(last.col, last.row, last.width + w.width, last.height)
+            elif not by_row and last and (last.col, last.width, last.bottom) == (w.col, w.width, w.row):
+                found[-1] = Window(last.col, last.row, last.width, last.height + w.height)
+            else:
+                found.append(w)
+        windows = found
+    return windows
 
 
 def quarters(part: Subwindow) -> list[Window]:

@@ -20,17 +20,7 @@ from geosod.results import FAILED, INSPECTED, NODATA, Coverage, Failure
 from geosod.scene import Scene, TileBatch, Unit, Window
 from geosod.scenes.fetch import LocalReader, window_reader
 from geosod.scenes.open import opened
-from geosod.scenes.pixels import (
-    Subwindow,
-    block_at,
-    blocks,
-    coalesced,
-    column_runs,
-    quarters,
-    read_window,
-    strips,
-    within,
-)
+from geosod.scenes.pixels import Subwindow, block_at, blocks, column_runs, joined, quarters, read_window, strips, within
 
 #: Strips are not aligned to native blocks with more rows than this, which would make the strip larger than the tile.
 MAX_ALIGNED_ROWS = 1024
@@ -197,7 +187,7 @@ class _StripReader:
             pixels[:, *target], valid[target] = some[:, *source], some_valid[source]
         parts = [inside for part in parts if (inside := part.intersection(window)) is not None]
         message, ref = " ".join(str(error.__cause__ or error).split()), self.scene.ref
-        for part in coalesced(lost + parts):
+        for part in joined(lost + parts):
             attempts = self.reader.attempts + 1
             self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, attempts))
         return pixels, valid

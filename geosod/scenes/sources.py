@@ -191,7 +191,7 @@ def _is_document(uri: str) -> bool:
         return True
     if ending in SUFFIXES or not is_web(uri):
         return False
-    return probe(uri).head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    return probe(uri)[1].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def _versions(pool: ThreadPoolExecutor, refs: Iterable[SceneRef]) -> dict[str, str | Exception]:

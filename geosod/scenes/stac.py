@@ -26,11 +26,7 @@ _Json = Mapping[str, Any]
 
 
 def load(uri: str) -> _Json:
-    """The JSON object at a path or address.
-
-    Raises:
-        SceneError: it cannot be read, is too large, or is not a STAC document.
-    """
+    """The STAC document at a path or address; SceneError where it cannot be read, is too large or something else."""
     if is_remote(uri):
         content = document(uri)
     else:
@@ -48,11 +44,7 @@ def load(uri: str) -> _Json:
 
 
 def items(uri: str, found: _Json) -> Iterator[_Json | str]:
-    """The items of a document, or the addresses of those that it links to.
-
-    Raises:
-        SceneError: the document has another type or no item, or links to an item on another host.
-    """
+    """The items of a document, or the addresses of those that it links to; SceneError where there are none."""
     match found["type"]:
         case "Feature":
             yield found
@@ -173,11 +165,7 @@ def _roles(asset: _Json) -> frozenset[str]:
 
 
 def _target(uri: str, href: str, what: str, endings: tuple[str, ...]) -> str:
-    """The file that a document refers to.
-
-    Raises:
-        SceneError: the document may not refer to it.
-    """
+    """The file that a document refers to; SceneError where it may not refer to it."""
     name = href
     if href.startswith("file://") and not is_remote(uri):
         parts = urlsplit(href)

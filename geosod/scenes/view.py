@@ -33,13 +33,16 @@ BLOCK = 512
 Rectangle = tuple[float, float, float, float]
 
 
+#: What GDAL opens, a file name or the text of another view, with its width and height in pixels.
+_Source = tuple[str, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Band:
     """One band of a view.
 
     Attributes:
-        source: the file name that GDAL opens, or the text of another view.
-        size: width and height of the source in pixels.
+        source: the source.
         number: 1-based number in the source, or "mask,1" for its mask.
         dtype: numpy name of the pixel type.
         rectangle: x, y, width and height of the source in the view's pixels.
@@ -50,8 +53,7 @@ class _Band:
         smooth: whether to interpolate between pixels; not for masks and palettes.
     """
 
-    source: str
-    size: tuple[int, int]
+    source: _Source
     number: int | str
     dtype: str
     rectangle: Rectangle
@@ -61,46 +63,37 @@ class _Band:
     interpretation: str | None = None
     smooth: bool = True
 
-    def xml(self, number: int | None) -> str:
-        """The element of the band, or of a mask where `number` is None."""
-        x, y, w, h = self.rectangle
+    def xml(self, attribute: str) -> str:
+        """The element of the band, with another attribute."""
+        (x, y, w, h), (source, width, height) = self.rectangle, self.source
         kind = "SimpleSource" if self.colour is None else "ComplexSource"
-        parts = [
-            f'<VRTRasterBand dataType="{_TYPES[self.dtype]}"' + ("" if number is None else f' band="{number}"') + ">",
-            f"<Description>{escape(self.name)}</Description>" if self.name else "",
-            "" if self.nodata is None else f"<NoDataValue>{self.nodata!r}</NoDataValue>",
-            "" if self.interpretation is None else f"<ColorInterp>{self.interpretation}</ColorInterp>",
-            f"<{kind}" + (' resampling="bilinear"' if self.smooth else "") + ">",
-            f'<SourceFilename relativeToVRT="0">{escape(self.source)}</SourceFilename>',
-            f"<SourceBand>{self.number}</SourceBand>",
-            f'<SrcRect xOff="0" yOff="0" xSize="{self.size[0]}" ySize="{self.size[1]}"/>',
-            f'<DstRect xOff="{x!r}" yOff="{y!r}" xSize="{w!r}" ySize="{h!r}"/>',
-            "" if self.colour is None else f"<ColorTableComponent>{self.colour}</ColorTableComponent>",
-            f"</{kind}></VRTRasterBand>",
-        ]
-        return "".join(parts)
+        kernel = ' resampling="bilinear"' if self.smooth else ""
+        about = _element("Description", escape(self.name) or None) + _element("NoDataValue", self.nodata)
+        return (
+            f'<VRTRasterBand dataType="{_TYPES[self.dtype]}"{attribute}>{about}'
+            f"{_element('ColorInterp', self.interpretation)}<{kind}{kernel}>"
+            f'<SourceFilename relativeToVRT="0">{escape(source)}</SourceFilename>'
+            f'{_element("SourceBand", self.number)}<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
+            f'<DstRect xOff="{x!r}" yOff="{y!r}" xSize="{w!r}" ySize="{h!r}"/>'
+            f"{_element('ColorTableComponent', self.colour)}</{kind}></VRTRasterBand>"
+        )
+
+
+def _element(tag: str, value: str | float | None) -> str:
+    return "" if value is None else f"<{tag}>{value}</{tag}>"
 
 
 def _vrt(width: int, height: int, bands: Sequence[_Band], *, mask: _Band | None = None) -> str:
     """The text of a VRT; it has no georeference, which the scene holds."""
-    body = "".join(band.xml(i) for i, band in enumerate(bands, 1))
-    body += "" if mask is None else f"<MaskBand>{mask.xml(None)}</MaskBand>"
+    body = "".join(band.xml(f' band="{i}"') for i, band in enumerate(bands, 1))
+    body += _element("MaskBand", None if mask is None else mask.xml(""))
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{body}</VRTDataset>'
 
 
-def _mask_band(scene: Scene, rectangle: Rectangle) -> _Band:
-    return _Band(_source(scene), (scene.width, scene.height), "mask,1", "uint8", rectangle, smooth=False)
-
-
 def _rectangle_on(grid: Scene, other: Scene) -> Rectangle:
-    """The rectangle of a raster in the pixels of another one of the same ground.
-
-    Raises:
-        SceneError: they differ in CRS, are rotated against each other, or do not overlap.
-    """
+    """The rectangle of a raster in the pixels of another one; SceneError where they are not aligned."""
     whole = (0.0, 0.0, float(grid.width), float(grid.height))
-    sizes = (grid.width, grid.height), (other.width, other.height)
-    if grid.locator is not None and grid.locator == other.locator and sizes[0] == sizes[1]:
+    if grid.locator is not None and grid.locator == other.locator and grid.window == other.window:
         return whole
     if grid.crs is None and other.crs is None:
         if abs(grid.width * other.height - other.width * grid.height) > max(grid.width, grid.height):
@@ -126,12 +119,7 @@ def _rectangle_on(grid: Scene, other: Scene) -> Rectangle:
 
 
 def at_gsd(scene: Scene, gsd: float) -> Scene:
-    """The scene resampled to a ground sample distance in metres.
-
-    Raises:
-        ConfigError: it is too far from the scene's own.
-        SceneError: the scene has none.
-    """
+    """The scene resampled to a GSD in metres; ConfigError as `at_scale`, SceneError where its own GSD is unknown."""
     if scene.gsd is None:
         raise SceneError(
             f"{scene.ref.uri}: its GSD is unknown, so it cannot be resampled to {gsd:g} m; omit --tile-gsd"
@@ -140,11 +128,7 @@ def at_gsd(scene: Scene, gsd: float) -> Scene:
 
 
 def at_scale(scene: Scene, scale: float) -> Scene:
-    """The scene with `scale` pixels for each of its own along both axes.
-
-    Raises:
-        ConfigError: `scale` is out of range.
-    """
+    """The scene with `scale` pixels for each of its own along both axes; ConfigError where `scale` is out of range."""
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ConfigError(
             f"{scene.ref.uri}: would be resampled by {scale:.4g}, which is not in {MIN_SCALE:.4g} to {MAX_SCALE:g}; "
@@ -156,23 +140,20 @@ def at_scale(scene: Scene, scale: float) -> Scene:
     width, height = (max(1, round(side * scale)) for side in (scene.width, scene.height))
     scale_x, scale_y = width / scene.width, height / scene.height
     rectangle = (0.0, 0.0, float(width), float(height))
-    source, size = _source(scene), (scene.width, scene.height)
-
-    def band(number: int) -> _Band:
-        alpha = number == scene.alpha
-        return _Band(
-            source, size, number, scene.dtype, rectangle, scene.band_names[number - 1],
-            nodata=None if alpha else scene.nodata[number - 1],
-            interpretation="Alpha" if alpha else None, smooth=not alpha,
-        )  # fmt: skip
-
-    mask = _mask_band(scene, rectangle) if "mask" in scene.masks else None
+    source = _source(scene)
+    bands = [
+        _Band(source, i, scene.dtype, rectangle, name, nodata)
+        for i, (name, nodata) in enumerate(zip(scene.band_names, scene.nodata, strict=True), 1)
+    ]
+    if (alpha := scene.alpha) is not None:
+        bands[alpha - 1] = replace(bands[alpha - 1], nodata=None, interpretation="Alpha", smooth=False)
+    mask = _Band(source, "mask,1", "uint8", rectangle, smooth=False) if "mask" in scene.masks else None
     return replace(
         scene,
         width=width,
         height=height,
         transform=None if scene.transform is None else scene.transform @ Affine.scale(1 / scale_x, 1 / scale_y),
-        view=_vrt(width, height, [band(i) for i in range(1, scene.count + 1)], mask=mask),
+        view=_vrt(width, height, bands, mask=mask),
         scale=(scene.scale[0] * scale_x, scene.scale[1] * scale_y),
         gsd=None if scene.gsd is None else scene.gsd / math.sqrt(scale_x * scale_y),
         block_shape=(BLOCK, BLOCK),
@@ -183,13 +164,14 @@ def at_scale(scene: Scene, scale: float) -> Scene:
 def expand_palette(scene: Scene, components: int) -> Scene:
     """A scene of palette indices as red, green and blue, and alpha where `components` is 4."""
     whole = (0.0, 0.0, float(scene.width), float(scene.height))
-    source, size = _source(scene), (scene.width, scene.height)
+    source = _source(scene)
     names = ("Red", "Green", "Blue", "Alpha")[:components]
     bands = [
-        _Band(source, size, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
+        _Band(source, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
         for i, n in enumerate(names, 1)
     ]
     masked = scene.masks[0] != "none"
+    mask = _Band(source, "mask,1", "uint8", whole, smooth=False) if masked else None
     return replace(
         scene,
         count=components,
@@ -201,7 +183,7 @@ def expand_palette(scene: Scene, components: int) -> Scene:
         block_shape=(BLOCK, BLOCK),
         scales=(),
         offsets=(),
-        view=_vrt(scene.width, scene.height, bands, mask=_mask_band(scene, whole) if masked else None),
+        view=_vrt(scene.width, scene.height, bands, mask=mask),
     )
 
 
@@ -269,8 +251,8 @@ def _stacked(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> _
         )
     rectangle = _rectangle_on(grid, part)
     _check_extent(grid, part, rectangle)
-    return _Band(_source(part), (part.width, part.height), band, dtype, rectangle, name, part.nodata[band - 1])
+    return _Band(_source(part), band, dtype, rectangle, name, part.nodata[band - 1])
 
 
-def _source(scene: Scene) -> str:
-    return scene.view or gdal_source(scene.ref.uri)
+def _source(scene: Scene) -> _Source:
+    return scene.view or gdal_source(scene.ref.uri), scene.width, scene.height

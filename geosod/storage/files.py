@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,20 +30,6 @@ _FIXES = {
     404: "is not there; check the address",
 }
 _T = TypeVar("_T")
-_thread = threading.local()
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The result of reading the start of a file.
-
-    Attributes:
-        version: changes when the file changes.
-        head: its first bytes.
-    """
-
-    version: str
-    head: bytes
 
 
 def file_stamp(path: str | Path) -> tuple[int, int] | None:
@@ -65,10 +50,10 @@ def version(uri: str, *, attempts: int = ATTEMPTS) -> str:
         SceneError: the file does not exist or may not be read, or its server does not support range requests.
         ConfigError: boto3 is missing.
     """
-    return probe(uri, 1, attempts=attempts).version
+    return probe(uri, 1, attempts=attempts)[0]
 
 
-def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> Probe:
+def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> tuple[str, bytes]:
     """The version and the first `count` bytes of a file; raises as `version`."""
     if is_s3(uri):
         return _request(uri, lambda: _probe_s3(uri, count), attempts)
@@ -82,7 +67,7 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> Probe:
     except OSError as error:
         raise SceneError(f"{uri}: cannot be read: {error.strerror or error}") from error
     stamps = [stamp for file in (path, *_sidecars(path)) if (stamp := file_stamp(file)) is not None]
-    return Probe("+".join(f"{size}-{modified}" for size, modified in stamps), head)
+    return "+".join(f"{size}-{modified}" for size, modified in stamps), head
 
 
 def _sidecars(path: Path) -> list[Path]:
@@ -105,11 +90,7 @@ def document(uri: str) -> bytes:
 
 
 def listing(prefix: str) -> dict[str, str]:
-    """The addresses of the objects below ``s3://bucket/prefix``, in the bucket's order, with their versions.
-
-    Raises:
-        SceneError: the bucket does not exist or may not be listed.
-    """
+    """The addresses and versions of the objects below ``s3://bucket/prefix``, in order; SceneError as `version`."""
     bucket, key = bucket_and_key(prefix)
 
     def pages() -> dict[str, str]:
@@ -138,26 +119,28 @@ def _request(uri: str, action: Callable[[], _T], attempts: int) -> _T:
         raise SceneError(f"{uri}: {reason}") from cause
 
 
-def _session() -> requests.Session:
-    """The connections of this thread; requests does not guarantee that sessions are thread-safe."""
-    if not hasattr(_thread, "session"):
-        _thread.session = requests.Session()
-        _thread.session.max_redirects = MAX_REDIRECTS
-    session: requests.Session = _thread.session
-    return session
+class _Connections(threading.local):
+    """A session for each thread; requests does not guarantee that sessions are thread-safe."""
+
+    def __init__(self) -> None:
+        self.session = requests.Session()
+        self.session.max_redirects = MAX_REDIRECTS
+
+
+_connections = _Connections()
 
 
 def _get(url: str, headers: dict[str, str], *, redirects: bool) -> requests.Response:
     headers = {"Accept-Encoding": "identity"} | headers
     timeout = (CONNECT_SECONDS, READ_SECONDS)
-    response = _session().get(url, headers=headers, stream=True, timeout=timeout, allow_redirects=redirects)
+    response = _connections.session.get(url, headers=headers, stream=True, timeout=timeout, allow_redirects=redirects)
     if response.status_code >= 400:
         response.close()
         response.raise_for_status()
     return response
 
 
-def _probe_web(uri: str, count: int) -> Probe:
+def _probe_web(uri: str, count: int) -> tuple[str, bytes]:
     with _get(web_address(uri), {"Range": f"bytes=0-{count - 1}"}, redirects=True) as response:
         if response.status_code != 206:
             raise SceneError(
@@ -168,7 +151,7 @@ def _probe_web(uri: str, count: int) -> Probe:
         headers = response.headers
         size = _SIZE.search(headers.get("Content-Range", ""))
         tag = headers.get("ETag") or f"{size[1] if size else '?'} {headers.get('Last-Modified', '')}"
-    return Probe(tag.strip(), head[:count])
+    return tag.strip(), head[:count]
 
 
 def _read_web(uri: str) -> bytes:
@@ -203,10 +186,10 @@ def _body(response: requests.Response, count: int, deadline: float) -> bytes:
     return bytes(content)
 
 
-def _probe_s3(uri: str, count: int) -> Probe:
+def _probe_s3(uri: str, count: int) -> tuple[str, bytes]:
     response = _get_object(uri, Range=f"bytes=0-{count - 1}")
     with response["Body"] as body:
-        return Probe(_etag(response), body.read(count))
+        return _etag(response), body.read(count)
 
 
 def _read_s3(uri: str) -> bytes:

@@ -40,11 +40,7 @@ _failures: Counter[str] = Counter()
 
 
 def settings(names: Iterable[str]) -> dict[str, Any]:
-    """GDAL options for remote files; empty where all `names` are local.
-
-    Args:
-        names: addresses, GDAL names, or texts of VRTs that contain GDAL names.
-    """
+    """GDAL options for addresses, GDAL names, or texts of VRTs that contain these; empty where all are local."""
     remote = [name for name in names if is_remote(name) or "/vsicurl/" in name or "/vsis3/" in name]
     if not remote:
         return {}
@@ -68,15 +64,9 @@ class _Options(Session):  # type: ignore[misc]
 
 @contextmanager
 def environment(names: Iterable[str], options: Mapping[str, Any]) -> Iterator[None]:
-    """Configure GDAL in this thread for some files, with the credentials of this process.
+    """Configure GDAL in this thread for files named as in `settings`, with the credentials of this process.
 
-    Args:
-        names: as `settings`.
-        options: further GDAL options.
-
-    Raises:
-        ConfigError: boto3 is missing.
-        SceneError: a file is in a bucket and no credentials are found.
+    ConfigError or SceneError where a file is in a bucket, and boto3 or the credentials are missing.
     """
     text = list(names)
     buckets = any("s3://" in name or "/vsis3/" in name for name in text)

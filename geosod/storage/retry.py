@@ -34,10 +34,8 @@ def is_transient(error: BaseException) -> bool:
     """Whether a retry may succeed: overloaded servers, broken connections, incomplete responses.
 
     Not transient are refusals (401, 403, expired links and tokens), missing files (404) and data that cannot be
-    decoded. The first HTTP status in the chain of causes decides; without a status, the messages do.
-
-    Args:
-        error: an exception of GDAL (as rasterio raises it), requests or boto3.
+    decoded. The first HTTP status in the chain of causes decides; without a status, the messages of rasterio, requests
+    or boto3 do.
     """
     for link in _chain(error):
         status = _status(link)

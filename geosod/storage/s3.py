@@ -34,11 +34,7 @@ class Access:
     payer: str | None
 
     def gdal_options(self) -> dict[str, str]:
-        """GDAL options with credentials that are valid for at least the next minutes.
-
-        Raises:
-            SceneError: no credentials are found.
-        """
+        """GDAL options with credentials that are valid for minutes at least; SceneError without any."""
         options = {"AWS_REGION": self.client.meta.region_name or "us-east-1"}
         if self.payer:
             options["AWS_REQUEST_PAYER"] = self.payer
@@ -70,8 +66,7 @@ _lock = threading.Lock()
 def access() -> Access:
     """Access to S3 for the current environment variables; created once for each set of them.
 
-    Raises:
-        ConfigError: boto3 is not installed, or the requested profile does not exist.
+    ConfigError where boto3 is not installed, or the requested profile does not exist.
     """
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_") or k == "HOME"))
     with _lock:

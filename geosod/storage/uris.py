@@ -37,8 +37,7 @@ def is_remote(uri: str) -> bool:
 def normalized(name: str) -> str:
     """`name` without GDAL's ``/vsicurl/`` and ``/vsis3/``, and with the scheme in lower case.
 
-    Raises:
-        ConfigError: it has another scheme or another of GDAL's virtual file systems.
+    ConfigError for another scheme or another of GDAL's virtual file systems.
     """
     for prefix, scheme in (("/vsicurl/", ""), ("/vsis3/", _S3)):
         if name.startswith(prefix):
@@ -108,12 +107,7 @@ def origin(uri: str) -> tuple[str, str]:
 def resolved(base: str, name: str) -> str:
     """The address of the file that a document at `base` calls `name`: absolute, or relative to the document.
 
-    Args:
-        base: path or address of the document.
-        name: a path or address, as written in the document.
-
-    Raises:
-        ConfigError: as `normalized`.
+    ConfigError as `normalized`.
     """
     if name.startswith("/vsi") or "://" in name.split("?", 1)[0]:
         return normalized(name)

@@ -50,15 +50,7 @@ def gdal_source(uri: str) -> str:
 
 
 def check_raster(uri: str, version: str | None = None) -> None:
-    """Refuse a remote file that does not start like a raster, whatever its name.
-
-    Args:
-        uri: the file.
-        version: its version; the check of a version is cached.
-
-    Raises:
-        SceneError: it is something else, such as a VRT or a web page.
-    """
+    """Refuse (SceneError) a remote file that does not start like a raster; cached for each version of the file."""
     head = _head(uri, version)
     if not head.startswith(_MAGIC):
         raise SceneError(
@@ -68,7 +60,7 @@ def check_raster(uri: str, version: str | None = None) -> None:
 
 @lru_cache(maxsize=65536)
 def _head(uri: str, _: str | None) -> bytes:
-    return probe(uri).head
+    return probe(uri)[1]
 
 
 def _is_vrt_text(head: bytes) -> bool:
