@@ -186,10 +186,7 @@ def placed(scene: Scene, boxes: FloatArray) -> BoolArray:
         boxes: (N, 4) float64 ``x0, y0, x1, y1``, scene frame.
 
     Returns:
-        (N,) bool, True where the corners, the midpoints of the sides and the centre have a position.
-
-    Raises:
-        SceneError: as `ground_region`.
+        (N,) bool, True where corners, midpoints of sides and centre have a position; SceneError as `ground_region`.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     if placed_everywhere(scene):

@@ -143,17 +143,9 @@ def _reproject_split(scene: Scene, geometry: Any, crs: str) -> Any:
 
 
 def lonlat_centres(scene: Scene, boxes: FloatArray) -> FloatArray:
-    """Centres of boxes in longitude and latitude.
+    """Centres of `placed` boxes as (N, 2) float64 longitude in −180…180 and latitude, in degrees on WGS 84.
 
-    Args:
-        scene: a georeferenced scene of the Earth.
-        boxes: (N, 4) float64, scene frame; all `placed`.
-
-    Returns:
-        (N, 2) float64 degrees on WGS 84, longitude in −180…180.
-
-    Raises:
-        SceneError: as `project`.
+    `boxes` are (N, 4) float64 in the frame of a georeferenced scene of the Earth. SceneError as `project`.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     out = project(scene, (boxes[:, :2] + boxes[:, 2:]) / 2, LONLAT)

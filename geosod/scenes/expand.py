@@ -81,10 +81,10 @@ def _product(folder: str, versions: Mapping[str, str | None], patterns: Mapping[
         names = {uri[len(folder) + 1 :]: uri for uri in versions}
         matches = [name for name in names if fnmatchcase(f"/{name}", f"*/{pattern}")]
         if len(matches) != 1:
+            listed = ", ".join(sorted(matches)[:5]) or "none"
             raise SceneError(
-                f"{folder}: the pattern {pattern!r} of band {band} matches {len(matches)} files "
-                f"({', '.join(sorted(matches)[:5]) or 'none'}), but must match one; narrow it, or give one product "
-                "folder for each scene"
+                f"{folder}: the pattern {pattern!r} of band {band} matches {len(matches)} files ({listed}), but must "
+                "match one; narrow it, or give one product folder for each scene"
             )
         uri = names[matches[0]]
         # The pattern is an alias, since the user asks for the band by it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self
@@ -55,9 +55,7 @@ def window_reader(scene: Scene, windows: Sequence[Window], *, attempts: int, ope
 class LocalReader:
     """Reads windows of local files, in the calling thread.
 
-    Raises:
-        ChangedError: on entering and leaving, when the file has changed.
-        SceneError: on entering, when it cannot be opened.
+    Entering raises a SceneError where the file cannot be opened; entering and leaving a ChangedError where it changed.
     """
 
     def __init__(self, scene: Scene, attempts: int, open_: Open, read: Read) -> None:
@@ -96,13 +94,13 @@ class LocalReader:
         return self._read_pixels(self._dataset, window)
 
     def _check_versions(self) -> None:
-        self._compare([uri for uri, known in self._versions.items() if known is not None])
+        for uri, known in self._versions.items():
+            if known is not None:
+                self._check_version(uri)
 
-    def _compare(self, uris: Iterable[str], attempts: int = ATTEMPTS) -> None:
-        for uri in uris:
-            found, known = version(uri, attempts=attempts), self._versions[uri]
-            if known not in (None, found):
-                raise ChangedError(f"{uri}: changed while it was read; run again")
+    def _check_version(self, uri: str, attempts: int = ATTEMPTS) -> None:
+        if self._versions[uri] not in (None, version(uri, attempts=attempts)):
+            raise ChangedError(f"{uri}: changed while it was read; run again")
 
 
 class RemoteReader(LocalReader):
@@ -194,7 +192,7 @@ class RemoteReader(LocalReader):
         """
         for uri in self._remote:
             try:
-                self._compare([uri], attempts=1)
+                self._check_version(uri, attempts=1)
             except ChangedError as changed:
                 raise changed from None
             except GeosodError as refused:

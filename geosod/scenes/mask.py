@@ -49,9 +49,8 @@ class Mask:
 def mask_in_scene(mask: Mask, scene: Scene) -> BaseGeometry:
     """The masked part of a scene, as polygons in the scene frame; may be empty.
 
-    Raises:
-        ConfigError: a vector file cannot be read.
-        SceneError: a raster cannot be read or misses the scene, or only one of the two is georeferenced.
+    ConfigError where a vector file cannot be read; SceneError where a raster cannot be read or misses the scene, or
+    only one of the two is georeferenced.
     """
     path = mask.path.replace("{id}", scene.id)
     raster = suffix(path) in SUFFIXES

@@ -28,17 +28,7 @@ MAX_PIXELS = 250_000_000_000
 
 @contextmanager
 def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
-    """A rasterio dataset with its own GDAL handle and limits on cache and threads.
-
-    Args:
-        ref: the scene.
-        view: text of a generated VRT that is opened instead of the file; its sources are the scene's files.
-        threads: GDAL's decoding threads.
-        cache_mb: GDAL's block cache in MB.
-
-    Raises:
-        SceneError: GDAL cannot open it.
-    """
+    """A rasterio dataset with its own GDAL handle, decoding threads and block cache in MB; raises as `open_dataset`."""
     # rasterio takes bytes here; GDAL would take small numbers as MB.
     options = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
     with open_dataset(ref, view=view, drivers=DRIVERS, options=options) as dataset:

@@ -22,10 +22,7 @@ def read_preview(
         bands: 1-based bands shown as red, green and blue.
 
     Returns:
-        (H, W, 3) uint8, and the scale: picture pixels per scene pixel.
-
-    Raises:
-        SceneError: the scene cannot be opened.
+        (H, W, 3) uint8, and the scale: picture pixels per scene pixel. SceneError where it cannot be opened.
     """
     scale = min(1.0, max_side / max(window.width, window.height))
     shape = (3, max(1, round(window.height * scale)), max(1, round(window.width * scale)))

@@ -71,8 +71,7 @@ class ReadSummary:
 def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadSummary]:
     """Yield the unit's tiles that hold valid pixels, in batches of up to `spec.chunk`, then the summary.
 
-    Raises:
-        SceneError: the file cannot be opened any more.
+    SceneError where the file cannot be opened any more.
     """
     rows, columns = scene.block_shape
     plan = list(strips(unit, rows if rows <= MAX_ALIGNED_ROWS else 1))

@@ -97,23 +97,20 @@ def _rectangle_on(grid: Scene, other: Scene) -> Rectangle:
         return whole
     if grid.crs is None and other.crs is None:
         if abs(grid.width * other.height - other.width * grid.height) > max(grid.width, grid.height):
+            size, other_size = f"{grid.width} x {grid.height}", f"{other.width} x {other.height}"
             raise SceneError(
-                f"{other.ref.uri}: {other.width} x {other.height} does not fit {grid.width} x {grid.height} of "
-                f"{grid.ref.uri}; use files of one shape"
+                f"{other.ref.uri}: {other_size} does not fit {size} of {grid.ref.uri}; use files of one shape"
             )
         return whole
     if grid.crs != other.crs or grid.transform is None or other.transform is None:
-        raise SceneError(
-            f"{other.ref.uri}: is not in the CRS of {grid.ref.uri}, the other file of the scene; warp one of them "
-            "(gdalwarp -t_srs)"
-        )
+        raise SceneError(f"{other.ref.uri}: is not in the CRS of {grid.ref.uri}; warp one of them (gdalwarp -t_srs)")
     to_grid = ~grid.transform @ other.transform
     x, y, w, h = to_grid.c, to_grid.f, to_grid.a * other.width, to_grid.e * other.height
     rotated = abs(to_grid.b * other.height) > _TOLERANCE or abs(to_grid.d * other.width) > _TOLERANCE or min(w, h) <= 0
     if rotated or x >= grid.width or y >= grid.height or x + w <= 0 or y + h <= 0:
         raise SceneError(
-            f"{other.ref.uri}: does not lie on the ground of {grid.ref.uri}, the other file of the scene, or is "
-            "rotated or mirrored against it; warp one of them (gdalwarp)"
+            f"{other.ref.uri}: does not lie on the ground of {grid.ref.uri}, or is rotated or mirrored against it; "
+            "warp one of them (gdalwarp)"
         )
     return x, y, w, h
 
@@ -197,9 +194,9 @@ def stack_bands(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Sc
     Raises:
         SceneError: the files do not cover the same ground.
     """
-    finest = min(_pixel_size(part) for part, _, _ in parts)
+    sizes = [1 / part.width if part.gsd is None else part.gsd for part, _, _ in parts]
     # The GSD is that at the centre of each file, so it may differ slightly between files on one grid.
-    fine = [part for part, _, _ in parts if _pixel_size(part) <= 1.01 * finest]
+    fine = [part for (part, _, _), size in zip(parts, sizes, strict=True) if size <= 1.01 * min(sizes)]
     grid = max(fine, key=lambda scene: scene.width * scene.height)
     dtype = np.result_type(*(part.dtype for part, _, _ in parts)).name
     bands = [_stacked(grid, part, band, name=name, dtype=dtype) for part, band, name in parts]
@@ -220,11 +217,6 @@ def stack_bands(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Sc
     )
 
 
-def _pixel_size(scene: Scene) -> float:
-    """A size to compare the pixels of files of the same ground by; unitless without georeference."""
-    return scene.gsd if scene.gsd is not None else 1 / scene.width
-
-
 def _check_extent(grid: Scene, part: Scene, rectangle: Rectangle) -> None:
     """Refuse files whose edges differ by more than two pixels, unless nodata fills the gap."""
     x, y, w, h = rectangle
@@ -232,8 +224,7 @@ def _check_extent(grid: Scene, part: Scene, rectangle: Rectangle) -> None:
     beyond = max(-x, -y, x + w - grid.width, y + h - grid.height)
     if beyond > slack:
         raise SceneError(
-            f"{part.ref.uri}: reaches {beyond:.0f} pixels beyond {grid.ref.uri}, whose grid the scene uses; clip the "
-            "files to the same ground (gdalwarp -te)"
+            f"{part.ref.uri}: reaches {beyond:.0f} pixels beyond {grid.ref.uri}; clip both to one ground (gdalwarp -te)"
         )
     short = max(x, y, grid.width - x - w, grid.height - y - h)
     if short > slack and part.nodata == (None,) * part.count:
@@ -246,8 +237,8 @@ def _check_extent(grid: Scene, part: Scene, rectangle: Rectangle) -> None:
 def _stacked(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> _Band:
     if part.masks[band - 1] == "mask" or part.alpha not in (None, band):
         raise SceneError(
-            f"{part.ref.uri}: has a mask or alpha band, which is not supported in scenes of several files; assign a "
-            "nodata value, or stack the files first (gdalbuildvrt -separate)"
+            f"{part.ref.uri}: has a mask or alpha band, which scenes of several files do not support; assign a nodata "
+            "value, or stack the files first (gdalbuildvrt -separate)"
         )
     rectangle = _rectangle_on(grid, part)
     _check_extent(grid, part, rectangle)

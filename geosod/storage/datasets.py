@@ -31,8 +31,7 @@ def open_dataset(
     Args:
         ref: the scene.
         view: text of a generated VRT that is opened instead of the file; its sources are the scene's files.
-        drivers: GDAL drivers that may open it.
-        options: GDAL options in addition to those for remote files.
+        drivers, options: GDAL drivers that may open it, and options in addition to those for remote files.
 
     Raises:
         SceneError: it cannot be opened.

@@ -82,9 +82,7 @@ def document(uri: str) -> bytes:
     """The content of a small remote file.
 
     Redirects are followed within the host only, since the files that a document names are checked against its host.
-
-    Raises:
-        SceneError: as `version`; or it is larger than 16 MiB, or redirected to another host.
+    SceneError as `version`, or where it is larger than 16 MiB or redirected to another host.
     """
     return _request(uri, lambda: _read_s3(uri) if is_s3(uri) else _read_web(uri), ATTEMPTS)
 

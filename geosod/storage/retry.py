@@ -61,8 +61,7 @@ def backoff(attempt: int) -> float:
 def with_retries(action: Callable[[], _T], *, attempts: int = ATTEMPTS, errors: type[Exception] = Exception) -> _T:
     """Call `action` until it succeeds, fails with an error that is not transient, or `attempts` are used up.
 
-    Raises:
-        Exception: the error of the last attempt. Errors of other types than `errors` are raised at once.
+    Raises the error of the last attempt; errors of other types than `errors` are raised at once.
     """
     for attempt in range(attempts - 1):
         try:

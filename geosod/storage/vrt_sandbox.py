@@ -39,8 +39,7 @@ _HARMLESS = frozenset(_HARMLESS_TAGS.split())
 def gdal_source(uri: str) -> str:
     """The name under which GDAL opens a file, or the text of a VRT that is remote or refers to remote files.
 
-    Raises:
-        SceneError: a VRT refers to a forbidden file or cannot be read, or a remote file is not a raster.
+    SceneError where a VRT refers to a forbidden file or cannot be read, or a remote file is not a raster.
     """
     if is_remote(uri):
         if suffix(uri) == ".vrt" or _is_vrt_text(_head(uri, None)):
@@ -54,7 +53,7 @@ def check_raster(uri: str, version: str | None = None) -> None:
     head = _head(uri, version)
     if not head.startswith(_MAGIC):
         raise SceneError(
-            f"{uri}: is no GeoTIFF, JPEG, PNG or JPEG 2000 file, it starts with {head[:24]!r}; check the address"
+            f"{uri}: is no GeoTIFF, JPEG, PNG or JPEG 2000, it starts with {head[:24]!r}; check the address"
         )
 
 
@@ -77,15 +76,14 @@ def _local_source(uri: str, depth: int) -> str:
             return uri
         if depth == MAX_DEPTH or path.stat().st_size > MAX_BYTES:
             raise SceneError(
-                f"{uri}: this VRT is nested over {MAX_DEPTH} deep or over {MAX_BYTES >> 20} MiB; flatten it"
+                f"{uri}: this VRT is nested over {MAX_DEPTH} deep, or over {MAX_BYTES >> 20} MiB; flatten it"
             )
         root = _parse(uri, path.read_bytes())
     except OSError:
         return uri
     changed = False
     remote: list[tuple[ElementTree.Element, str]] = []
-    for element in _file_elements(uri, root):
-        name = (element.text or "").strip()
+    for element, name in _file_elements(uri, root):
         target = _local_target(uri, element, name)
         if is_remote(target):
             remote.append((element, target))
@@ -121,8 +119,7 @@ def _remote_source(uri: str, depth: int) -> str:
     root = _parse(uri, document(uri))
     _check_harmless(uri, root)
     remote = []
-    for element in _file_elements(uri, root):
-        name = (element.text or "").strip()
+    for element, name in _file_elements(uri, root):
         try:
             target = resolved(uri, name)
         except ConfigError:
@@ -173,15 +170,15 @@ def _parse(uri: str, content: bytes) -> ElementTree.Element:
     return root
 
 
-def _file_elements(uri: str, root: ElementTree.Element) -> Iterator[ElementTree.Element]:
-    """The elements that refer to files. GDAL accepts attributes for elements, and ignores case."""
+def _file_elements(uri: str, root: ElementTree.Element) -> Iterator[tuple[ElementTree.Element, str]]:
+    """The elements that refer to files, with the names. GDAL accepts attributes for elements, and ignores case."""
     for element in root.iter():
         if any(key.lower() in _FILE_TAGS for key in element.attrib):
             raise SceneError(f"{uri}: this VRT refers to a file in an attribute; rebuild it (gdalbuildvrt)")
         if str(element.tag).lower() in _FILE_TAGS:
             if len(element):
                 raise SceneError(f"{uri}: this VRT refers to a file by nested elements; rebuild it (gdalbuildvrt)")
-            yield element
+            yield element, (element.text or "").strip()
 
 
 def _check_harmless(uri: str, root: ElementTree.Element) -> None:
