@@ -1,4 +1,4 @@
-"""Places and areas against GDAL's own transformation and pyproj's geodesics, over CRSs, affines and positions.
+"""Positions and areas against GDAL's own transformation and pyproj's geodesics, over CRSs, affines and positions.
 
 The oracle never calls the package: corners go through the affine by hand, through GDAL with rasterio, and areas are
 those of geodesic polygons with densified edges.
@@ -51,7 +51,7 @@ spots = st.tuples(st.floats(0, 1), st.floats(0, 1))
 def scene_at(
     crs: str, lonlat: tuple[float, float], metres: float, affine: tuple[float, ...], size: int = 2000
 ) -> Scene:
-    """A scene whose middle lies at a place, with a rotated, sheared, perhaps mirrored affine."""
+    """A scene centred on a position, with a rotated, sheared, perhaps mirrored affine."""
     angle, pixel, ratio, shear, mirror = affine
     (x,), (y,) = gdal_transform("EPSG:4326", plain(crs), [lonlat[0]], [lonlat[1]])
     spread = (
@@ -67,7 +67,7 @@ def plain(crs: str) -> rasterio.CRS:
 
 
 def oracle(scene: Scene, xy: np.ndarray, target: str = "EPSG:4326") -> np.ndarray:
-    """(N, 2), by the affine and GDAL alone."""
+    """(N, 2) coordinates computed by the affine and GDAL alone."""
     assert scene.transform is not None and scene.crs is not None
     x, y = scene.transform @ np.asarray(xy, float).T
     found = gdal_transform(plain(scene.crs), target, list(x), list(y))
@@ -89,7 +89,7 @@ def metres_apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def geodesic_area(scene: Scene, box: np.ndarray, pieces: int = 40) -> float:
-    """Of a box whose edges are cut into pieces, on the ellipsoid of the scene's own CRS."""
+    """The area of a box with split edges, on the ellipsoid of the scene's own CRS."""
     x0, y0, x1, y1 = box
     ring = shapely.segmentize(shapely.box(x0, y0, x1, y1), max(x1 - x0, y1 - y0) / pieces)
     geodetic = CRS.from_wkt(scene.crs).geodetic_crs.to_2d()
@@ -131,8 +131,8 @@ def test_areas_are_geodesic(name: str, spot: tuple[float, float], affine: tuple,
 
 
 @pytest.mark.parametrize("lonlat", [(-6.235, 49.9), (-9.0, 51.0), (2.88, 52.0), (-3.0, 61.33)])
-def test_a_scene_is_not_torn_where_another_transformation_is_better(lonlat: tuple[float, float]) -> None:
-    """Round the corner of Britain PROJ changes from one way to WGS 84 to another, a hundred metres apart."""
+def test_one_transformation_is_used_for_the_whole_scene(lonlat: tuple[float, float]) -> None:
+    """Around Britain PROJ switches between transformations to WGS 84 that differ by a hundred metres."""
     scene = scene_at("EPSG:7405", lonlat, 1, (10, 20, 1, 0, 1), size=4000)
     xs = np.linspace(0, 4000, 41)
     grid = np.stack(np.meshgrid(xs, xs), axis=-1).reshape(-1, 2)
@@ -160,7 +160,7 @@ def test_feet_are_true_metres() -> None:
     st.sampled_from(["EPSG:4326", "EPSG:32601", "EPSG:32760", "EPSG:3857", "EPSG:3832"]),
     st.floats(-70, 70), affines, st.integers(0, 10**6),
 )  # fmt: skip
-def test_boxes_across_the_antimeridian_keep_their_place_and_area(
+def test_boxes_across_the_antimeridian_keep_their_position_and_area(
     crs: str, lat: float, affine: tuple, seed: int
 ) -> None:
     lat = abs(lat) if crs == "EPSG:32601" else -abs(lat) if crs == "EPSG:32760" else lat
@@ -183,7 +183,7 @@ def test_boxes_across_the_antimeridian_keep_their_place_and_area(
 
 
 def carried(way: Transformer, geometry: shapely.Geometry) -> shapely.Geometry:
-    """A geometry in degrees put on another map, its parts joined."""
+    """A geometry in degrees, reprojected and dissolved."""
     parts = shapely.get_parts(geometry)
     return shapely.union_all(
         [shapely.make_valid(shapely.transform(p, lambda xy: np.stack(way.transform(*xy.T), axis=1))) for p in parts]
@@ -195,7 +195,7 @@ def carried(way: Transformer, geometry: shapely.Geometry) -> shapely.Geometry:
     st.sampled_from(["EPSG:3413", "EPSG:3031", "EPSG:3571", "EPSG:5041", "EPSG:5042"]), st.floats(-0.4, 0.4),
     st.floats(-0.4, 0.4), affines, st.integers(0, 10**6),
 )  # fmt: skip
-def test_boxes_at_a_pole_keep_their_place_and_area(crs: str, dx: float, dy: float, affine: tuple, seed: int) -> None:
+def test_boxes_at_a_pole_keep_their_position_and_area(crs: str, dx: float, dy: float, affine: tuple, seed: int) -> None:
     pole = -90 if crs in ("EPSG:3031", "EPSG:5042") else 90
     (x,), (y,) = gdal_transform("EPSG:4326", plain(crs), [0], [pole])
     angle, pixel, ratio, shear, mirror = affine
@@ -224,7 +224,7 @@ def test_boxes_at_a_pole_keep_their_place_and_area(crs: str, dx: float, dy: floa
 @pytest.mark.parametrize("satellite", [GOES_EAST, METEOSAT, HIMAWARI], ids=["goes", "meteosat", "himawari"])
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1000, 3712, 5500]))
-def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: int, side: int) -> None:
+def test_positions_on_a_full_disk(satellite: Satellite, seed: int, side: int) -> None:
     scene = make_scene(satellite.crs, satellite.transform(side), size=(side, side))
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, side - 20, (400, 2))
@@ -255,7 +255,7 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
 
 
 @pytest.mark.parametrize("satellite", [GOES_EAST, METEOSAT, HIMAWARI], ids=["goes", "meteosat", "himawari"])
-def test_the_footprint_of_a_full_disk_is_what_can_be_seen(satellite: Satellite) -> None:
+def test_the_footprint_of_a_full_disk_is_the_visible_earth(satellite: Satellite) -> None:
     scene = make_scene(satellite.crs, satellite.transform(3000), size=(3000, 3000))
     outline = footprint(scene)
     assert outline.is_valid
@@ -280,8 +280,8 @@ def test_crops_of_a_full_disk() -> None:
         footprint(space)
 
 
-def test_the_corners_of_a_sinusoidal_world_are_not_on_it() -> None:
-    """PROJ gives them coordinates all the same, those of another place."""
+def test_the_corners_of_a_sinusoidal_world_have_no_position() -> None:
+    """PROJ returns the coordinates of another position for them."""
     radius = 6371007.181
     scene = make_scene(f"+proj=sinu +R={radius}", Affine(20_000, 0, -2.002e7, 0, -20_000, 1.001e7), size=(2002, 1001))
     boxes = np.array([[10.0, 10, 20, 20], [1000, 500, 1010, 510], [10, 495, 20, 505]])

@@ -104,7 +104,7 @@ def test_sizes_agree_with_geodesics(name: str) -> None:
         assert area[i] == pytest.approx(abs(geod.polygon_area_perimeter(*zip(*ring, strict=True))[0]), rel=1e-3)
 
 
-def test_true_size_where_units_deceive() -> None:
+def test_true_size_where_units_are_not_metres() -> None:
     box = np.array([[5000.0, 5000.0, 5100.0, 5100.0]])
     width, height, area = ground_size(SCENES["feet"], box)
     assert width[0] == pytest.approx(100 * FEET, rel=2e-4)
@@ -129,7 +129,7 @@ def test_box_over_the_antimeridian_is_split() -> None:
     assert centre[0] == pytest.approx((-179.99, -16.11))
 
 
-def test_box_over_the_antimeridian_reaches_both_margins_of_mercator() -> None:
+def test_box_over_the_antimeridian_reaches_both_edges_of_mercator() -> None:
     scene = SCENES["antimeridian"]
     boxes = some_boxes(3, 3000, 300.0)
     split = [p.geom_type == "MultiPolygon" for p in ground_polygons(scene, boxes, "OGC:CRS84")]
@@ -140,13 +140,13 @@ def test_box_over_the_antimeridian_reaches_both_margins_of_mercator() -> None:
     assert widest < 10 * 300 * 3
 
 
-def test_refuses_boxes_over_another_cut() -> None:
+def test_refuses_boxes_over_another_edge_of_a_map() -> None:
     scene = make_scene("EPSG:4326", Affine(0.001, 0, -30.5, 0, -0.001, 10))
     with pytest.raises(SceneError, match="across the edge of the map"):
         ground_polygons(scene, np.array([[450.0, 100, 550, 120]]), "EPSG:3832")
 
 
-def test_scene_round_a_pole_covers_it() -> None:
+def test_scene_around_a_pole_covers_it() -> None:
     outline = footprint(SCENES["polar"])
     assert outline.is_valid
     assert outline.bounds[:2] == (-180, -90)
@@ -215,7 +215,7 @@ LOCAL = 'ENGCRS["site",EDATUM["site"],CS[Cartesian,2],AXIS["x",east],AXIS["y",no
 
 
 @pytest.mark.parametrize("crs", [LOCAL, "EPSG:5773", "EPSG:4978"], ids=["engineering", "vertical", "geocentric"])
-def test_a_crs_without_place_is_refused(crs: str) -> None:
+def test_a_crs_without_position_is_refused(crs: str) -> None:
     scene = make_scene(crs, Affine(1, 0, 0, 0, -1, 0))
     for ask in (lambda: ground_polygons(scene, BOX, "OGC:CRS84"), lambda: ground_size(scene, BOX)):
         with pytest.raises(SceneError, match="gives no position on the ground"):
@@ -233,7 +233,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_bodies_are_told_apart_by_their_size(name: str) -> None:
+def test_bodies_are_distinguished_by_their_size(name: str) -> None:
     scene, body, radius = BODIES[name]
     assert georeferenced(scene) and not on_earth(scene)
     for crs in ("OGC:CRS84", "EPSG:32633", "IAU_2015:19900"):
@@ -254,7 +254,7 @@ def test_bodies_are_told_apart_by_their_size(name: str) -> None:
     assert width[0] > height[0] > 0
 
 
-def test_the_message_about_another_body_names_a_way_out() -> None:
+def test_the_message_about_another_body_suggests_a_crs() -> None:
     with pytest.raises(SceneError, match=r"such as IAU_2015:49910$"):
         footprint(MARS)
     outline = footprint(MARS, "IAU_2015:49900")
@@ -270,7 +270,7 @@ def test_spheres_of_the_earth_are_the_earth() -> None:
         assert on_earth(scene) and footprint(scene).is_valid
 
 
-def test_a_resampled_scene_has_its_places_at_its_own_pixels() -> None:
+def test_positions_of_a_resampled_scene() -> None:
     points = tuple((x, y, 10 + x / 1e4 + x * y / 1e9, 50 - y / 1e4) for x in (0.0, 400, 900) for y in (0.0, 300, 800))
     whole = ground.make_scene("EPSG:4326", size=(900, 800), locator=GroundControl(points))
     half = ground.make_scene("EPSG:4326", size=(450, 400), locator=GroundControl(points), scale=0.5)
@@ -297,7 +297,7 @@ def test_a_grid_whose_rows_are_centred_on_the_poles_ends_there() -> None:
     assert footprint(beyond).bounds == pytest.approx((0, 50, 50, 90), abs=0.01)
 
 
-def test_ground_without_known_height_has_no_place(tmp_path: Path) -> None:
+def test_ground_without_known_height_has_no_position(tmp_path: Path) -> None:
     camera, dem = ground.Camera(), ground.Dem()
     path = dem.write(tmp_path / "dem.tif", hole=slice(90, 160))
     locator = RationalPolynomials(tuple(sorted(camera.tags().items())), 0.0, str(path))

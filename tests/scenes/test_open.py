@@ -29,7 +29,7 @@ def scene_of(path: Path) -> Scene:
     return open_scene(SceneRef(str(path), path.stem))
 
 
-def test_names_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_case_get_different_ids(tmp_path: Path) -> None:
     for folder, name in (("x", "A.tif"), ("y", "a.tif")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(b"")
@@ -81,7 +81,7 @@ def test_unusable_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyt
         scene_of(other)
 
 
-def test_bands_are_found_by_name_by_number_or_by_being_as_many(tmp_path: Path) -> None:
+def test_bands_are_found_by_name_number_or_count(tmp_path: Path) -> None:
     rgb = scene_of(write_tif(tmp_path / "rgb.tif", noise(3, 64, 64)))
     bgr = ("blue", "green", "red")
     assert choose_bands(rgb, bgr, None) == (3, 2, 1)
@@ -99,7 +99,7 @@ def test_bands_are_found_by_name_by_number_or_by_being_as_many(tmp_path: Path) -
 
 @pytest.mark.parametrize("crs", [32631, 4326, 3857, 3035])
 @pytest.mark.parametrize("angle", [0.0, 30.0])
-def test_an_aoi_of_any_crs_lands_on_its_pixels(crs: int, angle: float, tmp_path: Path) -> None:
+def test_an_aoi_in_any_crs_covers_its_pixels(crs: int, angle: float, tmp_path: Path) -> None:
     transform = Affine.translation(500_000, 5_800_000) @ Affine.rotation(angle) @ Affine.scale(2.0, -2.0)
     scene = scene_of(write_tif(tmp_path / "s.tif", noise(1, 600, 800), transform=transform))
     pixels = shapely.Polygon([(105, 110), (310, 125), (287, 410), (97, 352)])
