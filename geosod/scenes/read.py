@@ -118,11 +118,10 @@ class _StripReader:
 
     def advance(self, top: int, strip: Window | None, runs: list[Window]) -> None:
         """Drop the rows above `top`, and append a strip of which `runs` are read."""
-        kept = slice(top - self.top, None)
-        # Nothing is left of the old strip where the new one starts at `top`.
-        parts = (
-            [] if self.pixels is None or (strip and strip.row == top) else [(self.pixels[:, kept], self.valid[kept])]
-        )
+        parts, kept = [], slice(top - self.top, None)
+        # No row of the old strip is left where the new one starts at `top`.
+        if self.pixels is not None and not (strip and strip.row == top):
+            parts.append((self.pixels[:, kept], self.valid[kept]))
         if strip is not None:
             parts.append(self._read_strip(strip, runs))
         if len(parts) == 1:
