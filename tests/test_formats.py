@@ -1,4 +1,4 @@
-"""Every odd raster that lies beside the project gives a right result or one clear error."""
+"""Every unusual raster gives a correct result or one clear error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyproj import CRS, Geod, Transformer
 
 from tests.formats import files, run
 
-#: Files of which some ground cannot be read, and the share of it.
+#: Files with unreadable pixels, and their share of the area.
 BROKEN = {"corrupt.tif": 0.25}
 
 
@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 
 def geodesic_km2(path: Path) -> float:
-    """Area of a raster on the ellipsoid of its CRS: of its cells on a lattice of 33 x 33, by pyproj alone."""
+    """Area of a raster on the ellipsoid of its CRS, summed over 32 x 32 cells by pyproj."""
     with rasterio.open(path) as dataset:
         crs, t = CRS.from_wkt(dataset.crs.to_wkt()), dataset.transform
         c, r = np.meshgrid(np.linspace(0, dataset.width, 33), np.linspace(0, dataset.height, 33))
@@ -45,11 +45,11 @@ def test_every_file_gives_a_result_or_one_clear_line(name, data, tmp_path) -> No
     assert "\n" not in outcome.text and outcome.text
     if name in BROKEN:
         assert outcome.exit_code == 3
-        assert outcome.ground["failed"] / sum(outcome.ground.values()) == pytest.approx(BROKEN[name], abs=0.01)
+        assert outcome.coverage["failed"] / sum(outcome.coverage.values()) == pytest.approx(BROKEN[name], abs=0.01)
     else:
         assert outcome.exit_code == 0, outcome.text
-        assert "failed" not in outcome.ground
+        assert "failed" not in outcome.coverage
     if outcome.scene.transform is not None and name != "cog_world.tif":
-        assert sum(outcome.ground.values()) == pytest.approx(geodesic_km2(path), rel=2e-3)
+        assert sum(outcome.coverage.values()) == pytest.approx(geodesic_km2(path), rel=2e-3)
     if name == "cog_world.tif":
-        assert sum(outcome.ground.values()) == pytest.approx(510_065_622, rel=1e-3), "the whole ellipsoid"
+        assert sum(outcome.coverage.values()) == pytest.approx(510_065_622, rel=1e-3), "the whole ellipsoid"

@@ -1,4 +1,4 @@
-"""Nothing that is written, logged or raised holds a credential."""
+"""Nothing that is written, logged or raised contains a credential."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECRET = "5ecretS1gnature"
         ("", ""),
     ],
 )
-def test_addresses_lose_their_secrets_wherever_they_stand(uri: str, clean: str) -> None:
+def test_secrets_are_removed_from_addresses_anywhere_in_a_text(uri: str, clean: str) -> None:
     assert redacted(uri) == clean
     assert redacted(clean) == clean
 
@@ -54,24 +54,24 @@ def test_addresses_lose_their_secrets_wherever_they_stand(uri: str, clean: str) 
     ],
 )
 def test_secrets_are_blanked_in_messages_of_any_library(text: str) -> None:
-    told = text.replace("{}", SECRET)
-    assert SECRET not in redacted(told)
+    message = text.replace("{}", SECRET)
+    assert SECRET not in redacted(message)
     for kind in (GeosodError, ConfigError, SceneError, ReadError):
-        error = kind(told)
+        error = kind(message)
         assert SECRET not in str(error) and SECRET not in repr(error)
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    assert SECRET not in repr(Failure("x", f"https://h/a.tif?s={SECRET}", None, "read", "ReadError", told))
+    assert SECRET not in repr(Failure("x", f"https://h/a.tif?s={SECRET}", None, "read", "ReadError", message))
     assert SECRET not in repr(SceneResult("x", f"https://h/a.tif?s={SECRET}", "done"))
 
 
 @given(st.text(max_size=200))
-def test_redaction_is_done_once_and_for_all(text: str) -> None:
+def test_redaction_is_idempotent(text: str) -> None:
     once = redacted(text)
     assert redacted(once) == once
 
 
 @given(st.from_regex(r"[a-zA-Z0-9_/ .äß-]{0,60}", fullmatch=True))
-def test_ordinary_words_and_paths_stay(text: str) -> None:
+def test_ordinary_words_and_paths_are_unchanged(text: str) -> None:
     assert redacted(text) == text == identity(text)
 
 

@@ -67,7 +67,7 @@ def _torch() -> dict[str, str]:
 
 
 def _gdal(problems: list[str]) -> dict[str, str]:
-    from geosod.storage.gdal_build import gdal_version, usable_codecs
+    from geosod.storage.codecs import gdal_version, usable_codecs
 
     codecs = usable_codecs(CODECS)
     if "DEFLATE" not in codecs:

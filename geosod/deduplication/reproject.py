@@ -18,8 +18,8 @@ from geosod.errors import SceneError
 from geosod.georeference.antimeridian import geographic_polygons, oriented
 from geosod.georeference.crs import (
     crs_name,
-    full_turn,
-    geodetic_text,
+    full_circle,
+    geodetic_wkt,
     horizontal_crs,
     radius,
     transformer,
@@ -47,11 +47,11 @@ def reprojected(shapes: Geometries, source: str, target: str, near: tuple[float,
     """
     if len(shapes) == 0:
         return np.empty(0, object)
-    geodetic = geodetic_text(target)
+    geodetic = geodetic_wkt(target)
     parts, shape = shapely.get_parts(shapes, return_index=True)
     _, xy, (rings, offsets) = shapely.to_ragged_array(parts)
     lonlat = _transformed(xy, source, geodetic, near, target)
-    split = geographic_polygons(lonlat, rings, offsets, full_turn(horizontal_crs(geodetic)))
+    split = geographic_polygons(lonlat, rings, offsets, full_circle(horizontal_crs(geodetic)))
     polygons, origin = shapely.get_parts(split, return_index=True)
     shape = shape[origin]
     projected = not horizontal_crs(target).is_geographic
@@ -84,7 +84,7 @@ def _check_not_torn(polygons: Geometries, target: str) -> None:
     if widest > np.pi / 2 * radius(target):
         raise SceneError(
             f"crosses an edge of the map of {crs_name(target)[:60]} that is not the antimeridian; give --crs another "
-            f"CRS, such as {crs_name(geodetic_text(target))[:60]}"
+            f"CRS, such as {crs_name(geodetic_wkt(target))[:60]}"
         )
 
 

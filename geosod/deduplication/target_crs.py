@@ -8,7 +8,7 @@ from geosod.georeference.crs import (
     LONLAT,
     body_name,
     crs_name,
-    full_turn,
+    full_circle,
     horizontal_crs,
     parse_crs,
     same_body,
@@ -59,4 +59,4 @@ def _check_one_body(placed: list[tuple[SceneSource, str]]) -> None:
 def full_circle_of(crs: str) -> float | None:
     """360° in units of a geographic CRS; None if the CRS is not geographic."""
     horizontal = horizontal_crs(crs)
-    return full_turn(horizontal) if horizontal.is_geographic else None
+    return full_circle(horizontal) if horizontal.is_geographic else None

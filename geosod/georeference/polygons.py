@@ -1,4 +1,4 @@
-"""Boxes and polygons of pixels → polygons of a CRS."""
+"""Boxes and polygons of pixels as polygons of a CRS."""
 
 from __future__ import annotations
 
@@ -10,73 +10,24 @@ import shapely
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import SceneError
-from geosod.georeference.antimeridian import geographic_polygons, oriented
-from geosod.georeference.crs import (
-    LONLAT,
-    crs_name,
-    full_turn,
-    geodetic_text,
-    horizontal_crs,
-    parse_crs,
-    radius,
-    transformer,
-)
-from geosod.georeference.points import (
-    georeferenced,
-    ground_region,
-    located,
-    on_earth,
-    placed,
-    placed_everywhere,
-    project,
-    to_ground,
-    unplaced_share,
-)
-from geosod.georeference.valid_region import with_corners
+from geosod.georeference.antimeridian import Geometries, geographic_polygons, oriented
+from geosod.georeference.crs import LONLAT, crs_name, full_circle, geodetic_wkt, horizontal_crs, radius, transformer
+from geosod.georeference.outlines import polygon_parts, with_vertices
+from geosod.georeference.points import ground_region, pixel_to_lonlat, placed_everywhere, project
 from geosod.scene import Scene
 
-__all__ = [
-    "LONLAT",
-    "crs_name",
-    "densify",
-    "footprint",
-    "georeferenced",
-    "ground_geometries",
-    "ground_polygons",
-    "ground_region",
-    "located",
-    "lonlat_centres",
-    "on_earth",
-    "on_ground",
-    "parse_crs",
-    "pixel_polygons",
-    "placed",
-    "project",
-    "to_ground",
-    "unplaced_share",
-]
-
-Geometries = npt.NDArray[Any]
-
-#: Pieces that the edge of a scene is cut into before it is projected, so that it follows its curve.
-EDGE_PIECES = 20
+#: Segments along the longer side of a scene, so that projected edges follow their curves.
+EDGE_SEGMENTS = 20
 
 
 def pixel_polygons(boxes: FloatArray) -> Geometries:
-    """Boxes as polygons in the scene frame.
-
-    Args:
-        boxes: (N, 4) float64 ``x0, y0, x1, y1``.
-
-    Returns:
-        (N,) object array of shapely polygons.
-    """
+    """(N, 4) float64 boxes ``x0, y0, x1, y1`` as an (N,) object array of polygons in the same frame."""
     x0, y0, x1, y1 = np.asarray(boxes, np.float64).reshape(-1, 4).T
     return np.asarray(shapely.box(x0, y0, x1, y1), object).reshape(-1)
 
 
 def ground_polygons(scene: Scene, boxes: FloatArray, crs: str) -> Geometries:
-    """Boxes as polygons in `crs`: their four corners, projected.
+    """Boxes as polygons in `crs`, through their four projected corners.
 
     Args:
         scene: a georeferenced scene.
@@ -84,9 +35,9 @@ def ground_polygons(scene: Scene, boxes: FloatArray, crs: str) -> Geometries:
         crs: target CRS.
 
     Returns:
-        (N,) object array of Polygons, counter-clockwise. A box across the antimeridian is a MultiPolygon where
-        the map ends there: with longitudes in −180…180 in a geographic `crs` (RFC 7946, section 3.1.9), at both
-        margins in, say, Web Mercator.
+        (N,) object array of counter-clockwise Polygons. A box across the antimeridian is a MultiPolygon where the
+        map ends there: with longitudes in −180…180 in a geographic `crs` (RFC 7946, section 3.1.9), at both edges
+        of the map in, for example, Web Mercator.
 
     Raises:
         SceneError: as `project`.
@@ -95,8 +46,8 @@ def ground_polygons(scene: Scene, boxes: FloatArray, crs: str) -> Geometries:
 
 
 def densify(scene: Scene, geometries: Any) -> Geometries:
-    """Cut edges longer than a 20th of the scene's longer side, so that they follow their curve when projected."""
-    step = max(scene.width, scene.height) / EDGE_PIECES
+    """Split edges longer than a 20th of the scene's longer side, so that projected edges follow their curves."""
+    step = max(scene.width, scene.height) / EDGE_SEGMENTS
     out = np.array(geometries, object).reshape(-1)
     x0, y0, x1, y1 = shapely.bounds(out).reshape(-1, 4).T
     long = np.maximum(x1 - x0, y1 - y0) > step
@@ -104,16 +55,16 @@ def densify(scene: Scene, geometries: Any) -> Geometries:
     return out
 
 
-def on_ground(scene: Scene, polygons: Geometries) -> tuple[Geometries, IntArray]:
-    """What of some polygons has a place on the ground, ready to be projected.
+def clip_to_ground(scene: Scene, polygons: Geometries) -> tuple[Geometries, IntArray]:
+    """The parts of polygons that have a position on the ground, ready to be projected.
 
     Args:
         scene: a georeferenced scene.
         polygons: (N,) shapely Polygons, holes allowed, scene frame.
 
     Returns:
-        (M,) Polygons with long edges cut as by `densify`, and (M,) int64, which of the N each is a part of. Where the
-        whole scene has a place they are the N polygons; else some are smaller or in pieces, and others gone.
+        (M,) Polygons, densified, and (M,) int64, the index of the polygon that each is a part of. Where the whole
+        scene has a position, these are the N polygons.
 
     Raises:
         SceneError: as `ground_region`.
@@ -126,22 +77,18 @@ def on_ground(scene: Scene, polygons: Geometries) -> tuple[Geometries, IntArray]
     if region is not None:
         shapely.prepare(region)
         inside = shapely.contains_properly(region, polygons)
-        cut, origin = _parts(shapely.intersection(polygons[~inside], region), index[~inside])
-        polygons, index = np.concatenate([polygons[inside], cut]), np.concatenate([index[inside], origin])
+        clipped, origin = polygon_parts(shapely.intersection(polygons[~inside], region))
+        polygons, index = (
+            np.concatenate([polygons[inside], clipped]),
+            np.concatenate([index[inside], index[~inside][origin]]),
+        )
         order = np.argsort(index, kind="stable")
         polygons, index = polygons[order], index[order]
     dense = densify(scene, polygons)
-    corners = shapely.get_coordinates(dense)
-    fine: BoolArray = np.asarray(np.isfinite(located(scene, corners)).all(axis=1))
-    return _parts(with_corners(dense, corners, fine), index)
-
-
-def _parts(geometries: Any, index: IntArray) -> tuple[Geometries, IntArray]:
-    """The polygons of geometries of any kind, and the index of each one's origin."""
-    parts, first = shapely.get_parts(np.asarray(geometries, object).reshape(-1), return_index=True)
-    again, second = shapely.get_parts(parts, return_index=True)
-    kept = (shapely.get_type_id(again) == shapely.GeometryType.POLYGON) & (shapely.area(again) > 0)
-    return np.asarray(again[kept], object), index[first[second[kept]]]
+    vertices = shapely.get_coordinates(dense)
+    finite: BoolArray = np.asarray(np.isfinite(pixel_to_lonlat(scene, vertices)).all(axis=1))
+    parts, origin = polygon_parts(with_vertices(dense, vertices, finite))
+    return parts, index[origin]
 
 
 def ground_geometries(scene: Scene, polygons: Geometries, crs: str) -> Geometries:
@@ -149,11 +96,11 @@ def ground_geometries(scene: Scene, polygons: Geometries, crs: str) -> Geometrie
 
     Args:
         scene: a georeferenced scene.
-        polygons: (N,) shapely Polygons, holes allowed, scene frame, from `on_ground` where they are large.
+        polygons: (N,) shapely Polygons, holes allowed, scene frame; large ones from `clip_to_ground`.
         crs: target CRS.
 
     Returns:
-        (N,) object array of Polygons or MultiPolygons, as `ground_polygons`. Polygons around a pole reach it.
+        (N,) object array of Polygons or MultiPolygons, as `ground_polygons`. Polygons around a pole include it.
 
     Raises:
         SceneError: as `project`.
@@ -164,20 +111,17 @@ def ground_geometries(scene: Scene, polygons: Geometries, crs: str) -> Geometrie
     xy = project(scene, pixels, crs)
     target = horizontal_crs(crs)
     if target.is_geographic:
-        return geographic_polygons(xy, rings, parts, full_turn(target))
+        return geographic_polygons(xy, rings, parts, full_circle(target))
     out = oriented(shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (rings, parts)))
     torn = _torn(xy, rings, parts, crs)
     if torn.any():
-        split = ground_geometries(scene, np.asarray(polygons, object)[torn], geodetic_text(crs))
-        out[torn] = [_reprojected(scene, geometry, crs) for geometry in split]
+        split = ground_geometries(scene, np.asarray(polygons, object)[torn], geodetic_wkt(crs))
+        out[torn] = [_reproject_split(scene, geometry, crs) for geometry in split]
     return out
 
 
 def _torn(xy: FloatArray, rings: npt.NDArray[Any], parts: npt.NDArray[Any], crs: str) -> BoolArray:
-    """(N,) True where an edge runs across the map, a quarter of the way round the body or farther.
-
-    The polygon then lies on both sides of the map's cut.
-    """
+    """(N,) bool, True where an edge spans a quarter of the body or more: its ends are on both sides of the map."""
     jump = np.abs(np.diff(xy, axis=0, prepend=xy[:1])).max(axis=1)
     jump *= horizontal_crs(crs).axis_info[0].unit_conversion_factor
     jump[rings[:-1]] = 0
@@ -185,31 +129,23 @@ def _torn(xy: FloatArray, rings: npt.NDArray[Any], parts: npt.NDArray[Any], crs:
     return np.asarray(np.logical_or.reduceat(np.logical_or.reduceat(far, rings[:-1]), parts[:-1]), np.bool_)
 
 
-def _reprojected(scene: Scene, geometry: Any, crs: str) -> Any:
-    """A geometry in degrees, already cut at the antimeridian, put in a projected CRS."""
-    way = transformer(geodetic_text(crs), crs)
-    out = shapely.transform(geometry, lambda xy: np.stack(way.transform(*xy.T), axis=1))
+def _reproject_split(scene: Scene, geometry: Any, crs: str) -> Any:
+    """A geographic geometry that was split at the antimeridian, in a projected CRS."""
+    to_projected = transformer(geodetic_wkt(crs), crs)
+    out = shapely.transform(geometry, lambda xy: np.stack(to_projected.transform(*xy.T), axis=1))
     _, xy, (rings, parts) = shapely.to_ragged_array(shapely.get_parts(out))
     if not np.isfinite(xy).all() or _torn(xy, rings, parts, crs).any():
         raise SceneError(
-            f"scene {scene.id!r} lies across the cut of {crs_name(crs)[:60]}, which is not the antimeridian; "
-            f"choose another CRS for the output, such as {crs_name(geodetic_text(crs))[:60]}"
+            f"scene {scene.id!r} lies across the edge of the map of {crs_name(crs)[:60]}, which is not the "
+            f"antimeridian; choose another CRS for the output, such as {crs_name(geodetic_wkt(crs))[:60]}"
         )
     return oriented(np.array([out], object))[0]
 
 
 def lonlat_centres(scene: Scene, boxes: FloatArray) -> FloatArray:
-    """Centres of boxes in longitude and latitude.
+    """Centres of `placed` boxes as (N, 2) float64 longitude in −180…180 and latitude, in degrees on WGS 84.
 
-    Args:
-        scene: a georeferenced scene of the Earth.
-        boxes: (N, 4) float64, scene frame; all `placed`.
-
-    Returns:
-        (N, 2) float64 degrees on WGS 84, longitude in −180…180.
-
-    Raises:
-        SceneError: as `project`.
+    `boxes` are (N, 4) float64 in the frame of a georeferenced scene of the Earth. SceneError as `project`.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     out = project(scene, (boxes[:, :2] + boxes[:, 2:]) / 2, LONLAT)
@@ -219,12 +155,11 @@ def lonlat_centres(scene: Scene, boxes: FloatArray) -> FloatArray:
 
 
 def footprint(scene: Scene, crs: str = LONLAT) -> Any:
-    """Outline of what of the scene has a place, in `crs`: a Polygon, or a MultiPolygon across the antimeridian.
+    """Outline in `crs` of the part of a scene with a position: a Polygon, or a MultiPolygon across the antimeridian.
 
-    Raises:
-        SceneError: as `project` and `ground_region`.
+    SceneError as `project` and `ground_region`.
     """
-    frame, _ = on_ground(scene, pixel_polygons(np.array([[0.0, 0.0, scene.width, scene.height]])))
+    frame, _ = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0.0, scene.width, scene.height]])))
     outlines = ground_geometries(scene, frame, crs)
     if len(outlines) == 1:
         return outlines[0]

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geosod.errors import ConfigError, OutputError
-from geosod.georeference.polygons import crs_name, georeferenced, parse_crs
+from geosod.georeference.crs import crs_name, parse_crs
+from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging

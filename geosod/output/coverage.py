@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from geosod.georeference.polygons import georeferenced, ground_geometries, on_ground
+from geosod.georeference.antimeridian import oriented
+from geosod.georeference.outlines import code_outlines, polygon_parts
+from geosod.georeference.points import georeferenced
+from geosod.georeference.polygons import clip_to_ground, ground_geometries
 from geosod.georeference.sizes import equal_area
 from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
-from geosod.output.outlines import region_outlines
 from geosod.results import FAILED, INSPECTED, NODATA, UNSEEN, Coverage, Status
 from geosod.scene import Scene
 
@@ -52,7 +54,7 @@ def _cells(scene: Scene, coverage: Coverage) -> Pieces:
     """Regions of equal code over the whole scene, clipped to it; polygons in the scene frame and codes."""
     whole = Coverage.of_window(scene.window, coverage.cell)
     whole.update(coverage)
-    polygons, codes = region_outlines(whole.codes)
+    polygons, codes = code_outlines(whole.codes)
     limit = np.array([scene.width, scene.height], np.float64)
     kind, xy, offsets = shapely.to_ragged_array(polygons)
     return np.asarray(shapely.from_ragged_array(kind, np.minimum(xy * coverage.cell, limit), offsets), object), codes
@@ -60,10 +62,8 @@ def _cells(scene: Scene, coverage: Coverage) -> Pieces:
 
 def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Pieces:
     """All polygons in geometries of any type, each with its code."""
-    parts, index = shapely.get_parts(np.asarray(geometries, object).reshape(-1), return_index=True)
-    again, inner = shapely.get_parts(parts, return_index=True)
-    kept = (shapely.get_type_id(again) == shapely.GeometryType.POLYGON) & (shapely.area(again) > _CRUMB)
-    return np.asarray(again[kept], object), codes[index[inner[kept]]]
+    parts, origin = polygon_parts(geometries, min_area=_CRUMB)
+    return parts, codes[origin]
 
 
 def _cut(pieces: Pieces, region: Any) -> tuple[Pieces, Pieces]:
@@ -134,13 +134,13 @@ def coverage_table(
     polygons, codes = polygons[order], codes[order]
     area, smaller = None, np.zeros(len(codes), np.bool_)
     if georeferenced(scene):
-        dense, origin = on_ground(scene, polygons)
+        dense, origin = clip_to_ground(scene, polygons)
         codes, smaller = codes[origin], shapely.area(dense) < shapely.area(polygons[origin]) - _CRUMB
         flat = shapely.transform(dense, lambda xy: equal_area(scene, xy))
         area = shapely.area(flat) / 1e6
         polygons = ground_geometries(scene, dense, crs)
     else:
-        polygons = np.asarray(shapely.orient_polygons(polygons), object)
+        polygons = oriented(polygons)
     geometry, bbox = geometry_columns(polygons)
     n = len(codes)
     meanings = [_MEANING[code] for code in range(len(_MEANING))]

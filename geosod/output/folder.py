@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from geosod.errors import OutputError
-from geosod.georeference.polygons import georeferenced
+from geosod.georeference.points import georeferenced
 from geosod.output.geoparquet import read_metadata
 from geosod.output.table import utc
 from geosod.scene import Scene

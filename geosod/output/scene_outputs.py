@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from geosod.detections import Detections
 from geosod.errors import ConfigError
-from geosod.georeference.polygons import georeferenced
+from geosod.georeference.points import georeferenced
 from geosod.output.coverage import coverage_table
 from geosod.output.geoparquet import file_metadata, write_geoparquet
 from geosod.output.table import detection_table

@@ -12,7 +12,9 @@ from urllib.parse import quote
 import shapely
 
 from geosod.errors import identity
-from geosod.georeference.polygons import crs_name, footprint, georeferenced, on_earth
+from geosod.georeference.crs import crs_name
+from geosod.georeference.points import georeferenced, on_earth
+from geosod.georeference.polygons import footprint
 from geosod.output.table import utc
 from geosod.results import Provenance
 from geosod.scene import Scene

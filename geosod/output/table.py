@@ -15,14 +15,8 @@ import shapely
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import Detections
 from geosod.errors import ModelError
-from geosod.georeference.polygons import (
-    georeferenced,
-    ground_polygons,
-    lonlat_centres,
-    on_earth,
-    pixel_polygons,
-    placed,
-)
+from geosod.georeference.points import georeferenced, on_earth, placed
+from geosod.georeference.polygons import ground_polygons, lonlat_centres, pixel_polygons
 from geosod.georeference.sizes import ground_size
 from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
 from geosod.results import Provenance

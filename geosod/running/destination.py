@@ -20,7 +20,7 @@ from geosod.output.stac_item import source_href
 from geosod.results import SceneResult
 from geosod.running.job import EXECUTION, Job
 from geosod.scene import SceneRef
-from geosod.scenes.sources import failed_id, with_own_ids
+from geosod.scenes.sources import failed_id, with_unique_ids
 
 
 class Destination(Protocol):
@@ -56,7 +56,7 @@ class Memory:
 
     def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:  # noqa: ARG002
         """See `Destination`."""
-        return with_own_ids(refs, {})
+        return with_unique_ids(refs, {})
 
     def skipped(self, job: Job, ref: SceneRef) -> None:
         """See `Destination`."""
@@ -91,7 +91,7 @@ class Folder:
         known = known_sources(folder)
         uris = {source_href(ref.uri): ref.uri for ref in refs}
         if folder.name is None:
-            return with_own_ids(refs, {uris.get(source, source): name for source, name in known.items()})
+            return with_unique_ids(refs, {uris.get(source, source): name for source, name in known.items()})
         if not overwrite and any(source not in uris for source in known):
             raise OutputError(
                 f"{folder.item('').with_suffix('.parquet')}: holds the scene {next(iter(known))}; add --overwrite to "

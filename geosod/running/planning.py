@@ -11,14 +11,14 @@ import numpy as np
 
 from geosod.arrays import BoolArray, FloatArray
 from geosod.errors import ConfigError, SceneError
-from geosod.georeference.polygons import georeferenced
+from geosod.georeference.points import georeferenced
 from geosod.georeference.sizes import check_ground
 from geosod.running.job import Job
 from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files
 from geosod.scenes.open import open_files, open_scene
 from geosod.scenes.statistics import percentiles
-from geosod.scenes.view import LEAST_SCALE, at_gsd, at_scale
+from geosod.scenes.view import MIN_SCALE, at_gsd, at_scale
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import Group, merge_tree, plan_units
 
@@ -141,7 +141,7 @@ def _tile_gsd(job: Job) -> float:
 def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
     """The levels of a scene, the finest first, each with the size range of the user or of `_usual_sizes`."""
     fits = min(side / length for side, length in zip(job.tile, (scene.width, scene.height), strict=True))
-    full = min(1.0, max(LEAST_SCALE, fits))
+    full = min(1.0, max(MIN_SCALE, fits))
     asked: dict[float, Sizes | None] = {}
     for setting in job.config.levels:
         for scale in _scales(setting.scale, full):

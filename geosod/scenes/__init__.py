@@ -1,1 +1,1 @@
-"""From files to tiles."""
+"""Scenes: find them, open them, and read their pixels as tiles."""

@@ -1,8 +1,7 @@
-"""The area of interest: any vector file in any CRS, brought into the scene frame before anything is read."""
+"""Where an area of interest, a vector file in any CRS, lies in a scene."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,27 @@ from shapely.geometry.base import BaseGeometry
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import ConfigError, SceneError
-from geosod.georeference.crs import body_name, full_turn, horizontal_crs, period, same_body
-from geosod.georeference.points import from_native, georeferenced, ground_region, located, native, way_to
+from geosod.georeference.crs import body_name, full_circle, horizontal_crs, period, same_body
+from geosod.georeference.outlines import Predicate, lattice, polygon_parts, region_where, with_vertices
+from geosod.georeference.points import (
+    crs_to_pixel,
+    georeferenced,
+    ground_region,
+    pixel_to_crs,
+    pixel_to_lonlat,
+    transformer_to,
+)
 from geosod.georeference.polygons import footprint
-from geosod.georeference.valid_region import region_where, with_corners
 from geosod.scene import Scene
 
-#: Edges are given this many intermediate points before they are carried from one CRS to another.
-POINTS_PER_EDGE = 32
-#: An AOI that cannot be cut to the scene's surroundings gets more.
-_POINTS_PER_LONG_EDGE = 2000
-#: Points along each side of the scene at which the way to the ground tells whether the way back went well.
-_TRIALS = 33
-#: Share of the scene's longer side by which an AOI's outline may be off at these points, but at least a pixel.
-_LEEWAY = 0.002
+#: Edges are split into this many segments before they are transformed to another CRS.
+EDGE_SEGMENTS = 32
+#: The same for an AOI that cannot be clipped to the scene's surroundings.
+_LONG_EDGE_SEGMENTS = 2000
+#: Points along each side of the scene at which the outline is checked by transforming pixels to the ground.
+_SAMPLES = 33
+#: Allowed error of the outline at these points, as a ratio of the scene's longer side; at least one pixel.
+_TOLERANCE = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +55,11 @@ def load_aoi(path: str | Path, *, what: str = "AOI", empty: bool = False) -> Aoi
 
     Args:
         path: the file.
-        what: what it is called in an error.
-        empty: whether it may hold no polygon.
+        what: what it is called in error messages.
+        empty: whether a file without polygons is allowed.
 
     Raises:
-        ConfigError: the file cannot be read, has no CRS, or holds no polygon.
+        ConfigError: the file cannot be read, has no CRS, or has no polygon.
     """
     try:
         is_parquet = Path(path).suffix.lower() in (".parquet", ".geoparquet")
@@ -62,58 +68,53 @@ def load_aoi(path: str | Path, *, what: str = "AOI", empty: bool = False) -> Aoi
         line = " ".join(str(error).split())
         raise ConfigError(f"{what} {path}: cannot be read as a vector file: {line}") from error
     if frame.crs is None:
-        raise ConfigError(f"{what} {path}: has no CRS; give it one (a .prj file, or ogr2ogr -a_srs)")
+        raise ConfigError(f"{what} {path}: has no CRS; assign one (a .prj file, or ogr2ogr -a_srs)")
     geometries = shapely.make_valid(np.asarray(frame.geometry.dropna().values))
     geometry = shapely.union_all([g for g in geometries if g.area > 0])
     if geometry.is_empty and not empty:
-        raise ConfigError(f"{what} {path}: holds no polygon, so there is no area to look at")
+        raise ConfigError(f"{what} {path}: holds no polygon; give a file with polygons")
     return Aoi(geometry, frame.crs.to_wkt())
 
 
 def aoi_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
-    """The part of an AOI that lies on a scene, as polygons in the scene frame (pixels).
-
-    Raises:
-        SceneError: as `polygons_in_scene`, or the AOI misses the scene.
-    """
-    near = polygons_in_scene(aoi, scene)
-    if near.is_empty:
-        raise SceneError(f"{scene.ref.uri}: the AOI misses this scene; check the AOI's CRS and place")
-    return near
+    """As `polygons_in_scene`, but a SceneError where the AOI misses the scene."""
+    area = polygons_in_scene(aoi, scene)
+    if area.is_empty:
+        raise SceneError(f"{scene.ref.uri}: the AOI misses this scene; check the AOI's CRS and position")
+    return area
 
 
 def polygons_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
-    """As `aoi_in_scene`, but empty where nothing lies on the scene.
+    """The part of an AOI that lies in a scene, as polygons in the scene frame (pixels); may be empty.
 
-    The AOI is cut to the scene's surroundings in its own CRS before it is transformed, so that an AOI
-    as large as a continent does not meet the limits of the scene's projection. Then a lattice of pixels
-    is carried to the ground, the way that is always exact; where these lie in the AOI when they should not, or the
-    other way round, the outline is traced by that way alone.
+    The AOI is clipped to the scene's surroundings in its own CRS before it is transformed, so that the AOI may be
+    larger than the valid area of the scene's projection. Then a lattice of pixels is transformed to the ground, which
+    is always exact; where it disagrees, the outline is traced with that transformation alone.
 
-    Longitudes of an AOI may go on beyond 180 or stop there; polygons may be given in two parts.
+    Longitudes of an AOI may continue beyond 180, or its polygons may be split there.
 
     Raises:
         SceneError: the scene has no georeference, or lies on another body than the AOI.
     """
     if scene.crs is None or not georeferenced(scene):
-        raise SceneError(f"{scene.ref.uri}: has no georeference, so no AOI or mask can be placed on it; leave it out")
+        raise SceneError(f"{scene.ref.uri}: has no georeference; run it without AOI and masks")
     if not same_body(aoi.crs, scene.crs):
         there, here = body_name(aoi.crs), body_name(scene.crs)
         raise SceneError(f"{scene.ref.uri}: is on {here}, the AOI or mask on {there}; give that in a CRS of {here}")
-    area = _within_one_turn(aoi)
+    area = _within_one_circle(aoi)
     frame = shapely.box(0, 0, scene.width, scene.height)
-    near = _polygons(shapely.intersection(_in_frame(_surrounding(area, aoi.crs, scene), aoi.crs, scene), frame))
+    outline = _polygons(shapely.intersection(_to_frame(_near_scene(area, aoi.crs, scene), aoi.crs, scene), frame))
 
     def inside(xy: FloatArray) -> BoolArray:
         return _inside(area, aoi.crs, scene, xy)
 
-    if _agrees(near, inside, scene):
-        return near
+    if _agrees(outline, inside, scene):
+        return outline
     return _polygons(region_where(inside, 0.0, 0.0, scene.width, scene.height))
 
 
 def windows_in(area: BaseGeometry, windows: IntArray | FloatArray) -> BoolArray:
-    """(N,) bool: which of (N, 4) ``[col, row, width, height]`` windows share ground with `area` (scene frame)."""
+    """(N,) bool: which of (N, 4) ``[col, row, width, height]`` windows overlap `area` (scene frame)."""
     col, row, width, height = windows.T
     shapely.prepare(area)
     boxes = shapely.box(col, row, col + width, row + height)
@@ -121,99 +122,94 @@ def windows_in(area: BaseGeometry, windows: IntArray | FloatArray) -> BoolArray:
     return result
 
 
-def _within_one_turn(aoi: Aoi) -> BaseGeometry:
-    """The AOI with longitudes of at most half a turn either way."""
+def _within_one_circle(aoi: Aoi) -> BaseGeometry:
+    """The AOI with longitudes within half a circle of 0."""
     crs = horizontal_crs(aoi.crs)
     if not crs.is_geographic:
         return aoi.geometry
-    turn = full_turn(crs)
+    circle = full_circle(crs)
     x0, y0, x1, y1 = aoi.geometry.bounds
-    first, last = (int(np.floor((x + turn / 2) / turn)) for x in (x0, np.nextafter(x1, x0)))
+    first, last = (int(np.floor((x + circle / 2) / circle)) for x in (x0, np.nextafter(x1, x0)))
     if first == last == 0:
         return aoi.geometry
-    pieces = []
+    parts = []
     for k in range(first, last + 1):
-        piece = shapely.clip_by_rect(aoi.geometry, (k - 0.5) * turn, y0, (k + 0.5) * turn, y1)
-        pieces.append(affinity.translate(shapely.make_valid(piece), -k * turn))
-    return _polygons(shapely.union_all(pieces))
+        part = shapely.clip_by_rect(aoi.geometry, (k - 0.5) * circle, y0, (k + 0.5) * circle, y1)
+        parts.append(affinity.translate(shapely.make_valid(part), -k * circle))
+    return _polygons(shapely.union_all(parts))
 
 
-def _surrounding(area: BaseGeometry, crs: str, scene: Scene) -> BaseGeometry:
-    """What of the AOI is near the scene, with intermediate points on its edges; in the AOI's CRS."""
+def _near_scene(area: BaseGeometry, crs: str, scene: Scene) -> BaseGeometry:
+    """The part of the AOI near the scene, with split edges, in the AOI's CRS."""
     try:
         outline = footprint(scene, crs)
     except SceneError:
-        # The scene is larger than the AOI's map.
-        return _densified(area, _POINTS_PER_LONG_EDGE)
+        # The scene is larger than the valid area of the AOI's CRS.
+        return _densified(area, _LONG_EDGE_SEGMENTS)
     if ground_region(scene) is not None:
-        return _densified(shapely.intersection(area, outline), POINTS_PER_EDGE)
+        return _densified(shapely.intersection(area, outline), EDGE_SEGMENTS)
     x0, y0, x1, y1 = shapely.bounds(shapely.get_parts(outline)).T
     margin = 0.02 * np.maximum(x1 - x0, y1 - y0)
     around = shapely.union_all(shapely.box(x0 - margin, y0 - margin, x1 + margin, y1 + margin))
-    return _densified(shapely.intersection(area, around), POINTS_PER_EDGE)
+    return _densified(shapely.intersection(area, around), EDGE_SEGMENTS)
 
 
-def _in_frame(area: BaseGeometry, crs: str, scene: Scene) -> BaseGeometry:
-    """Polygons of the AOI's CRS in the scene frame, in each turn of the globe that the scene reaches into."""
-    polygons = _parts(area)
+def _to_frame(area: BaseGeometry, crs: str, scene: Scene) -> BaseGeometry:
+    """Polygons of the AOI's CRS in the scene frame, in each full circle that the scene extends into."""
+    polygons, _ = polygon_parts(area)
     if len(polygons) == 0 or scene.crs is None:
         return shapely.Polygon()
-    corners = shapely.get_coordinates(polygons)
-    xy = np.stack(way_to(scene, crs).transform(corners[:, 0], corners[:, 1], direction="INVERSE"), axis=1)
+    vertices = shapely.get_coordinates(polygons)
+    xy = np.stack(transformer_to(scene, crs).transform(vertices[:, 0], vertices[:, 1], direction="INVERSE"), axis=1)
     edge = shapely.segmentize(shapely.box(0, 0, scene.width, scene.height), max(scene.width, scene.height) / 8)
-    reach = native(scene, shapely.get_coordinates(edge))[0][:, 0]
-    turn = period(scene.crs)
-    turns = [0.0]
-    if turn is not None and np.isfinite(reach).any() and np.isfinite(xy[:, 0]).any():
-        first = np.floor((np.nanmin(reach) - np.max(xy[np.isfinite(xy[:, 0]), 0])) / turn)
-        last = np.ceil((np.nanmax(reach) - np.min(xy[np.isfinite(xy[:, 0]), 0])) / turn)
-        turns = [float(k) * turn for k in range(int(first), int(last) + 1)]
+    extent = pixel_to_crs(scene, shapely.get_coordinates(edge))[0][:, 0]
+    step, x = period(scene.crs), xy[np.isfinite(xy[:, 0]), 0]
+    shifts = [0.0]
+    if step is not None and np.isfinite(extent).any() and len(x):
+        first = np.floor((np.nanmin(extent) - np.max(x)) / step)
+        last = np.ceil((np.nanmax(extent) - np.min(x)) / step)
+        shifts = [float(k) * step for k in range(int(first), int(last) + 1)]
     found = []
-    for shift in turns:
-        pixels = from_native(scene, xy + np.array([shift, 0.0]))
-        fine: BoolArray = np.asarray(np.isfinite(pixels).all(axis=1))
-        found.append(shapely.union_all(with_corners(polygons, pixels, fine)))
+    for shift in shifts:
+        pixels = crs_to_pixel(scene, xy + np.array([shift, 0.0]))
+        finite: BoolArray = np.asarray(np.isfinite(pixels).all(axis=1))
+        found.append(shapely.union_all(with_vertices(polygons, pixels, finite)))
     return shapely.union_all(found)
 
 
 def _inside(area: BaseGeometry, crs: str, scene: Scene, xy: FloatArray) -> BoolArray:
-    """(N,) bool: which of (N, 2) pixels lie in the AOI, by the way from pixel to ground."""
-    there, _ = native(scene, xy)
-    lost = ~np.isfinite(located(scene, xy)).all(axis=1)
-    x, y = way_to(scene, crs).transform(*there.T)
+    """(N,) bool: which of (N, 2) pixels lie in the AOI, by transforming them to the ground."""
+    native, _ = pixel_to_crs(scene, xy)
+    lost = ~np.isfinite(pixel_to_lonlat(scene, xy)).all(axis=1)
+    x, y = transformer_to(scene, crs).transform(*native.T)
     aoi_crs = horizontal_crs(crs)
     if aoi_crs.is_geographic:
-        turn = full_turn(aoi_crs)
+        circle = full_circle(aoi_crs)
         with np.errstate(invalid="ignore"):
-            x = x - turn * np.rint(x / turn)
+            x = x - circle * np.rint(x / circle)
     shapely.prepare(area)
     return np.asarray(shapely.intersects_xy(area, np.where(lost, np.nan, x), np.where(lost, np.nan, y)) & ~lost)
 
 
-def _agrees(near: BaseGeometry, inside: Callable[[FloatArray], BoolArray], scene: Scene) -> bool:
-    axes = (np.linspace(0, side, _TRIALS) for side in (scene.width, scene.height))
-    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-    wrong = inside(grid) != shapely.intersects_xy(near, *grid.T)
+def _agrees(outline: BaseGeometry, inside: Predicate, scene: Scene) -> bool:
+    """Whether an outline contains the sampled pixels that are inside, but for those near its border."""
+    grid = lattice(np.linspace(0, scene.width, _SAMPLES), np.linspace(0, scene.height, _SAMPLES))
+    wrong = inside(grid) != shapely.intersects_xy(outline, *grid.T)
     if not wrong.any():
         return True
     frame = shapely.box(0, 0, scene.width, scene.height)
-    outline = shapely.union(shapely.boundary(near), shapely.boundary(frame))
-    far = shapely.distance(outline, shapely.points(grid[wrong])) > max(1.0, _LEEWAY * max(scene.width, scene.height))
-    return not bool(far.any())
+    borders = shapely.union(shapely.boundary(outline), shapely.boundary(frame))
+    tolerance = max(1.0, _TOLERANCE * max(scene.width, scene.height))
+    return not (shapely.distance(borders, shapely.points(grid[wrong])) > tolerance).any()
 
 
-def _densified(geometry: BaseGeometry, pieces: int) -> BaseGeometry:
+def _densified(geometry: BaseGeometry, segments: int) -> BaseGeometry:
     if geometry.is_empty:
         return geometry
     x0, y0, x1, y1 = geometry.bounds
-    return shapely.segmentize(geometry, max(x1 - x0, y1 - y0) / pieces or 1.0)
+    return shapely.segmentize(geometry, max(x1 - x0, y1 - y0) / segments or 1.0)
 
 
-def _parts(geometry: BaseGeometry) -> Any:
-    """Only the areas of a geometry; points and lines are where two areas merely touch."""
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    return parts[shapely.area(parts) > 0]
-
-
-def _polygons(geometry: BaseGeometry) -> BaseGeometry:
-    return shapely.union_all(_parts(geometry))
+def _polygons(geometry: Any) -> BaseGeometry:
+    """The areas of a geometry; points and lines are where two areas only touch."""
+    return shapely.union_all(polygon_parts(geometry)[0])

@@ -1,4 +1,4 @@
-"""Which bands of a scene a model is fed, and in what order."""
+"""Which bands of a scene a model reads, and in what order."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from geosod.errors import ModelError, SceneError
 from geosod.scene import BandFile, Scene, SceneRef
 
-#: What a user says of bands: a list in the model's order, or the scene's band for each of the model's.
+#: The user's choice of bands: a list in the model's order, or the scene's band for each of the model's.
 Chosen = Sequence[str | int] | Mapping[str, str]
 
 
 def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> tuple[int, ...]:
     """The 1-based bands of `scene` to read, in the model's order.
 
-    Without `chosen`, bands are matched by name; a scene whose bands carry no names and are as many as
-    the model's is taken in file order. An alpha band is a mask unless it is chosen outright (NAIP files
-    call their near-infrared band alpha).
+    Without `chosen`, bands are matched by name; if the scene's bands have no names, and it has as many as the model,
+    they are taken in file order. An alpha band is a mask unless it is chosen explicitly (NAIP files call their
+    near-infrared band alpha).
 
     Args:
         scene: an opened scene.
@@ -29,43 +29,35 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
     """
     if chosen is not None:
         return tuple(_find(scene, band) for band in _in_order(scene.ref, wanted, chosen))
-    names = _names(scene)
+    names = _numbers(scene)
     if all(name.lower() in names for name in wanted):
         return tuple(names[name.lower()] for name in wanted)
     data = tuple(i for i in range(1, scene.count + 1) if i != scene.alpha)
-    unnamed = not any(scene.band_names[i - 1] for i in data)
-    if unnamed and len(data) == len(wanted):
+    if len(data) == len(wanted) and not any(scene.band_names[i - 1] for i in data):
         return data
-    mend = f"choose {len(wanted)} of them with --bands, or use a model made for these bands"
+    fix = f"choose {len(wanted)} of them with --bands"
     if scene.count < len(wanted):
-        mend = f"give the folder of all with --bands '{wanted[0]}=*_B04.tif,...', or use a model made for these bands"
-    raise ModelError(f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {mend}")
+        fix = f"give the folder with all band files and --bands '{wanted[0]}=*_B04.tif,...'"
+    raise ModelError(
+        f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {fix}, or use a model "
+        "made for these bands"
+    )
 
 
 def choose_files(ref: SceneRef, wanted: Sequence[str], chosen: Chosen | None) -> tuple[BandFile, ...]:
-    """Those of a scene's band files that a model is fed, in its order.
-
-    Args:
-        ref: a scene with `files`.
-        wanted: the model's band names, in its order.
-        chosen: the user's bands, by name, alias or 1-based number.
-
-    Raises:
-        SceneError: a chosen band does not exist.
-        ModelError: the bands do not fit the model.
-    """
+    """The band files to read of a scene with `files`, in the model's order; as `choose_bands`, but also by alias."""
     names = {alias.lower(): file for file in reversed(ref.files) for alias in file.aliases}
     names |= {file.name.lower(): file for file in reversed(ref.files)}
     names |= {str(i): file for i, file in enumerate(ref.files, 1) if str(i) not in names}
-    asked = list(wanted) if chosen is None else _in_order(ref, wanted, chosen)
-    missing = [band for band in asked if band.strip().lower() not in names]
+    bands = list(wanted) if chosen is None else _in_order(ref, wanted, chosen)
+    missing = [band for band in bands if band.strip().lower() not in names]
     if not missing:
-        return tuple(names[band.strip().lower()] for band in asked)
-    there = ", ".join("/".join((file.name, *file.aliases)) for file in ref.files)
+        return tuple(names[band.strip().lower()] for band in bands)
+    available = ", ".join("/".join((file.name, *file.aliases)) for file in ref.files)
     if chosen is not None:
-        raise SceneError(f"{ref.uri}: has no band {missing[0]!r}; its bands are {there}")
+        raise SceneError(f"{ref.uri}: has no band {missing[0]!r}; its bands are {available}")
     raise ModelError(
-        f"{ref.uri}: has bands {there}, but the model takes {', '.join(wanted)}; say which is which with "
+        f"{ref.uri}: has bands {available}, but the model takes {', '.join(wanted)}; assign them with "
         f"--bands {wanted[0]}=NAME,..."
     )
 
@@ -74,9 +66,9 @@ def _in_order(ref: SceneRef, wanted: Sequence[str], chosen: Chosen) -> list[str]
     """The chosen bands in the model's order."""
     listed = ", ".join(wanted)
     if isinstance(chosen, Mapping):
-        if {name.lower() for name in chosen} != {name.lower() for name in wanted}:
-            raise ModelError(f"{ref.uri}: bands chosen for {', '.join(chosen)}, but the model takes {listed}")
         by_name = {name.lower(): band for name, band in chosen.items()}
+        if by_name.keys() != {name.lower() for name in wanted}:
+            raise ModelError(f"{ref.uri}: bands chosen for {', '.join(chosen)}, but the model takes {listed}")
         return [by_name[name.lower()] for name in wanted]
     if len(chosen) != len(wanted):
         raise ModelError(f"{ref.uri}: {len(chosen)} bands chosen, but the model takes {len(wanted)}: {listed}")
@@ -88,14 +80,15 @@ def describe(scene: Scene) -> str:
     return ", ".join(f"{i}={name}" if name else str(i) for i, name in enumerate(scene.band_names, 1))
 
 
-def _names(scene: Scene) -> dict[str, int]:
+def _numbers(scene: Scene) -> dict[str, int]:
+    """Band numbers by name; the first of several bands with one name."""
     pairs = reversed(list(enumerate(scene.band_names, 1)))
     return {name.lower(): i for i, name in pairs if name and i != scene.alpha}
 
 
 def _find(scene: Scene, band: str) -> int:
     text = band.strip()
-    number = _names(scene).get(text.lower(), int(text) if text.isdecimal() else 0)
+    number = _numbers(scene).get(text.lower(), int(text) if text.isdecimal() else 0)
     if text.lower() == "alpha" and scene.alpha:
         number = scene.alpha
     if not 1 <= number <= scene.count:

@@ -1,11 +1,10 @@
-"""Where scenes are: folders, globs and buckets expanded, and scenes put together from files."""
+"""Which scenes a path, folder, glob, address or bucket prefix stands for, and scenes composed of several files."""
 
 from __future__ import annotations
 
 import datetime as dt
 import glob
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,7 @@ from typing import Any
 from geosod.errors import ConfigError, SceneError
 from geosod.scene import BandFile, SceneRef
 from geosod.storage.files import listing
-from geosod.storage.uris import SUFFIXES, bucket_and_key, is_remote, is_s3, path_of, plain, stem, suffix
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A file that may hold a scene, or a folder that is one.
-
-    Attributes:
-        uri: path or address.
-        version: its version, where a listing told it.
-        folder: of a folder that is one scene, its files with their versions.
-        scene: the scene, where it is known already.
-    """
-
-    uri: str
-    version: str | None = None
-    folder: Mapping[str, str | None] | None = None
-    scene: SceneRef | None = None
+from geosod.storage.uris import SUFFIXES, bucket_and_key, is_remote, is_s3, normalized, path_of, stem, suffix
 
 
 def is_pattern(text: str) -> bool:
@@ -38,115 +20,109 @@ def is_pattern(text: str) -> bool:
     return any(sign in text for sign in "*?[") or Path(text).suffix.lower() in SUFFIXES
 
 
-def places(name: str, *, products: bool) -> list[Place]:
-    """The files that a path, folder, glob, address or bucket stands for, sorted.
+def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
+    """The files that a path, folder, glob, address or bucket prefix stands for, sorted.
 
     Args:
         name: as the user wrote it.
-        products: whether a folder is one scene.
+        patterns: the file name pattern of each band; where given, a folder is one scene.
 
     Raises:
         ConfigError: there are none, or they cannot be read.
-        SceneError: the bucket cannot be listed.
+        SceneError: the bucket cannot be listed, or a pattern does not match one file.
     """
-    uri = plain(name)
+    uri = normalized(name)
     if is_s3(uri) and (uri.endswith("/") or not bucket_and_key(uri)[1]):
-        return _in_bucket(uri, products=products)
+        found = listing(uri)
+        if patterns:
+            return [_product(uri.rstrip("/"), found, patterns)]
+        scenes = [
+            SceneRef(one, stem(one), version=version) for one, version in found.items() if suffix(one) in SUFFIXES
+        ]
+        return _not_empty(scenes, f"{uri}: no scene below this prefix; looked for {', '.join(SUFFIXES)}")
     if is_remote(uri):
-        return [Place(uri)]
+        return [SceneRef(uri, stem(uri))]
     path = Path(uri).expanduser()
-    if path.is_dir():
-        return [_folder(path)] if products else _in_folder(name, path)
-    if path.exists():
-        return [Place(str(path.resolve()))]
-    # Path.glob takes no absolute pattern.
-    matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    found = [_folder(p) for p in matches if p.is_dir()] if products else []
-    found += [Place(str(p.resolve())) for p in matches if p.is_file()]
-    if not found:
-        raise ConfigError(f"{name}: no such file; check the path, or quote the glob")
-    return found
+    if path.exists() and not path.is_dir():
+        return [_local_file(path)]
+    if path.is_dir() and not patterns:
+        files = sorted(str(p.resolve()) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return _not_empty(
+            [SceneRef(file, stem(file)) for file in files],
+            f"{name}: no scene in this folder; looked for {', '.join(SUFFIXES)}",
+        )
+    # Path.glob does not accept absolute patterns.
+    matches = [path] if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    scenes = [_local_product(p, patterns) for p in matches if p.is_dir()] if patterns else []
+    scenes += [_local_file(p) for p in matches if p.is_file()]
+    return _not_empty(scenes, f"{name}: no such file; check the path, or quote the glob")
 
 
-def _in_folder(name: str, path: Path) -> list[Place]:
-    found = sorted(str(p.resolve()) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise ConfigError(f"{name}: no scene in this folder; looked for {', '.join(SUFFIXES)}")
-    return [Place(uri) for uri in found]
-
-
-def _folder(path: Path) -> Place:
-    whole = path.resolve()
-    return Place(str(whole), folder={str(p): None for p in sorted(whole.rglob("*")) if p.is_file()})
-
-
-def _in_bucket(uri: str, *, products: bool) -> list[Place]:
-    found = list(listing(uri))
-    if products:
-        return [Place(uri.rstrip("/"), folder={o.uri: o.version for o in found})]
-    scenes = [Place(o.uri, o.version) for o in found if suffix(o.uri) in SUFFIXES]
+def _not_empty(scenes: list[SceneRef], message: str) -> list[SceneRef]:
     if not scenes:
-        raise ConfigError(f"{uri}: no scene below this prefix; looked for {', '.join(SUFFIXES)}")
+        raise ConfigError(message)
     return scenes
 
 
-def listed_scene(place: Place, patterns: Mapping[str, str]) -> SceneRef:
-    """A folder as one scene, each of whose bands is the one file that its pattern matches.
+def _local_file(path: Path) -> SceneRef:
+    uri = str(path.resolve())
+    return SceneRef(uri, stem(uri))
 
-    Raises:
-        SceneError: a pattern matches no file, or several.
+
+def _local_product(folder: Path, patterns: Mapping[str, str]) -> SceneRef:
+    files = sorted(p for p in folder.resolve().rglob("*") if p.is_file())
+    return _product(str(folder.resolve()), {str(p): None for p in files}, patterns)
+
+
+def _product(folder: str, versions: Mapping[str, str | None], patterns: Mapping[str, str]) -> SceneRef:
+    """A folder as one scene; each of its bands is the one file that its pattern matches."""
+    files = []
+    for band, pattern in patterns.items():
+        names = {uri[len(folder) + 1 :]: uri for uri in versions}
+        matches = [name for name in names if fnmatchcase(f"/{name}", f"*/{pattern}")]
+        if len(matches) != 1:
+            listed = ", ".join(sorted(matches)[:5]) or "none"
+            raise SceneError(
+                f"{folder}: the pattern {pattern!r} of band {band} matches {len(matches)} files ({listed}), but must "
+                "match one; narrow it, or give one product folder for each scene"
+            )
+        uri = names[matches[0]]
+        # The pattern is an alias, since the user asks for the band by it.
+        files.append(BandFile(band, uri, aliases=(pattern,), version=versions[uri]))
+    name = path_of(folder).rstrip("/").rsplit("/", 1)[-1].removesuffix(".SAFE")
+    return SceneRef(folder, name or "scene", files=tuple(files))
+
+
+def scene_of_mapping(mapping: Mapping[str, Any]) -> SceneRef:
+    """A scene from ``{"id", "datetime", "bands": {name: uri or [uri, number]}}``; only `bands` is required.
+
+    ConfigError where it has another form, or a local file does not exist.
     """
-    assert place.folder is not None
-    files = tuple(_matching(place, name, pattern) for name, pattern in patterns.items())
-    name = path_of(place.uri).rstrip("/").rsplit("/", 1)[-1]
-    return SceneRef(place.uri, name.removesuffix(".SAFE") or "scene", files=files)
-
-
-def _matching(place: Place, name: str, pattern: str) -> BandFile:
-    assert place.folder is not None
-    start = len(place.uri) + 1
-    inside = [uri for uri in place.folder if fnmatchcase(f"/{uri[start:]}", f"*/{pattern}")]
-    if len(inside) != 1:
-        told = ", ".join(sorted(uri[start:] for uri in inside)[:5]) or "none"
-        raise SceneError(
-            f"{place.uri}: the pattern {pattern!r} of band {name} matches {len(inside)} files ({told}), but must match "
-            "one; narrow it, or name one product folder a scene"
-        )
-    # By its pattern, too, since that is what the band was asked for by.
-    return BandFile(name, inside[0], aliases=(pattern,), version=place.folder[inside[0]])
-
-
-def named_scene(told: Mapping[str, Any]) -> SceneRef:
-    """A scene from ``{"id", "datetime", "bands": {name: uri or [uri, number]}}``; only `bands` must be there.
-
-    Raises:
-        ConfigError: it is of another form, or a local file is not there.
-    """
-    unknown = set(told) - {"id", "datetime", "bands"}
-    bands = told.get("bands")
+    unknown = set(mapping) - {"id", "datetime", "bands"}
+    bands = mapping.get("bands")
     if unknown or not isinstance(bands, Mapping) or not bands:
-        raise ConfigError(f"scene {str(told)[:200]}: expected id, datetime and bands, which maps names to files")
-    files = tuple(_named_band(str(name), value) for name, value in bands.items())
-    time = told.get("datetime")
-    try:
-        when = dt.datetime.fromisoformat(str(time)) if time is not None else None
-    except ValueError as error:
-        raise ConfigError(f"scene {told.get('id', '')}: its datetime {time!r} is not ISO 8601") from error
-    if when is not None:
-        when = when.replace(tzinfo=dt.UTC) if when.tzinfo is None else when.astimezone(dt.UTC)
-    return SceneRef(files[0].uri, str(told.get("id") or stem(files[0].uri)), when, files=files)
+        raise ConfigError(f"scene {str(mapping)[:200]}: expected id, datetime and bands, which maps names to files")
+    files = tuple(_band_file(str(name), value) for name, value in bands.items())
+    text, time = mapping.get("datetime"), None
+    if text is not None:
+        try:
+            time = dt.datetime.fromisoformat(str(text))
+        except ValueError as error:
+            raise ConfigError(
+                f"scene {mapping.get('id', '')}: its datetime {text!r} is not ISO 8601; fix it"
+            ) from error
+        time = time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+    return SceneRef(files[0].uri, str(mapping.get("id") or stem(files[0].uri)), time, files=files)
 
 
-def _named_band(name: str, value: Any) -> BandFile:
+def _band_file(name: str, value: Any) -> BandFile:
     uri, number = value if isinstance(value, list | tuple) and len(value) == 2 else (value, 1)
     if not isinstance(uri, str) or isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ConfigError(
-            f"band {name} = {str(value)[:200]}: expected a file, or a file and the number of a band in it"
-        )
-    uri = plain(uri)
+        raise ConfigError(f"band {name} = {str(value)[:200]}: expected a file, or a file and a band number")
+    uri = normalized(uri)
     if not is_remote(uri):
         path = Path(uri).expanduser()
         if not path.is_file():
-            raise ConfigError(f"{uri}: no such file; it was named for the band {name}")
+            raise ConfigError(f"{uri}: no such file; check the path of band {name}")
         uri = str(path.resolve())
     return BandFile(name, uri, number)

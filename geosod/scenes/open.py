@@ -1,4 +1,4 @@
-"""Open a scene: what the header says, checked before anything large is allocated."""
+"""Open a scene and read its header, which is checked before anything large is allocated."""
 
 from __future__ import annotations
 
@@ -15,46 +15,36 @@ from geosod.errors import GeosodError, SceneError
 from geosod.georeference.sizes import ground_size
 from geosod.georeference.transforms import read_georeference
 from geosod.scene import BandFile, MaskKind, Scene, SceneRef
-from geosod.scenes.view import coloured, stacked
-from geosod.storage.datasets import connected
+from geosod.scenes.view import expand_palette, stack_bands
+from geosod.storage.datasets import open_dataset
 
-#: Formats that are opened; anything else GDAL knows is refused, some of its drivers reach out on their own.
+#: Formats that are opened; some of GDAL's other drivers access the network.
 DRIVERS = ["GTiff", "VRT", "JPEG", "PNG", "JP2OpenJPEG"]
-#: A file is refused when one native block decodes to more than this.
+#: Files with larger native blocks, decoded, are refused.
 MAX_BLOCK_BYTES = 1 << 30
-#: Pixels beyond which a header is taken for damaged; half a million on each side.
+#: Headers that claim more pixels (half a million a side) are refused as damaged.
 MAX_PIXELS = 250_000_000_000
 
 
 @contextmanager
 def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
-    """A rasterio dataset with its own handle, and GDAL bounded to `cache_mb` MB and `threads` decoding threads.
-
-    Args:
-        ref: the scene.
-        view: a VRT of our own making that is opened in place of the file, whose sources are the scene's files.
-        threads: GDAL's decoding threads.
-        cache_mb: GDAL's block cache.
-
-    Raises:
-        SceneError: GDAL cannot open it.
-    """
-    # rasterio takes bytes here, whatever GDAL's own documentation says of the number.
+    """A rasterio dataset with its own GDAL handle, decoding threads and block cache in MB; raises as `open_dataset`."""
+    # rasterio takes bytes here; GDAL would take small numbers as MB.
     options = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
-    with connected(ref, view=view, drivers=DRIVERS, options=options) as dataset:
+    with open_dataset(ref, view=view, drivers=DRIVERS, options=options) as dataset:
         yield dataset
 
 
 def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | None = None) -> Scene:
-    """Read the header of a scene that is one file.
+    """Read the header of a scene in one file.
 
     Args:
         ref: the scene.
         rpc_height, dem: as `read_georeference`.
 
     Raises:
-        SceneError: the file cannot be opened, is not a plain grid of numbers, claims impossible sizes, or does not
-            tell its place in a way that can be followed.
+        SceneError: the file cannot be opened, has unsupported pixels or impossible sizes, or its georeference cannot
+            be used.
         ConfigError: the DEM cannot be used.
     """
     with opened(ref) as dataset:
@@ -82,23 +72,18 @@ def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | Non
             scales=tuple(dataset.scales),
             offsets=tuple(dataset.offsets),
         )
-        colours = _palette(dataset)
+        components = _palette(dataset)
     scene = replace(scene, gsd=_gsd(scene))
-    return coloured(scene, colours) if colours else scene
+    return expand_palette(scene, components) if components else scene
 
 
 def open_files(
     ref: SceneRef, files: Sequence[BandFile], *, rpc_height: float | None = None, dem: str | None = None
 ) -> Scene:
-    """Read the headers of files that make one scene, of which each gives one band, named as the file is.
-
-    Args:
-        ref: the scene.
-        files: those of its files that are wanted, in order; at least one.
-        rpc_height, dem: as `read_georeference`.
+    """Read the headers of the band files of a scene; at least one, in the order of the bands.
 
     Raises:
-        SceneError: as `open_scene`; a file lacks the band; or they do not lie on one ground.
+        SceneError: as `open_scene`; or a file lacks the band, or the files do not cover the same ground.
     """
     sources = {file.uri: SceneRef(file.uri, ref.id, ref.datetime, file.version) for file in files}
     opened_files = {uri: open_scene(source, rpc_height=rpc_height, dem=dem) for uri, source in sources.items()}
@@ -106,22 +91,20 @@ def open_files(
     for file in files:
         scene = opened_files[file.uri]
         if not 1 <= file.band <= scene.count:
-            raise SceneError(f"{file.uri}: has no band {file.band}, it has {scene.count}; mend {ref.uri}")
+            raise SceneError(f"{file.uri}: has no band {file.band}, it has {scene.count}; fix {ref.uri}")
         if file.scale is not None or file.offset is not None:
             scale = 1.0 if file.scale is None else file.scale
             scene = replace(scene, scales=(scale,) * scene.count, offsets=(file.offset or 0.0,) * scene.count)
         parts.append((scene, file.band, file.name))
-    return stacked(parts, ref=replace(ref, datetime=ref.datetime or parts[0][0].ref.datetime, files=tuple(files)))
+    return stack_bands(parts, ref=replace(ref, datetime=ref.datetime or parts[0][0].ref.datetime, files=tuple(files)))
 
 
 def _check(dataset: Any, uri: str) -> None:
     if dataset.count == 0:
-        raise SceneError(f"{uri}: has no raster bands; name one of its subdatasets instead")
+        raise SceneError(f"{uri}: has no raster bands; give one of its subdatasets instead")
     if dataset.width * dataset.height > MAX_PIXELS:
         size = f"{dataset.width} x {dataset.height}"
-        raise SceneError(
-            f"{uri}: claims {size} pixels, over {MAX_PIXELS / 1e9:g} billion; split it if it is no mistake"
-        )
+        raise SceneError(f"{uri}: claims {size} pixels, over {MAX_PIXELS / 1e9:g} billion; split it if that is correct")
     if len(set(dataset.dtypes)) > 1:
         raise SceneError(f"{uri}: bands have different types {sorted(set(dataset.dtypes))}; convert them to one")
     dtype = np.dtype(dataset.dtypes[0]) if dataset.dtypes[0] != "complex_int16" else np.dtype("complex64")
@@ -131,11 +114,11 @@ def _check(dataset: Any, uri: str) -> None:
     if block > MAX_BLOCK_BYTES:
         raise SceneError(f"{uri}: one block decodes to {block >> 20} MiB, over {MAX_BLOCK_BYTES >> 20}; tile the file")
     if dataset.transform.is_degenerate:
-        raise SceneError(f"{uri}: its geotransform {tuple(dataset.transform)[:6]} has no extent; mend the file's")
+        raise SceneError(f"{uri}: its geotransform {tuple(dataset.transform)[:6]} has no extent; fix it")
 
 
 def _palette(dataset: Any) -> int:
-    """How many components the palette of a file with one band of indices has: 3, with transparency 4; else 0."""
+    """Components of the palette of a file with one band: 3, or 4 with transparency; 0 without a palette."""
     if dataset.colorinterp[0] != ColorInterp.palette or dataset.count > 1:
         return 0
     nodata = dataset.nodatavals[0]
@@ -157,7 +140,7 @@ def _band_names(dataset: Any) -> tuple[str, ...]:
 
 
 def _acquired(dataset: Any) -> dt.datetime | None:
-    """GDAL's IMAGERY metadata domain; TIFFTAG_DATETIME is when the file was made, so it is not used."""
+    """The time in GDAL's IMAGERY metadata; TIFFTAG_DATETIME is the time of writing, so it is not used."""
     text = dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME")
     if not text:
         return None

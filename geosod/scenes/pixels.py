@@ -1,67 +1,62 @@
-"""Pixels of a window and their validity, and windows cut up and put together.
+"""Read the pixels of a window and their validity, and split windows into blocks.
 
-Reading here is one call of GDAL or a few; what is tried again, and what is given up, is for `geosod.scenes.read`.
+Reading here is one or a few calls of GDAL; retries and failures are handled in `geosod.scenes.read`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from rasterio.windows import Window as GdalWindow
 
 from geosod.arrays import BoolArray, PixelArray
-from geosod.scene import Scene, Window
+from geosod.scene import Scene, Unit, Window
 
-#: Side of the smallest piece of a view that is tried when a larger one cannot be read.
-LEAST_PIECE = 16
+#: Parts of a view are not split further below this side, in pixels, when they cannot be read.
+MIN_SUBWINDOW = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Piece(Window):
-    """A window of a view that is read as it is, not in blocks."""
+class Subwindow(Window):
+    """A window of a view that is read as it is, not in whole blocks."""
 
 
 def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
     """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
 
-    Raises:
-        RasterioError: GDAL cannot read it.
+    RasterioError where GDAL cannot read it.
     """
-    if scene.view is None or isinstance(window, Piece):
-        return _read_plainly(dataset, scene, bands, window)
+    if scene.view is None or isinstance(window, Subwindow):
+        return valid_pixels(dataset, scene, bands, {"window": _gdal_window(window)})
     pixels = np.empty((len(bands), window.height, window.width), scene.dtype)
     valid = np.empty((window.height, window.width), np.bool_)
     for part in blocks(window, scene.block_shape):
-        # The whole block, though only a part of it may be wanted: see `geosod.scenes.view`.
+        # Always the whole block, so that pixels do not depend on the window; see `geosod.scenes.view`.
         block = block_at(part, scene)
-        some, some_valid = _read_plainly(dataset, scene, bands, block)
+        some, some_valid = valid_pixels(dataset, scene, bands, {"window": _gdal_window(block)})
         source, target = within(part, block), within(part, window)
         pixels[:, *target], valid[target] = some[:, *source], some_valid[source]
     return pixels, valid
 
 
 def within(part: Window, whole: Window) -> tuple[slice, slice]:
-    """Rows and columns of a window in an array that holds another."""
+    """Rows and columns of a window in an array that holds another window."""
     top, left = part.row - whole.row, part.col - whole.col
     return slice(top, top + part.height), slice(left, left + part.width)
 
 
-def _read_plainly(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
-    gdal_window = GdalWindow(window.col, window.row, window.width, window.height)
-    return valid_pixels(dataset, scene, bands, {"window": gdal_window})
+def _gdal_window(window: Window) -> GdalWindow:
+    return GdalWindow(window.col, window.row, window.width, window.height)
 
 
 def valid_pixels(
     dataset: Any, scene: Scene, bands: tuple[int, ...], options: dict[str, Any]
 ) -> tuple[PixelArray, BoolArray]:
-    """Pixels and validity, as `read_window`, with whatever else rasterio's `read` is to be told.
-
-    Raises:
-        RasterioError: GDAL cannot read it.
-    """
+    """Pixels and validity, as `read_window`, with any options of rasterio's `read`."""
     kinds = {scene.masks[band - 1] for band in bands}
     if scene.alpha is not None and scene.alpha not in bands:
         stack = dataset.read([*bands, scene.alpha], **options)
@@ -69,7 +64,7 @@ def valid_pixels(
     else:
         pixels = dataset.read(list(bands), **options)
         valid = np.ones(pixels.shape[1:], np.bool_)
-    # A pixel is valid where any of its bands is, so one band that is valid everywhere decides.
+    # A pixel is valid where any band is, so masks matter only when every band has one.
     if "mask" in kinds and "none" not in kinds:
         valid &= dataset.read_masks(list(bands), **options).any(axis=0)
     elif kinds == {"nodata"} and (scene.alpha is None or scene.alpha in bands):
@@ -92,7 +87,7 @@ def _is_nodata(pixels: PixelArray, values: list[float | None]) -> BoolArray:
 
 
 def blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:
-    """The parts of a window that lie in blocks of (rows, columns) counted from the scene's origin."""
+    """The parts of a window in each block of (rows, columns), counted from the scene's origin."""
     height, width = shape
     for row in range(window.row // height * height, window.bottom, height):
         for col in range(window.col // width * width, window.right, width):
@@ -102,39 +97,65 @@ def blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:
 
 
 def block_at(part: Window, scene: Scene) -> Window:
-    """The native block in which a window lies."""
+    """The native block that contains a window."""
     height, width = scene.block_shape
     block = Window(part.col // width * width, part.row // height * height, width, height).intersection(scene.window)
     assert block is not None
     return block
 
 
-def coalesced(windows: list[Window]) -> list[Window]:
-    """The same ground in fewer windows: neighbours along a row are joined, then equal runs of adjoining rows."""
-    runs: list[Window] = []
-    for w in windows:
-        last = runs[-1] if runs else None
-        if last and (last.row, last.height, last.right) == (w.row, w.height, w.col):
-            runs[-1] = Window(last.col, last.row, last.width + w.width, last.height)
-        else:
-            runs.append(w)
-    joined: list[Window] = []
-    for w in runs:
-        last = joined[-1] if joined else None
-        if last and (last.col, last.width, last.bottom) == (w.col, w.width, w.row):
-            joined[-1] = Window(last.col, last.row, last.width, last.height + w.height)
-        else:
-            joined.append(w)
-    return joined
+def strips(unit: Unit, rows: int) -> Iterator[tuple[list[Window], Window | None]]:
+    """Each row of tiles of a unit, with the strip across the unit that must be read for it.
+
+    Strips end at multiples of `rows` and do not overlap; None where the strips before cover the row of tiles.
+    """
+    hull, bottom = unit.read_window, 0
+    for top, group in groupby(unit.windows, key=lambda window: window.row):
+        tiles = list(group)
+        start = max(top, bottom)
+        bottom = max(start, min(-(-tiles[0].bottom // rows) * rows, hull.bottom))
+        yield tiles, Window(hull.col, start, hull.width, bottom - start) if bottom > start else None
 
 
-def quarters(piece: Piece) -> list[Window]:
-    """Four pieces for one; none where it is as small as is worth a try."""
-    if max(piece.width, piece.height) <= LEAST_PIECE:
+def column_runs(unit: Unit, strip: Window, columns: int) -> list[Window]:
+    """The parts of a strip that the tiles of a unit need, from left to right, aligned to blocks `columns` wide.
+
+    An area of interest may leave few tiles; where all are there, the strip is one run.
+    """
+    needed = sorted((w.col, w.right) for w in unit.windows if w.row < strip.bottom and w.bottom > strip.row)
+    runs: list[tuple[int, int]] = []
+    for start, stop in needed:
+        left, right = max(strip.col, start // columns * columns), min(strip.right, -(-stop // columns) * columns)
+        if runs and left <= runs[-1][1]:
+            before = runs.pop()
+            left, right = before[0], max(before[1], right)
+        runs.append((left, right))
+    return [Window(left, strip.row, right - left, strip.height) for left, right in runs]
+
+
+def joined(windows: list[Window]) -> list[Window]:
+    """The same pixels in fewer windows: neighbours in a row are joined, then rows with equal columns."""
+    for by_row in (True, False):
+        found: list[Window] = []
+        for w in windows:
+            last = found[-1] if found else None
+            if by_row and last and (last.row, last.height, last.right) == (w.row, w.height, w.col):
+                found[-1] = Window(last.col, last.row, last.width + w.width, last.height)
+            elif not by_row and last and (last.col, last.width, last.bottom) == (w.col, w.width, w.row):
+                found[-1] = Window(last.col, last.row, last.width, last.height + w.height)
+            else:
+                found.append(w)
+        windows = found
+    return windows
+
+
+def quarters(part: Subwindow) -> list[Window]:
+    """The four quarters of a window; none where it is too small to split."""
+    if max(part.width, part.height) <= MIN_SUBWINDOW:
         return []
-    half = Window(0, 0, -(-piece.width // 2), -(-piece.height // 2))
+    width, height = -(-part.width // 2), -(-part.height // 2)
     return [
-        Piece(col, row, min(half.width, piece.right - col), min(half.height, piece.bottom - row))
-        for row in range(piece.row, piece.bottom, half.height)
-        for col in range(piece.col, piece.right, half.width)
+        Subwindow(col, row, min(width, part.right - col), min(height, part.bottom - row))
+        for row in range(part.row, part.bottom, height)
+        for col in range(part.col, part.right, width)
     ]

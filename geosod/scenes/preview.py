@@ -1,4 +1,4 @@
-"""Small pictures of a scene, read from overviews where there are any."""
+"""Small pictures of a scene, read from overviews where it has them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,20 @@ from geosod.scenes.open import opened
 def read_preview(
     scene: Scene, window: Window, *, max_side: int, bands: tuple[int, int, int] = (1, 2, 3)
 ) -> tuple[npt.NDArray[np.uint8], float]:
-    """A window of an 8-bit scene as a picture of at most `max_side` pixels a side.
+    """Read a window of an 8-bit scene as a picture of at most `max_side` pixels a side.
 
     Args:
         scene: an opened uint8 scene.
-        window: what to show, scene frame.
-        max_side: longest side of the picture in pixels; it is never enlarged.
+        window: the pixels to show, scene frame.
+        max_side: maximum side of the picture in pixels; it is never enlarged.
         bands: 1-based bands shown as red, green and blue.
 
     Returns:
-        (H, W, 3) uint8, and the scale: picture pixels per scene pixel.
-
-    Raises:
-        SceneError: the scene cannot be opened.
+        (H, W, 3) uint8, and the scale: picture pixels per scene pixel. SceneError where it cannot be opened.
     """
     scale = min(1.0, max_side / max(window.width, window.height))
-    shape = (max(1, round(window.height * scale)), max(1, round(window.width * scale)))
+    shape = (3, max(1, round(window.height * scale)), max(1, round(window.width * scale)))
+    area = ((window.row, window.bottom), (window.col, window.right))
     with opened(scene.ref, view=scene.view) as dataset:
-        pixels = dataset.read(
-            list(bands),
-            window=((window.row, window.bottom), (window.col, window.right)),
-            out_shape=(3, *shape),
-            resampling=Resampling.average,
-        )
+        pixels = dataset.read(list(bands), window=area, out_shape=shape, resampling=Resampling.average)
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), scale

@@ -1,19 +1,15 @@
-"""Read a unit: every block decoded once, tiles cut from a rolling strip of rows.
+"""Read the tiles of a unit from a rolling strip of rows, decoding every block once.
 
-The strip holds the rows from the top of the current tile row down to the next block boundary below it,
-across the unit's columns. Going down one tile row drops the rows above and reads whole block rows below,
-so no block is asked for twice inside a unit. Reading is the only thing here that can fail; what fails is
-tried again, then narrowed to single blocks, and their ground is given up, recorded, and read as invalid.
+The strip holds the rows from the top of the current row of tiles down to the next block boundary below it, across the
+unit's columns. For the next row of tiles, the rows above it are dropped and whole block rows below are read. What
+cannot be read is retried, then narrowed down to single blocks, which are recorded as failures and read as invalid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, field
 from functools import partial
-from itertools import groupby
-from typing import Any
 
 import numpy as np
 from rasterio.errors import RasterioError
@@ -22,11 +18,11 @@ from geosod.arrays import BoolArray, PixelArray
 from geosod.errors import ChangedError, LostError, ReadError
 from geosod.results import FAILED, INSPECTED, NODATA, Coverage, Failure
 from geosod.scene import Scene, TileBatch, Unit, Window
-from geosod.scenes.fetch import Source, runs, source, strip_windows
+from geosod.scenes.fetch import LocalReader, window_reader
 from geosod.scenes.open import opened
-from geosod.scenes.pixels import Piece, block_at, blocks, coalesced, quarters, read_window, within
+from geosod.scenes.pixels import Subwindow, block_at, blocks, column_runs, joined, quarters, read_window, strips, within
 
-#: Native blocks taller than this are not aligned to: the strip would outgrow the tile.
+#: Strips are not aligned to native blocks with more rows than this, which would make the strip larger than the tile.
 MAX_ALIGNED_ROWS = 1024
 
 
@@ -37,12 +33,12 @@ class ReadSpec:
     Attributes:
         bands: 1-based bands in the model's order.
         tile: (width, height) of a tile in pixels.
-        chunk: most tiles in one batch.
+        chunk: maximum number of tiles in a batch.
         cell: side of a coverage cell in pixels.
         threads: GDAL's decoding threads.
         cache_mb: GDAL's block cache in MB.
-        attempts: how often a failing read is tried.
-        limits: the values of each band that are 0 and 1 to the network, or None for the model card's.
+        attempts: attempts to read a window of a local file.
+        limits: for each band the pixel values that become 0 and 1 in the network; None takes the model card's.
     """
 
     bands: tuple[int, ...]
@@ -57,12 +53,12 @@ class ReadSpec:
 
 @dataclass(frozen=True, slots=True)
 class ReadSummary:
-    """What reading a unit came to, after its last batch.
+    """The summary of reading a unit, which follows its last batch.
 
     Attributes:
-        tiles: tiles handed on.
-        empty: tiles without a valid pixel, which are not handed on.
-        coverage: what became of the unit's ground.
+        tiles: number of tiles in the batches.
+        empty: number of tiles without a valid pixel, which are in no batch.
+        coverage: status of the unit's pixels.
         failures: blocks that could not be read.
     """
 
@@ -73,27 +69,34 @@ class ReadSummary:
 
 
 def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadSummary]:
-    """Yield the unit's tiles that hold valid pixels, in batches of up to `spec.chunk`, then the account.
+    """Yield the unit's tiles that hold valid pixels, in batches of up to `spec.chunk`, then the summary.
 
-    Raises:
-        SceneError: the file cannot be opened any more.
+    SceneError where the file cannot be opened any more.
     """
-    strip_reader = _StripReader(scene, unit, spec)
+    rows, columns = scene.block_shape
+    plan = list(strips(unit, rows if rows <= MAX_ALIGNED_ROWS else 1))
+    runs = {strip: column_runs(unit, strip, columns) for _, strip in plan if strip is not None}
+    reader = window_reader(
+        scene,
+        [run for strip in runs.values() for run in strip],
+        attempts=spec.attempts,
+        open_=partial(opened, scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb),
+        read=lambda dataset, window: read_window(dataset, scene, spec.bands, window),
+    )
+    strip_reader, batches = _StripReader(scene, unit, spec, reader), _BatchBuilder(scene, spec)
     coverage = Coverage.of_window(unit.read_window, spec.cell)
-    stack = _Stack(scene, unit, spec)
     tiles = 0
-    with _source(scene, unit, spec) as dataset:
-        for top, row in groupby(unit.windows, key=lambda window: window.row):
-            windows = list(row)
-            strip_reader.advance(dataset, top, windows[0].bottom)
+    with reader:
+        for windows, strip in plan:
+            strip_reader.advance(windows[0].row, strip, runs[strip] if strip else [])
             for window in windows:
                 pixels, valid = strip_reader.cut(window)
-                _account(coverage, window, valid)
+                _mark_inspected(coverage, window, valid)
                 if valid is None or valid.any():
                     tiles += 1
-                    if (full := stack.push(window, pixels, valid)) is not None:
+                    if (full := batches.add(window, pixels, valid)) is not None:
                         yield full
-    if (rest := stack.flush()) is not None:
+    if (rest := batches.flush()) is not None:
         yield rest
     for failure in strip_reader.failures:
         _mark_failed(coverage, unit, failure)
@@ -102,123 +105,103 @@ def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | 
 
 @dataclass(slots=True)
 class _StripReader:
-    """A rolling strip: rows ``[top, bottom)`` of the unit's columns."""
+    """The rolling strip: rows from `top` on, across the unit's columns."""
 
     scene: Scene
     unit: Unit
     spec: ReadSpec
+    reader: LocalReader
     top: int = 0
-    bottom: int = 0
     pixels: PixelArray | None = None
-    valid: BoolArray | None = None
+    valid: BoolArray = field(default_factory=lambda: np.empty((0, 0), np.bool_))
     failures: list[Failure] = field(default_factory=list)
 
-    def advance(self, dataset: Any, top: int, bottom: int) -> None:
-        """Drop the rows above `top`, and read whole blocks until `bottom` is covered."""
-        block = _aligned_rows(self.scene)
-        start = max(top, self.bottom)
-        stop = min(-(-bottom // block) * block, self.unit.read_window.bottom)
-        kept = slice(top - self.top, None)
-        pixels = None if self.pixels is None or start == top else self.pixels[:, kept]
-        valid = None if self.valid is None or start == top else self.valid[kept]
-        if stop > start:
-            hull = self.unit.read_window
-            new, new_valid = self._strip(dataset, Window(hull.col, start, hull.width, stop - start))
-            pixels = new if pixels is None else np.concatenate([pixels, new], axis=1)
-            valid = new_valid if valid is None else np.concatenate([valid, new_valid])
-        self.pixels, self.valid = pixels, valid
-        self.top, self.bottom = top, max(stop, start)
+    def advance(self, top: int, strip: Window | None, runs: list[Window]) -> None:
+        """Drop the rows above `top`, and append a strip of which `runs` are read."""
+        parts, kept = [], slice(top - self.top, None)
+        # No row of the old strip is left where the new one starts at `top`.
+        if self.pixels is not None and not (strip and strip.row == top):
+            parts.append((self.pixels[:, kept], self.valid[kept]))
+        if strip is not None:
+            parts.append(self._read_strip(strip, runs))
+        if len(parts) == 1:
+            self.pixels, self.valid = parts[0]
+        else:
+            self.pixels = np.concatenate([pixels for pixels, _ in parts], axis=1)
+            self.valid = np.concatenate([valid for _, valid in parts])
+        self.top = top
 
     def cut(self, window: Window) -> tuple[PixelArray, BoolArray | None]:
-        """Views of a tile: (C, h, w) pixels and (h, w) validity, None where every pixel is valid."""
-        assert self.pixels is not None and self.valid is not None
-        rows = slice(window.row - self.top, window.bottom - self.top)
-        left = self.unit.read_window.col
-        columns = slice(window.col - left, window.right - left)
+        """Array views of a tile: (C, h, w) pixels and (h, w) validity, None where every pixel is valid."""
+        assert self.pixels is not None
+        rows, columns = within(window, Window(self.unit.read_window.col, self.top, 0, 0))
         valid = self.valid[rows, columns]
         return self.pixels[:, rows, columns], None if valid.all() else valid
 
-    def _strip(self, source: Source, strip: Window) -> tuple[PixelArray, BoolArray]:
-        """A strip across the unit, in which only what its tiles need is read."""
-        parts = runs(self.unit, strip, self.scene.block_shape[1])
-        if parts == [strip]:
-            return self._read(source, strip)
-        pixels = np.zeros((len(self.spec.bands), strip.height, strip.width), self.scene.dtype)
-        valid = np.zeros((strip.height, strip.width), np.bool_)
-        for part in parts:
-            rows, columns = within(part, strip)
-            pixels[:, rows, columns], valid[rows, columns] = self._read(source, part)
+    def _read_strip(self, strip: Window, runs: list[Window]) -> tuple[PixelArray, BoolArray]:
+        """A strip across the unit; pixels outside the runs are invalid."""
+        if runs == [strip]:
+            return self._read(strip)
+        pixels, valid = self._blank(strip)
+        for run in runs:
+            rows, columns = within(run, strip)
+            pixels[:, rows, columns], valid[rows, columns] = self._read(run)
         return pixels, valid
 
-    def _read(self, source: Source, window: Window) -> tuple[PixelArray, BoolArray]:
+    def _blank(self, window: Window) -> tuple[PixelArray, BoolArray]:
+        shape = (window.height, window.width)
+        return np.zeros((len(self.spec.bands), *shape), self.scene.dtype), np.zeros(shape, np.bool_)
+
+    def _read(self, window: Window) -> tuple[PixelArray, BoolArray]:
         try:
-            return source.read(window)
+            return self.reader.read(window)
         except ChangedError:
             raise
         except (RasterioError, LostError) as error:
-            return self._salvage(source, window, error)
+            return self._salvage(window, error)
 
-    def _salvage(self, source: Source, window: Window, error: Exception) -> tuple[PixelArray, BoolArray]:
-        """Read block by block, so that only what is truly unreadable is lost; not from a server that is silent."""
-        pixels = np.zeros((len(self.spec.bands), window.height, window.width), self.scene.dtype)
-        valid = np.zeros((window.height, window.width), np.bool_)
+    def _salvage(self, window: Window, error: Exception) -> tuple[PixelArray, BoolArray]:
+        """Read block by block, so that only unreadable blocks are lost; stops when the server does not respond."""
+        pixels, valid = self._blank(window)
         lost: list[Window] = []
         parts = list(blocks(window, self.scene.block_shape))
         if self.scene.view is not None:
-            # Pieces of a view are the same whatever the window, and may be pieces of many blocks of its files.
-            parts = [Piece(*astuple(block_at(part, self.scene))) for part in parts]
-        while parts and source.salvageable and not isinstance(error, LostError):
+            # A block of a view may cover many blocks of its files, so parts of it are tried.
+            parts = [Subwindow(*astuple(block_at(part, self.scene))) for part in parts]
+        while parts and self.reader.salvageable and not isinstance(error, LostError):
             part = parts.pop(0)
             inside = part.intersection(window)
             if inside is None:
                 continue
             try:
-                some, some_valid = source.read_once(part)
+                some, some_valid = self.reader.read_once(part)
             except (RasterioError, LostError) as caught:
                 error = caught
-                smaller = quarters(part) if isinstance(part, Piece) else []
+                smaller = quarters(part) if isinstance(part, Subwindow) else []
                 parts = smaller + parts
                 lost += [] if smaller else [inside]
                 continue
-            here, there = within(inside, window), within(inside, part)
-            pixels[:, *here], valid[here] = some[:, *there], some_valid[there]
+            target, source = within(inside, window), within(inside, part)
+            pixels[:, *target], valid[target] = some[:, *source], some_valid[source]
         parts = [inside for part in parts if (inside := part.intersection(window)) is not None]
-        message = " ".join(str(error.__cause__ or error).split())
-        ref = self.scene.ref
-        for part in coalesced(lost + parts):
-            self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, source.tried + 1))
+        message, ref = " ".join(str(error.__cause__ or error).split()), self.scene.ref
+        for part in joined(lost + parts):
+            attempts = self.reader.attempts + 1
+            self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, attempts))
         return pixels, valid
 
 
-def _aligned_rows(scene: Scene) -> int:
-    """Strips end at multiples of this many rows."""
-    rows = scene.block_shape[0]
-    return rows if rows <= MAX_ALIGNED_ROWS else 1
-
-
-def _source(scene: Scene, unit: Unit, spec: ReadSpec) -> AbstractContextManager[Source]:
-    """What the strips of a unit are read from."""
-    return source(
-        scene,
-        tuple(strip_windows(unit, _aligned_rows(scene), scene.block_shape[1])),
-        attempts=spec.attempts,
-        open_=partial(opened, scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb),
-        read=lambda dataset, window: read_window(dataset, scene, spec.bands, window),
-    )
-
-
 @dataclass(slots=True)
-class _Stack:
-    """Tiles on their way into one batch."""
+class _BatchBuilder:
+    """Collects tiles into batches."""
 
     scene: Scene
-    unit: Unit
     spec: ReadSpec
     windows: list[Window] = field(default_factory=list)
     pixels: PixelArray | None = None
     valid: BoolArray | None = None
 
-    def push(self, window: Window, pixels: PixelArray, valid: BoolArray | None) -> TileBatch | None:
+    def add(self, window: Window, pixels: PixelArray, valid: BoolArray | None) -> TileBatch | None:
         """Add a tile; the batch when it is full."""
         n, (width, height) = self.spec.chunk, self.spec.tile
         if self.pixels is None:
@@ -234,11 +217,11 @@ class _Stack:
         return self.flush() if len(self.windows) == n else None
 
     def flush(self) -> TileBatch | None:
-        """What has been pushed since the last batch, or None."""
+        """The tiles since the last batch, or None."""
         if not self.windows or self.pixels is None:
             return None
         n = len(self.windows)
-        windows = np.array([(w.col, w.row, w.width, w.height) for w in self.windows], np.int64)
+        windows = np.array([astuple(w) for w in self.windows], np.int64)
         valid = None if self.valid is None else self.valid[:n]
         size = np.tile(np.array([self.scene.width, self.scene.height], np.int64), (n, 1))
         limits = None if self.spec.limits is None else np.tile(np.array(self.spec.limits, np.float32), (n, 1, 1))
@@ -247,16 +230,14 @@ class _Stack:
         return batch
 
 
-def _account(coverage: Coverage, window: Window, valid: BoolArray | None) -> None:
-    if valid is None:
-        coverage.update(Coverage.of_window(window, coverage.cell, INSPECTED))
-        return
-    told = Coverage.of_window(window, coverage.cell, NODATA)
-    rows = np.maximum(np.arange(told.codes.shape[0]) * coverage.cell - window.row % coverage.cell, 0)
-    columns = np.maximum(np.arange(told.codes.shape[1]) * coverage.cell - window.col % coverage.cell, 0)
-    seen = np.logical_or.reduceat(np.logical_or.reduceat(valid, rows, axis=0), columns, axis=1)
-    told.codes[seen] = INSPECTED
-    coverage.update(told)
+def _mark_inspected(coverage: Coverage, window: Window, valid: BoolArray | None) -> None:
+    update = Coverage.of_window(window, coverage.cell, INSPECTED if valid is None else NODATA)
+    if valid is not None:
+        rows = np.maximum(np.arange(update.codes.shape[0]) * coverage.cell - window.row % coverage.cell, 0)
+        columns = np.maximum(np.arange(update.codes.shape[1]) * coverage.cell - window.col % coverage.cell, 0)
+        seen = np.logical_or.reduceat(np.logical_or.reduceat(valid, rows, axis=0), columns, axis=1)
+        update.codes[seen] = INSPECTED
+    coverage.update(update)
 
 
 def _mark_failed(coverage: Coverage, unit: Unit, failure: Failure) -> None:

@@ -1,8 +1,8 @@
-"""Views: VRTs of our own making that show files as the scene they stand for.
+"""Generated VRTs ("views") that present files as a scene.
 
-Several files become the bands of one scene, a palette becomes colours, a scene appears at another scale.
-GDAL resamples while it reads, from overviews where they are coarse enough. Which overview it takes depends on
-the window it is asked for, so a view is read in blocks that are the same for every unit, see `pixels.read_window`.
+Views combine several files as bands of one scene, show a palette as colours, or a scene at another scale. GDAL
+resamples while it reads, from overviews that are fine enough. The overview depends on the window, so a view is read in
+blocks that are the same for every unit; see `pixels.read_window`.
 """
 
 from __future__ import annotations
@@ -19,158 +19,138 @@ from geosod.errors import ConfigError, SceneError
 from geosod.scene import Scene, SceneRef
 from geosod.storage.vrt_sandbox import gdal_source
 
-#: Scales beyond these are refused: there is nothing to see, or nothing to be gained.
-LEAST_SCALE, GREATEST_SCALE = 1 / 256, 16.0
-#: Pixels by which rasters that are to lie on one grid may disagree.
-_SLACK = 0.01
+#: Scales outside this range are refused.
+MIN_SCALE, MAX_SCALE = 1 / 256, 16.0
+#: Tolerance in pixels for rasters on one grid.
+_TOLERANCE = 0.01
 
 _TYPES = {"uint8": "Byte", "int8": "Int8", "float32": "Float32", "float64": "Float64"}
 _TYPES |= {f"{kind}int{bits}": f"{kind.upper()}Int{bits}" for kind in ("", "u") for bits in (16, 32, 64)}
 
-#: Side of the blocks in which views are read.
+#: Side in pixels of the blocks in which views are read.
 BLOCK = 512
 
 Rectangle = tuple[float, float, float, float]
 
 
+#: What GDAL opens, a file name or the text of another view, with its width and height in pixels.
+_Source = tuple[str, int, int]
+
+
 @dataclass(frozen=True, slots=True)
-class Shown:
+class _Band:
     """One band of a view.
 
     Attributes:
-        source: what GDAL opens: a file name, or another view.
-        size: width and height of the source in pixels.
-        band: 1-based number in the source, or "mask,1" for its mask.
+        source: the source.
+        number: 1-based number in the source, or "mask,1" for its mask.
         dtype: numpy name of the pixel type.
-        place: where the source comes to lie in the view: x, y, width, height in the view's pixels.
+        rectangle: x, y, width and height of the source in the view's pixels.
         name: the band's description.
-        nodata: value without meaning; GDAL leaves it out of the resampling.
-        colour: 1 to 4, the component of the palette that is shown; None for the values themselves.
+        nodata: the nodata value, which resampling ignores.
+        colour: 1 to 4, the component of the palette to show; None for the values themselves.
         interpretation: GDAL's colour interpretation, such as "Alpha".
-        smooth: whether values between pixels are interpolated; masks and palettes are not.
+        smooth: whether to interpolate between pixels; not for masks and palettes.
     """
 
-    source: str
-    size: tuple[int, int]
-    band: int | str
+    source: _Source
+    number: int | str
     dtype: str
-    place: Rectangle
+    rectangle: Rectangle
     name: str = ""
     nodata: float | None = None
     colour: int | None = None
     interpretation: str | None = None
     smooth: bool = True
 
+    def xml(self, attribute: str) -> str:
+        """The element of the band, with another attribute."""
+        (x, y, w, h), (source, width, height) = self.rectangle, self.source
+        kind = "SimpleSource" if self.colour is None else "ComplexSource"
+        kernel = ' resampling="bilinear"' if self.smooth else ""
+        about = _element("Description", escape(self.name) or None) + _element("NoDataValue", self.nodata)
+        return (
+            f'<VRTRasterBand dataType="{_TYPES[self.dtype]}"{attribute}>{about}'
+            f"{_element('ColorInterp', self.interpretation)}<{kind}{kernel}>"
+            f'<SourceFilename relativeToVRT="0">{escape(source)}</SourceFilename>'
+            f'{_element("SourceBand", self.number)}<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
+            f'<DstRect xOff="{x!r}" yOff="{y!r}" xSize="{w!r}" ySize="{h!r}"/>'
+            f"{_element('ColorTableComponent', self.colour)}</{kind}></VRTRasterBand>"
+        )
 
-def vrt(width: int, height: int, bands: Sequence[Shown], *, mask: Shown | None = None) -> str:
-    """The text of a VRT without georeference, which the scene that it belongs to keeps itself."""
-    body = "".join(_band(band, i) for i, band in enumerate(bands, 1))
-    if mask is not None:
-        body += f"<MaskBand>{_band(mask, None)}</MaskBand>"
+
+def _element(tag: str, value: str | float | None) -> str:
+    return "" if value is None else f"<{tag}>{value}</{tag}>"
+
+
+def _vrt(width: int, height: int, bands: Sequence[_Band], *, mask: _Band | None = None) -> str:
+    """The text of a VRT; it has no georeference, which the scene holds."""
+    body = "".join(band.xml(f' band="{i}"') for i, band in enumerate(bands, 1))
+    body += _element("MaskBand", None if mask is None else mask.xml(""))
     return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{body}</VRTDataset>'
 
 
-def _band(shown: Shown, number: int | None) -> str:
-    x, y, w, h = shown.place
-    kernel = ' resampling="bilinear"' if shown.smooth else ""
-    place = f'<DstRect xOff="{x!r}" yOff="{y!r}" xSize="{w!r}" ySize="{h!r}"/>'
-    taken = f'<SrcRect xOff="0" yOff="0" xSize="{shown.size[0]}" ySize="{shown.size[1]}"/>'
-    name = f'<SourceFilename relativeToVRT="0">{escape(shown.source)}</SourceFilename>'
-    colour = "" if shown.colour is None else f"<ColorTableComponent>{shown.colour}</ColorTableComponent>"
-    source = f"{name}<SourceBand>{shown.band}</SourceBand>{taken}{place}{colour}"
-    kind = "ComplexSource" if colour else "SimpleSource"
-    head = "" if number is None else f' band="{number}"'
-    about = f"<Description>{escape(shown.name)}</Description>" if shown.name else ""
-    about += "" if shown.nodata is None else f"<NoDataValue>{shown.nodata!r}</NoDataValue>"
-    about += "" if shown.interpretation is None else f"<ColorInterp>{shown.interpretation}</ColorInterp>"
-    return (
-        f'<VRTRasterBand dataType="{_TYPES[shown.dtype]}"{head}>{about}'
-        f"<{kind}{kernel}>{source}</{kind}></VRTRasterBand>"
-    )
-
-
-def placed_on(grid: Scene, other: Scene) -> Rectangle:
-    """Where a raster comes to lie on the grid of another of the same ground.
-
-    Raises:
-        SceneError: they do not share a CRS, are turned against each other, or lie apart.
-    """
-    if grid.locator is not None and (grid.locator, grid.width, grid.height) == (
-        other.locator,
-        other.width,
-        other.height,
-    ):
-        return 0.0, 0.0, float(grid.width), float(grid.height)
+def _rectangle_on(grid: Scene, other: Scene) -> Rectangle:
+    """The rectangle of a raster in the pixels of another one; SceneError where they are not aligned."""
+    whole = (0.0, 0.0, float(grid.width), float(grid.height))
+    if grid.locator is not None and grid.locator == other.locator and grid.window == other.window:
+        return whole
     if grid.crs is None and other.crs is None:
         if abs(grid.width * other.height - other.width * grid.height) > max(grid.width, grid.height):
-            raise SceneError(f"{other.ref.uri}: {_size(other)} does not fit {_size(grid)} of {grid.ref.uri}")
-        return 0.0, 0.0, float(grid.width), float(grid.height)
+            size, other_size = f"{grid.width} x {grid.height}", f"{other.width} x {other.height}"
+            raise SceneError(
+                f"{other.ref.uri}: {other_size} does not fit {size} of {grid.ref.uri}; use files of one shape"
+            )
+        return whole
     if grid.crs != other.crs or grid.transform is None or other.transform is None:
-        raise SceneError(
-            f"{other.ref.uri}: is not in the CRS of {grid.ref.uri}, with which it should make one scene; "
-            "warp one of them (gdalwarp -t_srs)"
-        )
+        raise SceneError(f"{other.ref.uri}: is not in the CRS of {grid.ref.uri}; warp one of them (gdalwarp -t_srs)")
     to_grid = ~grid.transform @ other.transform
     x, y, w, h = to_grid.c, to_grid.f, to_grid.a * other.width, to_grid.e * other.height
-    turned = abs(to_grid.b * other.height) > _SLACK or abs(to_grid.d * other.width) > _SLACK or min(w, h) <= 0
-    if turned or x >= grid.width or y >= grid.height or x + w <= 0 or y + h <= 0:
+    rotated = abs(to_grid.b * other.height) > _TOLERANCE or abs(to_grid.d * other.width) > _TOLERANCE or min(w, h) <= 0
+    if rotated or x >= grid.width or y >= grid.height or x + w <= 0 or y + h <= 0:
         raise SceneError(
-            f"{other.ref.uri}: does not lie on the ground of {grid.ref.uri}, with which it should make one scene, or "
-            "is turned or mirrored against it; warp one of them (gdalwarp)"
+            f"{other.ref.uri}: does not lie on the ground of {grid.ref.uri}, or is rotated or mirrored against it; "
+            "warp one of them (gdalwarp)"
         )
     return x, y, w, h
 
 
 def at_gsd(scene: Scene, gsd: float) -> Scene:
-    """The scene resampled to a ground sample distance in metres.
-
-    Raises:
-        ConfigError: it is too far from the scene's own.
-        SceneError: the scene has none.
-    """
+    """The scene resampled to a GSD in metres; ConfigError as `at_scale`, SceneError where its own GSD is unknown."""
     if scene.gsd is None:
         raise SceneError(
-            f"{scene.ref.uri}: its GSD is unknown, so it cannot be brought to {gsd:g} m; leave --tile-gsd out"
+            f"{scene.ref.uri}: its GSD is unknown, so it cannot be resampled to {gsd:g} m; omit --tile-gsd"
         )
     return at_scale(scene, scene.gsd / gsd)
 
 
 def at_scale(scene: Scene, scale: float) -> Scene:
-    """The scene with `scale` pixels for each of its own along both axes.
-
-    Raises:
-        ConfigError: `scale` is out of range.
-    """
-    if not LEAST_SCALE <= scale <= GREATEST_SCALE:
+    """The scene with `scale` pixels for each of its own along both axes; ConfigError where `scale` is out of range."""
+    if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ConfigError(
-            f"{scene.ref.uri}: would be resampled by {scale:.4g}, which is not in {LEAST_SCALE:.4g} to "
-            f"{GREATEST_SCALE:g}; check --levels, and --tile-gsd against its GSD of {scene.gsd or 0:.3g} m"
+            f"{scene.ref.uri}: would be resampled by {scale:.4g}, which is not in {MIN_SCALE:.4g} to {MAX_SCALE:g}; "
+            f"check --levels, and --tile-gsd against its GSD of {scene.gsd or 0:.3g} m"
         )
     if abs(scale - 1) * max(scene.width, scene.height) < 0.5:
         return scene
-    # Whole pixels that cover the scene exactly, so the two axes may differ a little.
+    # Whole pixels cover the scene exactly, so the scales of the two axes may differ slightly.
     width, height = (max(1, round(side * scale)) for side in (scene.width, scene.height))
     scale_x, scale_y = width / scene.width, height / scene.height
-    place = (0.0, 0.0, float(width), float(height))
+    rectangle = (0.0, 0.0, float(width), float(height))
     source = _source(scene)
-    size = scene.width, scene.height
-
-    def shown(band: int) -> Shown:
-        alpha = band == scene.alpha
-        nodata = None if alpha else scene.nodata[band - 1]
-        name = scene.band_names[band - 1]
-        colour = "Alpha" if alpha else None
-        return Shown(source, size, band, scene.dtype, place, name, nodata, interpretation=colour, smooth=not alpha)
-
-    mask = None
-    if "mask" in scene.masks:
-        mask = Shown(source, size, "mask,1", "uint8", place, smooth=False)
+    bands = [
+        _Band(source, i, scene.dtype, rectangle, name, nodata)
+        for i, (name, nodata) in enumerate(zip(scene.band_names, scene.nodata, strict=True), 1)
+    ]
+    if (alpha := scene.alpha) is not None:
+        bands[alpha - 1] = replace(bands[alpha - 1], nodata=None, interpretation="Alpha", smooth=False)
+    mask = _Band(source, "mask,1", "uint8", rectangle, smooth=False) if "mask" in scene.masks else None
     return replace(
         scene,
         width=width,
         height=height,
         transform=None if scene.transform is None else scene.transform @ Affine.scale(1 / scale_x, 1 / scale_y),
-        view=vrt(width, height, [shown(band) for band in range(1, scene.count + 1)], mask=mask),
+        view=_vrt(width, height, bands, mask=mask),
         scale=(scene.scale[0] * scale_x, scene.scale[1] * scale_y),
         gsd=None if scene.gsd is None else scene.gsd / math.sqrt(scale_x * scale_y),
         block_shape=(BLOCK, BLOCK),
@@ -178,17 +158,17 @@ def at_scale(scene: Scene, scale: float) -> Scene:
     )
 
 
-def coloured(scene: Scene, components: int) -> Scene:
+def expand_palette(scene: Scene, components: int) -> Scene:
     """A scene of palette indices as red, green and blue, and alpha where `components` is 4."""
     whole = (0.0, 0.0, float(scene.width), float(scene.height))
-    source, size = _source(scene), (scene.width, scene.height)
+    source = _source(scene)
     names = ("Red", "Green", "Blue", "Alpha")[:components]
     bands = [
-        Shown(source, size, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
+        _Band(source, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
         for i, n in enumerate(names, 1)
     ]
     masked = scene.masks[0] != "none"
-    mask = Shown(source, size, "mask,1", "uint8", whole, smooth=False) if masked else None
+    mask = _Band(source, "mask,1", "uint8", whole, smooth=False) if masked else None
     return replace(
         scene,
         count=components,
@@ -200,26 +180,26 @@ def coloured(scene: Scene, components: int) -> Scene:
         block_shape=(BLOCK, BLOCK),
         scales=(),
         offsets=(),
-        view=vrt(scene.width, scene.height, bands, mask=mask),
+        view=_vrt(scene.width, scene.height, bands, mask=mask),
     )
 
 
-def stacked(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Scene:
-    """Bands of several files of one ground as one scene, on the grid of the finest.
+def stack_bands(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Scene:
+    """Bands of several files of the same ground as one scene, on the finest grid.
 
     Args:
-        parts: for each band its file, its 1-based number there, and its name here.
-        ref: the scene they make.
+        parts: for each band its file, its 1-based number there, and its name in the scene.
+        ref: the scene.
 
     Raises:
-        SceneError: the files do not lie on one ground.
+        SceneError: the files do not cover the same ground.
     """
-    finest = min(_pixel(part) for part, _, _ in parts)
-    # GSDs are those in the middle of each file, so that those of one grid may differ a little.
-    fine = [part for part, _, _ in parts if _pixel(part) <= 1.01 * finest]
+    sizes = [1 / part.width if part.gsd is None else part.gsd for part, _, _ in parts]
+    # The GSD is that at the centre of each file, so it may differ slightly between files on one grid.
+    fine = [part for (part, _, _), size in zip(parts, sizes, strict=True) if size <= 1.01 * min(sizes)]
     grid = max(fine, key=lambda scene: scene.width * scene.height)
     dtype = np.result_type(*(part.dtype for part, _, _ in parts)).name
-    bands = [_part(grid, part, band, name=name, dtype=dtype) for part, band, name in parts]
+    bands = [_stacked(grid, part, band, name=name, dtype=dtype) for part, band, name in parts]
     return replace(
         grid,
         ref=ref,
@@ -233,49 +213,37 @@ def stacked(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Scene:
         band_names=tuple(name for _, _, name in parts),
         scales=tuple(part.scales[band - 1] if part.scales else 1.0 for part, band, _ in parts),
         offsets=tuple(part.offsets[band - 1] if part.offsets else 0.0 for part, band, _ in parts),
-        view=vrt(grid.width, grid.height, bands),
+        view=_vrt(grid.width, grid.height, bands),
     )
 
 
-def _pixel(scene: Scene) -> float:
-    """A measure of the pixel's size to compare files of one ground by."""
-    return scene.gsd if scene.gsd is not None else 1 / scene.width
-
-
-def _check_extent(grid: Scene, part: Scene, place: Rectangle) -> None:
-    """Files of one ground begin and end together, within two pixels of either; what does not is told."""
-    x, y, w, h = place
+def _check_extent(grid: Scene, part: Scene, rectangle: Rectangle) -> None:
+    """Refuse files whose edges differ by more than two pixels, unless nodata fills the gap."""
+    x, y, w, h = rectangle
     slack = 2 * max(w / part.width, h / part.height, 1.0)
     beyond = max(-x, -y, x + w - grid.width, y + h - grid.height)
     if beyond > slack:
         raise SceneError(
-            f"{part.ref.uri}: reaches {beyond:.0f} pixels beyond {grid.ref.uri}, on whose grid the scene would be; "
-            "cut the files to one ground first (gdalwarp -te)"
+            f"{part.ref.uri}: reaches {beyond:.0f} pixels beyond {grid.ref.uri}; clip both to one ground (gdalwarp -te)"
         )
     short = max(x, y, grid.width - x - w, grid.height - y - h)
     if short > slack and part.nodata == (None,) * part.count:
         raise SceneError(
-            f"{part.ref.uri}: ends {short:.0f} pixels before {grid.ref.uri} does, and has no nodata value to stand "
-            "there; give it one (gdal_translate -a_nodata), or cut the files to one ground"
+            f"{part.ref.uri}: ends {short:.0f} pixels before {grid.ref.uri}, and has no nodata value to fill the gap; "
+            "assign one (gdal_translate -a_nodata), or clip the files to the same ground"
         )
 
 
-def _part(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> Shown:
-    nodata = part.nodata[band - 1]
+def _stacked(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> _Band:
     if part.masks[band - 1] == "mask" or part.alpha not in (None, band):
         raise SceneError(
-            f"{part.ref.uri}: has a mask or alpha band, which is not read where several files make one scene; "
-            "give it a nodata value, or stack the files first (gdalbuildvrt -separate)"
+            f"{part.ref.uri}: has a mask or alpha band, which scenes of several files do not support; assign a nodata "
+            "value, or stack the files first (gdalbuildvrt -separate)"
         )
-    size = part.width, part.height
-    place = placed_on(grid, part)
-    _check_extent(grid, part, place)
-    return Shown(_source(part), size, band, dtype, place, name, nodata)
+    rectangle = _rectangle_on(grid, part)
+    _check_extent(grid, part, rectangle)
+    return _Band(_source(part), band, dtype, rectangle, name, part.nodata[band - 1])
 
 
-def _source(scene: Scene) -> str:
-    return scene.view or gdal_source(scene.ref.uri)
-
-
-def _size(scene: Scene) -> str:
-    return f"{scene.width} x {scene.height}"
+def _source(scene: Scene) -> _Source:
+    return scene.view or gdal_source(scene.ref.uri), scene.width, scene.height

@@ -1,1 +1,1 @@
-"""Where bytes come from and go to: addresses, buckets, retries, and GDAL over all of them."""
+"""Reading bytes: addresses of files, S3 and HTTP access, retries, and GDAL on top of them."""

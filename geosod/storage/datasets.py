@@ -1,9 +1,8 @@
-"""Open a file or a view with GDAL, here or on the network; what passes is tried again."""
+"""Open a raster or a view with GDAL, local or remote, with retries of transient errors."""
 
 from __future__ import annotations
 
 import re
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,78 +13,76 @@ from rasterio.io import DatasetReader
 
 from geosod.errors import SceneError
 from geosod.scene import SceneRef
-from geosod.storage.gdal_env import ATTEMPTS, backoff, environment, forget, is_transient, name_of_version
+from geosod.storage.gdal_env import environment, forget, versioned_name
+from geosod.storage.retry import ATTEMPTS, with_retries
 from geosod.storage.uris import is_remote, suffix
 from geosod.storage.vrt_sandbox import check_raster, gdal_source
 
-#: What `name_of_version` adds to a name, of no use to a reader.
-_MARK = re.compile(r"#[0-9a-f]{12}-\d+")
+#: The suffix that `versioned_name` adds, removed from messages.
+_VERSION_SUFFIX = re.compile(r"#[0-9a-f]{12}-\d+")
 
 
 @contextmanager
-def connected(ref: SceneRef, *, view: str | None, drivers: Sequence[str], options: Mapping[str, Any]) -> Iterator[Any]:
-    """A rasterio dataset with a handle of its own.
+def open_dataset(
+    ref: SceneRef, *, view: str | None, drivers: Sequence[str], options: Mapping[str, Any]
+) -> Iterator[Any]:
+    """Open a rasterio dataset with its own GDAL handle.
 
     Args:
         ref: the scene.
-        view: what is opened in its place: a VRT of our own making, whose sources are the scene's files.
-        drivers: GDAL's drivers that may open it.
-        options: settings of GDAL besides those that files on the network call for.
+        view: text of a generated VRT that is opened instead of the file; its sources are the scene's files.
+        drivers, options: GDAL drivers that may open it, and options in addition to those for remote files.
 
     Raises:
         SceneError: it cannot be opened.
     """
-    with ExitStack() as stack:
-        yield _with_retries(stack, ref, view, drivers, options)
+    remote = [uri for uri in source_versions(ref) if is_remote(uri)]
+
+    def attempt() -> tuple[Any, ExitStack]:
+        with ExitStack() as stack:
+            try:
+                name, allowed = _gdal_input(ref, view, drivers)
+                stack.enter_context(environment([name], options))
+                dataset = stack.enter_context(_open(name, allowed))
+                return dataset, stack.pop_all()
+            except RasterioError:
+                for uri in remote:
+                    forget(uri)
+                raise
+
+    try:
+        dataset, stack = with_retries(attempt, attempts=ATTEMPTS if remote else 1, errors=RasterioError)
+    except RasterioError as error:
+        raise _scene_error(ref.uri, error) from (None if remote else error)
+    with stack:
+        yield dataset
 
 
-def sources_of(ref: SceneRef) -> dict[str, str | None]:
-    """The files that the pixels of a scene come from, and their versions as they were found."""
+def source_versions(ref: SceneRef) -> dict[str, str | None]:
+    """The files that hold the pixels of a scene, with the versions that were found when it was planned."""
     return {file.uri: file.version for file in ref.files} or {ref.uri: ref.version}
 
 
-def _with_retries(
-    stack: ExitStack, ref: SceneRef, view: str | None, drivers: Sequence[str], options: Mapping[str, Any]
-) -> Any:
-    remote = [uri for uri in sources_of(ref) if is_remote(uri)]
-    attempt = 0
-    while True:
-        with ExitStack() as tried:
-            try:
-                name, allowed = _openable(ref, view, drivers)
-                tried.enter_context(environment([name], options))
-                dataset = tried.enter_context(_dataset(name, allowed))
-                stack.push(tried.pop_all())
-                return dataset
-            except RasterioError as error:
-                for uri in remote:
-                    forget(uri)
-                if not remote or attempt + 1 == ATTEMPTS or not is_transient(error):
-                    raise _told(ref.uri, error) from (None if remote else error)
-        time.sleep(backoff(attempt))
-        attempt += 1
-
-
-def _openable(ref: SceneRef, view: str | None, drivers: Sequence[str]) -> tuple[str, list[str]]:
-    """What GDAL is handed, and the drivers that may take it."""
+def _gdal_input(ref: SceneRef, view: str | None, drivers: Sequence[str]) -> tuple[str, list[str]]:
+    """The name or VRT text that GDAL opens, and the drivers that may open it."""
     if view is not None:
-        # GDAL opens what a view names with any driver it has.
-        for uri, version in sources_of(ref).items():
+        # GDAL opens the sources of a view with any driver.
+        for uri, version in source_versions(ref).items():
             if is_remote(uri) and suffix(uri) != ".vrt":
                 check_raster(uri, version)
         return view, list(drivers)
     if is_remote(ref.uri) and suffix(ref.uri) != ".vrt":
-        # What comes as a raster must be one: a VRT in its place would go unchecked.
-        return name_of_version(ref.uri, ref.version), [driver for driver in drivers if driver != "VRT"]
+        # A VRT served under the name of a raster would bypass the sandbox.
+        return versioned_name(ref.uri, ref.version), [driver for driver in drivers if driver != "VRT"]
     return gdal_source(ref.uri), list(drivers)
 
 
-def _dataset(name: str, drivers: list[str]) -> Any:
+def _open(name: str, drivers: list[str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return DatasetReader(name, sharing=False, driver=drivers)
 
 
-def _told(uri: str, error: RasterioError) -> SceneError:
-    text = _MARK.sub("", " ".join(str(error).split())).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
+def _scene_error(uri: str, error: RasterioError) -> SceneError:
+    text = _VERSION_SUFFIX.sub("", " ".join(str(error).split())).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
     return SceneError(f"{uri}: cannot be opened as a raster: {text or type(error).__name__}")

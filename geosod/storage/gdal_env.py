@@ -1,4 +1,4 @@
-"""How GDAL reads files on the network: their names, its settings, and the credentials of this process."""
+"""Which GDAL options and credentials apply to remote files, and under which names GDAL opens them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,14 @@ from typing import Any
 import rasterio
 from rasterio.session import Session
 
-from geosod.storage.files import version
-from geosod.storage.retry import ATTEMPTS, backoff, is_permanent, is_transient
 from geosod.storage.s3 import CONNECT_SECONDS, access
 from geosod.storage.uris import gdal_name, is_remote, is_web
 
-__all__ = [
-    "ATTEMPTS",
-    "backoff",
-    "environment",
-    "forget",
-    "gdal_name",
-    "is_permanent",
-    "is_transient",
-    "name_of_version",
-    "settings",
-    "version",
-]
-
-#: Seconds for which fewer than 1000 bytes a second may come before a request counts as failed.
+#: A request fails when fewer than 1000 bytes a second arrive for this many seconds.
 SLOW_SECONDS = 20
 
 _GDAL: Mapping[str, Any] = {
-    # Looking for sidecars costs a listing or several requests a file, and finds what nobody has checked.
+    # Searching for sidecars costs a listing or several requests for each file, and would open unchecked files.
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
     "GDAL_HTTP_MULTIPLEX": "YES",
@@ -46,7 +31,7 @@ _GDAL: Mapping[str, Any] = {
     "GDAL_HTTP_LOW_SPEED_TIME": SLOW_SECONDS,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
     "GDAL_HTTP_NETRC": "YES",
-    # Pixels come once, in large ranges; a cache of each file would only copy them. Headers stay in the common one.
+    # Pixels are read once, in large ranges; a cache for each file would only copy them. GDAL caches headers anyway.
     "VSI_CACHE": False,
 }
 
@@ -55,25 +40,20 @@ _failures: Counter[str] = Counter()
 
 
 def settings(names: Iterable[str]) -> dict[str, Any]:
-    """GDAL's settings for files on the network; none where `names` are all local.
-
-    Args:
-        names: addresses, GDAL names, or texts of VRTs that hold such names.
-    """
-    text = list(names)
-    remote = [name for name in text if is_remote(name) or "/vsicurl/" in name or "/vsis3/" in name]
+    """GDAL options for addresses, GDAL names, or texts of VRTs that contain these; empty where all are local."""
+    remote = [name for name in names if is_remote(name) or "/vsicurl/" in name or "/vsis3/" in name]
     if not remote:
         return {}
-    # A name that carries its version may stay in GDAL's cache; another could show what a file once was.
+    # A name with a version may stay in GDAL's cache; any other could return outdated bytes.
     versioned = all(name.startswith("/vsicurl/") and "#" in name for name in remote)
-    kept = {} if versioned else {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/"}
-    # A link that is signed is signed for GET.
+    cache = {} if versioned else {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/"}
+    # A signed link is valid for GET only.
     head = {"CPL_VSIL_CURL_USE_HEAD": "NO"} if any("?" in name for name in remote) else {}
-    return dict(_GDAL) | kept | head
+    return dict(_GDAL) | cache | head
 
 
 class _Options(Session):  # type: ignore[misc]
-    """Credentials as options of GDAL, for rasterio to hand over; none for files that need none."""
+    """A rasterio session that hands over fixed credential options."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         self.credentials = dict(options)
@@ -84,15 +64,9 @@ class _Options(Session):  # type: ignore[misc]
 
 @contextmanager
 def environment(names: Iterable[str], options: Mapping[str, Any]) -> Iterator[None]:
-    """GDAL set up in this thread for some files, with credentials that this process finds for itself.
+    """Configure GDAL in this thread for files named as in `settings`, with the credentials of this process.
 
-    Args:
-        names: as `settings`.
-        options: further settings.
-
-    Raises:
-        ConfigError: boto3 is missing.
-        SceneError: a bucket is to be read and there are no credentials.
+    ConfigError or SceneError where a file is in a bucket, and boto3 or the credentials are missing.
     """
     text = list(names)
     buckets = any("s3://" in name or "/vsis3/" in name for name in text)
@@ -101,19 +75,19 @@ def environment(names: Iterable[str], options: Mapping[str, Any]) -> Iterator[No
         yield
 
 
-def name_of_version(uri: str, known: str | None) -> str:
-    """GDAL's name for one version of a file, so that no byte of another one comes out of its cache.
+def versioned_name(uri: str, version: str | None) -> str:
+    """GDAL's name for one version of a file, so that GDAL's cache never returns bytes of another version.
 
-    Of web addresses the name ends in a fragment, which is not sent. It also tells how often reading failed here,
-    since GDAL remembers failures, too.
+    The name of a web address ends in a fragment, which is not sent. The fragment also holds the number of failed
+    reads, since GDAL caches failures too.
     """
     name = gdal_name(uri)
-    if known is None or not is_web(uri):
+    if version is None or not is_web(uri):
         return name
-    digest = hashlib.blake2b(known.encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(version.encode(), digest_size=6).hexdigest()
     return f"{name}#{digest}-{_failures[uri]}"
 
 
 def forget(uri: str) -> None:
-    """Ask for everything anew from now on: reading this file has failed."""
+    """Make GDAL request a file anew after a failed read."""
     _failures[uri] += 1

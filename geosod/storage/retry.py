@@ -1,4 +1,4 @@
-"""Which failures of a network pass, and how long to wait for it."""
+"""Which network errors are transient, and how long to wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-#: How often something on the network is tried before it counts as failed.
+#: Attempts before an operation on the network counts as failed.
 ATTEMPTS = 4
-#: Statuses that a server gives when it is asked at a bad moment.
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: HTTP statuses after which the same request may succeed later.
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _STATUS = re.compile(
     r"(?i)(?:response[ _]code|error code|HTTP error|\bstatus|ClientError[^()]*|error occurred)\D{0,12}(\d{3})\b"
 )
-_LASTING = re.compile(
+_PERMANENT = re.compile(
     r"(?i)access ?denied|forbidden|unauthorized|expired|invalid ?access ?key|signature ?does ?not ?match|"
     r"no ?such ?(?:key|bucket|file)|invalid ?token|not recognized as being in a supported|decoding error|decode|"
     r"corrupt|not a (?:tiff|jpeg|png)|checksum|certificate|too many redirects|credentials"
 )
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"(?i)time[d]?[- ]?out|reset|refused|aborted|broken pipe|empty reply|closed connection|closed without|resolve|"
     r"got \d+ bytes,? expected|read error|could ?n.t connect|failed to connect|slow ?down|too slow|"
     r"unexpected (?:eof|end)|incomplete ?read|partial file|transfer closed|unreachable|temporar|throttl|IO error|"
@@ -31,45 +31,42 @@ _T = TypeVar("_T")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether what failed may work when it is tried again: overloaded servers, broken connections, short answers.
+    """Whether a retry may succeed: overloaded servers, broken connections, incomplete responses.
 
-    Refusals (401, 403, expired links and tokens), what is not there (404), and data that cannot be decoded stay as
-    they are. What an error says first counts, then what it was raised from.
-
-    Args:
-        error: of GDAL (as rasterio raises it), requests or boto3.
+    Not transient are refusals (401, 403, expired links and tokens), missing files (404) and data that cannot be
+    decoded. The first HTTP status in the chain of causes decides; without a status, the messages of rasterio, requests
+    or boto3 do.
     """
     for link in _chain(error):
         status = _status(link)
         if status is not None:
-            return status in _PASSING_STATUS
+            return status in _TRANSIENT_STATUS
     text = " ".join(f"{type(link).__name__}: {link}" for link in _chain(error))
-    return not _LASTING.search(text) and bool(_PASSING.search(text))
+    return not _PERMANENT.search(text) and bool(_TRANSIENT.search(text))
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether an error says outright that trying again is of no use; of many that GDAL raises nothing can be said."""
+    """Whether a retry is known to be useless. Many errors of GDAL are neither transient nor permanent by their text."""
     statuses = [status for link in _chain(error) if (status := _status(link)) is not None]
     if statuses:
-        return statuses[0] not in _PASSING_STATUS
-    return any(_LASTING.search(str(link)) for link in _chain(error))
+        return statuses[0] not in _TRANSIENT_STATUS
+    return any(_PERMANENT.search(str(link)) for link in _chain(error))
 
 
 def backoff(attempt: int) -> float:
-    """Seconds to wait after the failed attempt number `attempt`, counted from 0: half a second, doubled each time."""
+    """Seconds to wait after the failed attempt number `attempt`, counted from 0: 0.5, 1, 2, …, at most 8."""
     return float(min(0.5 * 2**attempt, 8.0))
 
 
-def with_retries(action: Callable[[], _T], *, attempts: int = ATTEMPTS) -> _T:
-    """What `action` returns, tried again as long as its failures are transient.
+def with_retries(action: Callable[[], _T], *, attempts: int = ATTEMPTS, errors: type[Exception] = Exception) -> _T:
+    """Call `action` until it succeeds, fails with an error that is not transient, or `attempts` are used up.
 
-    Raises:
-        Exception: what the last attempt raised.
+    Raises the error of the last attempt; errors of other types than `errors` are raised at once.
     """
     for attempt in range(attempts - 1):
         try:
             return action()
-        except Exception as error:
+        except errors as error:
             if not is_transient(error):
                 raise
         time.sleep(backoff(attempt))
@@ -82,13 +79,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status that an error of requests or boto3 carries."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(response, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
 def _status(error: BaseException) -> int | None:
-    """The status of an HTTP answer, from the error's fields or its text."""
-    answer = getattr(error, "response", None)
-    status = getattr(answer, "status_code", None)
-    if isinstance(answer, dict):
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    if isinstance(status, int):
-        return status
-    match = _STATUS.search(str(error))
-    return int(match[1]) if match and 300 <= int(match[1]) < 600 else None
+    status = http_status(error)
+    match = _STATUS.search(str(error)) if status is None else None
+    return int(match[1]) if match and 300 <= int(match[1]) < 600 else status

@@ -1,4 +1,4 @@
-"""Buckets, the way AWS's own tools find theirs: credentials, region and endpoint from boto3's chain."""
+"""How S3 buckets are reached: credentials, region and endpoint from boto3's standard chain."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from urllib.parse import urlsplit
 
 from geosod.errors import ConfigError, SceneError
 
-#: Seconds until a connection must stand, and between two bytes of an answer.
+#: Timeouts in seconds: to connect, and between two bytes of a response.
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
-    """How buckets are reached from this process.
+    """Access to S3 from this process.
 
     Attributes:
-        session: boto3's, which renews its credentials itself.
-        client: its S3 client; boto3's clients may be shared by threads.
-        endpoint: URL of a service other than AWS, or None.
-        unsigned: requests carry no credentials.
-        payer: who pays for requests, "requester" or None.
+        session: boto3 session; it renews credentials itself.
+        client: its S3 client, which threads may share.
+        endpoint: URL of an S3 service other than AWS, or None.
+        unsigned: whether requests carry no credentials.
+        payer: "requester" where the reader pays for requests, or None.
     """
 
     session: Any
@@ -34,11 +34,7 @@ class Access:
     payer: str | None
 
     def gdal_options(self) -> dict[str, str]:
-        """GDAL's settings for these buckets, with credentials that are good for the next minutes at least.
-
-        Raises:
-            SceneError: there are no credentials.
-        """
+        """GDAL options with credentials that are valid for minutes at least; SceneError without any."""
         options = {"AWS_REGION": self.client.meta.region_name or "us-east-1"}
         if self.payer:
             options["AWS_REQUEST_PAYER"] = self.payer
@@ -56,25 +52,24 @@ class Access:
             )
         keys = found.get_frozen_credentials()
         options |= {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
-        # An empty token stands in for one that the environment may hold for other keys.
+        # An empty token overrides one in the environment that belongs to other keys.
         return options | {"AWS_SESSION_TOKEN": keys.token or "", "AWS_NO_SIGN_REQUEST": "NO"}
 
     def request(self) -> dict[str, str]:
-        """What every request of the client says besides bucket and key."""
+        """Parameters of every request besides bucket and key."""
         return {"RequestPayer": self.payer} if self.payer else {}
 
 
-_making = threading.Lock()
+_lock = threading.Lock()
 
 
 def access() -> Access:
-    """How buckets are reached, from the environment as it is now; made once for each environment.
+    """Access to S3 for the current environment variables; created once for each set of them.
 
-    Raises:
-        ConfigError: boto3 is not installed, or a profile that is asked for is not there.
+    ConfigError where boto3 is not installed, or the requested profile does not exist.
     """
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_") or k == "HOME"))
-    with _making:
+    with _lock:
         return _access(environment)
 
 
@@ -86,7 +81,7 @@ def _access(_: tuple[tuple[str, str], ...]) -> Access:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
-        raise ConfigError("s3:// scenes need boto3; install it with: pip install 'geosod[s3]'") from error
+        raise ConfigError("s3:// scenes need boto3; run: pip install 'geosod[s3]'") from error
     unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "ON", "1")
     given = os.environ.get("AWS_S3_ENDPOINT") or None
     if given and "://" not in given:

@@ -1,4 +1,4 @@
-"""Names of files, here and on the network: pure functions on text."""
+"""What the address of a local or remote file means; pure functions on text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from requests.utils import requote_uri
 
 from geosod.errors import ConfigError
 
-#: Endings of files that are scenes by their name.
+#: Suffixes of raster files.
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".jpg", ".jpeg", ".png")
-#: Endings of documents that name scenes.
+#: Suffixes of documents that list scenes.
 DOCUMENTS = (".json", ".geojson")
 
 _WEB = ("http://", "https://")
@@ -20,7 +20,7 @@ _S3 = "s3://"
 
 
 def is_s3(uri: str) -> bool:
-    """Whether `uri` names an object or a prefix in a bucket."""
+    """Whether `uri` is the address of an S3 object or prefix."""
     return uri.startswith(_S3)
 
 
@@ -34,11 +34,10 @@ def is_remote(uri: str) -> bool:
     return is_web(uri) or is_s3(uri)
 
 
-def plain(name: str) -> str:
-    """`name` with GDAL's ``/vsicurl/`` and ``/vsis3/`` undone, and the scheme in lower case.
+def normalized(name: str) -> str:
+    """`name` without GDAL's ``/vsicurl/`` and ``/vsis3/``, and with the scheme in lower case.
 
-    Raises:
-        ConfigError: it has another scheme, or is another of GDAL's virtual file systems.
+    ConfigError for another scheme or another of GDAL's virtual file systems.
     """
     for prefix, scheme in (("/vsicurl/", ""), ("/vsis3/", _S3)):
         if name.startswith(prefix):
@@ -48,20 +47,20 @@ def plain(name: str) -> str:
     if name.startswith("/vsi") or (separator and not is_remote(lowered)):
         raise ConfigError(f"{name}: cannot be read; give a local path, or an https:// or s3:// address")
     if is_remote(lowered) and not urlsplit(lowered).netloc:
-        raise ConfigError(f"{name}: names no host or bucket; write https://HOST/PATH or s3://BUCKET/KEY")
+        raise ConfigError(f"{name}: has no host or bucket; write https://HOST/PATH or s3://BUCKET/KEY")
     return lowered
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """The bucket and the key of an ``s3://`` address; the key is taken as it is written."""
+    """The bucket and the key of an ``s3://`` address; the key is not decoded."""
     bucket, _, key = uri.removeprefix(_S3).partition("/")
     return bucket, key
 
 
 def gdal_name(uri: str) -> str:
-    """What GDAL calls a file: ``/vsis3/…`` and ``/vsicurl/…`` for those on the network, else the path.
+    """GDAL's name of a file: ``/vsis3/…`` or ``/vsicurl/…`` for remote files, else the path.
 
-    Characters that a URL cannot hold are percent-encoded, escapes and the query string are kept, a fragment goes.
+    Web addresses are encoded as by `web_address`.
     """
     if is_s3(uri):
         return "/vsis3/" + uri.removeprefix(_S3)
@@ -69,29 +68,29 @@ def gdal_name(uri: str) -> str:
 
 
 def web_address(uri: str) -> str:
-    """A URL as it is sent: what it cannot hold percent-encoded, without fragment."""
+    """A URL as it is sent: percent-encoded where needed, existing escapes and query kept, the fragment removed."""
     return str(requote_uri(urlunsplit(urlsplit(uri)._replace(fragment=""))))
 
 
 def path_of(uri: str) -> str:
-    """The path of a file without query string; escapes of URLs are undone."""
+    """The path of a file without query string, with the escapes of URLs decoded."""
     if is_web(uri):
         return unquote(urlsplit(uri).path)
     return "/" + bucket_and_key(uri)[1] if is_s3(uri) else uri
 
 
 def suffix(uri: str) -> str:
-    """Lower-case ending such as ``.tif``, or "" where there is none."""
+    """The suffix in lower case, such as ``.tif``, or "" where there is none."""
     return PurePosixPath(path_of(uri)).suffix.lower() if is_remote(uri) else Path(uri).suffix.lower()
 
 
 def stem(uri: str) -> str:
-    """The file name without ending."""
+    """The file name without suffix."""
     return PurePosixPath(path_of(uri)).stem if is_remote(uri) else Path(uri).stem
 
 
 def origin(uri: str) -> tuple[str, str]:
-    """What tells who answers for a file: scheme and host with port, or the bucket; ("", "") for local files."""
+    """Who serves a file: scheme and host with port, or "s3" and the bucket; ("", "") for local files."""
     if is_s3(uri):
         return "s3", bucket_and_key(uri)[0]
     if not is_web(uri):
@@ -105,24 +104,19 @@ def origin(uri: str) -> tuple[str, str]:
     return parts.scheme, f"{(parts.hostname or '').lower()}:{port or default}"
 
 
-def joined(base: str, name: str) -> str:
-    """The file that `name` means in a document at `base`: itself where it is whole, else beside the document.
+def resolved(base: str, name: str) -> str:
+    """The address of the file that a document at `base` calls `name`: absolute, or relative to the document.
 
-    Args:
-        base: path or address of the document.
-        name: a path or address, as the document has it.
-
-    Raises:
-        ConfigError: it has a scheme other than http, https and s3, or is one of GDAL's virtual file systems.
+    ConfigError as `normalized`.
     """
     if name.startswith("/vsi") or "://" in name.split("?", 1)[0]:
-        return plain(name)
+        return normalized(name)
     if is_web(base):
         return urljoin(base, name)
     if is_s3(base):
         bucket, key = bucket_and_key(base)
-        # A path is resolved as a URL's would be, so that `..` ends at the bucket.
+        # Resolved like the path of a URL, so that `..` never leaves the bucket.
         path = posixpath.normpath(posixpath.join("/", posixpath.dirname(key), name))
         return f"{_S3}{bucket}/{path.lstrip('/')}"
-    beside = Path(base).parent
-    return str(beside / (name if "%" not in name or (beside / name).exists() else unquote(name)))
+    folder = Path(base).parent
+    return str(folder / (name if "%" not in name or (folder / name).exists() else unquote(name)))

@@ -75,7 +75,7 @@ def test_a_deduplicated_output_is_refused(outs, tmp_path) -> None:
         ({"threshold": 0.0}, "threshold 0.0"),
         ({"threshold": float("nan")}, "threshold nan"),
         ({"crs": "EPSG:1"}, "EPSG:1"),
-        ({"crs": "EPSG:5773"}, "does not tell where on the ground"),
+        ({"crs": "EPSG:5773"}, "gives no position on the ground"),
         ({"crs": "IAU_2015:49900"}, "a CRS of Mars"),
     ],
 )

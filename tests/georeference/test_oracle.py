@@ -1,4 +1,4 @@
-"""Places and areas against GDAL's own transformation and pyproj's geodesics, over CRSs, affines and positions.
+"""Positions and areas against GDAL's own transformation and pyproj's geodesics, over CRSs, affines and positions.
 
 The oracle never calls the package: corners go through the affine by hand, through GDAL with rasterio, and areas are
 those of geodesic polygons with densified edges.
@@ -17,8 +17,9 @@ from pyproj import CRS, Geod, Transformer
 from rasterio.warp import transform as gdal_transform
 
 from geosod.errors import SceneError
-from geosod.georeference import polygons as locate
-from geosod.georeference import sizes as measure
+from geosod.georeference.points import ground_region, pixel_to_lonlat, placed, project, unplaced_share
+from geosod.georeference.polygons import clip_to_ground, footprint, ground_polygons, lonlat_centres, pixel_polygons
+from geosod.georeference.sizes import check_ground, equal_area, ground_size
 from geosod.scene import Scene
 from tests.ground import GOES_EAST, HIMAWARI, METEOSAT, Satellite, make_scene
 
@@ -50,7 +51,7 @@ spots = st.tuples(st.floats(0, 1), st.floats(0, 1))
 def scene_at(
     crs: str, lonlat: tuple[float, float], metres: float, affine: tuple[float, ...], size: int = 2000
 ) -> Scene:
-    """A scene whose middle lies at a place, with a rotated, sheared, perhaps mirrored affine."""
+    """A scene centred on a position, with a rotated, sheared, perhaps mirrored affine."""
     angle, pixel, ratio, shear, mirror = affine
     (x,), (y,) = gdal_transform("EPSG:4326", plain(crs), [lonlat[0]], [lonlat[1]])
     spread = (
@@ -66,7 +67,7 @@ def plain(crs: str) -> rasterio.CRS:
 
 
 def oracle(scene: Scene, xy: np.ndarray, target: str = "EPSG:4326") -> np.ndarray:
-    """(N, 2), by the affine and GDAL alone."""
+    """(N, 2) coordinates computed by the affine and GDAL alone."""
     assert scene.transform is not None and scene.crs is not None
     x, y = scene.transform @ np.asarray(xy, float).T
     found = gdal_transform(plain(scene.crs), target, list(x), list(y))
@@ -88,7 +89,7 @@ def metres_apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def geodesic_area(scene: Scene, box: np.ndarray, pieces: int = 40) -> float:
-    """Of a box whose edges are cut into pieces, on the ellipsoid of the scene's own CRS."""
+    """The area of a box with split edges, on the ellipsoid of the scene's own CRS."""
     x0, y0, x1, y1 = box
     ring = shapely.segmentize(shapely.box(x0, y0, x1, y1), max(x1 - x0, y1 - y0) / pieces)
     geodetic = CRS.from_wkt(scene.crs).geodetic_crs.to_2d()
@@ -105,7 +106,7 @@ def test_boxes_lie_where_gdal_puts_them(name: str, spot: tuple[float, float], af
     pixel = affine[1] * min(1, affine[2]) * np.cos(np.radians(25))
     boxes = boxes_in(scene, seed)
     expected = oracle(scene, corners_of(boxes).reshape(-1, 2)).reshape(-1, 4, 2)
-    for polygon, corners, box in zip(locate.ground_polygons(scene, boxes, "OGC:CRS84"), expected, boxes, strict=True):
+    for polygon, corners, box in zip(ground_polygons(scene, boxes, "OGC:CRS84"), expected, boxes, strict=True):
         vertices = shapely.get_coordinates(polygon)
         assert (np.abs(vertices) <= (180, 90)).all()
         apart = metres_apart(np.repeat(corners, len(vertices), axis=0), np.tile(vertices, (4, 1)))
@@ -113,7 +114,7 @@ def test_boxes_lie_where_gdal_puts_them(name: str, spot: tuple[float, float], af
         assert apart.reshape(4, -1).min(axis=1).max() < 0.01 * pixel * scale + 1e-4, box
         assert polygon.is_valid
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    assert metres_apart(locate.lonlat_centres(scene, boxes), oracle(scene, centres)).max() < 0.01 * pixel + 1e-4
+    assert metres_apart(lonlat_centres(scene, boxes), oracle(scene, centres)).max() < 0.01 * pixel + 1e-4
 
 
 @settings(max_examples=100, deadline=None)
@@ -123,19 +124,19 @@ def test_areas_are_geodesic(name: str, spot: tuple[float, float], affine: tuple,
     lon, lat = west + spot[0] * (east - west), south + spot[1] * (north - south)
     scene = scene_at(crs, (lon, lat), metres, affine)
     boxes = boxes_in(scene, seed, 4)
-    width, height, area = measure.ground_size(scene, boxes)
+    width, height, area = ground_size(scene, boxes)
     for i, box in enumerate(boxes):
         assert area[i] == pytest.approx(geodesic_area(scene, box), rel=1e-3)
     assert (width > 0).all() and (height > 0).all()
 
 
 @pytest.mark.parametrize("lonlat", [(-6.235, 49.9), (-9.0, 51.0), (2.88, 52.0), (-3.0, 61.33)])
-def test_a_scene_is_not_torn_where_another_transformation_is_better(lonlat: tuple[float, float]) -> None:
-    """Round the corner of Britain PROJ changes from one way to WGS 84 to another, a hundred metres apart."""
+def test_one_transformation_is_used_for_the_whole_scene(lonlat: tuple[float, float]) -> None:
+    """Around Britain PROJ switches between transformations to WGS 84 that differ by a hundred metres."""
     scene = scene_at("EPSG:7405", lonlat, 1, (10, 20, 1, 0, 1), size=4000)
     xs = np.linspace(0, 4000, 41)
     grid = np.stack(np.meshgrid(xs, xs), axis=-1).reshape(-1, 2)
-    found = locate.project(scene, grid, "OGC:CRS84").reshape(41, 41, 2)
+    found = project(scene, grid, "OGC:CRS84").reshape(41, 41, 2)
     bend = np.concatenate([np.abs(np.diff(found, 2, axis=k)).reshape(-1, 2) for k in (0, 1)])
     assert bend.max() < 2e-5, "degrees; a tear would be some 1e-3"
 
@@ -149,7 +150,7 @@ def test_feet_are_true_metres() -> None:
         crs, (west, south, east, north), _ = PLACES[name]
         (x,), (y,) = gdal_transform("EPSG:4326", plain(crs), [(west + east) / 2], [(south + north) / 2])
         scene = make_scene(crs, Affine(2, 0, x, 0, -2, y))
-        width, height, area = measure.ground_size(scene, np.array([[0.0, 0.0, 500.0, 250.0]]))
+        width, height, area = ground_size(scene, np.array([[0.0, 0.0, 500.0, 250.0]]))
         # The scale of these maps is within 1 in 10,000 of true.
         assert (width[0], height[0], area[0]) == pytest.approx((1000 * foot, 500 * foot, 5e5 * foot**2), rel=3e-4)
 
@@ -159,7 +160,7 @@ def test_feet_are_true_metres() -> None:
     st.sampled_from(["EPSG:4326", "EPSG:32601", "EPSG:32760", "EPSG:3857", "EPSG:3832"]),
     st.floats(-70, 70), affines, st.integers(0, 10**6),
 )  # fmt: skip
-def test_boxes_across_the_antimeridian_keep_their_place_and_area(
+def test_boxes_across_the_antimeridian_keep_their_position_and_area(
     crs: str, lat: float, affine: tuple, seed: int
 ) -> None:
     lat = abs(lat) if crs == "EPSG:32601" else -abs(lat) if crs == "EPSG:32760" else lat
@@ -167,7 +168,7 @@ def test_boxes_across_the_antimeridian_keep_their_place_and_area(
     affine = (affine[0], affine[1] * 20, *affine[2:])
     scene = scene_at(crs, (179.99 if crs != "EPSG:32601" else -179.99, lat), metres, affine)
     boxes = np.vstack([boxes_in(scene, seed, 30), [[900, 900, 1100, 1100]]])
-    polygons = locate.ground_polygons(scene, boxes, "OGC:CRS84")
+    polygons = ground_polygons(scene, boxes, "OGC:CRS84")
     split = shapely.get_type_id(polygons) == shapely.GeometryType.MULTIPOLYGON
     local = Transformer.from_crs(4326, f"+proj=laea +lon_0=180 +lat_0={lat} +ellps=WGS84", always_xy=True)
     for polygon, box, is_split in zip(polygons, boxes, split, strict=True):
@@ -182,7 +183,7 @@ def test_boxes_across_the_antimeridian_keep_their_place_and_area(
 
 
 def carried(way: Transformer, geometry: shapely.Geometry) -> shapely.Geometry:
-    """A geometry in degrees put on another map, its parts joined."""
+    """A geometry in degrees, reprojected and dissolved."""
     parts = shapely.get_parts(geometry)
     return shapely.union_all(
         [shapely.make_valid(shapely.transform(p, lambda xy: np.stack(way.transform(*xy.T), axis=1))) for p in parts]
@@ -194,7 +195,7 @@ def carried(way: Transformer, geometry: shapely.Geometry) -> shapely.Geometry:
     st.sampled_from(["EPSG:3413", "EPSG:3031", "EPSG:3571", "EPSG:5041", "EPSG:5042"]), st.floats(-0.4, 0.4),
     st.floats(-0.4, 0.4), affines, st.integers(0, 10**6),
 )  # fmt: skip
-def test_boxes_at_a_pole_keep_their_place_and_area(crs: str, dx: float, dy: float, affine: tuple, seed: int) -> None:
+def test_boxes_at_a_pole_keep_their_position_and_area(crs: str, dx: float, dy: float, affine: tuple, seed: int) -> None:
     pole = -90 if crs in ("EPSG:3031", "EPSG:5042") else 90
     (x,), (y,) = gdal_transform("EPSG:4326", plain(crs), [0], [pole])
     angle, pixel, ratio, shear, mirror = affine
@@ -204,7 +205,7 @@ def test_boxes_at_a_pole_keep_their_place_and_area(crs: str, dx: float, dy: floa
     around = np.array([[*(middle - 90), *(middle + 70)]])
     boxes = np.vstack([boxes_in(scene, seed, 10), around])
     local = Transformer.from_crs(4326, f"+proj=laea +lon_0=0 +lat_0={pole} +ellps=WGS84", always_xy=True)
-    polygons = locate.ground_polygons(scene, boxes, "OGC:CRS84")
+    polygons = ground_polygons(scene, boxes, "OGC:CRS84")
     assert abs(polygons[-1].bounds[1 if pole < 0 else 3]) == 90
     for polygon, box in zip(polygons, boxes, strict=True):
         assert polygon.is_valid and (np.abs(shapely.get_coordinates(polygon)) <= (180, 90)).all()
@@ -223,7 +224,7 @@ def test_boxes_at_a_pole_keep_their_place_and_area(crs: str, dx: float, dy: floa
 @pytest.mark.parametrize("satellite", [GOES_EAST, METEOSAT, HIMAWARI], ids=["goes", "meteosat", "himawari"])
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1000, 3712, 5500]))
-def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: int, side: int) -> None:
+def test_positions_on_a_full_disk(satellite: Satellite, seed: int, side: int) -> None:
     scene = make_scene(satellite.crs, satellite.transform(side), size=(side, side))
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, side - 20, (400, 2))
@@ -231,9 +232,9 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
     points = corners_of(boxes).reshape(-1, 2)
     truth = satellite.ground(*(scene.transform @ points.T))
     on_disk = np.isfinite(truth).all(axis=1).reshape(-1, 4).all(axis=1)
-    placed = locate.placed(scene, boxes)
-    assert np.array_equal(placed, on_disk)
-    found = locate.located(scene, points)
+    kept = placed(scene, boxes)
+    assert np.array_equal(kept, on_disk)
+    found = pixel_to_lonlat(scene, points)
     seen = np.isfinite(found).all(axis=1)
     difference = np.abs(found - truth)[seen]
     difference[:, 0] = np.minimum(difference[:, 0], 360 - difference[:, 0])
@@ -243,10 +244,10 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
     assert difference[~grazing].max() < 1e-6
     assert difference.max() < 1e-3
     geod = Geod(a=satellite.equator, b=satellite.pole)
-    inner = placed & (np.hypot(*(scene.transform @ ((boxes[:, :2] + boxes[:, 2:]) / 2).T)) < 5.0e6)
+    inner = kept & (np.hypot(*(scene.transform @ ((boxes[:, :2] + boxes[:, 2:]) / 2).T)) < 5.0e6)
     assume(inner.sum() > 3)
     chosen = boxes[inner][:5]
-    area = measure.ground_size(scene, chosen)[2]
+    area = ground_size(scene, chosen)[2]
     for box, found_area in zip(chosen, area, strict=True):
         ring = shapely.segmentize(shapely.box(*box), 1.0)
         lonlat = satellite.ground(*(scene.transform @ shapely.get_coordinates(ring).T))
@@ -254,39 +255,39 @@ def test_a_full_disk_lies_where_the_satellite_looks(satellite: Satellite, seed: 
 
 
 @pytest.mark.parametrize("satellite", [GOES_EAST, METEOSAT, HIMAWARI], ids=["goes", "meteosat", "himawari"])
-def test_the_footprint_of_a_full_disk_is_what_can_be_seen(satellite: Satellite) -> None:
+def test_the_footprint_of_a_full_disk_is_the_visible_earth(satellite: Satellite) -> None:
     scene = make_scene(satellite.crs, satellite.transform(3000), size=(3000, 3000))
-    outline = locate.footprint(scene)
+    outline = footprint(scene)
     assert outline.is_valid
     area = abs(Geod(a=satellite.equator, b=satellite.pole).geometry_area_perimeter(outline)[0])
     assert area == pytest.approx(satellite.visible_area(), rel=3e-3)
     assert shapely.contains_xy(outline, satellite.lon, 0) and not shapely.contains_xy(outline, satellite.lon - 90, 0)
-    frame, origin = locate.on_ground(scene, locate.pixel_polygons(np.array([[0.0, 0, 3000, 3000]])))
-    flat = shapely.transform(frame, lambda xy: measure.equal_area(scene, xy))
+    frame, origin = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0, 3000, 3000]])))
+    flat = shapely.transform(frame, lambda xy: equal_area(scene, xy))
     assert shapely.area(flat).sum() == pytest.approx(area, rel=3e-3) and set(origin) == {0}
-    assert locate.unplaced_share(scene) == pytest.approx(1 - satellite.disk_area() / 10.9e6**2, abs=2e-4)
+    assert unplaced_share(scene) == pytest.approx(1 - satellite.disk_area() / 10.9e6**2, abs=2e-4)
 
 
 def test_crops_of_a_full_disk() -> None:
     whole = GOES_EAST.transform(3000)
     inner = make_scene(GOES_EAST.crs, whole @ Affine.translation(1200, 1200), size=(600, 600))
-    assert locate.ground_region(inner) is None and measure.check_ground(inner, "OGC:CRS84") is None
+    assert ground_region(inner) is None and check_ground(inner, "OGC:CRS84") is None
     corner = make_scene(GOES_EAST.crs, whole @ Affine.translation(300, 300), size=(600, 600))
-    assert 0 < locate.unplaced_share(corner) < 0.5
-    assert "have no place" in (measure.check_ground(corner, "OGC:CRS84") or "")
+    assert 0 < unplaced_share(corner) < 0.5
+    assert "have no place" in (check_ground(corner, "OGC:CRS84") or "")
     space = make_scene(GOES_EAST.crs, whole, size=(300, 300))
-    with pytest.raises(SceneError, match="no pixel of it has a place"):
-        locate.footprint(space)
+    with pytest.raises(SceneError, match="no pixel has a position"):
+        footprint(space)
 
 
-def test_the_corners_of_a_sinusoidal_world_are_not_on_it() -> None:
-    """PROJ gives them coordinates all the same, those of another place."""
+def test_the_corners_of_a_sinusoidal_world_have_no_position() -> None:
+    """PROJ returns the coordinates of another position for them."""
     radius = 6371007.181
     scene = make_scene(f"+proj=sinu +R={radius}", Affine(20_000, 0, -2.002e7, 0, -20_000, 1.001e7), size=(2002, 1001))
     boxes = np.array([[10.0, 10, 20, 20], [1000, 500, 1010, 510], [10, 495, 20, 505]])
-    assert locate.placed(scene, boxes).tolist() == [False, True, True]
-    frame, _ = locate.on_ground(scene, locate.pixel_polygons(np.array([[0.0, 0, 2002, 1001]])))
-    flat = shapely.transform(frame, lambda xy: measure.equal_area(scene, xy))
+    assert placed(scene, boxes).tolist() == [False, True, True]
+    frame, _ = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0, 2002, 1001]])))
+    flat = shapely.transform(frame, lambda xy: equal_area(scene, xy))
     assert shapely.area(flat).sum() == pytest.approx(4 * np.pi * radius**2, rel=1e-4)
     with pytest.raises(SceneError, match="no coordinates"):
-        locate.ground_polygons(scene, boxes[:1], "OGC:CRS84")
+        ground_polygons(scene, boxes[:1], "OGC:CRS84")

@@ -1,4 +1,4 @@
-"""Ground control points and rational polynomials, against a spline and a camera of the tests' own."""
+"""Ground control points and rational polynomials, against independent implementations of a spline and a camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rasterio.control import GroundControlPoint
 
 from geosod.errors import ConfigError, SceneError
 from geosod.georeference import transforms as module
-from geosod.georeference.gcps import MOST_POINTS
+from geosod.georeference.gcps import MAX_POINTS
 from geosod.georeference.transforms import pixel_size, read_georeference, to_crs, to_pixels
 from geosod.scene import GroundControl
 from tests.ground import Camera, Dem, thin_plate, write_control
@@ -71,7 +71,7 @@ def test_points_are_read_with_their_crs_and_without_their_heights(tmp_path: Path
     assert np.abs(to_crs(locator, utm[:, :2]) - utm[:, 2:]).max() < 1e-6
 
 
-def test_copies_of_a_point_count_once(tmp_path: Path) -> None:
+def test_duplicate_points_are_removed(tmp_path: Path) -> None:
     points = control()
     _, _, locator = read_points(tmp_path, np.vstack([points, points[:7]]))
     assert len(locator.points) == len(points)
@@ -83,8 +83,8 @@ WRONG = {
     "line": (lambda p: np.array([[i, 2 * i, 10 + i / 1e4, 50 + (i == 3)] for i in range(9)]), "9 .* on one line"),
     "nearly": (lambda p: np.array([[i, 2 * i + i % 2, 10 + i, 50 + (i == 3)] for i in range(9)]), "9 .* or nearly"),
     "ground line": (lambda p: np.column_stack([p[:, :2], p[:, 2], p[:, 2] * 2]), "on one line"),
-    "twice": (lambda p: np.vstack([p, p[0] + (0, 0, 0.1, 0)]), "give the pixel .* different places"),
-    "there twice": (lambda p: np.vstack([p, p[0] + (5, 0, 0, 0)]), "give the place .* different pixels"),
+    "twice": (lambda p: np.vstack([p, p[0] + (0, 0, 0.1, 0)]), "give the pixel .* different positions"),
+    "there twice": (lambda p: np.vstack([p, p[0] + (5, 0, 0, 0)]), "give the position .* different pixels"),
     "exchanged": (lambda p: np.vstack([p[2:], np.hstack([p[:2, :2], p[1::-1, 2:]])]), "folds over"),
     "corner": (lambda p: np.column_stack([p[:, :2] / 20, p[:, 2:]]), "too small a part of 900 x 700"),
     "not finite": (lambda p: np.vstack([p, [3, 4, np.inf, 50]]), "1 of its ground control points are not finite"),
@@ -92,7 +92,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_points_that_tell_no_place_are_refused(name: str) -> None:
+def test_unusable_points_are_refused(name: str) -> None:
     change, message = WRONG[name]
 
     class Dataset:
@@ -122,7 +122,7 @@ def test_points_across_the_antimeridian_make_one_smooth_scene(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("middle", [(0.0, 90.0), (25.0, 84.0), (0.0, -90.0)])
-def test_points_near_a_pole_are_put_on_a_map_of_their_own(middle: tuple[float, float], tmp_path: Path) -> None:
+def test_points_near_a_pole_are_projected(middle: tuple[float, float], tmp_path: Path) -> None:
     """The scene is 3 km a pixel on a polar map, and the points are given in degrees."""
     polar = CRS(f"+proj=stere +lat_0={np.sign(middle[1]) * 90} +lon_0=0 +ellps=WGS84")
     way = Transformer.from_crs(polar, 4326, always_xy=True)
@@ -137,11 +137,11 @@ def test_points_near_a_pole_are_put_on_a_map_of_their_own(middle: tuple[float, f
     assert np.hypot(*(np.array(found) - np.array(truth @ xy.T))).max() < 0.1 * 1500
 
 
-def test_of_many_points_an_even_choice_is_held_against_the_others(tmp_path: Path) -> None:
+def test_of_many_points_a_spread_subset_is_checked_against_the_others(tmp_path: Path) -> None:
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 900, 50), np.linspace(0, 700, 50)))
     points = np.stack([x, y, 12 + 1e-4 * x + 4e-9 * x * y, 48 - 9e-5 * y + 5e-9 * x * x], axis=1)
     _, _, locator = read_points(tmp_path, points)
-    assert len(locator.points) == MOST_POINTS
+    assert len(locator.points) == MAX_POINTS
     assert set(locator.points) <= set(map(tuple, points.tolist()))
     chosen = np.array(locator.points)
     assert chosen[:, :2].min() == 0 and tuple(chosen[:, :2].max(axis=0)) == SIZE
@@ -152,7 +152,7 @@ def test_of_many_points_an_even_choice_is_held_against_the_others(tmp_path: Path
     assert not chosen_too
 
 
-def test_nonsense_has_no_place_and_no_pixel() -> None:
+def test_extreme_coordinates_have_no_position_and_no_pixel() -> None:
     locator = GroundControl(tuple(map(tuple, control().tolist())))
     nonsense = np.array([[np.nan, 1], [np.inf, 0], [1e300, 0]])
     assert np.isnan(to_crs(locator, nonsense)).any(axis=1).all()
@@ -185,7 +185,7 @@ def pixels_of(camera: Camera, seed: int = 0, n: int = 400) -> np.ndarray:
 
 
 @pytest.mark.parametrize("height", [None, 0.0, 1234.5])
-def test_a_camera_looks_at_one_height(rpc_file: Path, height: float | None) -> None:
+def test_a_camera_with_one_height(rpc_file: Path, height: float | None) -> None:
     crs, transform, locator = read(rpc_file, rpc_height=height)
     assert CRS(crs).to_authority() == ("EPSG", "4326") and transform is None
     at = CAMERA.height if height is None else height
@@ -198,7 +198,7 @@ def test_a_camera_looks_at_one_height(rpc_file: Path, height: float | None) -> N
 
 
 @pytest.mark.parametrize("extra", [None, 40.0])
-def test_a_camera_looks_at_a_dem(rpc_file: Path, tmp_path: Path, extra: float | None) -> None:
+def test_a_camera_with_a_dem(rpc_file: Path, tmp_path: Path, extra: float | None) -> None:
     dem = Dem()
     _, _, locator = read(rpc_file, dem=dem.write(tmp_path / "dem.tif"), rpc_height=extra)
     xy = pixels_of(CAMERA)
@@ -210,7 +210,7 @@ def test_a_camera_looks_at_a_dem(rpc_file: Path, tmp_path: Path, extra: float | 
     assert np.abs(to_pixels(locator, lonlat) - xy).max() < 0.02
 
 
-def test_where_the_dem_has_a_hole_there_is_no_place(rpc_file: Path, tmp_path: Path) -> None:
+def test_there_is_no_position_in_a_hole_of_the_dem(rpc_file: Path, tmp_path: Path) -> None:
     dem = Dem()
     _, _, locator = read(rpc_file, dem=dem.write(tmp_path / "dem.tif", hole=slice(60, 80)))
     xy = pixels_of(CAMERA, n=3000)
@@ -224,8 +224,8 @@ def test_where_the_dem_has_a_hole_there_is_no_place(rpc_file: Path, tmp_path: Pa
     assert miss[solid].max() < 0.02
 
 
-def test_nonsense_has_no_place_on_a_dem(rpc_file: Path, tmp_path: Path) -> None:
-    """GDAL ends the process over some of these, in one of its ways of looking into a DEM."""
+def test_extreme_coordinates_have_no_position_on_a_dem(rpc_file: Path, tmp_path: Path) -> None:
+    """GDAL aborts the process for some of these while it reads a DEM."""
     _, _, locator = read(rpc_file, dem=Dem().write(tmp_path / "dem.tif"))
     nonsense = np.array([[np.nan, 1], [np.inf, np.inf], [1e300, 1], [-1e12, 45]])
     assert np.isnan(to_crs(locator, nonsense)).all() and np.isnan(to_pixels(locator, nonsense)).all()
@@ -244,7 +244,7 @@ def test_a_dem_that_changes_is_read_again(rpc_file: Path, tmp_path: Path) -> Non
     assert np.abs(CAMERA.pixels(*after.T, Dem(north=45.025).at(*after.T)) - pixels_of(CAMERA)).max() < 0.02
 
 
-def test_dems_that_cannot_serve_are_refused(rpc_file: Path, tmp_path: Path) -> None:
+def test_unusable_dems_are_refused(rpc_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"DEM .*none\.tif: cannot be opened"):
         read(rpc_file, dem=tmp_path / "none.tif")
     with pytest.raises(ConfigError, match="has no CRS"):
@@ -278,13 +278,13 @@ def test_damaged_polynomials_are_refused(tmp_path: Path) -> None:
     assert dict(values)["LINE_OFF"] == "600.0"
 
 
-def test_a_transform_goes_first_then_points_then_polynomials(tmp_path: Path) -> None:
+def test_the_order_is_transform_points_polynomials(tmp_path: Path) -> None:
     points, tags = control(size=CAMERA.size), CAMERA.tags()
     both = write_control(tmp_path / "both.tif", points, "EPSG:4326", size=CAMERA.size)
     with rasterio.open(both, "r+") as dataset:
         dataset.update_tags(ns="RPC", **tags)
     assert isinstance(read(both)[2], GroundControl)
-    assert read(both, rpc_height=3.0)[2].height == 3.0, "asked for a height, so the polynomials are meant"
+    assert read(both, rpc_height=3.0)[2].height == 3.0, "a given height selects the polynomials"
     few = write_control(tmp_path / "few.tif", points[:2], "EPSG:4326", size=CAMERA.size)
     with rasterio.open(few, "r+") as dataset:
         dataset.update_tags(ns="RPC", **tags)
@@ -302,7 +302,7 @@ def test_a_transform_goes_first_then_points_then_polynomials(tmp_path: Path) -> 
     assert read(homeless) == (None, None, None)
 
 
-def test_a_vrt_with_a_crs_and_no_transform_is_placed_by_its_points(tmp_path: Path) -> None:
+def test_a_vrt_with_a_crs_and_no_transform_uses_its_points(tmp_path: Path) -> None:
     points = control()
     gcps = "".join(f'<GCP Id="" Pixel="{x}" Line="{y}" X="{a!r}" Y="{b!r}"/>' for x, y, a, b in points.tolist())
     places = {"identity": "0, 1, 0, 0, 0, 1", "upside down": "0, 1, 0, 0, 0, -1", "real": "7, 2, 0, 9, 0, -2"}
@@ -329,7 +329,7 @@ def test_threads_share_a_locator(rpc_file: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(a, to_crs(*job), equal_nan=True) for a, job in zip(found, jobs, strict=True))
 
 
-def test_transformers_do_not_pile_up() -> None:
+def test_the_number_of_transformers_is_bounded() -> None:
     for seed in range(20):
         to_crs(GroundControl(tuple(map(tuple, control(seed).tolist()))), [[1.0, 2.0]])
     info = module._spline.cache_info()
@@ -349,7 +349,7 @@ def test_a_real_radar_scene(data: Path) -> None:
     expected = thin_plate(points)(xy)
     assert np.abs(to_crs(locator, xy) - expected).max() < 1e-5 * size
     assert np.abs(to_pixels(locator, expected) - xy).max() < 0.02
-    # Left out one by one, a point is foretold by the others to within a few pixels: the spline is no wild curve.
+    # The other points predict each one to within a few pixels, so the spline does not oscillate.
     inner = points[(points[:, 0] > 100) & (points[:, 0] < 1180) & (points[:, 1] > 100) & (points[:, 1] < 740)]
     for point in inner[::15]:
         rest = points[(points != point).any(axis=1)]
@@ -357,7 +357,7 @@ def test_a_real_radar_scene(data: Path) -> None:
 
 
 def test_a_real_vrt_whose_points_span_more_than_itself(data: Path) -> None:
-    """Its transform is the identity, so its UTM zone 18 says nothing: the points, in British Columbia, hold."""
+    """Its transform is the identity, so its UTM zone 18 is ignored; the points lie in British Columbia."""
     crs, transform, locator = read(data / "formats" / "RGB.byte.gcp.vrt")
     assert CRS(crs).to_epsg() == 4326 and transform is None
     assert to_crs(locator, [[0.5, 0.5]])[0] == pytest.approx([-123.480966572, 49.52809729107], abs=1e-9)

@@ -1,4 +1,4 @@
-"""The coverage table: outlines against brute force, and statuses that partition the scene."""
+"""The coverage table: statuses partition the scene, and their areas are geodesic."""
 
 from __future__ import annotations
 
@@ -16,36 +16,8 @@ from pyproj import Geod
 from geosod.georeference.polygons import footprint
 from geosod.output.coverage import COVERAGE_SCHEMA, area_km2, coverage_table
 from geosod.output.geoparquet import write_geoparquet
-from geosod.output.outlines import region_outlines
 from geosod.results import FAILED, INSPECTED, NODATA, UNSEEN, Coverage
 from tests.output.samples import CRS84, SCENES, make_scene
-
-GRIDS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14), elements=st.integers(0, 3))
-
-
-def squares(mask: np.ndarray) -> shapely.Geometry:
-    rows, cols = np.nonzero(mask)
-    return shapely.union_all(shapely.box(cols, rows, cols + 1, rows + 1))
-
-
-@settings(max_examples=300, deadline=None)
-@given(GRIDS)
-def test_outlines_are_the_unions_of_cells(grid: np.ndarray) -> None:
-    polygons, codes = region_outlines(grid)
-    assert shapely.is_valid(polygons).all()
-    assert shapely.area(polygons).sum() == grid.size
-    for code in np.unique(grid):
-        expected = squares(grid == code)
-        found = polygons[codes == code]
-        assert shapely.union_all(found).equals(expected)
-        # As many polygons as 4-connected regions, which are the parts of GEOS's union.
-        assert len(found) == len(shapely.get_parts(expected))
-
-
-def test_outline_of_one_code_has_four_corners() -> None:
-    polygons, _ = region_outlines(np.full((50, 70), 2, np.uint8))
-    assert len(polygons) == 1
-    assert len(polygons[0].exterior.coords) == 5
 
 
 def coverage_of(scene, codes, cell, **kwargs):

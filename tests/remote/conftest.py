@@ -1,4 +1,4 @@
-"""Servers on loopback: a range server with faults, an S3 service, nginx; and a scene that they serve."""
+"""Servers on loopback (a range server with faults, an S3 service, nginx), and a scene that they serve."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scene(site: Path, tmp_path: Path) -> Path:
-    """The COG in a folder of its own, which a test may change."""
+    """The COG in a separate folder, which a test may change."""
     folder = tmp_path / "site"
     folder.mkdir()
     return Path(shutil.copy2(site / "scene.tif", folder / "scene.tif"))
@@ -51,7 +51,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def local_tables(site: Path, rgb_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a run on the local file writes, but for where the scene was."""
+    """The tables of a run on the local file."""
     out = tmp_path_factory.mktemp("local")
     result = detect(site / "scene.tif", rgb_bundle, out, unit=(2, 3))
     assert result.exit_code == 0 and result.detections > 100
@@ -83,7 +83,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment without anyone's credentials."""
+    """An environment without AWS credentials."""
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -102,7 +102,7 @@ def s3_service() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_service: str, aws: None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the service, whose credentials the environment holds; the bucket "images" is empty."""
+    """A client of the service, with credentials in the environment; the bucket "images" is empty."""
     import boto3
 
     values = {"AWS_ENDPOINT_URL": s3_service, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 range server on loopback that misbehaves on command, and counts what it is asked for."""
+"""An HTTP/1.1 range server on loopback with scheduled faults, which records its requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong: a status, a connection that breaks, a body that is not what was promised."""
+    """A fault: a status, a broken connection, or a wrong body."""
 
     status: int = 200
     reset: bool = False
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass
 class Server:
-    """What is served, and what was asked for. `fault` is called with every request, in its thread."""
+    """The served folder and the requests. `fault` is called for every request, in its thread."""
 
     root: Path
     latency: float = 0.0

@@ -1,4 +1,4 @@
-"""Scenes put together from several files on the network are those put together from files here."""
+"""Scenes of several remote files give the same result as those of local files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BANDS = ("red", "green", "blue")
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file a band."""
+    """A folder with one file for each band."""
     folder = tmp_path_factory.mktemp("parts")
     pixels = noise(3, 400, 500)
     for name, band in zip(BANDS, pixels, strict=True):
@@ -28,8 +28,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(parts: Path, rgb_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("expected")
-    told = {"id": "one", "bands": {name: str(parts / f"T31_{name}.tif") for name in BANDS}}
-    result = detect(told, rgb_bundle, out, unit=(2, 2))
+    scene = {"id": "one", "bands": {name: str(parts / f"T31_{name}.tif") for name in BANDS}}
+    result = detect(scene, rgb_bundle, out, unit=(2, 2))
     assert result.exit_code == 0 and result.detections > 100
     return pixels_of(out)
 
@@ -42,13 +42,13 @@ def item(base: str) -> dict[str, Any]:
     return {"type": "Feature", "id": "one", "properties": {"datetime": None}, "assets": assets}
 
 
-def test_bands_named_one_by_one(parts, expected, serve, rgb_bundle, tmp_path) -> None:
+def test_a_mapping_of_bands(parts, expected, serve, rgb_bundle, tmp_path) -> None:
     server = serve(parts)
-    told = {"id": "one", "bands": {name: f"{server.url}/T31_{name}.tif?sig=s3cret" for name in BANDS}}
-    result = detect(told, rgb_bundle, tmp_path, unit=(2, 2))
+    scene = {"id": "one", "bands": {name: f"{server.url}/T31_{name}.tif?sig=s3cret" for name in BANDS}}
+    result = detect(scene, rgb_bundle, tmp_path, unit=(2, 2))
     assert result.exit_code == 0, result.failures
     assert pixels_of(tmp_path) == expected
-    assert detect(told, rgb_bundle, tmp_path, unit=(2, 2)).scenes[0].status == "skipped"
+    assert detect(scene, rgb_bundle, tmp_path, unit=(2, 2)).scenes[0].status == "skipped"
 
 
 def test_a_product_folder(parts, expected, rgb_bundle, tmp_path) -> None:
@@ -70,27 +70,27 @@ def test_assets_of_an_item(where, parts, expected, serve, rgb_bundle, tmp_path) 
     assert pixels_of(tmp_path / "out") == expected
 
 
-def test_one_changed_band_fails_the_rest(parts, serve, rgb_bundle, tmp_path) -> None:
+def test_a_changed_band_fails_the_remaining_units(parts, serve, rgb_bundle, tmp_path) -> None:
     folder = tmp_path / "site"
     folder.mkdir()
     for path in parts.glob("*.tif"):
         (folder / path.name).write_bytes(path.read_bytes())
     server = serve(folder)
-    told = {"id": "one", "bands": {name: f"{server.url}/T31_{name}.tif" for name in BANDS}}
+    scene = {"id": "one", "bands": {name: f"{server.url}/T31_{name}.tif" for name in BANDS}}
 
     def change(event: object) -> None:
         if type(event).__name__ == "UnitSettled":
             (folder / "T31_blue.tif").touch()
 
-    result = detect(told, rgb_bundle, tmp_path / "out", unit=(2, 2), on_event=change)
+    result = detect(scene, rgb_bundle, tmp_path / "out", unit=(2, 2), on_event=change)
     assert result.exit_code == 3 and "changed while it was read" in result.failures[0].message
 
 
 def test_a_single_asset_is_the_scene_itself(parts, serve, tmp_path) -> None:
     bundle = random_bundle(tmp_path / "m", bands=("red",))
     server = serve(parts)
-    told = item("./")
-    told["assets"] = {"red": told["assets"]["B04"]}
-    (parts / "single.json").write_text(json.dumps(told))
+    scene = item("./")
+    scene["assets"] = {"red": scene["assets"]["B04"]}
+    (parts / "single.json").write_text(json.dumps(scene))
     result = detect(f"{server.url}/single.json", bundle, tmp_path / "out")
     assert result.exit_code == 0 and result.scenes[0].uri.endswith("T31_red.tif")

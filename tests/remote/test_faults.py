@@ -1,4 +1,4 @@
-"""Servers that stumble, refuse, lie or go on for ever."""
+"""Servers with transient and permanent faults, wrong responses and endless bodies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from geosod.running.events import ScenePlanned, UnitSettled
-from geosod.storage import gdal_env as remote
+from geosod.storage import gdal_env
 from tests.rasters import noise, write_tif
 from tests.remote.conftest import pixels_of
 from tests.remote.server import Fault, Request
@@ -24,17 +24,17 @@ UNIT = (2, 3)
 
 
 @pytest.fixture(autouse=True)
-def patient_but_quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waits are a tenth as long, and kept."""
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits are a tenth as long, and recorded."""
     waits: list[float] = []
 
     def backoff(attempt: int) -> float:
         waits.append(attempt)
         return 0.05 * 2**attempt
 
-    for module in ("trouble", "connect", "fetch"):
-        monkeypatch.setattr(f"geosod.scenes.{module}.backoff", backoff)
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_RETRY_DELAY", 0.02)  # type: ignore[index]
+    for module in ("storage.retry", "scenes.fetch"):
+        monkeypatch.setattr(f"geosod.{module}.backoff", backoff)
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_RETRY_DELAY", 0.02)  # type: ignore[index]
     return waits
 
 
@@ -43,7 +43,7 @@ def for_pixels(request: Request) -> bool:
 
 
 def at_first(fault: Fault, times: int) -> Callable[[Request], Fault | None]:
-    """Some ranges go wrong the first `times` times they are asked for, whoever asks; the header twice at most."""
+    """Some ranges fail the first `times` times they are requested; the header at most twice."""
     seen = Counter[tuple[int, int] | None]()
 
     def schedule(request: Request) -> Fault | None:
@@ -67,7 +67,9 @@ def at_first(fault: Fault, times: int) -> Callable[[Request], Fault | None]:
         (Fault(length=10**9), 1),
     ],
 )
-def test_what_passes_leaves_no_trace(fault, times, scene, serve, rgb_bundle, local_tables, tmp_path) -> None:
+def test_transient_errors_do_not_change_the_result(
+    fault, times, scene, serve, rgb_bundle, local_tables, tmp_path
+) -> None:
     server = serve(scene.parent)
     server.fault = at_first(fault, times)
     result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT)
@@ -75,11 +77,13 @@ def test_what_passes_leaves_no_trace(fault, times, scene, serve, rgb_bundle, loc
     assert pixels_of(tmp_path / "out") == local_tables
 
 
-def test_an_outage_is_waited_for(scene, serve, rgb_bundle, local_tables, tmp_path, monkeypatch) -> None:
-    """No pixel is had of the server for a second."""
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
-    for module in ("trouble", "connect", "fetch"):
-        monkeypatch.setattr(f"geosod.scenes.{module}.backoff", lambda attempt: 0.4 * 2**attempt)
+def test_an_outage_of_a_second_does_not_change_the_result(
+    scene, serve, rgb_bundle, local_tables, tmp_path, monkeypatch
+) -> None:
+    """The server refuses requests for pixels for a second."""
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
+    for module in ("storage.retry", "scenes.fetch"):
+        monkeypatch.setattr(f"geosod.{module}.backoff", lambda attempt: 0.4 * 2**attempt)
     server = serve(scene.parent)
     since: list[float] = []
 
@@ -95,7 +99,9 @@ def test_an_outage_is_waited_for(scene, serve, rgb_bundle, local_tables, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_passes_leaves_no_trace_with_ray(cluster, scene, serve, rgb_bundle, local_tables, tmp_path) -> None:
+def test_transient_errors_do_not_change_the_result_with_ray(
+    cluster, scene, serve, rgb_bundle, local_tables, tmp_path
+) -> None:
     server = serve(scene.parent)
     server.fault = at_first(Fault(status=503), 5)
     result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray", workers=2)
@@ -103,10 +109,8 @@ def test_what_passes_leaves_no_trace_with_ray(cluster, scene, serve, rgb_bundle,
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_what_is_refused_for_good_is_not_asked_for_again(
-    status, scene, serve, rgb_bundle, tmp_path, patient_but_quick
-) -> None:
-    """From the second unit on the server refuses everything."""
+def test_permanent_errors_are_not_retried(status, scene, serve, rgb_bundle, tmp_path, short_waits) -> None:
+    """The server refuses everything from the second unit on."""
     server = serve(scene.parent)
     seen = [0]
 
@@ -118,7 +122,7 @@ def test_what_is_refused_for_good_is_not_asked_for_again(
     started = time.monotonic()
     result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT)
     assert result.exit_code == 3 and result.scenes[0].status == "partial"
-    assert time.monotonic() - started < 10 and not patient_but_quick
+    assert time.monotonic() - started < 10 and not short_waits
     assert f"{status}" in " ".join(f.message for f in result.failures)
     assert len(server.requests) < 120
     coverage = geopandas.read_parquet(next((tmp_path / "out/coverage").glob("*.parquet")))
@@ -126,9 +130,7 @@ def test_what_is_refused_for_good_is_not_asked_for_again(
     assert share["failed"] > 0.3 and share["inspected"] > 0.05
 
 
-def test_a_server_that_dies_costs_its_ground_and_not_the_day(
-    scene, serve, rgb_bundle, tmp_path, patient_but_quick
-) -> None:
+def test_a_server_that_dies_stops_retries(scene, serve, rgb_bundle, tmp_path, short_waits) -> None:
     server = serve(scene.parent)
     seen = [0]
 
@@ -139,10 +141,10 @@ def test_a_server_that_dies_costs_its_ground_and_not_the_day(
     server.fault = die
     result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT)
     assert result.exit_code == 3
-    assert len(patient_but_quick) < 200, "waits"
+    assert len(short_waits) < 200, "waits"
 
 
-def test_a_block_that_cannot_be_had_is_lost_alone(scene, serve, rgb_bundle, tmp_path) -> None:
+def test_only_the_unreadable_block_is_lost(scene, serve, rgb_bundle, tmp_path) -> None:
     with rasterio.open(scene) as dataset:
         assert dataset.block_shapes[0] == (128, 128)
         offset = int(dataset.get_tag_item("BLOCK_OFFSET_2_3", "TIFF", bidx=1))
@@ -164,23 +166,23 @@ def test_a_block_that_cannot_be_had_is_lost_alone(scene, serve, rgb_bundle, tmp_
 
 
 @pytest.mark.parametrize("where", ["local", "remote"])
-def test_a_file_that_changes_under_way_is_noticed(where, scene, serve, rgb_bundle, tmp_path) -> None:
-    """Old and new bytes are never mixed: the units that see the change fail, those before stay."""
+def test_a_file_that_changes_during_a_run_is_detected(where, scene, serve, rgb_bundle, tmp_path) -> None:
+    """Old and new bytes are never mixed: units after the change fail, those before are kept."""
     other = write_tif(tmp_path / "other.tif", noise(3, 700, 900, seed=9), block=128)
     server = serve(scene.parent)
     name = str(scene) if where == "local" else f"{server.url}/scene.tif"
-    told: list[object] = []
+    events: list[object] = []
 
     def change(event: object) -> None:
-        told.append(event)
-        if isinstance(event, UnitSettled) and sum(isinstance(e, UnitSettled) for e in told) == 2:
+        events.append(event)
+        if isinstance(event, UnitSettled) and sum(isinstance(e, UnitSettled) for e in events) == 2:
             shutil.copy(other, scene)
 
     result = detect(name, rgb_bundle, tmp_path / "out", unit=UNIT, on_event=change)
     assert result.exit_code == 3 and result.scenes[0].status == "partial"
     assert all("changed while it was read" in f.message for f in result.failures)
     rows = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
-    units = next(e.units for e in told if isinstance(e, ScenePlanned))
+    units = next(e.units for e in events if isinstance(e, ScenePlanned))
     assert len(rows) == units - 2
     again = detect(name, rgb_bundle, tmp_path / "out", unit=UNIT)
     assert again.exit_code == 0 and "failures.parquet" not in files(tmp_path / "out")
@@ -220,7 +222,7 @@ def test_a_change_inside_a_unit_fails_the_unit(scene, serve, rgb_bundle, tmp_pat
         ({}, Fault(status=302, location="/scene.tif"), "redirect"),
     ],
 )
-def test_servers_that_do_not_serve_are_told_and_left(
+def test_unsuitable_servers_are_reported_and_not_used(
     settings, fault, message, scene, serve, rgb_bundle, tmp_path
 ) -> None:
     server = serve(scene.parent, **settings)
@@ -231,16 +233,16 @@ def test_servers_that_do_not_serve_are_told_and_left(
     assert server.sent < 20 << 20 and time.monotonic() - started < 10
 
 
-def test_a_server_that_is_not_there_is_told(rgb_bundle, tmp_path, patient_but_quick) -> None:
+def test_a_missing_server_is_reported(rgb_bundle, tmp_path, short_waits) -> None:
     result = detect("http://127.0.0.1:9/scene.tif", rgb_bundle, tmp_path / "out")
     assert result.exit_code == 2 and "refused" in result.failures[0].message
-    assert patient_but_quick == [0, 1, 2]
+    assert short_waits == [0, 1, 2]
 
 
 @pytest.mark.slow
-def test_a_slow_server_is_given_up(scene, serve, rgb_bundle, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_LOW_SPEED_TIME", 1)  # type: ignore[index]
-    monkeypatch.setitem(remote._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
+def test_a_slow_server_fails(scene, serve, rgb_bundle, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_LOW_SPEED_TIME", 1)  # type: ignore[index]
+    monkeypatch.setitem(gdal_env._GDAL, "GDAL_HTTP_MAX_RETRY", 0)  # type: ignore[index]
     monkeypatch.setattr("geosod.scenes.fetch.PATIENCE", 1)
     server = serve(scene.parent)
     server.fault = lambda r: Fault(delay=3.0) if for_pixels(r) else None
@@ -273,8 +275,8 @@ def test_impossible_sizes_are_refused_before_anything_is_allocated(
     assert result.exit_code == 2 and message in result.failures[0].message
 
 
-def test_reading_again_after_a_refusal_asks_the_server(scene, serve, rgb_bundle, tmp_path) -> None:
-    """GDAL remembers failures of a name; a process that lives long must not."""
+def test_failures_are_not_cached(scene, serve, rgb_bundle, tmp_path) -> None:
+    """GDAL caches failures of a name, which a long-lived process must not do."""
     server = serve(scene.parent)
     server.fault = lambda r: Fault(status=404) if "python" not in r.headers.get("user-agent", "") else None
     assert detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out").exit_code == 2

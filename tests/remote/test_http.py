@@ -1,4 +1,4 @@
-"""Scenes behind http: the same boxes as from the local file, few requests, and no secret anywhere."""
+"""Scenes over http: the same boxes as from the local file, few requests, and no secrets in any output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNATURE = "X-Amz-Signature=5ecretS1gnature&X-Amz-Credential=AK1D&token=t0psecr
 SECRETS = ("5ecretS1gnature", "AK1D", "t0psecret", "passw0rd")
 
 
-def test_nginx_gives_what_the_file_gives(nginx, rgb_bundle, local_tables, tmp_path) -> None:
+def test_nginx_gives_the_same_result_as_the_file(nginx, rgb_bundle, local_tables, tmp_path) -> None:
     result = detect(f"{nginx}/scene.tif", rgb_bundle, tmp_path, unit=(2, 3))
     assert result.exit_code == 0 and pixels_of(tmp_path) == local_tables
     assert detect(f"{nginx}/scene.tif", rgb_bundle, tmp_path, unit=(2, 3)).scenes[0].status == "skipped"
@@ -40,19 +40,19 @@ def test_ray_workers_read_the_same(nginx, cluster, rgb_bundle, local_tables, tmp
 def test_signed_links_work_and_stay_secret(
     signature, scene, serve, rgb_bundle, local_tables, tmp_path, caplog, capfd
 ) -> None:
-    """The link is good for GET alone, and goes bad after a while."""
+    """The link is valid for GET only, and expires."""
     server = serve(scene.parent, keys={"/scene.tif": signature})
     server.fault = lambda r: Fault(status=403) if r.method == "HEAD" else None
     link = server.url.replace("//", "//user:passw0rd@") + f"/scene.tif?{signature}"
-    told: list[object] = []
+    events: list[object] = []
     caplog.set_level(logging.DEBUG)
     out = tmp_path / "out"
-    result = detect(link, rgb_bundle, out, unit=(2, 3), on_event=told.append)
+    result = detect(link, rgb_bundle, out, unit=(2, 3), on_event=events.append)
     assert result.exit_code == 0 and pixels_of(out) == local_tables
-    # Signed anew it is the same scene; changed, it is done again; expired, it is told.
+    # A new signature is the same scene; an expired link is reported.
     server.keys["/scene.tif"] = signature + "2"
-    assert detect(link + "2", rgb_bundle, out, on_event=told.append, unit=(2, 3)).scenes[0].status == "skipped"
-    late = detect(link, rgb_bundle, out, on_event=told.append)
+    assert detect(link + "2", rgb_bundle, out, on_event=events.append, unit=(2, 3)).scenes[0].status == "skipped"
+    late = detect(link, rgb_bundle, out, on_event=events.append)
     assert late.exit_code == 2 and "may have expired" in late.failures[0].message
     server.keys["/scene.tif"] = signature
     expired: list[bool] = []
@@ -65,12 +65,12 @@ def test_signed_links_work_and_stay_secret(
         return None
 
     server.fault = expire
-    assert detect(link, rgb_bundle, out, on_event=told.append, overwrite=True).exit_code == 3
-    assert any(isinstance(e, Failed) for e in told) and any(isinstance(e, SceneFinished) for e in told)
+    assert detect(link, rgb_bundle, out, on_event=events.append, overwrite=True).exit_code == 3
+    assert any(isinstance(e, Failed) for e in events) and any(isinstance(e, SceneFinished) for e in events)
     written = b"".join((out / name).read_bytes() for name in files(out))
     assert b"scene.tif" in written
     printed = capfd.readouterr()
-    texts = [written.decode("latin-1"), caplog.text, printed.out, printed.err, repr(told), repr(result), repr(late)]
+    texts = [written.decode("latin-1"), caplog.text, printed.out, printed.err, repr(events), repr(result), repr(late)]
     for text in texts:
         assert not any(secret in text for secret in SECRETS)
 
@@ -111,7 +111,7 @@ def test_blocks_of_a_strip_come_in_one_request(scene, serve, rgb_bundle, tmp_pat
     assert len(server.data()) <= 6 + 2, [r.span for r in server.requests]
 
 
-def test_names_with_spaces_and_signs_are_found(scene, serve, rgb_bundle, local_tables, tmp_path) -> None:
+def test_names_with_spaces_and_special_characters(scene, serve, rgb_bundle, local_tables, tmp_path) -> None:
     odd = scene.parent / "a scene (50%) #1 ä+b.tif"
     scene.rename(odd)
     server = serve(scene.parent)

@@ -1,4 +1,4 @@
-"""Scenes in buckets, through a real S3 API: credentials the ecosystem's way, listings, odd keys."""
+"""Scenes in buckets, through a real S3 API: credentials, listings, keys with special characters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import ray
 
 from geosod.errors import ConfigError
 from geosod.scenes.sources import find_scenes
-from geosod.storage.gdal_env import environment, settings, version
+from geosod.storage.files import version
+from geosod.storage.gdal_env import environment, settings
 from geosod.storage.s3 import access
 from tests.remote.conftest import KEY, SECRET, TOKEN, pixels_of
 from tests.running.helpers import detect, files
@@ -21,7 +22,9 @@ UNIT = (2, 3)
 
 
 @pytest.mark.parametrize("key", ["scene.tif", "a dir/ä b+c (1) #2%20?x=1.tif"])
-def test_a_key_of_any_name_reads_as_the_file(key, s3, site, rgb_bundle, local_tables, tmp_path) -> None:
+def test_keys_with_special_characters_give_the_same_result_as_the_file(
+    key, s3, site, rgb_bundle, local_tables, tmp_path
+) -> None:
     s3.upload_file(str(site / "scene.tif"), "images", key)
     result = detect(f"s3://images/{key}", rgb_bundle, tmp_path, unit=UNIT)
     assert result.exit_code == 0, result.failures
@@ -70,7 +73,7 @@ def test_a_product_below_a_prefix_is_one_scene(s3, site) -> None:
     assert ref.files[0].uri == "s3://images/X.SAFE/GRANULE/IMG/T31_B04.tif" and ref.version
 
 
-def test_a_stac_item_in_a_bucket_names_its_own_bucket_only(s3, site, rgb_bundle, local_tables, tmp_path) -> None:
+def test_a_stac_item_in_a_bucket_refers_to_its_own_bucket_only(s3, site, rgb_bundle, local_tables, tmp_path) -> None:
     s3.upload_file(str(site / "scene.tif"), "images", "data/scene.tif")
     asset: dict[str, Any] = {"href": "../data/scene.tif", "type": "image/tiff", "roles": ["data"]}
     item = {"type": "Feature", "id": "scene", "properties": {"datetime": None}, "assets": {"image": asset}}
@@ -84,7 +87,7 @@ def test_a_stac_item_in_a_bucket_names_its_own_bucket_only(s3, site, rgb_bundle,
         assert not refs and "own host or bucket" in failure.message
 
 
-def test_what_is_refused_is_told_without_secrets(s3, rgb_bundle, tmp_path, caplog, capfd) -> None:
+def test_refusals_are_reported_without_secrets(s3, rgb_bundle, tmp_path, caplog, capfd) -> None:
     caplog.set_level(logging.DEBUG)
     result = detect(["s3://images/none.tif", "s3://nobucket/x.tif"], rgb_bundle, tmp_path / "out")
     assert result.exit_code == 2 and all("is not there" in f.message for f in result.failures)
@@ -106,7 +109,7 @@ def test_secrets_are_written_nowhere(s3, site, rgb_bundle, tmp_path, caplog) -> 
         assert secret not in written and secret not in caplog.text
 
 
-def test_no_credentials_are_told(s3, site, rgb_bundle, tmp_path, monkeypatch) -> None:
+def test_missing_credentials_are_reported(s3, site, rgb_bundle, tmp_path, monkeypatch) -> None:
     s3.upload_file(str(site / "scene.tif"), "images", "scene.tif")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
@@ -116,7 +119,7 @@ def test_no_credentials_are_told(s3, site, rgb_bundle, tmp_path, monkeypatch) ->
     assert access().gdal_options()["AWS_NO_SIGN_REQUEST"] == "YES"
 
 
-def test_profiles_endpoints_and_payers_are_found_where_aws_looks(aws, monkeypatch, tmp_path) -> None:
+def test_profiles_endpoints_and_payers_come_from_the_usual_variables(aws, monkeypatch, tmp_path) -> None:
 
     (tmp_path / "credentials").write_text("[work]\naws_access_key_id=A\naws_secret_access_key=B\n")
     (tmp_path / "config").write_text("[profile work]\nregion=eu-central-1\n")
@@ -139,8 +142,8 @@ def test_profiles_endpoints_and_payers_are_found_where_aws_looks(aws, monkeypatc
         access()
 
 
-def test_credentials_that_expire_are_fetched_anew(aws, monkeypatch) -> None:
-    """Each opening takes those that hold now."""
+def test_expired_credentials_are_renewed(aws, monkeypatch) -> None:
+    """Every opening uses the current credentials."""
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "first")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")

@@ -1,4 +1,4 @@
-"""Areas of interest on scenes of every kind, held against the way from pixel to ground."""
+"""Areas of interest in scenes of every kind, checked by transforming pixels to the ground."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lattice(scene: Scene, n: int = 60) -> np.ndarray:
 
 
 def check(scene: Scene, area: shapely.Geometry, wanted: np.ndarray, *, slack: float = 1.5) -> None:
-    """Points of the lattice lie in the area when they are wanted, those within `slack` pixels of its edge aside."""
+    """Check which points of the lattice lie in the area, except within `slack` pixels of its border."""
     xy = lattice(scene)
     clear = shapely.distance(shapely.boundary(area), shapely.points(xy)) > slack
     assert clear.mean() > 0.8 and wanted[clear].any()
@@ -166,7 +166,7 @@ def test_across_the_antimeridian(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("crs", ["EPSG:3413", "EPSG:3031"])
-def test_round_a_pole(crs: str) -> None:
+def test_around_a_pole(crs: str) -> None:
     scene = make_scene(crs, Affine(1000, 0, -300_000, 0, -1000, 400_000), size=(700, 700))
     pole = -90 if crs == "EPSG:3031" else 90
     lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(*(scene.transform @ lattice(scene).T))
@@ -178,8 +178,8 @@ def test_round_a_pole(crs: str) -> None:
     assert world.area == pytest.approx(700 * 700, rel=2e-3)
 
 
-def test_a_map_of_part_of_the_earth_serves_for_a_scene_of_more() -> None:
-    """The full disk has no place in UTM as a whole."""
+def test_an_aoi_whose_crs_covers_less_than_the_scene() -> None:
+    """Much of the full disk has no coordinates in UTM."""
     scene = make_scene(GOES_EAST.crs, GOES_EAST.transform(1200), size=(1200, 1200))
     lonlat = GOES_EAST.ground(*(scene.transform @ lattice(scene).T))
     area = shapely.box(200_000, 1_000_000, 800_000, 3_000_000)

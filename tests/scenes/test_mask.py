@@ -59,7 +59,7 @@ def test_everything_but_zero_and_nodata(scene, raster) -> None:
     np.testing.assert_array_equal(burnt(mask_in_scene(Mask("x", str(raster)), scene)), expected((1, 2, 3, 5)))
 
 
-def test_what_a_mask_does_not_cover_and_the_name_of_the_scene(scene, raster) -> None:
+def test_an_inverted_mask_and_the_scene_identifier_in_its_name(scene, raster) -> None:
     mask = Mask("sea", str(raster).replace("tile_7", "{id}"), (3, 5), invert=True)
     np.testing.assert_array_equal(burnt(mask_in_scene(mask, scene)), ~expected((3, 5)))
 
@@ -104,7 +104,7 @@ def test_polygons_elsewhere_mask_nothing(scene, tmp_path) -> None:
     assert whole.area == SIZE[0] * SIZE[1]
 
 
-def test_scenes_without_a_place_take_rasters_without_one(tmp_path) -> None:
+def test_scenes_without_georeference_accept_rasters_without_one(tmp_path) -> None:
     scene = open_scene(SceneRef(str(write_tif(tmp_path / "s.tif", noise(1, *SIZE), crs=None)), "s"))
     small = np.zeros((1, 24, 32), np.uint8)
     small[0, 3:7, 10:20] = 1
@@ -116,14 +116,14 @@ def test_scenes_without_a_place_take_rasters_without_one(tmp_path) -> None:
 
 
 def test_a_raster_that_misses_the_scene_is_an_error(scene, tmp_path) -> None:
-    """Clouds that were looked for elsewhere say nothing of this scene."""
+    """A mask of another area must not pass as a mask without clouds."""
     path = write_tif(tmp_path / "far.tif", noise(1, 20, 20), transform=NORTH_UP @ Affine.translation(5000, 0))
     with pytest.raises(SceneError, match="misses this scene"):
         mask_in_scene(Mask("cloud", str(path)), scene)
 
 
 def test_a_file_without_polygons_masks_nothing(scene, tmp_path) -> None:
-    """As a scene without clouds has it."""
+    """For example, of a scene without clouds."""
     geopandas.GeoDataFrame(geometry=[], crs=UTM31).to_file(tmp_path / "none.geojson", driver="GeoJSON")
     assert mask_in_scene(Mask("cloud", str(tmp_path / "none.geojson")), scene).is_empty
     assert mask_in_scene(Mask("cloud", str(tmp_path / "none.geojson"), invert=True), scene).area == SIZE[0] * SIZE[1]
@@ -139,7 +139,7 @@ def test_a_file_that_changed_is_read_again(scene, tmp_path) -> None:
 def test_specks_are_bounded_and_codes_of_polygons_refused(scene, tmp_path, monkeypatch) -> None:
     path = write_tif(tmp_path / "specks.tif", (np.indices((1, *SIZE)).sum(axis=0) % 2).astype(np.uint8))
     monkeypatch.setattr("geosod.scenes.mask.MAX_OUTLINES", 1000)
-    with pytest.raises(SceneError, match="over 1,000 pieces"):
+    with pytest.raises(SceneError, match="over 1,000 polygons"):
         mask_in_scene(Mask("cloud", str(path)), scene)
     geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=UTM31).to_file(tmp_path / "v.gpkg")
     with pytest.raises(ConfigError, match="has no codes"):

@@ -20,7 +20,7 @@ from geosod.scenes import open as open_module
 from geosod.scenes.aoi import aoi_in_scene, load_aoi, windows_in
 from geosod.scenes.bands import choose_bands
 from geosod.scenes.open import open_scene
-from geosod.scenes.sources import find_scenes, with_own_ids
+from geosod.scenes.sources import find_scenes, with_unique_ids
 from geosod.tiling.grid import make_grid
 from tests.rasters import noise, write_tif
 
@@ -29,16 +29,16 @@ def scene_of(path: Path) -> Scene:
     return open_scene(SceneRef(str(path), path.stem))
 
 
-def test_names_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_case_get_different_ids(tmp_path: Path) -> None:
     for folder, name in (("x", "A.tif"), ("y", "a.tif")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(b"")
     found, _ = find_scenes([str(tmp_path)])
-    assert len({ref.id.lower() for ref in with_own_ids(found, {})}) == 2
+    assert len({ref.id.lower() for ref in with_unique_ids(found, {})}) == 2
     known = {found[0].uri: found[0].id}
-    first, second = with_own_ids(found, known)
+    first, second = with_unique_ids(found, known)
     assert first.id == found[0].id and second.id.startswith(f"{found[1].id}-")
-    assert with_own_ids(found[1:], known)[0].id == second.id, "the same, whether the other is in the run or not"
+    assert with_unique_ids(found[1:], known)[0].id == second.id, "the same, whether the other is in the run or not"
 
 
 def test_the_header_is_what_rasterio_says(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_unusable_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pyt
         scene_of(other)
 
 
-def test_bands_are_found_by_name_by_number_or_by_being_as_many(tmp_path: Path) -> None:
+def test_bands_are_found_by_name_number_or_count(tmp_path: Path) -> None:
     rgb = scene_of(write_tif(tmp_path / "rgb.tif", noise(3, 64, 64)))
     bgr = ("blue", "green", "red")
     assert choose_bands(rgb, bgr, None) == (3, 2, 1)
@@ -99,7 +99,7 @@ def test_bands_are_found_by_name_by_number_or_by_being_as_many(tmp_path: Path) -
 
 @pytest.mark.parametrize("crs", [32631, 4326, 3857, 3035])
 @pytest.mark.parametrize("angle", [0.0, 30.0])
-def test_an_aoi_of_any_crs_lands_on_its_pixels(crs: int, angle: float, tmp_path: Path) -> None:
+def test_an_aoi_in_any_crs_covers_its_pixels(crs: int, angle: float, tmp_path: Path) -> None:
     transform = Affine.translation(500_000, 5_800_000) @ Affine.rotation(angle) @ Affine.scale(2.0, -2.0)
     scene = scene_of(write_tif(tmp_path / "s.tif", noise(1, 600, 800), transform=transform))
     pixels = shapely.Polygon([(105, 110), (310, 125), (287, 410), (97, 352)])

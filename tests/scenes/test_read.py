@@ -1,4 +1,4 @@
-"""Reading: the pixels rasterio reads, each block once, and an account of what was not read."""
+"""Reading: the same pixels as rasterio, each block once, and a summary of unreadable blocks."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def scene_of(path: Path) -> Scene:
 
 
 def read_all(scene: Scene, *, tile: int, overlap: int, unit=(2, 2), bands=None, chunk=3, keep=None):
-    """Every tile as {window: (pixels, valid)}, and the accounts."""
+    """Every tile as {window: (pixels, valid)}, and the summaries."""
     bands = bands or tuple(i for i in range(1, scene.count + 1) if i != scene.alpha)
     grid = make_grid(scene.width, scene.height, tile=tile, overlap=overlap)
-    tiles, accounts = {}, []
+    tiles, summaries = {}, []
     for piece in plan_units(scene.id, grid, shape=unit, keep=keep):
         for item in read_unit(scene, piece, ReadSpec(bands, tile, chunk, cell=16)):
             if isinstance(item, ReadSummary):
-                accounts.append(item)
+                summaries.append(item)
                 continue
             assert isinstance(item, TileBatch)
             assert len(item) <= chunk
             for i, (col, row, width, height) in enumerate(item.windows.tolist()):
                 valid = np.ones((tile, tile), bool) if item.valid is None else item.valid[i]
                 tiles[Window(col, row, width, height)] = (item.pixels[i], valid)
-    return tiles, accounts
+    return tiles, summaries
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,31 +93,31 @@ def test_tiles_hold_what_rasterio_reads(tmp_path: Path, data: st.DataObject) -> 
             assert not seen or covered, "valid ground in no tile"
 
 
-def test_empty_tiles_are_not_handed_on(tmp_path: Path) -> None:
+def test_empty_tiles_are_dropped(tmp_path: Path) -> None:
     pixels = noise(1, 128, 256)
     pixels[:, :, 128:] = 0
     scene = scene_of(write_tif(tmp_path / "s.tif", pixels, nodata=0))
-    tiles, accounts = read_all(scene, tile=64, overlap=0, unit=(0, 0))
+    tiles, summaries = read_all(scene, tile=64, overlap=0, unit=(0, 0))
     assert {w.col for w in tiles} == {0, 64}
-    assert (accounts[0].tiles, accounts[0].empty) == (4, 4)
-    assert (accounts[0].coverage.codes[:, :8] == INSPECTED).all()
-    assert (accounts[0].coverage.codes[:, 8:] == NODATA).all()
+    assert (summaries[0].tiles, summaries[0].empty) == (4, 4)
+    assert (summaries[0].coverage.codes[:, :8] == INSPECTED).all()
+    assert (summaries[0].coverage.codes[:, 8:] == NODATA).all()
 
 
 @pytest.mark.parametrize("block", [64, 0])
 def test_each_block_row_is_read_once_in_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """Ranges of rows asked of GDAL neither overlap nor cut a block, except at the unit's own ends."""
+    """The ranges of rows that are read do not overlap or split a block, except at the ends of the unit."""
     scene = scene_of(write_tif(tmp_path / "s.tif", noise(3, 500, 300), block=block))
-    asked: list[Window] = []
+    requested: list[Window] = []
     original = read.read_window
 
     def spy(dataset, scene, bands, window):
-        asked.append(window)
+        requested.append(window)
         return original(dataset, scene, bands, window)
 
     monkeypatch.setattr(read, "read_window", spy)
     read_all(scene, tile=128, overlap=32, unit=(0, 0))
-    edges = [(w.row, w.bottom) for w in asked]
+    edges = [(w.row, w.bottom) for w in requested]
     assert edges[0][0] == 0 and edges[-1][1] == 500
     assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))
     assert all(stop % scene.block_shape[0] == 0 for _, stop in edges[:-1])
@@ -136,7 +136,7 @@ def test_skipped_tile_rows_are_not_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("seed", range(6))
 def test_only_blocks_under_wanted_tiles_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """With an area of interest in scattered pieces; and what is read is what a full reading gives."""
+    """With scattered tiles; the pixels are the same as without an area of interest."""
     scene = scene_of(write_tif(tmp_path / "s.tif", noise(3, 700, 900, seed=seed), block=32))
     grid = make_grid(900, 700, tile=64, overlap=16)
     keep = np.random.default_rng(seed).random((grid.rows, grid.cols)) < 0.08
@@ -175,7 +175,7 @@ def test_a_band_called_alpha_may_be_an_image_band(tmp_path: Path) -> None:
     assert not valid[:, :32].any() and valid[:, 32:].all()
 
 
-def test_nodata_holds_where_the_alpha_band_is_an_image_band(tmp_path: Path) -> None:
+def test_nodata_applies_where_the_alpha_band_is_an_image_band(tmp_path: Path) -> None:
     pixels = noise(4, 64, 64)
     pixels[:, :, :32] = 0
     scene = scene_of(write_tif(tmp_path / "s.tif", pixels, photometric="RGB", alpha="YES", nodata=0))
@@ -220,9 +220,9 @@ def test_a_truncated_file_loses_only_its_missing_blocks(tmp_path: Path) -> None:
     with rasterio.open(write_tif(tmp_path / "whole.tif", pixels)) as source:
         rasterio.shutil.copy(source, path, driver="COG", blocksize=64, overviews="NONE", compress="DEFLATE")
     scene = scene_of(truncated(path, 0.6))
-    tiles, accounts = read_all(scene, tile=128, overlap=0, unit=(2, 2))
-    lost = [f.window for a in accounts for f in a.failures]
-    assert lost and all(f.stage == "read" and f.message for a in accounts for f in a.failures)
+    tiles, summaries = read_all(scene, tile=128, overlap=0, unit=(2, 2))
+    lost = [f.window for a in summaries for f in a.failures]
+    assert lost and all(f.stage == "read" and f.message for a in summaries for f in a.failures)
     unread = np.zeros((512, 512), bool)
     for window in lost:
         unread[window.row : window.bottom, window.col : window.right] = True
@@ -240,9 +240,9 @@ def test_a_truncated_file_loses_only_its_missing_blocks(tmp_path: Path) -> None:
         assert np.array_equal(valid, there)
         expected = pixels[:, window.row : window.bottom, window.col : window.right]
         assert np.array_equal(got, np.where(there, expected, 0))
-    for account in accounts:
-        codes = account.coverage.codes
-        top, left = account.coverage.row * 16, account.coverage.col * 16
+    for summary in summaries:
+        codes = summary.coverage.codes
+        top, left = summary.coverage.row * 16, summary.coverage.col * 16
         cells = unread[top : top + 256, left : left + 256].reshape(16, 16, 16, 16).any(axis=(1, 3))
         assert np.array_equal(codes == FAILED, cells)
 

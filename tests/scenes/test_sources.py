@@ -1,4 +1,4 @@
-"""From names to scenes: lists, products, mappings, STAC documents; and the names of files."""
+"""Scenes from lists, products, mappings and STAC documents, and the addresses of files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from geosod.errors import ConfigError
 from geosod.scene import BandFile, SceneRef
-from geosod.scenes.sources import failed_id, find_scenes, hashed_id, safe_id, with_own_ids
-from geosod.storage.uris import gdal_name, joined, origin, plain, stem, suffix
+from geosod.scenes.sources import failed_id, find_scenes, hashed_id, safe_id, with_unique_ids
+from geosod.storage.uris import gdal_name, normalized, origin, resolved, stem, suffix
 
 
 def touch(path: Path) -> Path:
@@ -62,10 +62,10 @@ def test_paths_folders_and_globs_name_each_file_once(tmp_path: Path) -> None:
         find_scenes([])
 
 
-def test_lists_hold_anything(tmp_path: Path) -> None:
+def test_lists_of_inputs(tmp_path: Path) -> None:
     a, b = touch(tmp_path / "a.tif"), touch(tmp_path / "b.tif")
-    told = {"id": "../two", "datetime": "2024-01-01T02:00+02:00", "bands": {"red": str(a), "nir": [str(b), 4]}}
-    lines = [f"  {a}  \n", "# a comment\n", "\n", json.dumps(told) + "\n", "{broken\n", f"{tmp_path}/none.tif\n"]
+    mapping = {"id": "../two", "datetime": "2024-01-01T02:00+02:00", "bands": {"red": str(a), "nir": [str(b), 4]}}
+    lines = [f"  {a}  \n", "# a comment\n", "\n", json.dumps(mapping) + "\n", "{broken\n", f"{tmp_path}/none.tif\n"]
     refs, failures = find_scenes(["-"], lines=lines)
     first, second = refs
     assert (first.id, second.id) == ("a", "_two") and second.datetime == dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
@@ -74,12 +74,12 @@ def test_lists_hold_anything(tmp_path: Path) -> None:
     assert ["line 5" in f.message or "no such file" in f.message for f in failures] == [True, True]
     (tmp_path / "list.txt").write_text("".join(lines))
     assert find_scenes([f"@{tmp_path}/list.txt"])[0] == refs
-    assert find_scenes([told])[0][0].files == second.files
+    assert find_scenes([mapping])[0][0].files == second.files
     assert "list cannot be read" in refusal(f"@{tmp_path}/none.txt")
 
 
 @pytest.mark.parametrize(
-    "told",
+    "mapping",
     [
         {"bands": {}},
         {"id": "x"},
@@ -91,8 +91,8 @@ def test_lists_hold_anything(tmp_path: Path) -> None:
         {"bands": {"red": "https://h/a.tif"}, "datetime": "yesterday"},
     ],
 )
-def test_mappings_of_another_form_are_told(told: dict[str, Any]) -> None:
-    assert refusal(told)
+def test_malformed_mappings_are_reported(mapping: dict[str, Any]) -> None:
+    assert refusal(mapping)
 
 
 def test_a_product_folder_is_one_scene_of_the_files_its_patterns_match(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_product_folder_is_one_scene_of_the_files_its_patterns_match(tmp_path:
     assert one(str(safe), bands=bands).version != before
 
 
-def test_the_asset_of_an_item_is_chosen_by_name_role_or_being_alone(tmp_path: Path) -> None:
+def test_the_asset_of_an_item_is_chosen_by_name_role_or_as_the_only_one(tmp_path: Path) -> None:
     for name in ("a.tif", "b.tif", "c.tif"):
         touch(tmp_path / name)
     tif = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -145,7 +145,7 @@ def test_the_asset_of_an_item_is_chosen_by_name_role_or_being_alone(tmp_path: Pa
 
 
 def test_separate_assets_are_the_bands_of_one_scene(tmp_path: Path) -> None:
-    """Both ways of STAC to describe bands; the same band twice is one band."""
+    """Band metadata of STAC 1.0 and 1.1; the same band in two files is one band."""
     for name in ("B04.tif", "B08.tif", "SCL.tif", "tci.tif", "B04.jp2"):
         touch(tmp_path / name)
     tif, data = "image/tiff", ["data", "reflectance"]
@@ -187,7 +187,7 @@ def test_collections_give_their_items(tmp_path: Path) -> None:
     page = {"type": "FeatureCollection", "features": features, "links": [{"rel": "next", "href": "?page=2"}]}
     refs, failures = find_scenes([write(tmp_path / "items.json", page)])
     assert [Path(ref.uri).parent.name for ref in refs] == ["x", "y"] and "several pages" in failures[0].message
-    own = with_own_ids(refs, {})
+    own = with_unique_ids(refs, {})
     assert len({ref.id for ref in own}) == 2 and all(ref.id.startswith("twin-") for ref in own)
     assert "links to no item" in refusal(write(tmp_path / "empty.json", {"type": "Collection", "links": []}))
     assert "no `type`" in refusal(write(tmp_path / "other.json", {"a": 1}))
@@ -211,12 +211,12 @@ def test_collections_give_their_items(tmp_path: Path) -> None:
         "https://",
     ],
 )
-def test_a_local_item_names_rasters_and_addresses_only(href: str, tmp_path: Path) -> None:
+def test_a_local_item_refers_to_rasters_and_addresses_only(href: str, tmp_path: Path) -> None:
     assets = {"a": {"href": href, "type": "image/tiff"}}
     assert refusal(write(tmp_path / "item.json", item(assets)))
 
 
-def test_a_local_item_may_name_files_outside_its_folder(tmp_path: Path) -> None:
+def test_a_local_item_may_refer_to_files_outside_its_folder(tmp_path: Path) -> None:
     outside = touch(tmp_path / "data" / "a b.tif")
     for href in ("../data/a b.tif", "../data/a%20b.tif", str(outside), outside.as_uri()):
         ref = one(write(tmp_path / "items" / "item.json", item({"a": {"href": href, "type": "image/tiff"}})))
@@ -261,10 +261,10 @@ def test_identifiers_do_not_depend_on_signatures() -> None:
         ("/data/a b.tif", "/data/a b.tif", ".tif", "a b"),
     ],
 )
-def test_gdal_is_told_the_right_name(uri: str, name: str, ending: str, base: str) -> None:
+def test_gdal_names(uri: str, name: str, ending: str, base: str) -> None:
     assert gdal_name(uri) == name and suffix(uri) == ending and stem(uri) == base
     if not uri.startswith("/") and "#" not in uri:
-        assert gdal_name(plain(name)) == name
+        assert gdal_name(normalized(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -280,11 +280,11 @@ def test_gdal_is_told_the_right_name(uri: str, name: str, ending: str, base: str
         ("/d/i.json", "x.tif", "/d/x.tif"),
     ],
 )
-def test_names_are_seen_from_their_document(base: str, name: str, expected: str) -> None:
-    assert joined(base, name) == expected
+def test_names_are_relative_to_their_document(base: str, name: str, expected: str) -> None:
+    assert resolved(base, name) == expected
 
 
-def test_who_answers_for_a_file() -> None:
+def test_origins_of_files() -> None:
     assert origin("https://H.org/x") == origin("https://h.org:443/y") != origin("http://h.org/x")
     assert origin("https://u:p@h.org/x") == origin("https://h.org/x") != origin("https://h.org:8443/x")
     assert origin("https://h.org@evil.org/x") == origin("https://evil.org/")

@@ -34,7 +34,7 @@ def test_small_scenes_are_read_whole(tmp_path, dtype) -> None:
 
 
 @pytest.mark.parametrize("overviews", [True, False])
-def test_large_scenes_are_looked_at_in_part(tmp_path, overviews) -> None:
+def test_large_scenes_are_sampled(tmp_path, overviews) -> None:
     pixels = skewed(3000, 5000)
     path = write_tif(tmp_path / "s.tif", pixels, block=256)
     if overviews:
@@ -45,7 +45,7 @@ def test_large_scenes_are_looked_at_in_part(tmp_path, overviews) -> None:
         np.testing.assert_allclose(pair, whole, rtol=0.05)
 
 
-def test_pixels_without_meaning_do_not_count(tmp_path) -> None:
+def test_invalid_pixels_are_ignored(tmp_path) -> None:
     pixels = skewed(200, 200, "float32")
     valid = pixels[:, :, :150].copy()
     pixels[:, :, 150:] = np.nan
@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path) -> None:
     for band, pair in zip(pixels, of(path), strict=True):
         np.testing.assert_allclose(pair, np.percentile(band.astype(float), (2, 98)), rtol=0.1)
     path.write_bytes(whole[:2000])
-    with pytest.raises(ReadError, match="nothing of it can be read"):
+    with pytest.raises(ReadError, match="no pixel can be read"):
         of(path)
 
 

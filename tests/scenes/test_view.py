@@ -1,4 +1,4 @@
-"""Scenes that are not simply one file: held against rasterio reading the files itself."""
+"""Views, against rasterio reading the files itself."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def kinds(tmp_path_factory) -> dict[str, Scene]:
 @settings(max_examples=60, deadline=None)
 @given(kind=st.sampled_from(KINDS), scale=st.sampled_from([0.21, 0.25, 0.5, 0.73, 1.5, 2.0, 3.1]), where=st.randoms())
 def test_a_pixel_is_the_same_in_every_window(kinds, kind, scale, where) -> None:
-    """Else a box would depend on how a scene is cut into units."""
+    """Otherwise a box would depend on the units of a scene."""
     scene = at_scale(kinds[kind], scale)
     whole, whole_valid = read(scene)
     col, row = where.randrange(scene.width), where.randrange(scene.height)
@@ -125,7 +125,7 @@ def test_files_of_different_resolution_are_one_scene_on_the_finest_grid(tmp_path
     assert valid.all()
 
 
-def test_a_file_that_covers_less_lies_where_it_belongs(tmp_path) -> None:
+def test_a_smaller_file_keeps_its_position(tmp_path) -> None:
     a, b = noise(1, 100, 100), noise(1, 60, 50, seed=2)
     first = write_tif(tmp_path / "a.tif", a, nodata=0)
     second = write_tif(tmp_path / "b.tif", b, nodata=0, transform=NORTH_UP @ Affine.translation(30, 20))
@@ -158,14 +158,14 @@ def test_files_located_by_the_same_points_are_one_scene(tmp_path) -> None:
     ],
 )
 def test_files_that_do_not_cover_the_same_ground_are_refused(tmp_path, shape, place, why) -> None:
-    """Unless nodata can stand where there is nothing, it would be looked at as 0."""
+    """Without a nodata value the gap would be read as 0."""
     first = write_tif(tmp_path / "a.tif", noise(1, 400, 400))
     second = write_tif(tmp_path / "b.tif", noise(1, *shape), **place)
     with pytest.raises(SceneError, match=why):
         open_files(SceneRef("x", "x"), (BandFile("a", str(first)), BandFile("b", str(second))))
 
 
-def test_alpha_is_not_lost_where_files_make_a_scene(tmp_path, kinds) -> None:
+def test_files_with_alpha_are_refused_in_a_scene_of_several(tmp_path, kinds) -> None:
     alpha = kinds["alpha"].ref.uri
     with pytest.raises(SceneError, match="mask or alpha band"):
         open_files(SceneRef("x", "x"), (BandFile("a", alpha, 1), BandFile("b", alpha, 2)))
@@ -180,7 +180,7 @@ def test_alpha_is_not_lost_where_files_make_a_scene(tmp_path, kinds) -> None:
         ({"crs": None}, "not in the CRS"),
     ],
 )
-def test_files_that_make_no_scene_are_refused(tmp_path, place, why) -> None:
+def test_files_that_do_not_fit_together_are_refused(tmp_path, place, why) -> None:
     first = write_tif(tmp_path / "a.tif", noise(1, 100, 100))
     second = write_tif(tmp_path / "b.tif", noise(1, 100, 100), **place)
     with pytest.raises(SceneError, match=why):
@@ -190,7 +190,7 @@ def test_files_that_make_no_scene_are_refused(tmp_path, place, why) -> None:
 
 
 @pytest.mark.parametrize("components", [3, 4])
-def test_a_palette_is_seen_as_its_colours(tmp_path, components) -> None:
+def test_a_palette_is_read_as_colours(tmp_path, components) -> None:
     index = np.random.default_rng(0).integers(0, 5, (1, 70, 90)).astype(np.uint8)
     path = write_tif(tmp_path / "p.tif", index, nodata=0, photometric="palette")
     table = {i: (10 * i, 200 - 7 * i, 3 * i, 0 if (i == 4 and components == 4) else 255) for i in range(5)}

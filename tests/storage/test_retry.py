@@ -1,4 +1,4 @@
-"""Which errors pass, by what libraries really say."""
+"""Transient and permanent errors, with the messages of the libraries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def of_s3(code: str, status: int) -> ClientError:
         ConnectionError("incomplete read: 3 of 10 bytes"),
     ],
 )
-def test_what_passes(error: Exception) -> None:
+def test_transient_errors(error: Exception) -> None:
     assert is_transient(error) and not is_permanent(error)
     try:
         raise RuntimeError("Read failed. See previous exception for details.") from error
@@ -54,11 +54,11 @@ def test_what_passes(error: Exception) -> None:
         RasterioIOError("AccessDenied: Access Denied"),
     ],
 )
-def test_what_stays(error: Exception) -> None:
+def test_permanent_errors(error: Exception) -> None:
     assert not is_transient(error) and is_permanent(error)
 
 
-def test_waits_double_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_double_up_to_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [backoff(n) for n in range(6)] == [0.5, 1, 2, 4, 8, 8]
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)

@@ -1,4 +1,4 @@
-"""What a VRT may name, from here and from the network; nothing escapes."""
+"""Which files local and remote VRTs may refer to."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def pixels(uri: str) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("depth", [0, 1])
-def test_a_local_vrt_may_not_reach_out(name: str, depth: int, tmp_path: Path) -> None:
+def test_a_local_vrt_refers_to_no_other_file_system(name: str, depth: int, tmp_path: Path) -> None:
     (tmp_path / "inner.vrt").write_text(vrt(band(name)))
     path = tmp_path / "outer.vrt"
     path.write_text(vrt(band("inner.vrt" if depth else name, relative=depth)))
@@ -95,14 +95,14 @@ def test_a_local_vrt_may_not_reach_out(name: str, depth: int, tmp_path: Path) ->
         '<VRTDataset rasterXSize="64" rasterYSize="64">' + band('x" >/vsizip/x.zip/a.tif') + "</VRTDataset",
     ],
 )
-def test_ways_round_the_check_are_closed(text: str, tmp_path: Path) -> None:
-    """GDAL takes attributes for elements, minds no case, and is not strict."""
+def test_the_check_cannot_be_bypassed(text: str, tmp_path: Path) -> None:
+    """GDAL accepts attributes for elements, ignores case, and is not strict."""
     (tmp_path / "x.vrt").write_text(text)
     with pytest.raises(SceneError):
         gdal_source(str(tmp_path / "x.vrt"))
 
 
-def test_a_local_vrt_may_name_files_here_and_there(site: Path, server: Server, tmp_path: Path) -> None:
+def test_a_local_vrt_may_refer_to_local_and_remote_files(site: Path, server: Server, tmp_path: Path) -> None:
     shutil.copy(site / "a.tif", tmp_path / "b.tif")
     (site / "there.vrt").write_text(vrt(band("a.tif", relative=1)))
     signed = escape(f"{server.url}/a.tif?sig=1&x=2")
@@ -117,7 +117,7 @@ def test_a_local_vrt_may_name_files_here_and_there(site: Path, server: Server, t
     assert gdal_source(str(tmp_path / "b.tif")) == str(tmp_path / "b.tif")
 
 
-def test_a_vrt_on_the_network_reads_its_neighbours(site: Path, server: Server) -> None:
+def test_a_remote_vrt_reads_files_of_its_host(site: Path, server: Server) -> None:
     (site / "sub").mkdir()
     (site / "inner.vrt").write_text(vrt(band("a.tif", relative=1, number=2)))
     place = "<SRS>EPSG:32631</SRS><GeoTransform>500000, 0.5, 0, 5800000, 0, -0.5</GeoTransform>"
@@ -158,7 +158,7 @@ def test_a_vrt_on_the_network_reads_its_neighbours(site: Path, server: Server) -
     ],
 )
 @pytest.mark.parametrize("relative", [0, 1])
-def test_a_vrt_from_the_network_names_its_own_host_only(
+def test_a_remote_vrt_refers_to_its_own_host_only(
     name: str, relative: int, site: Path, server: Server, tmp_path: Path
 ) -> None:
     secret = write_tif(tmp_path / "secret.tif", noise(1, SIDE, SIDE))
@@ -171,8 +171,8 @@ def test_a_vrt_from_the_network_names_its_own_host_only(
         pixels(f"{server.url}/x.vrt")
 
 
-def test_a_vrt_from_the_network_names_no_other_server(site: Path, server: Server) -> None:
-    """One that is there, and would answer."""
+def test_a_remote_vrt_refers_to_no_other_server(site: Path, server: Server) -> None:
+    """The other server exists and would respond."""
     with serving(site) as other:
         for name in (f"{other.url}/a.tif", f"/vsicurl/{other.url}/a.tif", other.url.removeprefix("http:") + "/a.tif"):
             (site / "x.vrt").write_text(vrt(band(name)))
@@ -196,13 +196,13 @@ def test_a_vrt_from_the_network_names_no_other_server(site: Path, server: Server
         "<Unknown/>",
     ],
 )
-def test_a_vrt_from_the_network_holds_plain_bands_only(head: str, site: Path, server: Server) -> None:
+def test_a_remote_vrt_contains_plain_bands_only(head: str, site: Path, server: Server) -> None:
     (site / "x.vrt").write_text(vrt(band("a.tif", relative=1), head=head))
-    with pytest.raises(SceneError, match="not taken from the network"):
+    with pytest.raises(SceneError, match="not allowed in a remote VRT"):
         pixels(f"{server.url}/x.vrt")
 
 
-def test_vrts_that_are_too_much_are_refused(site: Path, server: Server) -> None:
+def test_vrts_that_are_too_deep_or_large_are_refused(site: Path, server: Server) -> None:
     (site / "loop.vrt").write_text(vrt(band("loop.vrt", relative=1)))
     with pytest.raises(SceneError, match="nested over 8 deep"):
         pixels(f"{server.url}/loop.vrt")
@@ -219,7 +219,7 @@ def test_vrts_that_are_too_much_are_refused(site: Path, server: Server) -> None:
     assert server.sent < 4 * MAX_DOCUMENT
 
 
-def test_a_vrt_is_not_followed_to_another_host(site: Path, server: Server) -> None:
+def test_redirects_of_a_vrt_to_another_host_are_refused(site: Path, server: Server) -> None:
     (site / "x.vrt").write_text(vrt(band("a.tif", relative=1)))
     with serving(site) as other:
         other.fault = lambda r: Fault(status=302, location=f"{server.url}/x.vrt") if r.span is None else None
@@ -230,20 +230,20 @@ def test_a_vrt_is_not_followed_to_another_host(site: Path, server: Server) -> No
 
 
 @pytest.mark.parametrize("text", [vrt(band("/etc/hostname")), "<GDAL_WMS></GDAL_WMS>", "WMS:x", "<html></html>"])
-def test_what_comes_in_place_of_a_geotiff_is_not_run(text: str, site: Path, server: Server) -> None:
+def test_a_vrt_under_the_name_of_a_geotiff_is_not_opened(text: str, site: Path, server: Server) -> None:
     (site / "disguised.tif").write_text(text)
     with pytest.raises(SceneError, match="cannot be opened as a raster"):
         pixels(f"{server.url}/disguised.tif")
     with pytest.raises(SceneError, match="is no GeoTIFF"):
         check_raster(f"{server.url}/disguised.tif")
-    # In a view GDAL would open it with any driver; it is looked at first.
+    # In a view GDAL would open it with any driver, so it is checked first.
     (ref,), _ = find_scenes([f"{server.url}/disguised.tif"])
     view = vrt(band(f"/vsicurl/{ref.uri}"))
     with pytest.raises(SceneError, match="is no GeoTIFF"), opened(ref, view=view):
         pass
 
 
-def test_sidecars_on_the_network_are_not_looked_for(site: Path, server: Server) -> None:
+def test_remote_sidecars_are_not_requested(site: Path, server: Server) -> None:
     for name in ("a.tif.aux.xml", "a.tif.ovr", "a.tif.msk", "a.tfw", "a.aux"):
         (site / name).write_text("<PAMDataset/>")
     assert pixels(f"{server.url}/a.tif").any()

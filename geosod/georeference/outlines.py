@@ -1,37 +1,69 @@
-"""Regions of which only points can be asked: where something holds, and polygons some of whose corners are lost."""
+"""Outlines as polygons: of equal codes in a grid, of the region where a predicate holds, and their parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
+from affine import Affine
+from rasterio.features import shapes
 
 from geosod.arrays import BoolArray, FloatArray
 
-#: Points asked along each side at first, and where they disagree.
+#: Sample points along each side of a rectangle: at first, and where those disagree.
 COARSE, FINE = 65, 257
-#: Corners on the border of a region lie this far inside it, in units of the rectangle, so that rounding leaves them in.
+#: Vertices on the border of a region are moved inwards by this length, so that rounding leaves them inside.
 _MARGIN = 1e-4
-_HALVINGS = 40
+_BISECTIONS = 40
+_IDENTITY = Affine.identity()
 
+Geometries = npt.NDArray[Any]
+Codes = npt.NDArray[np.uint8]
 Predicate = Callable[[FloatArray], BoolArray]
 
 
-def region_where(inside: Predicate, x0: float, y0: float, x1: float, y1: float) -> Any:
-    """Outline of the part of a rectangle where `inside` holds.
-
-    Marching squares on a lattice (Lorensen and Cline 1987, in the plane), each crossing of a lattice line halved
-    down to rounding. Parts, and holes, that pass between all points of the lattice are not seen.
+def code_outlines(
+    codes: Codes, *, mask: BoolArray | None = None, transform: Affine = _IDENTITY, limit: int | None = None
+) -> tuple[Geometries, Codes]:
+    """One polygon for every 4-connected region of equal code.
 
     Args:
-        inside: (N, 2) points → (N,) bool.
+        codes: (rows, cols) uint8.
+        mask: (rows, cols) bool, the cells to use; None uses all.
+        transform: from cells, (0, 0) the top-left corner and x along columns, to the coordinates of the polygons.
+        limit: maximum number of polygons.
+
+    Returns:
+        (K,) object array of valid shapely Polygons, shells counter-clockwise, and (K,) uint8, the code of each.
+    """
+    found = list(islice(shapes(codes, mask=mask, connectivity=4, transform=transform), limit))
+    polygons = np.empty(len(found), object)
+    polygons[:] = [shapely.Polygon(rings[0], rings[1:]) for rings in (outline["coordinates"] for outline, _ in found)]
+    return np.asarray(shapely.orient_polygons(polygons), object), np.array([code for _, code in found], np.uint8)
+
+
+def lattice(xs: FloatArray, ys: FloatArray) -> FloatArray:
+    """(N, 2) points at every combination of x and y, row by row."""
+    return np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+
+
+def region_where(inside: Predicate, x0: float, y0: float, x1: float, y1: float) -> Any:
+    """Outline of the part of a rectangle where a predicate holds.
+
+    Marching squares on a lattice (Lorensen and Cline 1987, in the plane); the crossing of each lattice edge is found
+    by bisection. Parts and holes between the points of the lattice are missed.
+
+    Args:
+        inside: the predicate, (N, 2) float64 points → (N,) bool.
         x0, y0, x1, y1: the rectangle.
 
     Returns:
-        A Polygon or MultiPolygon; the rectangle itself where every point of a coarse lattice is inside, and an
-        empty one where no point of a fine one is.
+        A Polygon or MultiPolygon; the rectangle itself where every point of a coarse lattice is inside, an empty
+        polygon where no point of a fine lattice is.
     """
     xs, ys, flags = _lattice(inside, (x0, y0, x1, y1), COARSE)
     if flags.all():
@@ -47,11 +79,11 @@ def _lattice(
     inside: Predicate, bounds: tuple[float, float, float, float], n: int
 ) -> tuple[FloatArray, FloatArray, BoolArray]:
     xs, ys = np.linspace(bounds[0], bounds[2], n), np.linspace(bounds[1], bounds[3], n)
-    return xs, ys, inside(np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)).reshape(n, n)
+    return xs, ys, inside(lattice(xs, ys)).reshape(n, n)
 
 
 def _full_cells(xs: FloatArray, ys: FloatArray, flags: BoolArray) -> Any:
-    """Runs of cells whose four corners are inside, one box a run."""
+    """Runs of cells whose four corners are inside, one box for each run."""
     full = flags[:-1, :-1] & flags[:-1, 1:] & flags[1:, :-1] & flags[1:, 1:]
     steps = np.diff(np.pad(full, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (rows, first), (_, last) = np.nonzero(steps == 1), np.nonzero(steps == -1)
@@ -59,7 +91,7 @@ def _full_cells(xs: FloatArray, ys: FloatArray, flags: BoolArray) -> Any:
 
 
 def _mixed_cells(inside: Predicate, xs: FloatArray, ys: FloatArray, flags: BoolArray) -> Any:
-    """What of each other cell is inside: its corners there, and where its edges cross the border."""
+    """The part of each other cell that is inside: its corners inside, and the crossings of its edges."""
     points = np.stack(np.meshgrid(xs, ys), axis=-1)
     across = _crossings(inside, points[:, :-1], points[:, 1:], flags[:, :-1], flags[:, 1:])
     down = _crossings(inside, points[:-1], points[1:], flags[:-1], flags[1:])
@@ -74,20 +106,19 @@ def _mixed_cells(inside: Predicate, xs: FloatArray, ys: FloatArray, flags: BoolA
     vertices = np.stack(ring, axis=1)
     used: BoolArray = np.asarray(np.isfinite(vertices).all(axis=2))
     used[:, ::2] &= corners
-    owner = np.nonzero(used)[0]
-    return shapely.polygons(shapely.linearrings(vertices[used], indices=owner))
+    return shapely.polygons(shapely.linearrings(vertices[used], indices=np.nonzero(used)[0]))
 
 
 def _crossings(
     inside: Predicate, first: FloatArray, second: FloatArray, first_in: BoolArray, second_in: BoolArray
 ) -> FloatArray:
-    """The last point inside on each lattice edge whose ends disagree; NaN on the others. Shape as `first`."""
+    """The last point inside on each lattice edge whose ends differ; NaN on the others. Shape as `first`."""
     out = np.full(first.shape, np.nan)
     mixed = first_in != second_in
     start = np.where(first_in[..., None], first, second)[mixed]
     end = np.where(first_in[..., None], second, first)[mixed]
     low, high = np.zeros(len(start)), np.ones(len(start))
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         holds = inside(start + (end - start) * middle[:, None])
         low, high = np.where(holds, middle, low), np.where(holds, high, middle)
@@ -97,16 +128,16 @@ def _crossings(
     return out
 
 
-def with_corners(polygons: Any, xy: FloatArray, keep: BoolArray) -> Any:
-    """Polygons whose corners have moved, and some have gone.
+def with_vertices(polygons: Any, xy: FloatArray, keep: BoolArray) -> Any:
+    """Replace the vertices of polygons, and remove some of them.
 
     Args:
         polygons: (N,) object array of Polygons.
-        xy: (M, 2) float64, where their corners are now, in the order of `shapely.get_coordinates`.
-        keep: (M,) bool, False for those that have gone.
+        xy: (M, 2) float64, the new vertices in the order of `shapely.get_coordinates`.
+        keep: (M,) bool, False for vertices to remove.
 
     Returns:
-        (N,) object array of valid geometries; one without three corners left is empty.
+        (N,) object array of valid geometries; empty where fewer than three vertices are left.
     """
     out = shapely.set_coordinates(np.array(polygons, object).reshape(-1), np.where(keep[:, None], xy, 0.0))
     counts = shapely.get_num_coordinates(out)
@@ -118,3 +149,20 @@ def with_corners(polygons: Any, xy: FloatArray, keep: BoolArray) -> Any:
         shells = [shapely.make_valid(shapely.Polygon(ring)) if len(ring) > 2 else shapely.Polygon() for ring in left]
         out[i] = shapely.difference(shells[0], shapely.union_all(shells[1:]))
     return shapely.make_valid(out)
+
+
+def polygon_parts(geometries: Any, *, min_area: float = 0.0) -> tuple[Geometries, npt.NDArray[np.int64]]:
+    """The polygons of geometries of any type.
+
+    Args:
+        geometries: one geometry or (N,) of them.
+        min_area: polygons of this area or less are dropped.
+
+    Returns:
+        (M,) Polygons, and (M,) int64, the index of the geometry that each is a part of.
+    """
+    parts, first = shapely.get_parts(np.asarray(geometries, object).reshape(-1), return_index=True)
+    # A collection may hold multi-part geometries.
+    parts, second = shapely.get_parts(parts, return_index=True)
+    kept = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & (shapely.area(parts) > min_area)
+    return np.asarray(parts[kept], object), first[second[kept]]

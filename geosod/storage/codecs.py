@@ -1,4 +1,4 @@
-"""What the GDAL inside rasterio can do."""
+"""Which GDAL version and which TIFF compressions this installation of rasterio has."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rasterio.io import MemoryFile
 
 
 def gdal_version() -> str:
-    """GDAL's version."""
+    """The version of GDAL that rasterio uses."""
     return str(rasterio.__gdal_version__)
 
 
 def usable_codecs(names: Iterable[str]) -> tuple[str, ...]:
-    """Those compressions of which a small GeoTIFF can be written and read back."""
+    """Those of the given compressions with which a small GeoTIFF can be written and read back."""
     return tuple(name for name in names if _works(name))
 
 
