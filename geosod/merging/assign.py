@@ -7,9 +7,8 @@ import numpy as np
 from geosod.arrays import BoolArray, IntArray
 from geosod.detections import EXCLUDED, SIDES, Detections
 from geosod.merging.borders import add_fragments
-from geosod.merging.graph import places_of
 from geosod.merging.groups import Outcome, group_sums
-from geosod.merging.index import Index, restore
+from geosod.merging.index import Index, places_of, restore
 from geosod.merging.match import match_of
 from geosod.merging.methods import method_of
 from geosod.merging.order import canonical_order

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
-from geosod.merging.graph import flood, places_of
-from geosod.merging.index import Index, restore
+from geosod.merging.graph import flood
+from geosod.merging.index import Index, places_of, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match, reach_of
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES
-from geosod.merging.index import Index, cells_of, next_of, run_of
+from geosod.merging.index import Index, Pairs, cells_of, next_of, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match, fragment_overlap, limit_of, linked, overlap, reach_of, search_margin
 
@@ -52,13 +49,6 @@ def suppress(index: Index, ordered: IntArray, match: Match, *, chained: bool = F
     return kept_index
 
 
-def places_of(index: Index, rows: IntArray) -> IntArray:
-    """(M,) int64, the places of rows of the detections."""
-    places = np.empty(len(rows), np.int64)
-    _places_of(index.order, rows, np.empty(len(index.order), index.skip.dtype), places)
-    return places
-
-
 def components(index: Index, match: Match, count: int) -> tuple[IntArray, IntArray]:
     """Label the connected components, and remove all boxes from the index.
 
@@ -73,14 +63,6 @@ def components(index: Index, match: Match, count: int) -> tuple[IntArray, IntArr
     """
     label, sizes = _label(index, match, count)
     return label, np.append(0, np.cumsum(sizes, dtype=np.int64))
-
-
-@kernel
-def _places_of(order: IntArray, rows: IntArray, place: npt.NDArray[Any], places: IntArray) -> None:
-    for k in range(len(order)):
-        place[order[k]] = k
-    for k in range(len(rows)):
-        places[k] = place[rows[k]]
 
 
 @kernel
@@ -110,9 +92,9 @@ def pop_matches(index: Index, i: int, match: Match, found: IntArray) -> int:
     Returns:
         How many boxes were removed.
     """
-    if len(index.pairs.starts):
-        count: int = _pop_listed(index, i, match, found)
-        return count
+    listed: int = _pop_listed(index.pairs, index, i, match, found)
+    if listed >= 0:
+        return listed
     # Local names: numba counts references each time an array is read from a tuple.
     boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
     n = 0
@@ -147,10 +129,11 @@ def pop_matches(index: Index, i: int, match: Match, found: IntArray) -> int:
 
 
 @kernel
-def _pop_listed(index: Index, i: int, match: Match, found: IntArray) -> int:
-    """`pop_matches` where the overlaps are listed in `Index.pairs`."""
-    pairs, labels, skip = index.pairs, index.labels, index.skip
-    others, values = pairs.others, pairs.values
+def _pop_listed(pairs: Pairs | None, index: Index, i: int, match: Match, found: IntArray) -> int:
+    """`pop_matches` by `Index.pairs`; -1 if that is None."""
+    if pairs is None:
+        return -1
+    labels, skip, others, values = index.labels, index.skip, pairs.others, pairs.values
     n, limit = 0, limit_of(match, labels[i])
     if skip[i] == i:
         found[0], n = i, 1
@@ -173,16 +156,12 @@ def matches_of(index: Index, i: int, match: Match, found: IntArray, values: Floa
     Returns:
         How many boxes were found.
     """
+    listed: int = _matches_listed(index.pairs, index, i, match, found, values)
+    if listed >= 0:
+        return listed
     boxes, labels, skip = index.boxes, index.labels, index.skip
-    n, limit = 0, limit_of(match, labels[i])
-    if len(index.pairs.starts):
-        pairs = index.pairs
-        for e in range(pairs.starts[i], pairs.starts[i + 1]):
-            place = pairs.others[e]
-            if skip[place] == place and pairs.values[e] >= max(limit, limit_of(match, labels[place])):
-                found[n], values[n] = place, pairs.values[e]
-                n += 1
-        return n
+    n, label = 0, labels[i]
+    own_limit = limit_of(match, label)
     for k in range(len(index.levels)):
         row, row_high, col_low, col_high = cells_of(index, k, boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3])
         while row <= row_high and col_low <= col_high:
@@ -190,12 +169,31 @@ def matches_of(index: Index, i: int, match: Match, found: IntArray, values: Floa
             place = np.int64(next_of(skip, place))
             while place < end:
                 value = 0.0
-                if labels[place] == labels[i] or match.class_agnostic:
+                if labels[place] == label or match.class_agnostic:
                     value = overlap(index, i, place, match)
-                if value > 0 and value >= max(limit, limit_of(match, labels[place])):
-                    found[n], values[n] = place, value
-                    n += 1
+                if value > 0:
+                    limit = own_limit if labels[place] == label else max(own_limit, limit_of(match, labels[place]))
+                    if value >= limit:
+                        found[n], values[n] = place, value
+                        n += 1
                 place = np.int64(next_of(skip, place + 1))
+    return n
+
+
+@kernel
+def _matches_listed(
+    pairs: Pairs | None, index: Index, i: int, match: Match, found: IntArray, values: FloatArray
+) -> int:
+    """`matches_of` by `Index.pairs`; -1 if that is None."""
+    if pairs is None:
+        return -1
+    labels, skip = index.labels, index.skip
+    n, limit = 0, limit_of(match, labels[i])
+    for e in range(pairs.starts[i], pairs.starts[i + 1]):
+        place, value = pairs.others[e], pairs.values[e]
+        if skip[place] == place and value >= max(limit, limit_of(match, labels[place])):
+            found[n], values[n] = place, value
+            n += 1
     return n
 
 

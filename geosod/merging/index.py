@@ -35,8 +35,7 @@ class Pairs(NamedTuple):
     """Precomputed overlaps, for polygons. Each pair is listed from both sides.
 
     Attributes:
-        starts: (N + 1,) int64, the pairs of the box at place i are at ``starts[i]:starts[i + 1]``; empty if overlaps
-            are computed from the boxes.
+        starts: (N + 1,) int64, the pairs of the box at place i are at ``starts[i]:starts[i + 1]``.
         others: (P,) int64, place of the other box.
         values: (P,) float64, the metric, greater than 0.
     """
@@ -59,7 +58,8 @@ class Index(NamedTuple):
             first column, last column.
         tables: (L, 2) int64, start and end of each level's part of `table`; equal if the level has no table.
         table: (T,) int32 or int64, first place of each cell of a level in reading order, then the end of the last.
-        pairs: overlaps that replace those of the boxes.
+        pairs: overlaps that replace those of the boxes, or None. numba compiles kernels for both cases, so this costs
+            nothing where it is None.
     """
 
     order: IntArray
@@ -72,7 +72,7 @@ class Index(NamedTuple):
     levels: IntArray
     tables: IntArray
     table: npt.NDArray[Any]
-    pairs: Pairs = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    pairs: Pairs | None = None
 
 
 def build_index(detections: Detections, *, borders: bool = True) -> Index:
@@ -114,6 +114,13 @@ def build_index(detections: Detections, *, borders: bool = True) -> Index:
     )
 
 
+def places_of(index: Index, rows: IntArray) -> IntArray:
+    """(M,) int64, the places of rows of the detections."""
+    places = np.empty(len(rows), np.int64)
+    _places_of(index.order, rows, np.empty(len(index.order), index.skip.dtype), places)
+    return places
+
+
 def restore(index: Index, present: BoolArray) -> None:
     """Put boxes back into the index, and remove all others.
 
@@ -122,6 +129,14 @@ def restore(index: Index, present: BoolArray) -> None:
         present: (N,) bool by place, True for boxes to be in the index.
     """
     _restore(index.skip, present)
+
+
+@kernel
+def _places_of(order: IntArray, rows: IntArray, place: npt.NDArray[Any], places: IntArray) -> None:
+    for k in range(len(order)):
+        place[order[k]] = k
+    for k in range(len(rows)):
+        places[k] = place[rows[k]]
 
 
 @kernel

@@ -10,9 +10,9 @@ import numpy as np
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import Detections
 from geosod.merging.blocks import sort_into
-from geosod.merging.graph import components, matches_of, places_of
+from geosod.merging.graph import components, matches_of
 from geosod.merging.groups import Outcome
-from geosod.merging.index import Index, restore
+from geosod.merging.index import Index, places_of, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Graph, Match, match_of
 from geosod.merging.rule import MergeRule

@@ -11,9 +11,8 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging.blocks import by_block
-from geosod.merging.graph import places_of
 from geosod.merging.groups import Outcome, group_sums
-from geosod.merging.index import Index, cells_of, run_of
+from geosod.merging.index import Index, cells_of, places_of, run_of
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Graph, Match, limit_of, match_of, measure, reach_of
 from geosod.merging.rule import MergeRule
