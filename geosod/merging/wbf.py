@@ -65,7 +65,9 @@ def wbf(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule
     match, near, reach = graph(rule)
     places = by_block(index, ranking, match, near) if math.isfinite(reach) else places_of(index, ranking)
     kept_index, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, reach)
-    truncated = group_sums(kept_index, detections.truncated[index.order]) > 0
+    truncated = detections.truncated[index.order]
+    # Boxes that are not merged here keep their flag.
+    truncated |= group_sums(kept_index, truncated) > 0
     return Outcome(kept_index, {"boxes": fused, "scores": means.astype(np.float32), "truncated": truncated})
 
 

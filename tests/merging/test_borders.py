@@ -124,6 +124,8 @@ def test_an_excluded_box_takes_its_fragments_and_nothing_else():
     for method in sorted(METHODS):
         merged = merge(boxes[[0, 1]], method=method)
         assert merged.n_merged.tolist() == [1, 1], "it neither suppresses another box nor is suppressed"
+        flagged = boxes[[0, 1]].with_columns(truncated=[True, True])
+        assert merge(flagged, method=method).truncated.tolist() == [True, True]
         taken = merge(boxes[[0, 2]], method=method)
         assert (taken.boxes.tolist(), taken.n_merged.tolist()) == ([[0, 0, 100, 100]], [2])
 
