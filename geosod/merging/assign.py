@@ -23,9 +23,12 @@ def assign(detections: Detections, index: Index, pending: BoolArray, rule: Merge
 
     Args:
         detections: N boxes.
-        index: these boxes, without the pending ones; its contents are used up.
+        index: these boxes, without the pending ones; emptied by merging.
         pending: (N,) bool, by row, boxes that are not to be merged yet.
         rule: how to merge.
+
+    Returns:
+        The kept box of each box, and new columns, by place in the index.
     """
     method = method_of(rule)
     ranking = canonical_order(detections, fragments_last=rule.borders)
