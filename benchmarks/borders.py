@@ -1,9 +1,9 @@
-"""What becomes of objects at tile borders: ``python -m benchmarks.borders [DOCS]``.
+"""How objects at tile borders are reported: ``python -m benchmarks.borders [DOCS]``.
 
-A perfect detector sees each object wherever a tile shows a part of it, off by some jitter and with a random score,
-and ends its boxes short of the tile's edge by up to the margin that a model card grants. Objects are of 4 pixels to
-3 tiles a side, thin ones included, and do not touch. Printed are the figures with and without the border policy. With
-the folder of the documentation, its table and pictures are written there.
+A simulated perfect detector finds each object in every tile that shows a part of it. Its boxes are off by some jitter,
+have random scores, and end up to a model card's margin before the tile's edge. Objects have sides of 4 pixels to 3
+tiles, thin ones included, and do not touch. The benchmark prints the figures with and without the border policy. Given
+the documentation's folder, it also writes the table and the pictures there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from geosod.merging import merge
 from geosod.tiling.grid import Grid, make_grid
 
 TILES, OVERLAPS = (256, 512, 1024), (0.0, 0.125, 0.25, 0.5)
-#: Pixels by which the sides of objects are off, at most; less for objects under 24 pixels.
+#: Maximum error of the sides of boxes in pixels; less for objects under 24 pixels.
 JITTER = 2.0
-#: Pixels by which pieces may end before their tile's edge: a model card's `border_px`.
+#: Pixels by which fragments may end before their tile's edge: a model card's `border_px`.
 MARGIN = 2.0
 GROUPS = ("within the overlap", "within a tile", "larger")
 Boxes = npt.NDArray[np.float64]
@@ -33,26 +33,26 @@ Boxes = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figures:
-    """Counts of objects of some sizes, and of what was reported of them.
+    """Counts of objects of a range of sizes, and of the boxes reported for them.
 
     Attributes:
-        objects: how many there were.
-        found: those found at IoU 0.5.
-        duplicates: further boxes that mostly lie on an object that was found, or hold most of it.
-        pieces: boxes that are no object and no duplicate.
+        objects: number of objects.
+        found: objects found at IoU 0.5.
+        duplicates: further boxes that lie mostly on an object that was found, or that contain most of it.
+        fragments: all other boxes.
     """
 
     objects: int = 0
     found: int = 0
     duplicates: int = 0
-    pieces: int = 0
+    fragments: int = 0
 
     def __add__(self, other: Figures) -> Figures:
         return Figures(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def place(size: float, side: tuple[float, float], rng: np.random.Generator, *, gap: float, tries: int) -> Boxes:
-    """(N, 4) rectangles in a square of `size`, sides log-uniform within `side`, at least `gap` apart; large first."""
+    """(N, 4) rectangles in a square of `size`, sides log-uniform within `side`, at least `gap` apart; largest first."""
     sides = np.exp(rng.uniform(*np.log(side), (tries, 2)))
     sides = sides[np.argsort(-sides.max(axis=1))]
     placed = np.empty((0, 4))
@@ -61,20 +61,20 @@ def place(size: float, side: tuple[float, float], rng: np.random.Generator, *, g
             continue
         x, y = rng.uniform(0, size - w), rng.uniform(0, size - h)
         box = np.array([x, y, x + w, y + h])
-        apart = (placed[:, :2] > box[2:] + gap).any(axis=1) | (placed[:, 2:] < box[:2] - gap).any(axis=1)
-        if apart.all():
+        separate = (placed[:, :2] > box[2:] + gap).any(axis=1) | (placed[:, 2:] < box[:2] - gap).any(axis=1)
+        if separate.all():
             placed = np.vstack([placed, box])
     return placed
 
 
 def jitter_of(boxes: Boxes) -> Boxes:
-    """(N, 4) how far each corner may be off."""
-    # Two views of one object then have an IoU of at least a half.
+    """(N, 4) maximum error of each corner in pixels."""
+    # Two boxes of one object then have an IoU of at least one half.
     return np.tile(np.minimum(JITTER, (boxes[:, 2:] - boxes[:, :2]) / 12), 2)
 
 
 def seen(objects: Boxes, grid: Grid, rng: np.random.Generator) -> list[Detections]:
-    """What a perfect detector reports of each tile."""
+    """The boxes that a perfect detector reports for each tile."""
     tiles = []
     for col, row, width, height in grid.windows_array().tolist():
         window = np.array([col, row, col + width, row + height], float)
@@ -93,7 +93,7 @@ def seen(objects: Boxes, grid: Grid, rng: np.random.Generator) -> list[Detection
 
 
 def figures(objects: Boxes, found: Detections, group: npt.NDArray[np.int64]) -> list[Figures]:
-    """What became of the objects of each group; what found no object counts where the nearest object belongs."""
+    """Figures of each group of objects; a box that found no object counts for the group of the nearest object."""
     hit, again = match(objects, np.zeros(len(objects)), found.boxes, np.zeros(len(found)), found.scores)
     got = np.zeros(len(objects), bool)
     got[hit[hit >= 0]] = True
@@ -107,10 +107,10 @@ def figures(objects: Boxes, found: Detections, group: npt.NDArray[np.int64]) -> 
 
 
 def trial(tile: int, share: float, seed: int, *, borders: bool, method: str = "nms") -> list[Figures]:
-    """One scene of 8 × 8 tiles, merged with or without the border policy; figures of each of `GROUPS`."""
+    """Figures of each of `GROUPS` for one scene of 8 × 8 tiles, merged with or without the border policy."""
     size, overlap = 8 * tile, int(share * tile)
     grid, rng = make_grid(size, size, tile=tile, overlap=overlap), np.random.default_rng([tile, overlap, seed])
-    # Without overlap, whether two boxes on both sides of an edge are one object cannot be known.
+    # Without overlap, two boxes on either side of an edge cannot be distinguished from one object.
     gap = 1.0 if overlap else 2 * (JITTER + MARGIN) + 1
     objects = place(size, (4.0, 3.0 * tile), rng, gap=gap, tries=2000)
     side = (objects[:, 2:] - objects[:, :2]).max(axis=1)
@@ -124,44 +124,50 @@ def trial(tile: int, share: float, seed: int, *, borders: bool, method: str = "n
 def table(seeds: int = 6) -> str:
     """The figures of all tiles and overlaps, in Markdown."""
     lines = [
-        "| tile | overlap | objects | number | found | duplicates | pieces | off: found | duplicates | pieces |",
+        "| tile | overlap | objects | number | found | duplicates | fragments "
+        "| without: found | duplicates | fragments |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for tile, share in product(TILES, OVERLAPS):
         runs = [[trial(tile, share, seed, borders=b) for seed in range(seeds)] for b in (True, False)]
         for k, name in enumerate(GROUPS):
-            kept, plain = (sum((run[k] for run in some), Figures()) for some in runs)
+            kept, plain = (sum((run[k] for run in group), Figures()) for group in runs)
             if kept.objects:
-                told = " | ".join(_shares(f) for f in (kept, plain))
-                lines.append(f"| {tile} | {share:.1%} | {name} | {kept.objects} | {told} |")
+                shares = " | ".join(_shares(f) for f in (kept, plain))
+                lines.append(f"| {tile} | {share:.1%} | {name} | {kept.objects} | {shares} |")
     return "\n".join(lines)
 
 
 def _shares(f: Figures) -> str:
-    return " | ".join(f"{n / f.objects:.2%}" for n in (f.found, f.duplicates, f.pieces))
+    return " | ".join(f"{n / f.objects:.2%}" for n in (f.found, f.duplicates, f.fragments))
 
 
 #: Name, title, overlap and objects of the pictures; tiles of 100 pixels.
 CASES = (
     (
         "within",
-        "An object that fits in the overlap: the whole one takes its pieces",
+        "An object within the overlap: its fragments are assigned to the whole box",
         30,
         [[92, 34, 116, 62], [150, 120, 170, 160]],
     ),
     (
         "larger",
-        "Larger than the overlap: pieces that agree where tiles overlap are put together",
+        "Larger than the overlap: fragments that agree where tiles overlap are stitched",
         20,
         [[40, 30, 150, 70]],
     ),
-    ("giant", "Larger than a tile, at a corner of four", 20, [[25, 20, 215, 150]]),
-    ("none", "No overlap: pieces on both sides of an edge", 0, [[60, 30, 250, 75], [30, 110, 60, 170]]),
+    ("giant", "Larger than a tile, where four tiles meet", 20, [[25, 20, 215, 150]]),
+    (
+        "none",
+        "No overlap: fragments on either side of an edge are stitched",
+        0,
+        [[60, 30, 250, 75], [30, 110, 60, 170]],
+    ),
 )
 
 
 def draw_cases(folder: Path) -> list[Path]:
-    """Write a picture of each case, without the policy at the left and with it at the right."""
+    """Write a picture of each case: without the border policy on the left, with it on the right."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_draw(folder / f"borders-{name}.svg", title, overlap, objects) for name, title, overlap, objects in CASES]
 
@@ -180,8 +186,8 @@ def _draw(path: Path, title: str, overlap: int, objects: list[list[float]]) -> P
         body += [
             _rect(b, f'fill="none" stroke="{"#1a7f37" if borders else "#c0392b"}" stroke-width="2"') for b in kept.boxes
         ]
-        told = f"borders {'on' if borders else 'off'}: {len(raw)} boxes, {len(kept)} reported"
-        body.append(f'<text x="0" y="{height + 14}" font-size="10" font-family="sans-serif">{told}</text>')
+        caption = f"borders {'on' if borders else 'off'}: {len(raw)} boxes, {len(kept)} reported"
+        body.append(f'<text x="0" y="{height + 14}" font-size="10" font-family="sans-serif">{caption}</text>')
         panels.append(f'<g transform="translate({k * shift + 10} 30)">{"".join(body)}</g>')
     head = f'<text x="10" y="18" font-size="12" font-family="sans-serif">{title}</text>'
     size = f'viewBox="0 0 {2 * shift} {height + 52}" width="{3 * shift}"'
@@ -200,17 +206,17 @@ def _rect(box: Iterable[float], style: str) -> str:
     return f'<rect x="{x0}" y="{y0}" width="{round(x1 - x0, 1)}" height="{round(y1 - y0, 1)}" {style}/>'
 
 
-#: Between these lines of docs/merging.md stands the table.
+#: The table of docs/merging.md is between these lines.
 BEGIN, END = "<!-- borders: begin -->", "<!-- borders: end -->"
 
 
 def main() -> None:
-    told = table()
-    print(told)
+    markdown = table()
+    print(markdown)
     if len(sys.argv) > 1:
         docs = Path(sys.argv[1])
         before, _, rest = (docs / "merging.md").read_text().partition(BEGIN)
-        (docs / "merging.md").write_text(f"{before}{BEGIN}\n{told}\n{END}{rest.partition(END)[2]}")
+        (docs / "merging.md").write_text(f"{before}{BEGIN}\n{markdown}\n{END}{rest.partition(END)[2]}")
         for path in draw_cases(docs / "images"):
             print(path)
 

@@ -1,10 +1,10 @@
-"""Merging the boxes of a dense forest: geosod beside torchvision and SAHI, on one core.
+"""Merging the boxes of a dense forest: geosod compared with torchvision and SAHI, on one core.
 
     python -m benchmarks.merge [--largest 10000000] [--repeat 3]
 
-Boxes imitate crowns of about 30 pixels that cover 0.3 of the ground, three boxes to a crown. Peers get the
-same arrays; those that are not installed, and sizes at which a peer would take minutes, are left out. Times are
-medians, wall clock and, since other programs may share the machine, time of the process's own on the CPU.
+Boxes imitate crowns of about 30 pixels that cover 0.3 of the ground, three boxes per crown. The other libraries get
+the same arrays; those that are not installed, and sizes at which one would take minutes, are skipped. Times are
+medians of wall clock and, since other programs may share the machine, of CPU time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from geosod.merging import METHODS, MergeRule, merge, settle
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import plan_units
 
-#: What a model card grants by default.
+#: Default margin of a model card, in pixels.
 MARGIN = 2.0
 COVER, COPIES, PILE = 0.3, 3, 33_337
 TILE, OVERLAP, UNIT = 1024, 96, (8, 8)
@@ -49,7 +49,7 @@ class Times(NamedTuple):
 
 
 def crowns(n: int, rng: np.random.Generator) -> tuple[FloatArray, float]:
-    """(n, 4) boxes of objects, and the side of the square they are spread over."""
+    """(n, 4) boxes of objects, and the side of the square that they lie in."""
     side = rng.normal(30, 6, n).clip(10, 60)
     extent = float(np.sqrt((side**2).sum() / COVER))
     centre = rng.uniform(0, extent, (n, 2))
@@ -57,7 +57,7 @@ def crowns(n: int, rng: np.random.Generator) -> tuple[FloatArray, float]:
 
 
 def proposals(objects: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Three boxes for each object, each with its own error of about a pixel."""
+    """Three boxes per object, each with an independent error of about a pixel."""
     boxes = np.repeat(objects, COPIES, axis=0)
     return boxes + rng.normal(0, 1, boxes.shape)
 
@@ -70,7 +70,7 @@ def raw_boxes(n: int) -> Detections:
 
 
 def piled_boxes(n: int) -> Detections:
-    """Boxes of about 100 pixels on one spot, each shifted by some pixels."""
+    """Boxes of about 100 pixels at one place, each shifted by some pixels."""
     rng = np.random.default_rng(0)
     boxes = np.array([0.0, 0, 100, 100]) + rng.normal(0, 5, (n, 4))
     return Detections(boxes=boxes, scores=(1 + rng.permutation(n)) / n, labels=np.zeros(n))
@@ -105,8 +105,8 @@ def sahi_peer(d: Detections, method: str) -> Callable[[], int] | None:
     return lambda: len(function(rows, "IOU", 0.5))
 
 
-def beside(peer: Callable[[], int] | None, ours: float) -> str:
-    """CPU seconds of a peer, and how many times as long as ours that is."""
+def compared(peer: Callable[[], int] | None, ours: float) -> str:
+    """CPU seconds of another library, and the ratio to ours."""
     if peer is None:
         return f"{'-':>9} {'':>8}"
     seconds = measured(peer, 1).cpu
@@ -114,7 +114,7 @@ def beside(peer: Callable[[], int] | None, ours: float) -> str:
 
 
 def scaling(largest: int, repeat: int) -> None:
-    """Every method on ever more boxes."""
+    """Every method on growing numbers of boxes."""
     sizes = [n for n in SIZES if n <= largest]
     scenes = {n: raw_boxes(n) for n in sizes}
     print(
@@ -122,32 +122,32 @@ def scaling(largest: int, repeat: int) -> None:
         f" {'torchvision s':>18} {'SAHI s':>18}"
     )
     for method in METHODS:
-        taken = []
+        seconds = []
         for n in sizes:
             d = scenes[n]
             kept = len(merge(d, method=method))
             ours = measured(partial(merge, d, method=method), repeat if n < SIZES[-1] else 1)
-            taken.append(ours.cpu)
-            exponent = "" if len(taken) < 2 else f"{np.log(taken[-1] / taken[-2]) / np.log(10):.2f}"
-            peers = " ".join(beside(peer(d, method), ours.cpu) for peer in (torchvision_peer, sahi_peer))
+            seconds.append(ours.cpu)
+            exponent = "" if len(seconds) < 2 else f"{np.log(seconds[-1] / seconds[-2]) / np.log(10):.2f}"
+            peers = " ".join(compared(peer(d, method), ours.cpu) for peer in (torchvision_peer, sahi_peer))
             print(f"{method:>10} {n:10,} {kept:9,} {ours.wall:8.3f} {ours.cpu:8.3f} {exponent:>8} {peers}", flush=True)
         if len(sizes) > 1:
-            slope = np.polyfit(np.log(sizes), np.log(taken), 1)[0]
-            print(f"{method:>10} grows with the boxes to the power of {slope:.2f}, {sizes[0]:,} to {sizes[-1]:,}\n")
+            slope = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+            print(f"{method:>10} scales with boxes to the power of {slope:.2f}, {sizes[0]:,} to {sizes[-1]:,}\n")
 
 
 def pile(repeat: int) -> None:
     """Boxes that nearly all overlap each other."""
     d = piled_boxes(PILE)
-    print(f"{PILE:,} boxes piled on each other, {PILE * (PILE - 1) // 2:,} pairs")
+    print(f"{PILE:,} boxes on one pile, {PILE * (PILE - 1) // 2:,} pairs")
     for method in METHODS:
         kept, ours = len(merge(d, method=method)), measured(partial(merge, d, method=method), repeat)
-        peers = " ".join(beside(peer(d, method), ours.cpu) for peer in (torchvision_peer, sahi_peer))
+        peers = " ".join(compared(peer(d, method), ours.cpu) for peer in (torchvision_peer, sahi_peer))
         print(f"{method:>10} {len(d):10,} {kept:9,} {ours.wall:8.3f} {ours.cpu:8.3f} {'':>8} {peers}", flush=True)
 
 
 def tiled(grid: Grid, objects: FloatArray, rng: np.random.Generator) -> dict[tuple[int, int], Detections]:
-    """What a detector would give for each tile: three boxes for every object in it, clipped to it."""
+    """The boxes of a detector for each tile: three for every object in it, clipped to it."""
     tiles = {}
     for i in range(grid.rows):
         top, bottom = grid.y_starts[i], grid.y_starts[i] + grid.tile_height
@@ -165,8 +165,8 @@ def tiled(grid: Grid, objects: FloatArray, rng: np.random.Generator) -> dict[tup
     return tiles
 
 
-def shipping(n: int) -> None:
-    """What units cannot settle on their own."""
+def pending_share(n: int) -> None:
+    """The share of boxes that stay pending in a unit."""
     rng = np.random.default_rng(1)
     objects, extent = crowns(n // COPIES, rng)
     grid = make_grid(int(extent), int(extent), tile=TILE, overlap=OVERLAP)
@@ -177,28 +177,32 @@ def shipping(n: int) -> None:
     print(
         f"\n{len(units)} units of {UNIT[0]} x {UNIT[1]} tiles of {TILE} px, overlap {OVERLAP}: {grid.width} px square,"
     )
-    print(f"{raw:,} raw boxes, of which units hand on")
+    print(f"{raw:,} raw boxes, of which these stay pending in units:")
     rules = [MergeRule(m) for m in METHODS]
     rules += [MergeRule("soft_nms", decay="linear"), *(MergeRule("wbf", threshold=t) for t in (0.55, 0.4, 0.3, 0.2))]
     for plain in [*rules, MergeRule("wbf", "ios")]:
         rule = replace(plain, margin=MARGIN)
         start = time.process_time()
-        shipped = sum(len(settle(part, unit.core, rule).pending) for part, unit in zip(parts, units, strict=True))
+        pending = sum(len(settle(part, unit.core, rule).pending) for part, unit in zip(parts, units, strict=True))
         kind = rule.decay if rule.method == "soft_nms" else f"{rule.metric} {rule.threshold:g}"
-        print(f"{rule.method:>10} {kind:>10} {shipped / raw:7.2%}, in {time.process_time() - start:.2f} s", flush=True)
+        print(f"{rule.method:>10} {kind:>10} {pending / raw:7.2%}, in {time.process_time() - start:.2f} s", flush=True)
 
 
 def memory(n: int) -> None:
     """Peak memory of a process that merges `n` boxes."""
     kept = len(merge(raw_boxes(n)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"nms of {n:,} boxes, {kept:,} kept: peak memory {peak:.2f} GiB, making the boxes up included")
+    print(f"nms of {n:,} boxes, {kept:,} kept: peak memory {peak:.2f} GiB, including the generation of the boxes")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=10_000_000, help="most raw boxes (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=3, help="median of so many runs (default: %(default)s)")
+    parser.add_argument(
+        "--largest", type=int, default=10_000_000, help="maximum number of raw boxes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="number of runs of which the median is taken (default: %(default)s)"
+    )
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -208,10 +212,10 @@ def main() -> None:
     start = time.perf_counter()
     for method in METHODS:
         merge(raw_boxes(30), method=method)
-    print(f"compiling, or loading what was compiled before: {time.perf_counter() - start:.2f} s\n")
+    print(f"compiling, or loading compiled code: {time.perf_counter() - start:.2f} s\n")
     scaling(options.largest, options.repeat)
     pile(options.repeat)
-    shipping(min(options.largest, 3_000_000))
+    pending_share(min(options.largest, 3_000_000))
     print(flush=True)
     subprocess.run([sys.executable, "-m", "benchmarks.merge", "--memory", str(options.largest)], check=True)
 

@@ -1,4 +1,4 @@
-"""Orders in which boxes can be worked through one part of the scene at a time, for the sake of caches."""
+"""Processing order of boxes: block by block of the scene, so that the data of a block stays in the CPU cache."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
-from geosod.merging.graph import flood, places_of
-from geosod.merging.index import Index, restore
+from geosod.merging.graph import flood
+from geosod.merging.index import Index, places_of, restore
 from geosod.merging.kernel import kernel
 from geosod.merging.match import Match, reach_of
 
-#: Boxes of a part: so many that what is known of them stays in a core's cache.
+#: Boxes per block; the data of so many fits in a core's cache.
 _BLOCK = 16_384
-#: Share of boxes that leave their part above which parts are too small for the boxes.
-_MOST_CROSSING = 0.2
-#: A square so far away that its number does not matter, but can still be told.
+#: If more than this share of the boxes cross a block's edge, blocks are too small to help.
+_MAX_CROSSING = 0.2
+#: Upper limit for block numbers, so that they fit in an integer.
 _FAR = 2.0**40
 _ULPS = 4 * np.finfo(np.float64).eps
 
@@ -28,13 +28,14 @@ def by_block(
     match: Match,
     near: float = 0.0,
 ) -> IntArray:
-    """Rearrange a ranking so that neighbours come together, and boxes of one component stay in order of rank.
+    """Reorder a ranking so that nearby boxes are processed together; in each component the order of rank is kept.
 
-    Components that lie in one square of the plane come square by square, all others after them.
+    The plane is divided into square blocks. Components that lie in one block come block by block, and all components
+    that cross the edge of a block come last.
 
     Args:
-        index: the boxes that are ranked, and no others.
-        ranking: M rows of the detections, best first.
+        index: the ranked boxes, and no others.
+        ranking: (M,) int64, rows of the detections, best first.
         match: the edges.
         near: as in `flood`.
 
@@ -53,18 +54,18 @@ def by_block(
     ranked = np.zeros(n, np.bool_)
     ranked[places] = True
     crossing &= ranked
-    if np.count_nonzero(crossing) > _MOST_CROSSING * len(ranking):
+    if np.count_nonzero(crossing) > _MAX_CROSSING * len(ranking):
         return places
     seeds = np.empty(n, np.bool_)
     seeds[index.order] = crossing
-    wide = flood(index, seeds, match, near)[index.order]
+    crosses = flood(index, seeds, match, near)[index.order]
     restore(index, ranked)
-    block[wide] = count
+    block[crosses] = count
     return sort_into(block, places, count + 1)
 
 
 def sort_into(part: IntArray, ranking: IntArray, count: int) -> IntArray:
-    """`ranking` sorted by the part, below `count`, that each of its places is in, stably."""
+    """`ranking` stably sorted by the part of each of its places; parts are numbers from 0 to ``count - 1``."""
     ordered = np.empty_like(ranking)
     _sort_into(part, ranking, np.zeros(count + 1, np.int64), np.empty(len(ranking), np.int32), ordered)
     return ordered
@@ -74,7 +75,7 @@ def sort_into(part: IntArray, ranking: IntArray, count: int) -> IntArray:
 def _sort_into(
     part: IntArray, ranking: IntArray, slot: IntArray, parts: npt.NDArray[np.int32], ordered: IntArray
 ) -> None:
-    # Parts are kept in the order they are needed again in: `part` is read all over the place.
+    # Parts are copied in the order of their second use, since access to `part` is random.
     for k in range(len(ranking)):
         parts[k] = part[ranking[k]]
         slot[parts[k] + 1] += 1
@@ -87,7 +88,7 @@ def _sort_into(
 
 @kernel
 def _spread(boxes: FloatArray) -> Any:
-    """(2,) float64 each: the first of all top-left corners, and how far they spread."""
+    """(2,) float64 each: the minimum of all top-left corners, and the range of these corners."""
     low, high = boxes[0, :2].copy(), boxes[0, :2].copy()
     for i in range(len(boxes)):
         for axis in range(2):
@@ -99,12 +100,12 @@ def _spread(boxes: FloatArray) -> Any:
 def _blocks(
     boxes: FloatArray, low: FloatArray, side: float, reach: float, block: IntArray, cols: IntArray, crossing: BoolArray
 ) -> int:
-    """Write the square of each box's top-left corner, and whether the box, or its reach, leaves it.
+    """Write the block of each box's top-left corner, and whether the box, extended by its reach, crosses its edge.
 
     Returns:
-        The number of squares.
+        The number of blocks.
     """
-    n, most, highest = len(boxes), 0, 0
+    n, last_col, last_block = len(boxes), 0, 0
     for i in range(n):
         for axis in range(2):
             start, end = boxes[i, axis], boxes[i, axis + 2]
@@ -114,11 +115,11 @@ def _blocks(
                 block[i] = here
             else:
                 cols[i] = here
-                most = max(most, here)
+                last_col = max(last_col, here)
             before = int((start - margin - low[axis]) / side)
             after = int(min((end + margin - low[axis]) / side, _FAR))
             crossing[i] = crossing[i] or before != here or after != here
     for i in range(n):
-        block[i] = block[i] * (most + 1) + cols[i]
-        highest = max(highest, block[i])
-    return highest + 1
+        block[i] = block[i] * (last_col + 1) + cols[i]
+        last_block = max(last_block, block[i])
+    return last_block + 1

@@ -1,8 +1,9 @@
-"""Pieces of objects at the borders of tiles: they give way to whole objects, or are put together.
+"""Fragments of objects at the borders of tiles: assigned to whole objects, or stitched.
 
-Each tile shows an object cut at the tile's edge. A box that touches an interior edge is a *fragment*. If some box
-shows the whole object, the fragment has nothing to add. If none does, the object is larger than the overlap of the
-tiles, and its fragments agree on the ground that their tiles share: they are united, whatever the method.
+A tile shows an object only up to the tile's edge. A box that touches an interior edge is a *fragment*. If another box
+shows the whole object, the fragment adds nothing and is assigned to that box. If none does, the object is larger than
+the overlap of the tiles. Its fragments then agree on the ground that their tiles share, and they are stitched into one
+box, whatever the method.
 """
 
 from __future__ import annotations
@@ -14,119 +15,121 @@ import numpy.typing as npt
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES, Detections
-from geosod.merging.graph import components, take
+from geosod.merging.graph import components, pop_matches
+from geosod.merging.groups import Outcome, enclosing
 from geosod.merging.index import Index, restore
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, read_only
 from geosod.merging.match import Match
-from geosod.merging.nmm import united
-from geosod.merging.order import Outcome
 
 
-def sides(detections: Detections) -> npt.NDArray[np.uint8]:
-    """(N,) uint8, the sides on which boxes are cut by their tile; not 0 for fragments."""
+def touching_sides(detections: Detections) -> npt.NDArray[np.uint8]:
+    """(N,) uint8, the sides on which boxes touch an interior edge of their tile; not 0 for fragments."""
     return detections.fragment & np.uint8(SIDES)
 
 
 def add_fragments(outcome: Outcome, placed: Detections, index: Index, ranked: IntArray, match: Match) -> Outcome:
-    """What merging whole boxes came to, and fragments.
+    """Add fragments and excluded boxes to the result of merging the whole boxes.
 
     Args:
-        outcome: of the whole boxes.
+        outcome: the result for the whole boxes.
         placed: N boxes in the order of the index.
-        index: of them; which of them it holds at the moment does not matter.
-        ranked: places of the boxes that are to be merged, best first.
-        match: the edges.
-    """
-    merged, touching = outcome.owner.copy(), sides(placed) > 0
-    aside = ranked[(placed.fragment[ranked] & EXCLUDED > 0) & ~touching[ranked]]
-    merged[aside] = aside
-    takers = ranked[(merged[ranked] >= 0) & ~touching[ranked]]
-    owner = _given(index, takers, ranked[touching[ranked]], match)
-    given = owner >= 0
-    own = given & touching[owner]
-    columns = dict(outcome.columns)
-    for name, values in put_together(placed, np.where(own, owner, -1)).items():
-        column = columns.get(name, getattr(placed, name)).copy()
-        column[own] = values[own]
-        columns[name] = column
-    merged[own] = owner[own]
-    absorbed = given & ~own
-    merged[absorbed] = merged[owner[absorbed]]
-    return Outcome(merged, columns)
-
-
-def _given(index: Index, whole: IntArray, pieces: IntArray, match: Match) -> IntArray:
-    """Give fragments to the whole objects that they match, and group the others.
-
-    Args:
-        index: N boxes; which of them it holds at the moment does not matter.
-        whole: places of boxes that fragments may be given to, best first.
-        pieces: places of the fragments, best first.
+        index: these boxes; it does not matter which of them it holds.
+        ranked: (M,) int64, places of the boxes to merge, best first.
         match: the edges.
 
     Returns:
-        (N,) int64, for each fragment the best-ranked place of `whole` that it matches, or else that of the fragments
-        that it is connected with through fragments alone; -1 for other boxes. By place.
+        The result for all boxes.
     """
-    alive = np.zeros(len(index.order), np.bool_)
-    alive[pieces] = True
-    restore(index, alive)
-    owner = np.full(len(alive), -1)
-    _absorb(index, whole, match, len(pieces), owner)
-    left = pieces[owner[pieces] < 0]
-    label, starts = components(index, match, len(left))
-    _lead(label, left, np.full(len(starts) - 1, -1), owner)
-    return owner
+    kept_index, is_fragment = outcome.kept_index.copy(), touching_sides(placed) > 0
+    excluded = ranked[(placed.fragment[ranked] & EXCLUDED > 0) & ~is_fragment[ranked]]
+    kept_index[excluded] = excluded
+    whole = ranked[(kept_index[ranked] >= 0) & ~is_fragment[ranked]]
+    target = _assign(index, whole, ranked[is_fragment[ranked]], match)
+    assigned = target >= 0
+    stitched = assigned & is_fragment[target]
+    columns = dict(outcome.columns)
+    for name, values in _stitched_columns(placed, np.where(stitched, target, -1)).items():
+        column = columns.get(name, getattr(placed, name)).copy()
+        column[stitched] = values[stitched]
+        columns[name] = column
+    kept_index[stitched] = target[stitched]
+    absorbed = assigned & ~stitched
+    kept_index[absorbed] = kept_index[target[absorbed]]
+    return Outcome(kept_index, columns)
 
 
-def put_together(detections: Detections, owner: IntArray) -> dict[str, npt.NDArray[Any]]:
-    """Columns of what fragments come to: the smallest box around each group, its highest score.
+def _assign(index: Index, whole: IntArray, fragments: IntArray, match: Match) -> IntArray:
+    """Assign fragments to the whole objects that they match, and group the remaining fragments.
 
-    A side of that box counts as cut by a tile where the fragment that reaches so far is.
+    Args:
+        index: N boxes; it does not matter which of them it holds.
+        whole: places of the boxes that fragments may be assigned to, best first.
+        fragments: places of the fragments, best first.
+        match: the edges.
+
+    Returns:
+        (N,) int64 by place. For each fragment, the best-ranked box of `whole` that it matches; if there is none, the
+        best-ranked of the fragments that it is connected with through unassigned fragments. -1 for other boxes.
+    """
+    present = np.zeros(len(index.order), np.bool_)
+    present[fragments] = True
+    restore(index, present)
+    target = np.full(len(present), -1)
+    _absorb(index, whole, match, len(fragments), target)
+    unassigned = fragments[target[fragments] < 0]
+    label, starts = components(index, match, len(unassigned))
+    _group(label, unassigned, np.full(len(starts) - 1, -1), target)
+    return target
+
+
+def _stitched_columns(detections: Detections, kept_index: IntArray) -> dict[str, npt.NDArray[Any]]:
+    """Columns of stitched fragments: the smallest enclosing box of each group, with its highest score.
+
+    A side of that box is flagged in `fragment` if a fragment that reaches that side touches its tile's edge there.
 
     Args:
         detections: N boxes.
-        owner: (N,) int64, the fragment that stands for each fragment, -1 for other boxes.
+        kept_index: (N,) int64, the fragment that represents each fragment, -1 for other boxes.
     """
-    columns = united(detections.boxes, detections.scores.copy(), detections.truncated.copy(), owner)
-    fragment = detections.fragment.copy()
-    _open_sides(detections.boxes, columns["boxes"], detections.fragment, owner, fragment)
-    return columns | {"fragment": fragment}
+    columns = enclosing(detections.boxes, detections.scores.copy(), detections.truncated.copy(), kept_index)
+    boxes, flags, remaining = read_only(detections.boxes), read_only(detections.fragment), detections.fragment.copy()
+    _set_remaining_sides(boxes, columns["boxes"], flags, kept_index, remaining)
+    return columns | {"fragment": remaining}
 
 
 @kernel
-def _absorb(index: Index, whole: IntArray, match: Match, left: int, owner: IntArray) -> None:
-    found = np.empty(len(owner), np.int64)
+def _absorb(index: Index, whole: IntArray, match: Match, remaining: int, target: IntArray) -> None:
+    found = np.empty(len(target), np.int64)
     for i in whole:
-        taken = take(index, i, match, found) if left else 0
-        left -= taken
-        for f in range(taken):
-            owner[found[f]] = i
+        count = pop_matches(index, i, match, found) if remaining else 0
+        remaining -= count
+        for f in range(count):
+            target[found[f]] = i
 
 
 @kernel
-def _lead(label: IntArray, ranked: IntArray, heads: IntArray, owner: IntArray) -> None:
+def _group(label: IntArray, ranked: IntArray, first: IntArray, target: IntArray) -> None:
     for place in ranked:
         component = label[place]
-        if heads[component] < 0:
-            heads[component] = place
-        owner[place] = heads[component]
+        if first[component] < 0:
+            first[component] = place
+        target[place] = first[component]
 
 
 @kernel
-def _open_sides(
+def _set_remaining_sides(
     boxes: FloatArray,
-    hulls: FloatArray,
-    fragment: npt.NDArray[np.uint8],
-    owner: IntArray,
-    left: npt.NDArray[np.uint8],
+    stitched: FloatArray,
+    flags: npt.NDArray[np.uint8],
+    kept_index: IntArray,
+    remaining: npt.NDArray[np.uint8],
 ) -> None:
-    for i in range(len(owner)):
-        if owner[i] == i:
-            left[i] = 0
-    for i in range(len(owner)):
-        if owner[i] >= 0:
+    for i in range(len(kept_index)):
+        if kept_index[i] == i:
+            remaining[i] = 0
+    for i in range(len(kept_index)):
+        if kept_index[i] >= 0:
             for side in range(4):
                 # The bits are in the order of the corners.
-                if boxes[i, side] == hulls[owner[i], side]:
-                    left[owner[i]] |= fragment[i] & (1 << side)
+                if boxes[i, side] == stitched[kept_index[i], side]:
+                    remaining[kept_index[i]] |= flags[i] & (1 << side)

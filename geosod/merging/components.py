@@ -1,35 +1,34 @@
-"""Merging piece by piece, with the result of merging everything at once."""
+"""Merging part by part, with the same result as merging everything at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from geosod.arrays import BoolArray, FloatArray
-from geosod.detections import EXCLUDED, SIDES, Detections
-from geosod.errors import ConfigError
-from geosod.merging.borders import add_fragments, sides
-from geosod.merging.graph import flood, places_of, tally
-from geosod.merging.index import build_index, restore
-from geosod.merging.kernel import kernel
-from geosod.merging.match import around
-from geosod.merging.order import canonical_order, in_order
-from geosod.merging.rule import METHODS, MergeRule
+from geosod.arrays import BoolArray
+from geosod.detections import Detections
+from geosod.merging.assign import assign, kept_boxes
+from geosod.merging.borders import touching_sides
+from geosod.merging.graph import flood
+from geosod.merging.index import build_index
+from geosod.merging.match import match_of, search_margin
+from geosod.merging.methods import method_of
+from geosod.merging.order import in_order
+from geosod.merging.rule import MergeRule
+from geosod.merging.validate import check_boxes
 from geosod.scene import Window
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a piece of a scene came to.
+    """The result of merging a part of a scene.
 
     Attributes:
-        settled: merged boxes that no box outside the piece can change, in canonical order.
-        open: raw boxes whose fate depends on other pieces, unchanged, in canonical order.
+        final: merged boxes that no box outside the part can change, in canonical order.
+        pending: raw boxes that may depend on other parts, unchanged, in canonical order.
     """
 
     final: Detections
@@ -37,117 +36,59 @@ class Settled:
 
 
 def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:
-    """Merge the connected components that cannot meet boxes of other pieces; hand back the rest.
+    """Merge the connected components that cannot meet boxes of other parts; return the others unchanged.
 
-    A component of which every box lies inside the closed rectangle `core` is final, provided that the
-    boxes of other pieces are clipped to their tiles and that no such tile reaches into the core.
+    A component is final if all its boxes lie inside the closed rectangle `core`. This requires that the boxes of
+    other parts are clipped to their tiles and that none of these tiles reaches into the core.
 
     Args:
-        detections: all open boxes of the piece, in any order, scene frame.
-        core: the part of the scene that no tile outside the piece reaches.
+        detections: all pending boxes of the part, in any order, scene frame.
+        core: the part of the scene, in pixels, that no tile outside the part reaches.
         rule: how to merge.
         whole: the boxes are all there are, so that every component is final, wherever it lies.
 
     Raises:
-        ConfigError: a box or score is not finite, or a box is inverted.
+        ConfigError: a box or score is not finite, a box is inverted, or the method is unknown.
     """
-    clean = check(detections)
-    leaving = np.zeros(len(clean), np.bool_) if whole else _leaving(clean, core, rule)
-    return _merge(clean, leaving, rule)
-
-
-def _merge(detections: Detections, leaving: BoolArray, rule: MergeRule) -> Settled:
-    """Merge the components without a leaving box.
-
-    Boxes are ranked: whole objects before what is near the rim of its tile and before fragments, unless borders
-    count for nothing; then by descending score, then by the remaining columns as in `Detections.canonical_order`.
-    """
-    graph, index = rule.graph, build_index(detections, borders=rule.borders)
+    boxes = check_boxes(detections)
+    graph, index = method_of(rule).graph(rule), build_index(boxes, borders=rule.borders)
+    leaving = np.zeros(len(boxes), np.bool_) if whole else _leaving(boxes, core, rule, graph.reach)
     if leaving.any() and not math.isfinite(graph.reach):
-        return Settled(Detections.empty(), in_order(detections))
-    is_pending = flood(index, leaving, graph.match, graph.near)
-    ranking = canonical_order(detections, fragments_last=rule.borders)
-    ranking = ranking[~is_pending[ranking]] if is_pending.any() else ranking
-    fragment = detections.fragment if rule.borders else np.zeros(len(detections), np.uint8)
-    apart = fragment & (SIDES | EXCLUDED) > 0
-    some = bool(apart.any())
-    whole = ranking[~apart[ranking]] if some else ranking
-    if some or graph.near:
-        restore(index, ~(is_pending | apart)[index.order])
-    outcome = METHODS[rule.method].run(detections, index, whole, rule)
-    if some:
-        outcome = add_fragments(outcome, detections[index.order], index, places_of(index, ranking), rule.match)
-    heads = np.flatnonzero(outcome.owner == np.arange(len(outcome.owner)))
-    columns = {name: column[heads] for name, column in outcome.columns.items()}
-    columns["n_merged"] = tally(outcome.owner, detections.n_merged[index.order])[heads]
-    kept = detections[index.order[heads]].with_columns(**columns)
-    return Settled(in_order(kept), in_order(detections[np.flatnonzero(is_pending)]))
+        return Settled(Detections.empty(), in_order(boxes))
+    pending = flood(index, leaving, graph.match, graph.near)
+    final, _ = kept_boxes(boxes, index, assign(boxes, index, pending, rule))
+    return Settled(in_order(final), in_order(boxes[np.flatnonzero(pending)]))
 
 
-def merge_group(children_open: Sequence[Detections], core: Window, rule: MergeRule, *, whole: bool = False) -> Settled:
-    """Settle the open boxes of neighbouring pieces together.
+def merge_group(
+    children_pending: Sequence[Detections], core: Window, rule: MergeRule, *, whole: bool = False
+) -> Settled:
+    """Settle the pending boxes of neighbouring parts together.
 
     Args:
-        children_open: open boxes of each piece, in any order.
-        core: the part of the scene that no tile outside the group reaches.
+        children_pending: pending boxes of each part, in any order, scene frame.
+        core: the part of the scene, in pixels, that no tile outside the group reaches.
         rule: how to merge.
         whole: the group is the last one, so that every component is final.
 
     Raises:
-        ConfigError: a box or score is not finite, or a box is inverted.
+        ConfigError: a box or score is not finite, a box is inverted, or the method is unknown.
     """
-    return settle(Detections.concat(children_open), core, rule, whole=whole)
+    return settle(Detections.concat(children_pending), core, rule, whole=whole)
 
 
-def check(detections: Detections) -> Detections:
-    """Refuse boxes that cannot be merged.
-
-    Returns:
-        The boxes, with 0.0 for -0.0: the two are equal in every comparison, but told apart by their bits, and
-        so would be the results.
-
-    Raises:
-        ConfigError: a coordinate or score is NaN or infinite, or a box ends before it begins.
-    """
-    unusable, unscored, inverted, negative = _survey(detections.boxes, detections.scores)
-    if unusable or unscored or inverted:
-        raise ConfigError(
-            f"Of {len(detections)} boxes, {unusable} have coordinates that are NaN or infinite, {unscored} have such "
-            f"scores, and {inverted} are inverted (x1 < x0 or y1 < y0). Drop or mend them before merging."
-        )
-    if not negative:
-        return detections
-    return detections.with_columns(boxes=detections.boxes + 0.0, scores=detections.scores + np.float32(0))
-
-
-@kernel
-def _survey(boxes: FloatArray, scores: npt.NDArray[np.float32]) -> Any:
-    """How many boxes have unusable coordinates, scores, or are inverted; and how many a zero that is negative."""
-    unusable = unscored = inverted = negative = 0
-    for i in range(len(boxes)):
-        finite, zero = True, scores[i] == 0 and np.signbit(scores[i])
-        for corner in range(4):
-            finite = finite and np.isfinite(boxes[i, corner])
-            zero = zero or (boxes[i, corner] == 0 and np.signbit(boxes[i, corner]))
-        unusable += not finite
-        unscored += not np.isfinite(scores[i])
-        inverted += boxes[i, 2] < boxes[i, 0] or boxes[i, 3] < boxes[i, 1]
-        negative += zero
-    return unusable, unscored, inverted, negative
-
-
-def _leaving(detections: Detections, core: Window, rule: MergeRule) -> BoolArray:
-    """(N,) bool, True where a box may meet boxes that are not in the piece."""
-    b, reach = detections.boxes, rule.graph.reach
+def _leaving(detections: Detections, core: Window, rule: MergeRule, reach: float) -> BoolArray:
+    """(N,) bool, True where a box may meet boxes that are not in the part."""
+    b = detections.boxes
     low, high = b[:, :2] - (core.col, core.row), (core.right, core.bottom) - b[:, 2:]
     nearest = np.minimum(low, high)
     leaving = nearest < 0
-    piece = (sides(detections) > 0)[:, None] if rule.borders else np.zeros((len(b), 1), np.bool_)
-    if (beyond := around(rule.match)) > 0:
+    if (margin := search_margin(match_of(rule))) > 0:
         # A little more, against rounding.
-        leaving |= nearest < 1.001 * beyond
+        leaving |= nearest < 1.001 * margin
     if reach > 0:
+        is_fragment = (touching_sides(detections) > 0)[:, None] & rule.borders
         with np.errstate(invalid="ignore"):
             far = reach * (b[:, 2:] - b[:, :2])
-        leaving |= (nearest <= far) & ~piece
+        leaving |= (nearest <= far) & ~is_fragment
     return np.asarray(leaving.any(axis=1), np.bool_)

@@ -1,30 +1,27 @@
-"""Walks along the edges between boxes."""
+"""Traversals of the graph of matching boxes: suppression, flood fill, connected components."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from geosod.arrays import BoolArray, IntArray
+from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES
-from geosod.merging.index import Index, cells_of, next_of, run_of
+from geosod.merging.index import Index, Pairs, cells_of, next_of, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import Match, around, limit_of, linked, overlap, reach_of, shared
+from geosod.merging.match import Match, fragment_overlap, limit_of, linked, overlap, reach_of, search_margin
 
 
 def flood(index: Index, seeds: BoolArray, match: Match, near: float = 0.0) -> BoolArray:
-    """Connected components that hold a seed; takes their boxes out of the index.
+    """Find the connected components that contain a seed, and remove their boxes from the index.
 
     Args:
         index: the boxes.
-        seeds: (N,) bool in the order of the detections.
+        seeds: (N,) bool, by row of the detections.
         match: the edges.
-        near: if not 0, whole boxes are linked as `linked` says, for this threshold.
+        near: if not 0, whole boxes are connected by `linked` with this threshold instead.
 
     Returns:
-        (N,) bool in the order of the detections, True for every box of those components.
+        (N,) bool, by row of the detections, True for every box of those components.
     """
     if not seeds.any():
         return seeds.copy()
@@ -34,68 +31,43 @@ def flood(index: Index, seeds: BoolArray, match: Match, near: float = 0.0) -> Bo
 
 
 def suppress(index: Index, ordered: IntArray, match: Match, *, chained: bool = False) -> IntArray:
-    """Greedy suppression: the best box takes all its matches, then the best of the rest, and so on.
+    """Greedy suppression: the best box removes the boxes that match it, then the best remaining box does, and so on.
 
     Args:
-        index: the boxes; those that `ordered` leaves out must have been taken by `flood` before.
-        ordered: places, best first in each component.
+        index: the boxes; it must hold no others than those of `ordered`.
+        ordered: (M,) int64, places, best first in each component.
         match: the edges.
-        chained: boxes that were taken go on taking, in their turn, for the box that took them.
+        chained: whether removed boxes remove boxes in turn, for the kept box that they belong to.
 
     Returns:
-        (N,) int64 by place: the place of the box that stands for each box, its own for a kept box, -1 for a box
-        that is not ranked.
+        (N,) int64 by place, the place of the kept box that represents each box; its own for a kept box, -1 for a box
+        that is not in `ordered`.
     """
     n = len(index.boxes)
-    owner = np.full(n, -1)
-    _suppress(index, ordered, match, chained, owner, np.empty(n, np.int64))
-    return owner
-
-
-def places_of(index: Index, rows: IntArray) -> IntArray:
-    """Places of rows of the detections."""
-    places = np.empty(len(rows), np.int64)
-    _places_of(index.order, rows, np.empty(len(index.order), index.skip.dtype), places)
-    return places
+    kept_index = np.full(n, -1)
+    _suppress(index, ordered, match, chained, kept_index, np.empty(n, np.int64))
+    return kept_index
 
 
 def components(index: Index, match: Match, count: int) -> tuple[IntArray, IntArray]:
-    """Tell the connected components apart; takes all boxes out of the index.
+    """Label the connected components, and remove all boxes from the index.
 
     Args:
         index: the boxes.
         match: the edges.
-        count: how many are in the index.
+        count: how many boxes the index holds.
 
     Returns:
-        (N,) int64 by place, the number of each box's component, or -1 for boxes that were not in the index;
-        and (C + 1,) int64, how many boxes come before each component.
+        (N,) int64 by place, the number of each box's component, or -1 for a box that was not in the index;
+        and (C + 1,) int64, how many boxes the components before each one have in total.
     """
     label, sizes = _label(index, match, count)
     return label, np.append(0, np.cumsum(sizes, dtype=np.int64))
 
 
 @kernel
-def _places_of(order: IntArray, rows: IntArray, place: npt.NDArray[Any], places: IntArray) -> None:
-    for k in range(len(order)):
-        place[order[k]] = k
-    for k in range(len(rows)):
-        places[k] = place[rows[k]]
-
-
-@kernel
-def tally(owner: IntArray, values: npt.NDArray[Any]) -> IntArray:
-    """(N,) int64, for each box the sum of `values` over the boxes that it stands for; -1 is nobody."""
-    sums = np.zeros(len(owner), np.int64)
-    for i in range(len(owner)):
-        if owner[i] >= 0:
-            sums[owner[i]] += values[i]
-    return sums
-
-
-@kernel
 def connected(n: int, one: IntArray, two: IntArray) -> IntArray:
-    """(n,) int64, the lowest number that each is connected with, for edges between `one` and `two`."""
+    """(n,) int64, the lowest number in each number's connected component, for edges between `one` and `two`."""
     head = np.arange(n)
     for k in range(len(one)):
         a, b = one[k], two[k]
@@ -112,24 +84,33 @@ def connected(n: int, one: IntArray, two: IntArray) -> IntArray:
 
 
 @kernel
-def take(index: Index, i: int, match: Match, found: IntArray) -> int:
-    """Take the boxes that match the box at place `i`, itself included, into `found`; their number."""
-    # Names for the arrays: numba counts references whenever one is fetched from a tuple.
+def pop_matches(index: Index, i: int, match: Match, found: IntArray) -> int:
+    """Remove the boxes that match the box at place `i`, and that box, from the index.
+
+    Their places are written to `found`.
+
+    Returns:
+        How many boxes were removed.
+    """
+    listed: int = _pop_listed(index.pairs, index, i, match, found)
+    if listed >= 0:
+        return listed
+    # Local names: numba counts references each time an array is read from a tuple.
     boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
     n = 0
     x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-    area, label, piece = (x1 - x0) * (y1 - y0), labels[i], fragment[i]
-    own, beyond = limit_of(match, label), around(match)
+    area, label, flags = (x1 - x0) * (y1 - y0), labels[i], fragment[i]
+    own_limit, margin = limit_of(match, label), search_margin(match)
     for k in range(len(index.levels)):
-        row, row_high, col_low, col_high = cells_of(index, k, x0 - beyond, y0 - beyond, x1 + beyond, y1 + beyond)
+        row, row_high, col_low, col_high = cells_of(index, k, x0 - margin, y0 - margin, x1 + margin, y1 + margin)
         while row <= row_high and col_low <= col_high:
             place, end, row = run_of(index, k, row, col_low, col_high)
             place = np.int64(next_of(skip, place))
             while place < end:
                 value = 0.0
                 if labels[place] == label or match.class_agnostic:
-                    if piece or fragment[place]:
-                        value = shared(boxes[i], boxes[place], piece, fragment[place], match)
+                    if flags or fragment[place]:
+                        value = fragment_overlap(boxes[i], boxes[place], flags, fragment[place], match)
                     else:
                         width = min(x1, boxes[place, 2]) - max(x0, boxes[place, 0])
                         height = min(y1, boxes[place, 3]) - max(y0, boxes[place, 1])
@@ -138,7 +119,7 @@ def take(index: Index, i: int, match: Match, found: IntArray) -> int:
                             other = (boxes[place, 2] - boxes[place, 0]) * (boxes[place, 3] - boxes[place, 1])
                             value = inter / (min(area, other) if match.ios else area + other - inter)
                 if value > 0:
-                    limit = own if labels[place] == label else max(own, limit_of(match, labels[place]))
+                    limit = own_limit if labels[place] == label else max(own_limit, limit_of(match, labels[place]))
                     if value >= limit:
                         found[n] = place
                         n += 1
@@ -148,12 +129,81 @@ def take(index: Index, i: int, match: Match, found: IntArray) -> int:
 
 
 @kernel
-def take_near(index: Index, i: int, match: Match, near: float, found: IntArray) -> int:
-    """Take the boxes that the box at place `i` is linked to, or as a fragment matches, into `found`; their number."""
+def _pop_listed(pairs: Pairs | None, index: Index, i: int, match: Match, found: IntArray) -> int:
+    """`pop_matches` by `Index.pairs`; -1 if that is None."""
+    if pairs is None:
+        return -1
+    labels, skip, others, values = index.labels, index.skip, pairs.others, pairs.values
+    n, limit = 0, limit_of(match, labels[i])
+    if skip[i] == i:
+        found[0], n = i, 1
+        skip[i] = i + 1
+    for e in range(pairs.starts[i], pairs.starts[i + 1]):
+        place = others[e]
+        if skip[place] == place and values[e] >= max(limit, limit_of(match, labels[place])):
+            found[n] = place
+            n += 1
+            skip[place] = place + 1
+    return n
+
+
+@kernel
+def matches_of(index: Index, i: int, match: Match, found: IntArray, values: FloatArray) -> int:
+    """Find the boxes in the index that match the box at place `i`.
+
+    Their places are written to `found`, the metric of each to `values`. The index is not changed.
+
+    Returns:
+        How many boxes were found.
+    """
+    listed: int = _matches_listed(index.pairs, index, i, match, found, values)
+    if listed >= 0:
+        return listed
+    boxes, labels, skip = index.boxes, index.labels, index.skip
+    n, label = 0, labels[i]
+    own_limit = limit_of(match, label)
+    for k in range(len(index.levels)):
+        row, row_high, col_low, col_high = cells_of(index, k, boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3])
+        while row <= row_high and col_low <= col_high:
+            place, end, row = run_of(index, k, row, col_low, col_high)
+            place = np.int64(next_of(skip, place))
+            while place < end:
+                value = 0.0
+                if labels[place] == label or match.class_agnostic:
+                    value = overlap(index, i, place, match)
+                if value > 0:
+                    limit = own_limit if labels[place] == label else max(own_limit, limit_of(match, labels[place]))
+                    if value >= limit:
+                        found[n], values[n] = place, value
+                        n += 1
+                place = np.int64(next_of(skip, place + 1))
+    return n
+
+
+@kernel
+def _matches_listed(
+    pairs: Pairs | None, index: Index, i: int, match: Match, found: IntArray, values: FloatArray
+) -> int:
+    """`matches_of` by `Index.pairs`; -1 if that is None."""
+    if pairs is None:
+        return -1
+    labels, skip = index.labels, index.skip
+    n, limit = 0, limit_of(match, labels[i])
+    for e in range(pairs.starts[i], pairs.starts[i + 1]):
+        place, value = pairs.others[e], pairs.values[e]
+        if skip[place] == place and value >= max(limit, limit_of(match, labels[place])):
+            found[n], values[n] = place, value
+            n += 1
+    return n
+
+
+@kernel
+def pop_linked(index: Index, i: int, match: Match, near: float, found: IntArray) -> int:
+    """As `pop_matches`, but whole boxes are connected by `linked`; fragments by `match`."""
     boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
-    n, box, piece, label = 0, index.boxes[i], index.fragment[i], index.labels[i]
-    reach, beyond = 0.0 if piece & (SIDES | EXCLUDED) else reach_of(near), around(match)
-    dx, dy = max(beyond, reach * (box[2] - box[0])), max(beyond, reach * (box[3] - box[1]))
+    n, box, flags, label = 0, index.boxes[i], index.fragment[i], index.labels[i]
+    reach, margin = 0.0 if flags & (SIDES | EXCLUDED) else reach_of(near), search_margin(match)
+    dx, dy = max(margin, reach * (box[2] - box[0])), max(margin, reach * (box[3] - box[1]))
     for k in range(len(index.levels)):
         row, row_high, col_low, col_high = cells_of(index, k, box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy)
         while row <= row_high and col_low <= col_high:
@@ -162,7 +212,7 @@ def take_near(index: Index, i: int, match: Match, near: float, found: IntArray) 
             while place < end:
                 joined = False
                 if labels[place] == label or match.class_agnostic:
-                    if (piece | fragment[place]) & (SIDES | EXCLUDED):
+                    if (flags | fragment[place]) & (SIDES | EXCLUDED):
                         value = overlap(index, i, place, match)
                         joined = value > 0 and value >= max(limit_of(match, label), limit_of(match, labels[place]))
                     else:
@@ -187,8 +237,8 @@ def _flood(index: Index, seeds: BoolArray, match: Match, near: float) -> BoolArr
     while top:
         top -= 1
         i = stack[top]
-        taken = take_near(index, i, match, near, found) if near else take(index, i, match, found)
-        for f in range(taken):
+        count = pop_linked(index, i, match, near, found) if near else pop_matches(index, i, match, found)
+        for f in range(count):
             if not reached[found[f]]:
                 reached[found[f]] = True
                 stack[top] = found[f]
@@ -197,24 +247,26 @@ def _flood(index: Index, seeds: BoolArray, match: Match, near: float) -> BoolArr
 
 
 @kernel
-def _suppress(index: Index, ranking: IntArray, match: Match, chained: bool, owner: IntArray, found: IntArray) -> None:
-    left = len(ranking)
-    for i in ranking:
-        if owner[i] < 0 or chained:
-            mine = i if owner[i] < 0 else owner[i]
-            owner[i] = mine
-            taken = take(index, i, match, found) if left else 0
-            left -= taken
-            for f in range(taken):
-                if owner[found[f]] < 0:
-                    owner[found[f]] = mine
+def _suppress(
+    index: Index, ordered: IntArray, match: Match, chained: bool, kept_index: IntArray, found: IntArray
+) -> None:
+    remaining = len(ordered)
+    for i in ordered:
+        if kept_index[i] < 0 or chained:
+            kept = i if kept_index[i] < 0 else kept_index[i]
+            kept_index[i] = kept
+            count = pop_matches(index, i, match, found) if remaining else 0
+            remaining -= count
+            for f in range(count):
+                if kept_index[found[f]] < 0:
+                    kept_index[found[f]] = kept
 
 
 @kernel
-def _label(index: Index, match: Match, alive: int) -> tuple[IntArray, IntArray]:
+def _label(index: Index, match: Match, count: int) -> tuple[IntArray, IntArray]:
     n, skip = len(index.boxes), index.skip
     label, stack, found = np.full(n, -1, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    sizes = np.zeros(alive, np.int64)
+    sizes = np.zeros(count, np.int64)
     components = 0
     for first in range(n):
         if skip[first] != first:
@@ -224,10 +276,10 @@ def _label(index: Index, match: Match, alive: int) -> tuple[IntArray, IntArray]:
         while top:
             top -= 1
             sizes[components] += 1
-            taken = take(index, stack[top], match, found)
-            for f in range(taken):
+            popped = pop_matches(index, stack[top], match, found)
+            for f in range(popped):
                 label[found[f]] = components
                 stack[top + f] = found[f]
-            top += taken
+            top += popped
         components += 1
     return label, sizes[:components]

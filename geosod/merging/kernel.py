@@ -1,17 +1,21 @@
-"""How the room's compiled code is compiled and kept."""
+"""Compilation of this package's numba kernels, and the cache of the compiled code."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
+import numpy as np
+import numpy.typing as npt
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def _digest() -> str:
-    """A short name for the state of the room's source."""
+    """A short hash of this package's source code."""
     state = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         state.update(file.read_bytes())
@@ -22,13 +26,24 @@ _STATE = _digest()
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL and keep the result on disk, where there is a place to keep it.
+    """Compile a function without the GIL, and cache the compiled code on disk where the disk can be written to.
 
-    numba notices that a cached function changed, but not that one it calls did, in another file. The files
-    it caches bear the function's qualified name, so the state of the whole room is made part of that.
+    numba notices a change of the cached function itself, but not of a function that it calls in another file. The
+    cache files are named after the function's qualified name, so a hash of the whole package is appended to that.
     """
     function.__qualname__ += f"_{_STATE}"
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:
         return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def read_only(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+    """A read-only view of an array.
+
+    numba compiles a kernel once for writable arrays and once more for read-only ones. Kernels therefore get the
+    columns of `Detections` through this function, so that one compiled version serves both.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,8 +1,8 @@
-"""When two boxes are connected: the edges of the graphs that merging acts along."""
+"""When two boxes match: the edges of the graphs that the methods work on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,36 +10,35 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES
 from geosod.merging.index import Index, lower_bound
 from geosod.merging.kernel import kernel
+from geosod.merging.rule import MergeRule
 
-if TYPE_CHECKING:
-    from geosod.merging.rule import MergeRule
-
-#: Halvings after which two boxes count as linked.
-_HALVINGS = 200
-#: The share of a fragment that must lie in a whole object.
-SHARE = 0.5
-#: The share of the larger of two fragments that must be common to both, where both tiles see. Pieces of one round
-#: object differ in height by no more, unless a tile shows a mere rim of it; neighbours whose boxes overlap do.
-AGREEMENT = 0.7
+#: Bisections after which `linked` gives up and says yes.
+_BISECTIONS = 200
+#: The minimum share of a fragment that must lie in a whole object.
+MIN_INSIDE = 0.5
+#: The minimum share of the larger of two fragments that both must have in common, where both tiles see. Fragments of
+#: one round object differ in height by no more, unless a tile shows only its outermost strip; neighbouring objects
+#: whose boxes overlap differ by more.
+MIN_AGREEMENT = 0.7
 
 
 class Match(NamedTuple):
-    """The edges of the match graph.
+    """When two boxes match: the edges of the match graph.
 
-    Two boxes match if their classes agree, their intersection has a positive area, and the metric is at
-    least the threshold of both their classes. The metric is intersection over union, over the smaller area
-    where `ios` is set, or as in `shared` where one of the two is a fragment. A box without area matches
-    nothing, not even its own copy.
+    Two boxes match if their classes agree, their intersection has a positive area, and the metric is at least the
+    threshold of both classes. The metric is intersection over union, or over the smaller area if `ios` is set, or
+    that of `fragment_overlap` if one of the two is a fragment. A box without area matches nothing, not even its own
+    copy.
 
     Attributes:
-        ios: whether whole boxes are measured by the smaller area.
-        threshold: of classes that have no own one; 0 makes every positive overlap an edge.
+        ios: whether whole boxes are compared by intersection over the smaller area.
+        threshold: of classes without a threshold of their own; 0 makes every positive overlap an edge.
         class_agnostic: whether boxes of different classes may match.
-        labels: (K,) int64, ascending, classes with a threshold of their own.
-        thresholds: (K,) float64, theirs.
-        margin: a fragment that is held against a whole object is taken to end this much later where it touches its
-            tile's edge, and the whole object on all sides.
-        gap: fragments that touch one edge from both sides and are nearer than this agree across it.
+        labels: (K,) int64, ascending, the classes that have their own threshold.
+        thresholds: (K,) float64, the thresholds of these classes.
+        margin: pixels by which a fragment is extended where it touches its tile's edge, and a whole object on all
+            sides, before the two are compared.
+        gap: pixels below which two fragments that touch one edge from either side are compared across it.
     """
 
     ios: bool
@@ -52,13 +51,13 @@ class Match(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """Along what a method acts.
+    """The graph whose connected components a method merges independently.
 
     Attributes:
         match: the edges.
-        near: if not 0, boxes that touch no edge of a tile are linked as `linked` says, for this threshold.
-        reach: how far from a box others may lie that matter to it, in sides of the box; 0 where only boxes that
-            share some area do.
+        near: if not 0, boxes that touch no edge of a tile are connected by `linked` with this threshold instead.
+        reach: how far from a box others may lie that affect it, in sides of the box; 0 if only boxes that share some
+            area do.
     """
 
     match: Match
@@ -66,15 +65,14 @@ class Graph(NamedTuple):
     reach: float = 0.0
 
 
-def edges(rule: MergeRule, *, any_overlap: bool = False) -> Match:
+def match_of(rule: MergeRule, *, any_overlap: bool = False) -> Match:
     """The match graph of a rule, or that of all positive overlaps."""
-    own = () if any_overlap else rule.per_class
-    labels, thresholds = np.array([k for k, _ in own], np.int64), np.array([t for _, t in own], np.float64)
+    per_class = () if any_overlap else rule.per_class
+    labels = np.array([k for k, _ in per_class], np.int64)
+    thresholds = np.array([t for _, t in per_class], np.float64)
     threshold = 0.0 if any_overlap else float(rule.threshold)
-    ios, agnostic = rule.metric == "ios", bool(rule.class_agnostic)
-    return Match(
-        ios, threshold, agnostic, labels, thresholds, *((rule.margin, rule.gap) if rule.borders else (0.0, 0.0))
-    )
+    margin, gap = (rule.margin, rule.gap) if rule.borders else (0.0, 0.0)
+    return Match(rule.metric == "ios", threshold, bool(rule.class_agnostic), labels, thresholds, margin, gap)
 
 
 @kernel
@@ -89,73 +87,73 @@ def limit_of(match: Match, label: int) -> float:
 def overlap(index: Index, i: int, j: int, match: Match) -> Any:
     """The metric of the boxes at two places, whatever their classes; 0 where they share no area."""
     if index.fragment[i] or index.fragment[j]:
-        return shared(index.boxes[i], index.boxes[j], index.fragment[i], index.fragment[j], match)
+        return fragment_overlap(index.boxes[i], index.boxes[j], index.fragment[i], index.fragment[j], match)
     return measure(index.boxes[i], index.boxes[j], match.ios)
 
 
 @kernel
-def shared(a: FloatArray, b: FloatArray, touched: int, other_touched: int, match: Match) -> Any:
-    """The metric of two boxes of which one at least is a fragment, near a rim, or set aside.
+def fragment_overlap(a: FloatArray, b: FloatArray, flags: int, other_flags: int, match: Match) -> Any:
+    """The metric of two boxes of which at least one is a fragment, in the edge margin, or excluded.
 
-    A fragment and any other box: 1 where the other holds it, else 0. Two fragments: 1 where they agree, else 0. A
-    box near a rim and a whole one: the intersection over the former. A box that is set aside has nothing in
-    common with any but fragments.
+    A fragment and any other box: 1 if the other contains it, else 0. Two fragments: 1 if they agree, else 0. A
+    box in the edge margin and a whole one: the intersection over the area of the former. An excluded box overlaps
+    nothing but fragments.
 
     Args:
-        a, b: (4,) float64 x0, y0, x1, y1.
-        touched, other_touched: values of `Detections.fragment` for the two.
+        a, b: (4,) float64 ``x0, y0, x1, y1``.
+        flags, other_flags: `Detections.fragment` of a and of b.
         match: margin, gap and metric.
     """
-    if (touched | other_touched) & SIDES:
-        return 1.0 if _joined(a, b, touched, other_touched, match) else 0.0
-    if (touched | other_touched) & EXCLUDED:
+    if (flags | other_flags) & SIDES:
+        return 1.0 if _belong_together(a, b, flags, other_flags, match) else 0.0
+    if (flags | other_flags) & EXCLUDED:
         return 0.0
-    if touched and other_touched:
+    if flags and other_flags:
         return measure(a, b, match.ios)
-    inter = _common(a, b)
-    return inter / (_area(a) if touched else _area(b)) if inter > 0 else 0.0
+    inter = _intersection(a, b)
+    return inter / (_area(a) if flags else _area(b)) if inter > 0 else 0.0
 
 
 @kernel
-def _joined(a: FloatArray, b: FloatArray, touched: int, other_touched: int, match: Match) -> Any:
-    if touched & SIDES and other_touched & SIDES:
-        return _agree(a, b, touched, other_touched, match.margin, match.gap)
-    if touched & SIDES:
-        return _held(a, b, touched, match.margin)
-    return _held(b, a, other_touched, match.margin)
+def _belong_together(a: FloatArray, b: FloatArray, flags: int, other_flags: int, match: Match) -> Any:
+    if flags & SIDES and other_flags & SIDES:
+        return _agree(a, b, flags, other_flags, match.margin, match.gap)
+    if flags & SIDES:
+        return _contained(a, b, flags, match.margin)
+    return _contained(b, a, other_flags, match.margin)
 
 
 @kernel
-def _agree(a: FloatArray, b: FloatArray, touched: int, other_touched: int, margin: float, gap: float) -> Any:
-    """Whether two fragments show the same on the ground that both their tiles show.
+def _agree(a: FloatArray, b: FloatArray, flags: int, other_flags: int, margin: float, gap: float) -> Any:
+    """Whether two fragments agree on the ground that both tiles show.
 
-    What lies beyond a side that touches its tile's edge is unknown to that tile. On the rest, the intersection must be
-    a large enough share of the larger. Along either axis, twice the margin more or less is no difference.
+    A tile cannot show what lies beyond a side that touches its edge. On the remaining ground, the intersection must
+    be a large enough share of the larger fragment. Differences of up to twice the margin along an axis are ignored.
     """
-    inter, area, other, apart = 1.0, 1.0, 1.0, 0
+    inter, area, other, separation = 1.0, 1.0, 1.0, 0
     for axis in range(2):
         low_bit, high_bit = 1 << axis, 4 << axis
         width = min(a[axis + 2], b[axis + 2]) - max(a[axis], b[axis])
         if width > 0:
             low, high = -np.inf, np.inf
-            if touched & low_bit:
+            if flags & low_bit:
                 low = a[axis]
-            if touched & high_bit:
+            if flags & high_bit:
                 high = a[axis + 2]
-            if other_touched & low_bit:
+            if other_flags & low_bit:
                 low = max(low, b[axis])
-            if other_touched & high_bit:
+            if other_flags & high_bit:
                 high = min(high, b[axis + 2])
             inter *= width
             area *= max(width, min(a[axis + 2], high) - max(a[axis], low) - 2 * margin)
             other *= max(width, min(b[axis + 2], high) - max(b[axis], low) - 2 * margin)
         else:
-            first, second = (touched, other_touched) if a[axis] < b[axis] else (other_touched, touched)
+            first, second = (flags, other_flags) if a[axis] < b[axis] else (other_flags, flags)
             facing = first & high_bit and second & low_bit
-            apart += 1 if facing and width > -gap else 2
-    if apart > 1 or not (inter > 0 and _area(a) > 0 and _area(b) > 0):
+            separation += 1 if facing and width > -gap else 2
+    if separation > 1 or not (inter > 0 and _area(a) > 0 and _area(b) > 0):
         return False
-    return inter >= AGREEMENT * max(area, other)
+    return inter >= MIN_AGREEMENT * max(area, other)
 
 
 @kernel
@@ -164,48 +162,51 @@ def _area(box: FloatArray) -> Any:
 
 
 @kernel
-def _common(a: FloatArray, b: FloatArray) -> Any:
+def _intersection(a: FloatArray, b: FloatArray) -> Any:
     """The area that two boxes share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return width * height if width > 0 and height > 0 else 0.0
 
 
 @kernel
-def _held(piece: FloatArray, whole: FloatArray, touched: int, margin: float) -> Any:
-    """Whether a whole object holds a fragment: enough of that lies within, and it goes on where the tile ends."""
+def _contained(fragment: FloatArray, whole: FloatArray, flags: int, margin: float) -> Any:
+    """Whether a fragment belongs to a whole object.
+
+    Enough of the fragment must lie in the object, and the object must continue where the fragment's tile ends.
+    """
     inter, area = 1.0, 1.0
     for axis in range(2):
-        cut_low, cut_high = touched & (1 << axis), touched & (4 << axis)
-        if cut_low and whole[axis] > piece[axis] + 2 * margin:
+        touches_low, touches_high = flags & (1 << axis), flags & (4 << axis)
+        if touches_low and whole[axis] > fragment[axis] + 2 * margin:
             return False
-        if cut_high and whole[axis + 2] < piece[axis + 2] - 2 * margin:
+        if touches_high and whole[axis + 2] < fragment[axis + 2] - 2 * margin:
             return False
-        low = piece[axis] - (margin if cut_low else 0.0)
-        high = piece[axis + 2] + (margin if cut_high else 0.0)
+        low = fragment[axis] - (margin if touches_low else 0.0)
+        high = fragment[axis + 2] + (margin if touches_high else 0.0)
         width = min(high, whole[axis + 2] + margin) - max(low, whole[axis] - margin)
         if not width > 0:
             return False
         inter *= width
         area *= high - low
-    return inter > 0 and inter >= SHARE * area and _area(piece) > 0 and _area(whole) > 0
+    return inter > 0 and inter >= MIN_INSIDE * area and _area(fragment) > 0 and _area(whole) > 0
 
 
 @kernel
-def around(match: Match) -> float:
-    """How far beyond a box others may lie that `shared` does not put at 0."""
+def search_margin(match: Match) -> float:
+    """Pixels around a box within which the boxes lie for which `fragment_overlap` may not be 0."""
     return max(2 * match.margin, match.gap)
 
 
 @kernel
 def reach_of(near: float) -> float:
-    """How far apart, in sides of the smaller one, two boxes may lie that both have an IoU of `near` with a third."""
+    """The maximum gap between two boxes that both have an IoU of `near` with a third, in sides of the smaller one."""
     return max(0.0, (1 - 2 * near) / near)
 
 
 @kernel
 def measure(a: FloatArray, b: FloatArray, ios: bool) -> Any:
     """IoU of two boxes, or intersection over the smaller area; 0 where they share no area."""
-    inter, area, other = _common(a, b), _area(a), _area(b)
+    inter, area, other = _intersection(a, b), _area(a), _area(b)
     return inter / (min(area, other) if ios else area + other - inter) if inter > 0 else 0.0
 
 
@@ -213,15 +214,15 @@ def measure(a: FloatArray, b: FloatArray, ios: bool) -> Any:
 def linked(a: FloatArray, b: FloatArray, near: float) -> Any:
     """Whether there may be a box that has an IoU of at least `near` with both of two boxes.
 
-    Such a box can be looked for among those whose every corner lies between those of a and b. The closer a
-    corner is to that of a, the greater is the IoU with a, and the same holds for b. So of a range of boxes, the
-    one closest to a and the one closest to b bound what any of them can reach; ranges are halved until those
-    bounds or an example decide. Where many halvings do not, the answer is yes.
+    It is enough to search the boxes whose corners all lie between those of a and b. The closer a corner is to that
+    of a, the higher is the IoU with a, and the same holds for b. So in any range of such boxes, the one closest to a
+    and the one closest to b bound what the range can reach. Ranges are bisected until those bounds or an example
+    decide. If they have not after many bisections, the answer is yes.
     """
-    ranges, corner = np.empty((_HALVINGS + 1, 2, 4)), 0
+    ranges, corner = np.empty((_BISECTIONS + 1, 2, 4)), 0
     ranges[0, 0], ranges[0, 1] = a, b
     middle, top = np.empty(4), 1
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         top -= 1
         low, high = ranges[top, 0], ranges[top, 1]
         if measure(a, low, False) >= near and measure(b, high, False) >= near:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from geosod.arrays import IntArray
 from geosod.detections import Detections
 from geosod.merging.blocks import by_block
 from geosod.merging.graph import suppress
+from geosod.merging.groups import Outcome
 from geosod.merging.index import Index
-from geosod.merging.match import edges
-from geosod.merging.order import Outcome
-
-if TYPE_CHECKING:
-    from geosod.merging.rule import MergeRule
+from geosod.merging.match import match_of
+from geosod.merging.rule import MergeRule
 
 
 def nms(_: Detections, index: Index, ranking: IntArray, rule: MergeRule) -> Outcome:
-    """Keep the best box, suppress all its matches, go on with the best of the rest.
+    """Keep the best box, drop all boxes that match it, and continue with the best remaining box.
 
-    Since a box only ever acts on its matches, the outcome in one connected component of the match graph depends
-    on nothing outside it.
+    A box acts only on the boxes that match it, so the result in one connected component of the match graph does not
+    depend on the other components.
 
     Args:
-        index: the boxes that are to be merged.
-        ranking: their rows, best first.
-        rule: the match graph.
+        index: the boxes to merge.
+        ranking: (M,) int64, their rows, best first.
+        rule: when boxes match.
 
     Returns:
-        The kept box that stands for each.
+        The kept box of each box.
     """
-    match = edges(rule)
+    match = match_of(rule)
     return Outcome(suppress(index, by_block(index, ranking, match), match), {})

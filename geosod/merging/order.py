@@ -1,54 +1,45 @@
-"""Orders of boxes that do not depend on where the boxes came from, quickly."""
+"""Fast sorting of boxes into an order that does not depend on the order of the input."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import Detections
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, read_only
 
 _INT32 = np.iinfo(np.int32).max
-#: Scores that are looked at to see whether many are equal.
+#: How many scores are sampled to see whether many are equal.
 _SAMPLE = 4096
-#: Most comparisons a box within runs of equal scores; a radix of more bits is quicker above.
-_WORK = 4
-
-
-class Outcome(NamedTuple):
-    """What merging comes to, in the order of the index.
-
-    Attributes:
-        owner: (N,) int64, the place of the box that stands for each box, its own for a kept one; -1 for one that
-            nothing stands for or that was not merged.
-        columns: new values of columns, (N, …) each, which count for kept boxes.
-    """
-
-    owner: IntArray
-    columns: dict[str, npt.NDArray[Any]]
+#: Maximum comparisons per box within runs of equal scores; beyond that, sorting by a longer key is faster.
+_MAX_WORK = 4
 
 
 def canonical_order(detections: Detections, *, fragments_last: bool = False) -> IntArray:
-    """(N,) int64, the order of `Detections.canonical_order`, optionally with fragments and rims after the rest.
+    """(N,) int64, the order of `Detections.canonical_order`.
 
-    Scores are sorted by radix, and boxes of equal score by x0; where many scores are equal, by a radix of both. Only
-    boxes that tie in both are compared column by column. Scores and boxes must be finite.
+    Scores are sorted by radix, and boxes of equal score by x0; if many scores are equal, both are sorted by radix.
+    Only boxes that are equal in both are compared column by column.
+
+    Args:
+        detections: N boxes; scores and coordinates must be finite.
+        fragments_last: whether boxes with a flag in `fragment` come after all others.
     """
-    n, x0 = len(detections), detections.boxes[:, 0]
+    n, boxes, scores = len(detections), read_only(detections.boxes), read_only(detections.scores)
     key = np.empty(n, np.uint64)
-    bits = detections.scores.view(np.uint32), detections.boxes.view(np.uint64)
-    few = _mostly_apart(detections.scores)
-    _leading_key(*bits, detections.fragment, fragments_last, not few, key)
+    bits = scores.view(np.uint32), boxes.view(np.uint64), read_only(detections.fragment)
+    distinct = _mostly_distinct(scores)
+    _leading_key(*bits, fragments_last, not distinct, key)
     order, ranked = ascending(key)
     same = np.zeros(n + 1, np.bool_)
-    if few and not _sort_runs(order, ranked, x0, _WORK * n, same):
-        _leading_key(*bits, detections.fragment, fragments_last, True, key)
+    if distinct and not _sort_runs(order, ranked, boxes[:, 0], _MAX_WORK * n, same):
+        _leading_key(*bits, fragments_last, True, key)
         order, ranked = ascending(key)
-        few = False
-    if not few:
+        distinct = False
+    if not distinct:
         same[1:-1] = ranked[1:] == ranked[:-1]
     tied = np.flatnonzero(same[1:] | same[:-1])
     if len(tied):
@@ -57,22 +48,33 @@ def canonical_order(detections: Detections, *, fragments_last: bool = False) -> 
     return order
 
 
-def _mostly_apart(scores: npt.NDArray[np.float32]) -> bool:
-    """Whether a sample of scores has few that are equal."""
-    some = scores[:: max(1, len(scores) // _SAMPLE)]
-    return len(np.unique(some)) > 0.9 * len(some)
+def _mostly_distinct(scores: npt.NDArray[np.float32]) -> bool:
+    """Whether few scores of a sample are equal."""
+    sample = scores[:: max(1, len(scores) // _SAMPLE)]
+    return len(np.unique(sample)) > 0.9 * len(sample)
 
 
 @kernel
-def _sort_runs(order: IntArray, ranked: npt.NDArray[np.uint64], x0: FloatArray, most: int, same: BoolArray) -> bool:
-    """Sort runs of equal keys by x0 and write where both are those before; False if that is too much work."""
+def _sort_runs(order: IntArray, ranked: npt.NDArray[np.uint64], x0: FloatArray, work: int, same: BoolArray) -> bool:
+    """Sort runs of equal keys by x0.
+
+    Args:
+        order: (N,) int64, sorted in place.
+        ranked: (N,) uint64, the keys in that order.
+        x0: (N,) float64, by row.
+        work: maximum number of comparisons.
+        same: (N + 1,) bool, set where key and x0 equal those of the position before.
+
+    Returns:
+        False if the work does not suffice.
+    """
     n, start = len(order), 0
     while start < n:
         end = start + 1
         while end < n and ranked[end] == ranked[start]:
             end += 1
-        most -= (end - start - 1) * (end - start)
-        if most < 0:
+        work -= (end - start - 1) * (end - start)
+        if work < 0:
             return False
         for i in range(start + 1, end):
             row, k = order[i], i
@@ -93,7 +95,7 @@ def in_order(detections: Detections) -> Detections:
 
 
 def ascending(keys: npt.NDArray[np.uint64]) -> tuple[IntArray, npt.NDArray[np.uint64]]:
-    """(N,) int64, the stable order of some integers, and (N,) uint64, the integers in that order; uses them up."""
+    """(N,) int64, the stable order of integers, and (N,) uint64, the integers in that order; overwrites `keys`."""
     if (keys[1:] >= keys[:-1]).all():
         return np.arange(len(keys)), keys
     order = np.arange(len(keys), dtype=np.int32 if len(keys) <= _INT32 else np.int64)
@@ -105,7 +107,7 @@ def ascending(keys: npt.NDArray[np.uint64]) -> tuple[IntArray, npt.NDArray[np.ui
 def _radix(
     keys: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64], order: npt.NDArray[Any], spare_order: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint64]]:
-    """Least digits of 11 bits first; digits that all keys share cost nothing. All arguments are written to."""
+    """Radix sort by digits of 11 bits, lowest first; skips digits that all keys share. Overwrites all arguments."""
     n, mask = len(keys), np.uint64(2047)
     counts = np.zeros((6, 2048), np.int64)
     for i in range(n):
@@ -139,9 +141,9 @@ def _leading_key(
     with_x0: bool,
     keys: npt.NDArray[np.uint64],
 ) -> None:
-    """Write keys that ascend as the score descends, then perhaps as x0 ascends to 19 bits of mantissa; from bits."""
+    """Write sort keys: descending score, then x0 to 19 bits of mantissa if `with_x0`. Takes the bits of the floats."""
     for i in range(len(scores)):
-        # Bits of a float ascend with its value once negative ones are inverted. -0.0 is 0.0.
+        # The bits of floats sort like their values if those of negative ones are inverted. -0.0 counts as 0.0.
         score, x0 = np.uint64(scores[i]), boxes[i, 0]
         score = np.uint64(0) if score == np.uint64(0x80000000) else score
         x0 = np.uint64(0) if x0 == np.uint64(1 << 63) else x0

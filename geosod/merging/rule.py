@@ -1,21 +1,14 @@
-"""What counts as the same object, and the methods that act on it."""
+"""The rule of merging: which boxes count as the same object, and which method merges them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from geosod.arrays import IntArray
-from geosod.detections import Detections
 from geosod.errors import ConfigError
-from geosod.merging import soft_nms, wbf
-from geosod.merging.index import Index
-from geosod.merging.match import Graph, Match, edges
-from geosod.merging.nmm import greedy_nmm, nmm
-from geosod.merging.nms import nms
-from geosod.merging.order import Outcome
 
 Metric = Literal["iou", "ios"]
 Decay = Literal["gaussian", "linear"]
@@ -24,26 +17,28 @@ PerClass = Mapping[int, float] | Iterable[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class MergeRule:
-    """When two boxes stand for one object, and what becomes of them. Hashable; a value, not a state.
+    """When two boxes are the same object, and how they are merged. An immutable, hashable value.
 
     Attributes:
-        method: name of an entry of `METHODS`.
+        method: name of an entry of `geosod.merging.METHODS`; looked up when boxes are merged.
         metric: "iou", intersection over union, or "ios", intersection over the smaller area.
         threshold: boxes match where the metric reaches this value, in (0, 1].
-        class_agnostic: whether boxes of different classes may match; where they do, both thresholds must be reached.
+        class_agnostic: whether boxes of different classes may match. The metric must then reach the thresholds of
+            both classes.
         sigma: width of the Gaussian decay of "soft_nms", greater than 0.
-        min_score: score below which "soft_nms" drops a box, in [0, 1].
-        per_class: thresholds of classes that have their own, by label id. Given as a mapping or as pairs, kept
-            as pairs ``(label, threshold)`` in ascending order.
-        decay: how "soft_nms" lowers scores: "gaussian", at every overlap, or "linear", of matches.
-        borders: whether fragments give way to whole objects and are put together, see `geosod.merging.borders`;
-            otherwise they are boxes like all others.
-        margin: pixels by which fragments may end before the edge of their tile, and stand out of the whole object.
-        gap: pixels between fragments on both sides of an edge that tiles share, below which they may be one object;
-            for tiles that do not overlap, or by no more than twice the margin.
+        min_score: "soft_nms" drops boxes whose score falls below this value, in [0, 1].
+        per_class: thresholds of single classes, by label id, which replace `threshold`. Given as a mapping or as
+            pairs, stored as pairs ``(label, threshold)`` in ascending order.
+        decay: how "soft_nms" lowers scores: "gaussian", at every overlap, or "linear", of matching boxes only.
+        borders: whether fragments are assigned to whole objects and stitched, see `geosod.merging.borders`;
+            otherwise they are treated as ordinary boxes.
+        margin: pixels by which a fragment may end before the edge of its tile, and by which it may stick out of the
+            whole object.
+        gap: pixels between two fragments on either side of a shared tile edge below which they may be stitched.
+            For tiles that do not overlap, or that overlap by at most twice the margin.
 
     Raises:
-        ConfigError: a field has an unusable value.
+        ConfigError: a field has an invalid value. The name of the method is checked when it is looked up.
     """
 
     method: str = "nms"
@@ -60,14 +55,13 @@ class MergeRule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_class", _pairs(self.per_class))
-        _choose("method", self.method, METHODS)
-        _choose("metric", self.metric, ("iou", "ios"))
-        _choose("decay", self.decay, ("gaussian", "linear"))
+        _check_choice("metric", self.metric, ("iou", "ios"))
+        _check_choice("decay", self.decay, ("gaussian", "linear"))
         for name in ("threshold", "sigma", "min_score", "margin", "gap"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
-        _within("threshold", self.threshold)
+        _check_threshold("threshold", self.threshold)
         for label, threshold in self.per_class:
-            _within(f"threshold of class {label},", threshold)
+            _check_threshold(f"threshold of class {label},", threshold)
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ConfigError(f"Merging sigma {self.sigma} must be greater than 0, such as 0.5.")
         if not 0 <= self.min_score <= 1:
@@ -81,53 +75,23 @@ class MergeRule:
         """The lowest threshold of any class."""
         return min([float(self.threshold), *(t for _, t in self.per_class)])
 
-    @property
-    def match(self) -> Match:
-        """When two boxes match."""
-        return edges(self)
-
-    @property
-    def graph(self) -> Graph:
-        """Along what the method acts."""
-        return METHODS[self.method].graph(self)
-
-
-class Method(NamedTuple):
-    """A way of merging.
-
-    Attributes:
-        run: ``run(detections, index, ranking, rule)``. The index holds the boxes that are to be merged, `ranking` their
-            rows, best first. What becomes of a connected component of the graph must depend on nothing outside it.
-        graph: along what it acts.
-    """
-
-    run: Callable[[Detections, Index, IntArray, MergeRule], Outcome]
-    graph: Callable[[MergeRule], Graph] = lambda rule: Graph(edges(rule))
-
-
-METHODS: dict[str, Method] = {
-    "nms": Method(nms),
-    "soft_nms": Method(soft_nms.soft_nms, soft_nms.graph),
-    "nmm": Method(nmm),
-    "greedy_nmm": Method(greedy_nmm),
-    "wbf": Method(wbf.wbf, wbf.graph),
-}
-
 
 def _pairs(per_class: Any) -> tuple[tuple[int, float], ...]:
     items = per_class.items() if isinstance(per_class, Mapping) else per_class or ()
     try:
-        pairs = tuple(sorted((int(label), float(threshold)) for label, threshold in items))
+        pairs = tuple(sorted((operator.index(label), float(threshold)) for label, threshold in items))
     except (TypeError, ValueError):
-        raise ConfigError(f"per_class {per_class!r} must map label ids to thresholds, such as {{0: 0.4}}.") from None
+        raise ConfigError(
+            f"per_class {per_class!r} must map integer label ids to thresholds, such as {{0: 0.4}}."
+        ) from None
     if len({label for label, _ in pairs}) < len(pairs):
-        raise ConfigError(f"per_class {per_class!r} names a label twice.")
+        raise ConfigError(f"per_class {per_class!r} has a label id twice; give each class one threshold.")
     return pairs
 
 
-def _choose(what: str, value: str, among: Iterable[str]) -> None:
-    if value not in among:
-        raise ConfigError(f"Unknown merging {what} {value!r}; choose one of {', '.join(among)}.")
+def _check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"Unknown merging {what} {value!r}; choose one of {', '.join(choices)}.")
 
 
 def _number(what: str, value: Any) -> float:
@@ -137,6 +101,6 @@ def _number(what: str, value: Any) -> float:
         raise ConfigError(f"Merging {what} {value!r} is not a number.") from None
 
 
-def _within(what: str, value: float) -> None:
+def _check_threshold(what: str, value: float) -> None:
     if not (math.isfinite(value) and 0 < value <= 1):
         raise ConfigError(f"Merging {what} {value} must be greater than 0 and at most 1, such as 0.5.")

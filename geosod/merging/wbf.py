@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,72 +11,69 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.merging.blocks import by_block
-from geosod.merging.graph import places_of, tally
-from geosod.merging.index import Index, cells_of, run_of
+from geosod.merging.groups import Outcome, group_sums
+from geosod.merging.index import Index, cells_of, places_of, run_of
 from geosod.merging.kernel import kernel
-from geosod.merging.match import Graph, Match, edges, limit_of, measure, reach_of
-from geosod.merging.order import Outcome
+from geosod.merging.match import Graph, Match, limit_of, match_of, measure, reach_of
+from geosod.merging.rule import MergeRule
 
-if TYPE_CHECKING:
-    from geosod.merging.rule import MergeRule
-
-#: More than rounding can make of a metric, relatively.
+#: A relative tolerance above the rounding error of a metric.
 _SLACK = 1e-9
 
 
 def graph(rule: MergeRule) -> Graph:
-    """Boxes are linked that some third box matches both of.
+    """Two boxes are connected if there may be a third box that matches both.
 
-    A fused box matches the last box that joined it, since averaging moved it towards that one. So boxes meet
-    only through a fused box that both match. With "ios" there is no limit to how far that one stretches.
+    A fused box matches the last box that joined it, since averaging moved it towards that box. So two boxes affect
+    each other only through a fused box that matches both. With "ios" the size of that fused box is not limited.
     """
     near = rule.min_threshold * (1 - _SLACK)
-    return Graph(edges(rule), near, math.inf if rule.metric == "ios" else float(reach_of(near)))
+    return Graph(match_of(rule), near, math.inf if rule.metric == "ios" else float(reach_of(near)))
 
 
-def check_scores(detections: Detections) -> None:
-    """Refuse scores that cannot be weights.
-
-    Raises:
-        ConfigError: a score is negative.
-    """
+def _check_scores(detections: Detections) -> None:
     negative = np.count_nonzero(detections.scores < 0)
     if negative:
-        raise ConfigError(f"wbf weighs boxes by their scores, and {negative} of {len(detections)} are negative.")
+        raise ConfigError(
+            f"wbf weights boxes by their scores, and {negative} of {len(detections)} are negative. Drop these boxes, "
+            "or rescale the scores to be at least 0."
+        )
 
 
 def wbf(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule) -> Outcome:
-    """Let each box, best first, join the cluster whose fused box it matches best, or begin a new one.
+    """Let each box, best first, join the cluster whose fused box it matches best, or start a new cluster.
 
     After Solovyev, Wang and Gabruseva, "Weighted boxes fusion: Ensembling boxes from different object
     detection models" (Image and Vision Computing 2021), with one model: a fused box is the mean of its
-    cluster's boxes weighted by their scores, and its score is the mean of theirs. Where two fused boxes match
-    equally well, the older cluster is joined.
+    cluster's boxes weighted by their scores, and its score is the mean of theirs. If two fused boxes match
+    equally well, the box joins the older cluster.
 
     Args:
         detections: N boxes with scores of at least 0.
-        index: those of them that are to be merged.
-        ranking: their rows, best first.
-        rule: when a box matches.
+        index: those of them to merge.
+        ranking: (M,) int64, their rows, best first.
+        rule: when boxes match.
 
     Returns:
-        The best-ranked member of each box's cluster, fused boxes and mean scores. A fused box is `cut` if one of its
-        cluster is.
+        The best-ranked member of each box's cluster, fused boxes and mean scores. A fused box is truncated if any
+        member of its cluster is.
 
     Raises:
         ConfigError: a score is negative.
     """
-    check_scores(detections)
-    match, near, far = graph(rule)
-    places = by_block(index, ranking, match, near) if math.isfinite(far) else places_of(index, ranking)
-    owner, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, far)
-    cut = tally(owner, detections.truncated[index.order]) > 0
-    return Outcome(owner, {"boxes": fused, "scores": means.astype(np.float32), "truncated": cut})
+    _check_scores(detections)
+    match, near, reach = graph(rule)
+    places = by_block(index, ranking, match, near) if math.isfinite(reach) else places_of(index, ranking)
+    kept_index, fused, means = _fuse(index, places, detections.scores[index.order].astype(np.float64), match, reach)
+    truncated = detections.truncated[index.order]
+    # Boxes that are not merged here keep their flag.
+    truncated |= group_sums(kept_index, truncated) > 0
+    return Outcome(kept_index, {"boxes": fused, "scores": means.astype(np.float32), "truncated": truncated})
 
 
 @kernel
 def _ends(index: Index) -> IntArray:
-    """(N,) int64, for the first place of each cell the first of the next one."""
+    """(N,) int64, at the first place of each cell, the first place of the next cell."""
     keys = index.keys
     n, first = len(keys), 0
     ends = np.zeros(n, np.int64)
@@ -110,13 +107,13 @@ def _best(
     age: IntArray,
     fused: FloatArray,
 ) -> Any:
-    """The cluster that the box at place `i` joins, or -1. Clusters lie in the cell of their last box."""
+    """The cluster that the box at place `i` joins, or -1. Clusters are found in the cell of their last box."""
     boxes, labels, sizes = index.boxes, index.labels, index.sizes
     chosen, best, limit = -1, 0.0, limit_of(match, labels[i])
     box, longest = boxes[i], 0.0
     for k in range(len(index.levels)):
         longest = max(longest, sizes[k, 1])
-    # A fused box is no longer than the longest box, and meets both this one and its last.
+    # A fused box is no longer than the longest box, and overlaps both this box and its last one.
     dx, dy = min(longest, reach * (box[2] - box[0])), min(longest, reach * (box[3] - box[1]))
     for k in range(len(index.levels)):
         row, row_high, col_low, col_high = cells_of(index, k, box[0] - dx, box[1] - dy, box[2] + dx, box[3] + dy)
@@ -156,7 +153,7 @@ def _unlink(i: int, first: int, head: IntArray, after: IntArray, before: IntArra
 
 @kernel
 def _move(fused: FloatArray, box: FloatArray, share: float) -> None:
-    """Move a fused box a share of the way to a box, and not beyond either by rounding."""
+    """Move a fused box a share of the way to a box, with rounding clamped between the two."""
     for axis in range(4):
         low, high = min(fused[axis], box[axis]), max(fused[axis], box[axis])
         fused[axis] = min(max(fused[axis] + share * (box[axis] - fused[axis]), low), high)
@@ -166,18 +163,18 @@ def _move(fused: FloatArray, box: FloatArray, share: float) -> None:
 def _fuse(
     index: Index, ranking: IntArray, scores: FloatArray, match: Match, reach: float
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Owner, fused box and mean score, all by place; the last two count where a box owns itself."""
+    """Kept index, fused box and mean score, all by place; the last two are meaningful at kept boxes."""
     n, boxes = len(scores), index.boxes
     ends = _ends(index)
     firsts = _firsts(ends)
     head, after, before = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     cluster, age, count = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     fused, weight, last = boxes.copy(), np.zeros(n), np.zeros(n, np.int64)
-    for turn in range(len(ranking)):
-        i = ranking[turn]
+    for step in range(len(ranking)):
+        i = ranking[step]
         c = _best(index, i, match, reach, ends, head, after, cluster, age, fused)
         if c < 0:
-            c, age[i], weight[i] = i, turn, scores[i]
+            c, age[i], weight[i] = i, step, scores[i]
         else:
             weight[c] += scores[i]
             share = scores[i] / weight[c] if weight[c] > 0 else 0.0

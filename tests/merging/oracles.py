@@ -1,4 +1,4 @@
-"""Plain and slow counterparts of geosod.merging, and scenes to try both on."""
+"""Plain and slow counterparts of geosod.merging, and random scenes to test both on."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from geosod.tiling.units import merge_tree
 
 
 def plain_shared(a, b, sides, other_sides, rule) -> float:
-    """The metric of two boxes that are not both plain whole ones, by areas of rectangles cut out of each other."""
+    """The metric of two boxes of which at least one is flagged, from the areas of rectangles."""
 
     def grown(box, where):
         return [c + rule.margin * (1 if k > 1 else -1) * bool(where & (1 << k)) for k, c in enumerate(box)]
@@ -24,12 +24,12 @@ def plain_shared(a, b, sides, other_sides, rule) -> float:
         return (box[2] - box[0]) * (box[3] - box[1])
 
     if bool(sides & 15) != bool(other_sides & 15):
-        piece, whole, touched = (a, b, sides & 15) if sides & 15 else (b, a, other_sides & 15)
+        fragment, whole, touched = (a, b, sides & 15) if sides & 15 else (b, a, other_sides & 15)
         for k in range(4):
-            if touched & (1 << k) and (whole[k] - piece[k]) * (1 if k < 2 else -1) > 2 * rule.margin:
+            if touched & (1 << k) and (whole[k] - fragment[k]) * (1 if k < 2 else -1) > 2 * rule.margin:
                 return 0.0
-        inter = common(grown(piece, touched), grown(whole, 15))[1]
-        return float(inter > 0 and inter >= 0.5 * area(grown(piece, touched)))
+        inter = common(grown(fragment, touched), grown(whole, 15))[1]
+        return float(inter > 0 and inter >= 0.5 * area(grown(fragment, touched)))
     if not sides & 15:
         if (sides | other_sides) & 32:
             return 0.0
@@ -37,7 +37,7 @@ def plain_shared(a, b, sides, other_sides, rule) -> float:
             return plain_overlap(a, b, rule.metric)
         return common(a, b)[1] / area(a if sides else b)
     margins = [rule.margin] * 2
-    for k in (0, 1):  # across an edge that both touch from either side, it is as if they went on to the same lines
+    for k in (0, 1):  # fragments on either side of an edge are extended to the same lines across it
         first, second = (a, b) if a[k] < b[k] else (b, a)
         facing = (sides if first is a else other_sides) & (4 << k) and (other_sides if first is a else sides) & (1 << k)
         if facing and -rule.gap < first[k + 2] - second[k] <= 0 and common(a, b)[0] is None:
@@ -54,13 +54,13 @@ def plain_shared(a, b, sides, other_sides, rule) -> float:
     if not inter > 0:
         return 0.0
 
-    def told_apart(box):
-        """The area, where sides that differ by little are the same."""
+    def area_within_margin(box):
+        """The area on the common ground, with small differences between sides ignored."""
         seen = common(box, ground)[0]
         sides = (max(overlap[k + 2] - overlap[k], seen[k + 2] - seen[k] - 2 * margins[k]) for k in (0, 1))
         return math.prod(sides)
 
-    one, two = told_apart(a), told_apart(b)
+    one, two = area_within_margin(a), area_within_margin(b)
     return float(inter >= 0.7 * max(one, two))
 
 
@@ -91,7 +91,7 @@ def limits(d: Detections, rule: MergeRule) -> np.ndarray:
 
 
 def match_matrix(d: Detections, rule: MergeRule, overlap: np.ndarray | None = None) -> np.ndarray:
-    """(N, N) bool, the edges of the match graph, written down from their definition."""
+    """(N, N) bool, the edges of the match graph, computed from their definition."""
     overlap = overlap_matrix(d, rule) if overlap is None else overlap
     return (overlap > 0) & (overlap >= limits(d, rule))
 
@@ -207,37 +207,37 @@ WHOLE = {
 
 
 def plain_merge(d: Detections, rule: MergeRule, overlap: np.ndarray | None = None) -> Detections:
-    """Whole boxes by the method; fragments to the best-ranked whole box they match, or else to each other."""
-    piece, aside = (d.fragment & 15 > 0) & rule.borders, (d.fragment & 47 == 32) & rule.borders
-    aside |= (d.fragment & 63 == 48) & rule.borders
-    rows = np.flatnonzero(~piece & ~aside)
+    """Merge whole boxes by the method; assign fragments to the best-ranked whole box they match, or stitch them."""
+    is_fragment, excluded = (d.fragment & 15 > 0) & rule.borders, (d.fragment & 47 == 32) & rule.borders
+    excluded |= (d.fragment & 63 == 48) & rule.borders
+    rows = np.flatnonzero(~is_fragment & ~excluded)
     overlap = overlap_matrix(d, rule) if overlap is None else overlap
     groups, values = WHOLE[rule.method](d[rows], rule, overlap[np.ix_(rows, rows)])
     groups = [rows[g].tolist() for g in groups]
-    kept = Detections.concat([d[[g[0] for g in groups]].with_columns(**values), d[np.flatnonzero(aside)]])
-    groups += [[int(i)] for i in np.flatnonzero(aside)]
+    kept = Detections.concat([d[[g[0] for g in groups]].with_columns(**values), d[np.flatnonzero(excluded)]])
+    groups += [[int(i)] for i in np.flatnonzero(excluded)]
     match, order = match_matrix(d, rule, overlap), ranking(d, rule)
-    stands = {i: k for k, g in enumerate(groups) for i in g}
+    group_of = {i: k for k, g in enumerate(groups) for i in g}
     left = []
-    for f in (i for i in order if piece[i]):
-        taker = next((i for i in order if match[i, f] and i in stands and not piece[i]), None)
-        left.append(f) if taker is None else groups[stands[taker]].append(f)
-    bunches = []
+    for f in (i for i in order if is_fragment[i]):
+        taker = next((i for i in order if match[i, f] and i in group_of and not is_fragment[i]), None)
+        left.append(f) if taker is None else groups[group_of[taker]].append(f)
+    stitched_groups = []
     while left:
         bunch, ahead = [left[0]], [left[0]]
         while ahead:
             some = [j for j in left if j not in bunch and match[ahead[0], j]]
             bunch, ahead = bunch + some, ahead[1:] + some
-        bunches.append(sorted(bunch, key=order.index))
+        stitched_groups.append(sorted(bunch, key=order.index))
         left = [i for i in left if i not in bunch]
-    hull = hulls(d, bunches)
+    hull = hulls(d, stitched_groups)
     sides = [
         sum(1 << k for k in range(4) if any(d.boxes[i, k] == box[k] and d.fragment[i] & (1 << k) for i in bunch))
-        for bunch, box in zip(bunches, hull["boxes"], strict=True)
+        for bunch, box in zip(stitched_groups, hull["boxes"], strict=True)
     ]
-    assembled = d[[bunch[0] for bunch in bunches]].with_columns(**hull, fragment=np.array(sides, np.uint8))
-    merged = Detections.concat([kept, assembled])
-    merged = merged.with_columns(n_merged=[int(d.n_merged[g].sum()) for g in groups + bunches])
+    stitched = d[[bunch[0] for bunch in stitched_groups]].with_columns(**hull, fragment=np.array(sides, np.uint8))
+    merged = Detections.concat([kept, stitched])
+    merged = merged.with_columns(n_merged=[int(d.n_merged[g].sum()) for g in groups + stitched_groups])
     return merged[merged.canonical_order()]
 
 
@@ -247,7 +247,14 @@ def plain_nms(d: Detections, rule: MergeRule) -> Detections:
 
 def merged_by(d: Detections, rule: MergeRule) -> Detections:
     """`geosod.merge` with the fields of a rule."""
-    return merge(d, **{f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)})
+    known = with_known_classes(d, rule)
+    return merge(d, **{f.name: getattr(known, f.name) for f in dataclasses.fields(known)})
+
+
+def with_known_classes(d: Detections, rule: MergeRule) -> MergeRule:
+    """The rule without thresholds of classes that no box has, which the public functions refuse."""
+    present = set(d.labels.tolist())
+    return dataclasses.replace(rule, per_class=[(k, t) for k, t in rule.per_class if k in present])
 
 
 def plain_components(d: Detections, rule: MergeRule, seeds: np.ndarray) -> np.ndarray:
@@ -265,7 +272,7 @@ def columns(d: Detections) -> dict[str, bytes]:
 
 
 def some_sides(rng, n, share=0.3) -> np.ndarray:
-    """(n,) uint8, fragments of any sides, whole boxes, and some near a rim or set aside."""
+    """(n,) uint8, fragments of any sides, whole boxes, and some in the edge margin or excluded."""
     return np.where(rng.random(n) < share, np.append(np.arange(1, 17), 32)[rng.integers(0, 17, n)], 0).astype(np.uint8)
 
 
@@ -284,12 +291,24 @@ def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_num
 
 
 def tiled_scene(
-    rng, grid, *, objects, size, jitter, chains=0, clutter=0, labels=2, scores=6, whole_numbers=False, near=0.0, rim=0.0
+    rng,
+    grid,
+    *,
+    objects,
+    size,
+    jitter,
+    chains=0,
+    clutter=0,
+    labels=2,
+    scores=6,
+    whole_numbers=False,
+    near=0.0,
+    edge_margin=0.0,
 ):
-    """Boxes that a detector might give for each tile of a grid: objects clipped to it, and clutter.
+    """Boxes that a detector might return for each tile of a grid: objects clipped to it, and clutter.
 
     Returns a list with the Detections of each tile in reading order, clipped, with their fragment flags: sides within
-    `near` of their tile's edge touch it, and what is within `rim` of one is near it.
+    `near` of their tile's edge touch it, and boxes within `edge_margin` of an edge are flagged as such.
     """
     centre = rng.uniform(0, (grid.width, grid.height), (objects, 2))
     half = rng.uniform(size[0], size[1], (objects, 2)) / 2
@@ -314,7 +333,7 @@ def tiled_scene(
         edges = np.array([col, row, col + width, row + height])
         touching = (np.abs(boxes - edges) <= near) & inside
         fragment = touching @ np.array([1, 2, 4, 8])
-        fragment[(fragment == 0) & ((np.abs(boxes - edges) <= rim) & inside).any(axis=1)] = 16
+        fragment[(fragment == 0) & ((np.abs(boxes - edges) <= edge_margin) & inside).any(axis=1)] = 16
         score = rng.integers(1, scores + 1, len(boxes)) / scores
         tiles.append(Detections(boxes=boxes, scores=score, labels=label, fragment=fragment))
     return tiles
@@ -350,7 +369,7 @@ def staged(tiles, grid, units, rule, *, fan_in, rng) -> tuple[Detections, int]:
 
 
 def survivors_again(tiles, grid, units, rule, **_) -> tuple[Detections, int]:
-    """The tempting wrong way: NMS in each unit, then NMS over what survived."""
+    """The tempting wrong way: NMS in each unit, then NMS over the survivors."""
     boxes = by_unit(tiles, grid, units)
     kept = Detections.concat([settle(boxes[u.id], u.core, rule, whole=True).final for u in units])
     return settle(kept, units[0].core, rule, whole=True).final, len(kept)

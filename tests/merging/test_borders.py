@@ -1,4 +1,4 @@
-"""What becomes of fragments; the general comparison with plain loops is in `test_methods`."""
+"""Fragments at tile borders; the general comparison with plain loops is in `test_methods`."""
 
 import numpy as np
 import pytest
@@ -14,20 +14,20 @@ from geosod.tiling.grid import make_grid
 NORTH_WEST, NORTH_EAST, SOUTH_WEST, SOUTH_EAST = RIGHT | BOTTOM, LEFT | BOTTOM, RIGHT | TOP, LEFT | TOP
 
 
-def pieces(boxes, fragment, scores=None, **columns):
+def fragments(boxes, fragment, scores=None, **columns):
     n = len(boxes)
     scores = np.linspace(0.5, 0.9, n) if scores is None else scores
     return Detections(boxes=boxes, scores=scores, labels=columns.pop("labels", [0] * n), fragment=fragment, **columns)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_pieces_that_agree_where_their_tiles_overlap_are_one_object(method):
-    lot = pieces([[30, 10, 100, 40], [80, 10.5, 150, 39]], [RIGHT, LEFT], truncated=[False, True], n_merged=[2, 3])
-    merged = merge(lot, method=method)
+def test_fragments_that_agree_where_their_tiles_overlap_are_one_object(method):
+    boxes = fragments([[30, 10, 100, 40], [80, 10.5, 150, 39]], [RIGHT, LEFT], truncated=[False, True], n_merged=[2, 3])
+    merged = merge(boxes, method=method)
     assert merged.boxes.tolist() == [[30, 10, 150, 40]]
     assert merged.scores.tolist() == pytest.approx([0.9])
     assert (merged.n_merged.tolist(), merged.truncated.tolist(), merged.fragment.tolist()) == ([5], [True], [0])
-    assert len(merge(lot, method=method, borders=False)) == 2
+    assert len(merge(boxes, method=method, borders=False)) == 2
 
 
 @pytest.mark.parametrize(
@@ -40,53 +40,53 @@ def test_pieces_that_agree_where_their_tiles_overlap_are_one_object(method):
         pytest.param(([80, 10, 150, 40], 0, 0), id="whole and of little overlap"),
     ],
 )
-def test_pieces_of_two_objects_stay_two(second):
+def test_fragments_of_two_objects_stay_two(second):
     box, side, label = second
-    assert len(merge(pieces([[30, 10, 100, 40], box], [RIGHT, side], labels=[0, label]))) == 2
+    assert len(merge(fragments([[30, 10, 100, 40], box], [RIGHT, side], labels=[0, label]))) == 2
 
 
 def test_four_tiles_meet_over_one_object():
-    lot = pieces(
+    boxes = fragments(
         [[10, 20, 100, 100], [80, 20, 170, 100], [10, 80, 100, 160], [80, 80, 170, 160]],
         [NORTH_WEST, NORTH_EAST, SOUTH_WEST, SOUTH_EAST],
     )
-    merged = merge(lot)
+    merged = merge(boxes)
     assert (merged.boxes.tolist(), merged.fragment.tolist()) == ([[10, 20, 170, 160]], [0])
-    assert merge(lot[[0, 1, 2]]).fragment.tolist() == [0], "its extent is known without the fourth"
-    upper = merge(lot[[0, 1]])
+    assert merge(boxes[[0, 1, 2]]).fragment.tolist() == [0], "its extent is known without the fourth"
+    upper = merge(boxes[[0, 1]])
     assert (upper.boxes.tolist(), upper.fragment.tolist()) == ([[10, 20, 170, 100]], [BOTTOM])
 
 
-def test_a_piece_goes_to_a_whole_object_even_if_that_one_gives_way_itself():
-    # The second whole box is suppressed by the first, which the piece does not match.
-    lot = pieces([[0, 0, 10, 10], [0, 0, 10, 16], [0, 11, 10, 16]], [0, 0, TOP], [0.9, 0.8, 0.99])
+def test_a_fragment_is_assigned_to_a_whole_object_even_if_that_is_suppressed_itself():
+    # The second whole box is suppressed by the first, which the fragment does not match.
+    boxes = fragments([[0, 0, 10, 10], [0, 0, 10, 16], [0, 11, 10, 16]], [0, 0, TOP], [0.9, 0.8, 0.99])
     for method in ("nms", "nmm", "greedy_nmm", "wbf"):
-        assert merge(lot, method=method).n_merged.tolist() == [3]
-    kept = merge(lot, method="soft_nms", decay="linear", min_score=0.5)
+        assert merge(boxes, method=method).n_merged.tolist() == [3]
+    kept = merge(boxes, method="soft_nms", decay="linear", min_score=0.5)
     assert (kept.n_merged.tolist(), kept.boxes.tolist()) == ([3], [[0, 0, 10, 10]])
 
 
-def test_what_is_near_a_rim_is_whole_but_comes_last():
-    lot = pieces([[0, 0, 10, 10], [0, 0, 10, 11]], [0, EDGE_MARGIN], [0.3, 0.9])
-    assert merge(lot).boxes.tolist() == [[0, 0, 10, 10]]
-    # Two of them do not grow into one.
-    rims = pieces([[0, 0, 10, 10], [3, 0, 13, 10]], [EDGE_MARGIN, EDGE_MARGIN])
-    assert merge(rims).boxes.tolist() == [[3, 0, 13, 10]]
-    # It is whole: it takes no large fragment around it, and no other near a rim either.
-    inside = pieces([[0, 0, 100, 100], [40, 40, 50, 50]], [RIGHT, EDGE_MARGIN], [0.9, 0.3])
+def test_a_box_in_the_edge_margin_is_whole_but_ranks_last():
+    boxes = fragments([[0, 0, 10, 10], [0, 0, 10, 11]], [0, EDGE_MARGIN], [0.3, 0.9])
+    assert merge(boxes).boxes.tolist() == [[0, 0, 10, 10]]
+    # Two of them are not stitched.
+    margins = fragments([[0, 0, 10, 10], [3, 0, 13, 10]], [EDGE_MARGIN, EDGE_MARGIN])
+    assert merge(margins).boxes.tolist() == [[3, 0, 13, 10]]
+    # It is whole: no large fragment around it is assigned to it, and no other box in the edge margin either.
+    inside = fragments([[0, 0, 100, 100], [40, 40, 50, 50]], [RIGHT, EDGE_MARGIN], [0.9, 0.3])
     assert len(merge(inside)) == len(merge(inside.with_columns(fragment=[EDGE_MARGIN, EDGE_MARGIN]))) == 2
 
 
-def test_a_whole_object_that_ends_before_the_tile_does_holds_no_piece_of_it():
-    # The piece goes on beyond x = 0, where its neighbour of the same class has long ended.
-    lot = pieces([[0, 0, 100, 100], [40, 0, 140, 100]], [LEFT, 0], [0.7, 0.6])
-    assert len(merge(lot, margin=2.0)) == 2
-    held = lot.with_columns(boxes=[[0, 0, 100, 100], [-40, 0, 140, 100]])
-    assert merge(held, margin=2.0).boxes.tolist() == [[-40, 0, 140, 100]]
+def test_a_fragment_is_not_assigned_to_an_object_that_ends_before_it():
+    # The fragment continues beyond x = 0, but its neighbour of the same class ends before.
+    boxes = fragments([[0, 0, 100, 100], [40, 0, 140, 100]], [LEFT, 0], [0.7, 0.6])
+    assert len(merge(boxes, margin=2.0)) == 2
+    longer = boxes.with_columns(boxes=[[0, 0, 100, 100], [-40, 0, 140, 100]])
+    assert merge(longer, margin=2.0).boxes.tolist() == [[-40, 0, 140, 100]]
 
 
 def test_slanted_objects_side_by_side_are_not_lost():
-    """Their upright boxes overlap by nearly half, and many are larger than the overlap of the tiles."""
+    """Their axis-aligned boxes overlap by nearly half, and many are larger than the overlap of the tiles."""
     side, step = 169.0, 64.0
     low = 40.0 + step * np.arange(28)
     down = 40.0 + step * np.arange(28) % 300
@@ -101,54 +101,56 @@ def test_slanted_objects_side_by_side_are_not_lost():
         assert len(found) <= 1.02 * len(objects)
 
 
-def test_a_large_fragment_swallows_no_small_ones():
+def test_a_large_fragment_does_not_absorb_small_ones():
     few = [[0, 40.0 * i, 12, 40.0 * i + 25] for i in range(12)]
-    lot = pieces([[0, 0, 512, 512], *few], [RIGHT | BOTTOM, *[LEFT] * 12], [0.3, *[0.9] * 12])
-    assert len(merge(lot, margin=2.0)) == 13
+    boxes = fragments([[0, 0, 512, 512], *few], [RIGHT | BOTTOM, *[LEFT] * 12], [0.3, *[0.9] * 12])
+    assert len(merge(boxes, margin=2.0)) == 13
 
 
-def test_the_threshold_is_for_twins_and_not_for_pieces():
-    lot = pieces([[0, 0, 100, 60], [50, 50, 120, 90], [105, 50, 200, 90]], [0, RIGHT, LEFT], [0.9, 0.8, 0.8])
+def test_the_threshold_is_for_whole_boxes_and_not_for_fragments():
+    boxes = fragments([[0, 0, 100, 60], [50, 50, 120, 90], [105, 50, 200, 90]], [0, RIGHT, LEFT], [0.9, 0.8, 0.8])
     for threshold in (0.1, 0.5, 0.9):
-        assert merge(lot, threshold=threshold).boxes.tolist() == [[0, 0, 100, 60], [50, 50, 200, 90]]
+        assert merge(boxes, threshold=threshold).boxes.tolist() == [[0, 0, 100, 60], [50, 50, 200, 90]]
 
 
-def test_bricks_along_an_edge_stay_apart():
+def test_offset_boxes_along_an_edge_are_not_stitched():
     left = [[90, 10.0 * i, 100, 10.0 * i + 10] for i in range(10)]
     right = [[100, 10.0 * i + 5, 110, 10.0 * i + 15] for i in range(10)]
-    assert len(merge(pieces(left + right, [RIGHT] * 10 + [LEFT] * 10), gap=4.0)) == 20
+    assert len(merge(fragments(left + right, [RIGHT] * 10 + [LEFT] * 10), gap=4.0)) == 20
 
 
-def test_what_is_set_aside_takes_its_pieces_and_nothing_else():
-    lot = pieces([[0, 0, 100, 100], [2, 2, 99, 99], [0, 0, 30, 100]], [EXCLUDED, 0, RIGHT], [0.9, 0.8, 0.7])
+def test_an_excluded_box_takes_its_fragments_and_nothing_else():
+    boxes = fragments([[0, 0, 100, 100], [2, 2, 99, 99], [0, 0, 30, 100]], [EXCLUDED, 0, RIGHT], [0.9, 0.8, 0.7])
     for method in sorted(METHODS):
-        merged = merge(lot[[0, 1]], method=method)
-        assert merged.n_merged.tolist() == [1, 1], "it neither drops its like nor gives way to it"
-        taken = merge(lot[[0, 2]], method=method)
+        merged = merge(boxes[[0, 1]], method=method)
+        assert merged.n_merged.tolist() == [1, 1], "it neither suppresses another box nor is suppressed"
+        flagged = boxes[[0, 1]].with_columns(truncated=[True, True])
+        assert merge(flagged, method=method).truncated.tolist() == [True, True]
+        taken = merge(boxes[[0, 2]], method=method)
         assert (taken.boxes.tolist(), taken.n_merged.tolist()) == ([[0, 0, 100, 100]], [2])
 
 
-def test_slivers_that_jitter_parts_from_their_object():
-    lot = pieces([[100, 10, 140, 40], [97, 10, 98.5, 40]], [0, RIGHT])
-    assert len(merge(lot)) == 2
-    assert merge(lot, margin=2.0).boxes.tolist() == [[100, 10, 140, 40]]
+def test_slivers_that_jitter_separates_from_their_object():
+    boxes = fragments([[100, 10, 140, 40], [97, 10, 98.5, 40]], [0, RIGHT])
+    assert len(merge(boxes)) == 2
+    assert merge(boxes, margin=2.0).boxes.tolist() == [[100, 10, 140, 40]]
 
 
 def test_tiles_that_do_not_overlap_share_an_edge():
-    lot = pieces([[30, 10, 99, 40], [101.5, 12, 150, 40]], [RIGHT, LEFT])
-    assert len(merge(lot, gap=2.5)) == 2
-    assert merge(lot, gap=3.0).boxes.tolist() == [[30, 10, 150, 40]]
-    # The sides that touch must face each other, and corners alone do not make one of two.
-    assert len(merge(lot.with_columns(fragment=[LEFT, RIGHT]), gap=3.0)) == 2
-    corner = pieces([[30, 10, 99, 99], [101, 101, 150, 150]], [NORTH_WEST, SOUTH_EAST])
+    boxes = fragments([[30, 10, 99, 40], [101.5, 12, 150, 40]], [RIGHT, LEFT])
+    assert len(merge(boxes, gap=2.5)) == 2
+    assert merge(boxes, gap=3.0).boxes.tolist() == [[30, 10, 150, 40]]
+    # The touching sides must face each other, and fragments that meet only at a corner are not stitched.
+    assert len(merge(boxes.with_columns(fragment=[LEFT, RIGHT]), gap=3.0)) == 2
+    corner = fragments([[30, 10, 99, 99], [101, 101, 150, 150]], [NORTH_WEST, SOUTH_EAST])
     assert len(merge(corner, gap=3.0)) == 2
 
 
-def test_fragments_are_told_by_sides():
+def test_fragments_are_given_as_sides():
     with pytest.raises(ConfigError, match="LEFT 1"):
-        pieces([[0, 0, 1, 1]], [True])
+        fragments([[0, 0, 1, 1]], [True])
     with pytest.raises(ConfigError, match="64"):
-        pieces([[0, 0, 1, 1]], [64])
+        fragments([[0, 0, 1, 1]], [64])
     for wrong in ({"margin": -1.0}, {"gap": np.nan}, {"margin": None}, {"sigma": "wide"}, {"threshold": None}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             merge(Detections.empty(), **wrong)
@@ -156,26 +158,26 @@ def test_fragments_are_told_by_sides():
 
 @pytest.mark.parametrize("tile", [256, 512])
 @pytest.mark.parametrize("share", [0.0, 0.125, 0.25, 0.5])
-def test_a_perfect_detector_has_every_object_once(tile, share):
+def test_a_perfect_detector_reports_every_object_once(tile, share):
     runs = [trial(tile, share, seed, borders=True) for seed in range(3)]
     for k in range(len(GROUPS)):
         all_of = sum((run[k] for run in runs), Figures())
         if k == 0:
-            assert (all_of.found, all_of.duplicates, all_of.pieces) == (all_of.objects, 0, 0)
+            assert (all_of.found, all_of.duplicates, all_of.fragments) == (all_of.objects, 0, 0)
         else:
             assert all_of.found >= 0.99 * all_of.objects
-            assert all_of.duplicates + all_of.pieces <= 0.01 * all_of.objects
+            assert all_of.duplicates + all_of.fragments <= 0.01 * all_of.objects
     plain = sum((figures for figures in trial(tile, share, 0, borders=False)), Figures())
-    assert plain.duplicates + plain.pieces > 0.1 * plain.objects, "the policy is what does it"
+    assert plain.duplicates + plain.fragments > 0.1 * plain.objects, "without the border policy there are many more"
 
 
 @pytest.mark.parametrize("method", ["nmm", "greedy_nmm", "wbf"])
-def test_so_do_other_methods(method):
+def test_a_perfect_detector_reports_every_object_once_with_other_methods(method):
     figures = sum(trial(256, 0.25, 1, borders=True, method=method), Figures())
-    assert figures.found >= 0.99 * figures.objects and figures.duplicates + figures.pieces <= 0.01 * figures.objects
+    assert figures.found >= 0.99 * figures.objects and figures.duplicates + figures.fragments <= 0.01 * figures.objects
 
 
-def test_pictures_tell_the_cases(tmp_path):
+def test_there_is_one_picture_per_case(tmp_path):
     names = [path.name for path in draw_cases(tmp_path)]
     assert len(names) == len(set(names)) == 4
     for path in tmp_path.iterdir():

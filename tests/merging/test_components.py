@@ -62,7 +62,7 @@ def scenes(draw):
         scores=draw(st.sampled_from([1, 3, 10**6])),
         whole_numbers=draw(st.booleans()),
         near=draw(st.sampled_from([0.0, 1.0])),
-        rim=draw(st.sampled_from([0.0, 4.0])),
+        edge_margin=draw(st.sampled_from([0.0, 4.0])),
     )
     keep = draw(st.one_of(st.none(), st.just(rng.random((grid.rows, grid.cols)) < 0.6)))
     units = plan_units("s", grid, shape=draw(st.tuples(st.integers(0, 4), st.integers(0, 4))), keep=keep)
@@ -76,7 +76,7 @@ def whole(tiles, grid, units, rule):
 
 @given(scenes(), all_rules, st.integers(2, 5))
 @settings(deadline=None, max_examples=400)
-def test_merging_piece_by_piece_is_merging_at_once_bit_for_bit(case, rule, fan_in):
+def test_merging_unit_by_unit_is_merging_at_once_bit_for_bit(case, rule, fan_in):
     tiles, grid, units, rng = case
     result, _ = staged(tiles, grid, units, rule, fan_in=fan_in, rng=rng)
     assert columns(result) == columns(whole(tiles, grid, units, rule))
@@ -96,22 +96,22 @@ def test_a_dense_scene_against_the_plain_oracle(objects):
     everything = Detections.concat(tiles)
     result, shipped = staged(tiles, grid, units, rule, fan_in=3, rng=rng)
     assert columns(result) == columns(plain_nms(everything, rule))
-    assert 0 < shipped < 0.8 * len(everything), "much is settled within units"
+    assert 0 < shipped < 0.8 * len(everything), "many boxes are final within units"
 
 
-def test_the_comparison_above_can_tell_a_wrong_split():
+def test_the_comparison_above_detects_a_wrong_split():
     tiles, grid, units, _ = dense_scene(700)
     rule = MergeRule(threshold=0.4)
     wrong, _ = survivors_again(tiles, grid, units, rule)
     right = whole(tiles, grid, units, rule)
     assert columns(wrong) != columns(right)
-    unlike = {*map(tuple, wrong.boxes.tolist())} ^ {*map(tuple, right.boxes.tolist())}
-    assert len(unlike) > 10, "not only the counts differ: other boxes are kept"
+    different = {*map(tuple, wrong.boxes.tolist())} ^ {*map(tuple, right.boxes.tolist())}
+    assert len(different) > 10, "the kept boxes differ, not only the counts"
 
 
 @given(scenes(), rules)
 @settings(deadline=None, max_examples=50)
-def test_open_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(case, rule):
+def test_pending_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(case, rule):
     tiles, grid, units, _ = case
     for unit in units[:3]:
         boxes = by_unit(tiles, grid, [unit])[unit.id]
@@ -126,7 +126,7 @@ def test_open_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(c
         assert columns(part.final) == columns(plain_nms(boxes[np.flatnonzero(~is_pending)], rule))
 
 
-def test_the_core_is_closed_and_a_chain_is_open_as_a_whole():
+def test_the_core_is_closed_and_a_chain_is_pending_as_a_whole():
     rule = MergeRule(threshold=0.3)
     core = Window(10, 10, 80, 80)
     on_its_edge = Detections(boxes=[[10, 10, 20, 20]], scores=[0.5], labels=[0])
@@ -153,23 +153,23 @@ def test_a_fused_box_may_reach_where_none_of_its_boxes_does():
     part = settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), rule)
     assert (len(part.final), len(part.pending)) == (0, 1)
     assert len(settle(ROUND_THE_CORNER[2:], Window(20, 20, 60, 60), MergeRule(threshold=0.1)).final) == 1
-    # 8 sides of the box away from the boundary no box that fuses with others outside can match it.
+    # At 8 sides of the box from the boundary, no fused box of boxes outside can match it.
     far = ROUND_THE_CORNER[2:].with_columns(boxes=ROUND_THE_CORNER[2:].boxes + 40.5)
     assert len(settle(far, Window(20, 20, 100, 100), rule).final) == 1
 
 
-def test_a_box_that_only_a_fused_box_matches_stays_open_with_what_is_fused():
+def test_a_box_that_matches_only_a_fused_box_stays_pending_with_it():
     # A chain of matches leads from the first box of three far out of the core.
     rule, steps = MergeRule("wbf", threshold=0.1), np.arange(1.0, 14)
     chain = np.stack([10 - 8 * steps, 10 + 0 * steps, 20 - 8 * steps, 30 + 0 * steps], axis=1)
     boxes = np.concatenate([ROUND_THE_CORNER.boxes, chain]) + 100
     scores = np.concatenate([ROUND_THE_CORNER.scores, np.full(len(chain), 0.1)])
-    lot = Detections(boxes=boxes, scores=scores, labels=np.zeros(len(boxes)))
+    cluster = Detections(boxes=boxes, scores=scores, labels=np.zeros(len(boxes)))
     without = np.delete(np.arange(len(boxes)), 2)
-    assert not plain_components(lot, rule, np.isin(np.arange(len(boxes)), without))[2], "it matches no raw box"
+    assert not plain_components(cluster, rule, np.isin(np.arange(len(boxes)), without))[2], "it matches no raw box"
     core = Window(10, 10, 500, 500)
-    assert len(settle(lot, core, rule).final) == 0
-    assert len(settle(lot[2:3], core, rule).pending) == 0
+    assert len(settle(cluster, core, rule).final) == 0
+    assert len(settle(cluster[2:3], core, rule).pending) == 0
 
 
 def test_boxes_that_only_touch_can_be_fused_at_one_half():
@@ -181,8 +181,8 @@ def test_boxes_that_only_touch_can_be_fused_at_one_half():
 
 
 @st.composite
-def crowded(draw):
-    """Few tiles, units of one tile, boxes of a unit's size and clusters that wander."""
+def dense(draw):
+    """Few tiles, units of one tile, boxes as large as a unit, and clusters whose fused box moves far."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     tile = draw(st.integers(12, 24))
     grid = make_grid(draw(st.integers(30, 70)), draw(st.integers(30, 70)), tile=tile, overlap=draw(st.integers(0, 6)))
@@ -202,9 +202,9 @@ def crowded(draw):
     return tiles, grid, plan_units("s", grid, shape=(1, 1)), rng
 
 
-@given(crowded(), st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+@given(dense(), st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
 @settings(deadline=None, max_examples=150)
-def test_clusters_that_wander_across_units(case, threshold):
+def test_clusters_that_move_across_units(case, threshold):
     tiles, grid, units, rng = case
     rule = MergeRule("wbf", threshold=threshold)
     result, _ = staged(tiles, grid, units, rule, fan_in=2, rng=rng)
@@ -213,7 +213,7 @@ def test_clusters_that_wander_across_units(case, threshold):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("scores", [1, 10**6])
-def test_every_method_on_chains_and_crowds_across_many_units(method, scores):
+def test_every_method_on_chains_and_dense_boxes_across_many_units(method, scores):
     rng = np.random.default_rng(9)
     grid = make_grid(500, 400, tile=64, overlap=16)
     sizes = {"objects": 500, "size": (6, 40), "chains": 4, "clutter": 2}

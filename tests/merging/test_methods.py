@@ -2,14 +2,26 @@ import pickle
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.detections import EDGE_MARGIN, TOP, Detections
 from geosod.errors import ConfigError
-from geosod.merging import METHODS, MergeRule, blocks, merge
+from geosod.merging import METHODS, MergeRule, blocks, merge, merge_polygons, settle
+from geosod.merging.groups import Outcome
+from geosod.merging.index import places_of
 from geosod.merging.match import linked
-from tests.merging.oracles import columns, merged_by, plain_merge, plain_overlap, random_boxes
+from geosod.merging.methods import Method
+from geosod.scene import Window
+from tests.merging.oracles import (
+    columns,
+    merged_by,
+    plain_merge,
+    plain_overlap,
+    random_boxes,
+    with_known_classes,
+)
 
 thresholds = st.sampled_from([1e-9, 0.1, 1 / 3, 0.5, 0.55, 0.7, 0.9, 1.0])
 rules = st.builds(
@@ -59,7 +71,7 @@ def test_every_method_is_its_plain_counterpart_in_any_order(case, rule, block):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("threshold", [0.2, 0.5])
-def test_the_order_of_work_leaves_no_trace_on_many_boxes(method, threshold, monkeypatch):
+def test_the_processing_order_does_not_change_the_result_of_many_boxes(method, threshold, monkeypatch):
     rng = np.random.default_rng(2)
     some = random_boxes(rng, 3000, extent=500, sizes=(2, 30), labels=2)
     rule = MergeRule(method, threshold=threshold)
@@ -73,7 +85,7 @@ def row_of_three(scores, **columns):
     return Detections(boxes=[[0, 0, 10, 1], [4, 0, 14, 1], [8, 0, 18, 1]], scores=scores, labels=[0, 0, 0], **columns)
 
 
-def test_greedy_nmm_unites_what_nms_suppresses_and_keeps_the_best_score():
+def test_greedy_nmm_merges_the_boxes_that_nms_suppresses_and_keeps_the_best_score():
     row = row_of_three([0.7, 0.5, 0.9], truncated=[False, True, False], level=[1, 2, 4])
     merged = merge(row, method="greedy_nmm", threshold=0.4)
     assert merged.boxes.tolist() == [[4, 0, 18, 1], [0, 0, 10, 1]]
@@ -88,7 +100,7 @@ def test_greedy_nmm_unites_what_nms_suppresses_and_keeps_the_best_score():
 def test_nmm_follows_chains_down_the_scores_only():
     falling = merge(row_of_three([0.9, 0.8, 0.7]), method="nmm", threshold=0.4)
     assert falling.boxes.tolist() == [[0, 0, 18, 1]]
-    # Here both ends come before the middle, which then belongs to the better of them.
+    # Here both ends rank before the middle, which then joins the better of them.
     assert len(merge(row_of_three([0.9, 0.7, 0.8]), method="nmm", threshold=0.4)) == 2
     # Of equal scores the leftmost box comes first.
     assert len(merge(row_of_three([0.5, 0.5, 0.5]), method="nmm", threshold=0.4)) == 1
@@ -133,14 +145,14 @@ def test_wbf_on_paper():
     assert (fused.n_merged.tolist(), fused.truncated.tolist()) == ([3], [True])
 
 
-def test_wbf_counts_a_fragment_to_the_whole_object_and_does_not_average_it():
-    lot = Detections(
+def test_wbf_assigns_a_fragment_to_the_whole_object_and_does_not_average_it():
+    boxes = Detections(
         boxes=[[0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 4]],
         scores=[0.5, 0.5, 0.9],
         labels=[0, 0, 0],
         fragment=[0, 0, TOP],
     )
-    fused = merge(lot, method="wbf")
+    fused = merge(boxes, method="wbf")
     assert fused.boxes.tolist() == [[0, 0, 10, 11]]
     assert (fused.scores.tolist(), fused.n_merged.tolist()) == ([0.5], [3])
 
@@ -173,6 +185,7 @@ def test_boxes_of_two_classes_must_reach_both_thresholds(method):
 @settings(deadline=None, max_examples=40)
 def test_every_raw_box_is_counted_once(method, case, rule):
     cloud, _ = case
+    rule = with_known_classes(cloud, rule)
     merged = merge(cloud, method=method, metric=rule.metric, threshold=rule.threshold, per_class=rule.per_class)
     assert merged.n_merged.sum() == cloud.n_merged.sum()
 
@@ -203,7 +216,7 @@ def test_piles_are_not_quadratic(method):
 
 def test_boxes_that_a_third_one_matches_are_always_linked():
     rng = np.random.default_rng(12)
-    tried = unlike = 0
+    tried = farther = 0
     for _ in range(30_000):
         a = np.concatenate([rng.uniform(0, 1, 2), rng.uniform(1.1, 3, 2)])
         between = a + rng.normal(0, 0.6, 4)
@@ -214,9 +227,9 @@ def test_boxes_that_a_third_one_matches_are_always_linked():
         if near > 0.01:
             tried += 1
             assert linked(a, b, near * (1 - 1e-9))
-            unlike += plain_overlap(a, b, "iou") < near and not linked(a, b, min(0.99, near * 2))
+            farther += plain_overlap(a, b, "iou") < near and not linked(a, b, min(0.99, near * 2))
     assert tried > 10_000
-    assert unlike > 1000, "but not all boxes are"
+    assert farther > 1000, "other pairs are not linked"
 
 
 def test_a_rule_is_a_value():
@@ -242,12 +255,57 @@ def test_a_rule_is_a_value():
         ({"per_class": 0.5}, "0.5 must map"),
     ],
 )
-def test_unusable_rules_are_refused(arguments, named):
+def test_invalid_rules_are_refused(arguments, named):
     with pytest.raises(ConfigError, match=named):
         merge(Detections.empty(), **arguments)
 
 
-def test_wbf_refuses_negative_weights():
+@pytest.mark.parametrize("label", [1.0, 0.5, "0", None])
+def test_label_ids_must_be_integers(label):
+    with pytest.raises(ConfigError, match="integer label ids"):
+        merge(row_of_three([0.9, 0.8, 0.7]), per_class={label: 0.5})
+    assert MergeRule(per_class={np.int32(2): 0.5}).per_class == ((2, 0.5),)
+
+
+def merged_polygons(d, **options):
+    return merge_polygons(d, shapely.box(*d.boxes.T), **options)[0]
+
+
+@pytest.mark.parametrize("function", [merge, merged_polygons])
+def test_thresholds_of_unknown_classes_are_refused(function):
+    row = row_of_three([0.9, 0.8, 0.7]).with_columns(labels=[1, 4, 4])
+    with pytest.raises(ConfigError, match="label ids 0, 7, but the boxes have only 1, 4"):
+        function(row, per_class={0: 0.5, 1: 0.5, 7: 0.5})
+    with pytest.raises(ConfigError, match="negative label ids -1"):
+        function(row.with_columns(labels=[-1, 1, 1]), per_class={-1: 0.5})
+    assert len(function(row, per_class={1: 0.5, 4: 0.4})) == 2
+    assert len(function(Detections.empty(), per_class={7: 0.5})) == 0
+    with pytest.raises(ConfigError, match="negative label ids -1"):
+        function(Detections.empty(), per_class={-1: 0.5})
+
+
+def test_units_of_a_scene_may_lack_a_class():
+    rule = MergeRule(per_class={7: 0.5})
+    assert len(settle(row_of_three([0.9, 0.8, 0.7]), Window(0, 0, 20, 20), rule).final) == 3
+
+
+def test_a_new_method_is_one_line_of_the_registry(monkeypatch):
+    def keep_all(detections, index, ranking, rule):
+        kept_index = np.full(len(index.order), -1)
+        places = places_of(index, ranking)
+        kept_index[places] = places
+        return Outcome(kept_index, {})
+
+    monkeypatch.setitem(METHODS, "keep_all", Method(keep_all))
+    copies = row_of_three([0.9, 0.8, 0.7]).with_columns(boxes=[[0, 0, 9, 9]] * 3)
+    assert len(merge(copies)) == 1
+    assert columns(merge(copies, method="keep_all")) == columns(copies)
+    assert columns(merged_polygons(copies, method="keep_all")) == columns(copies)
+    with pytest.raises(ConfigError, match=r"'keep_any'.*keep_all"):
+        settle(copies, Window(0, 0, 20, 20), MergeRule("keep_any"))
+
+
+def test_wbf_refuses_negative_scores():
     pair = row_of_three([0.5, -0.5, 0.5])
     with pytest.raises(ConfigError, match="1 of 3 are negative"):
         merge(pair, method="wbf")

@@ -1,4 +1,4 @@
-"""Against implementations that are not ours, where they are installed."""
+"""Comparison with other implementations, where they are installed."""
 
 import importlib
 
@@ -15,11 +15,11 @@ CASES = 400
 
 
 def peer(name):
-    """A module that the tests do without where it is missing."""
+    """An optional module; the test is skipped where it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        pytest.skip(f"{name.split('.')[0]} is not installed; pip install '.[bench]' has it compared")
+        pytest.skip(f"{name.split('.')[0]} is not installed; pip install '.[bench]' installs it")
 
 
 def clouds(seed, *, tied=False):
@@ -48,8 +48,8 @@ def table_of(d):
     return as_table(d.boxes, d.scores, d.labels, d.n_merged)
 
 
-def united(cloud, groups):
-    """The boxes that a mapping from kept to merged indices stands for."""
+def enclosing(cloud, groups):
+    """The merged boxes for a mapping from kept to merged indices."""
     members = [[kept, *merged] for kept, merged in groups.items()]
     boxes = [[*cloud.boxes[m, :2].min(0), *cloud.boxes[m, 2:].max(0)] for m in members]
     scores = [cloud.scores[m].max() for m in members]
@@ -63,9 +63,9 @@ def test_nms_keeps_what_torchvision_keeps():
         boxes, scores = torch.from_numpy(cloud.boxes), torch.from_numpy(cloud.scores).double()
         kept = torchvision.ops.nms(boxes, scores, threshold).numpy()
         assert (merge(cloud, threshold=threshold, class_agnostic=True).boxes == cloud[kept].boxes).all()
-        apart = torchvision.ops.batched_nms(boxes, scores, torch.from_numpy(cloud.labels), threshold).numpy()
-        assert (merge(cloud, threshold=threshold).boxes == cloud[apart].boxes).all()
-        merged += len(kept) < len(apart) < len(cloud)
+        per_class = torchvision.ops.batched_nms(boxes, scores, torch.from_numpy(cloud.labels), threshold).numpy()
+        assert (merge(cloud, threshold=threshold).boxes == cloud[per_class].boxes).all()
+        merged += len(kept) < len(per_class) < len(cloud)
     assert merged > CASES / 3, "most cases are not trivial"
 
 
@@ -79,30 +79,30 @@ def test_merging_groups_as_sahi_does(method, metric):
         for agnostic, function in ((True, method), (False, f"batched_{method}")):
             groups = getattr(combine, function)(rows_of(cloud), metric.upper(), threshold)
             ours = merge(cloud, method=method, metric=metric, threshold=threshold, class_agnostic=agnostic)
-            assert (table_of(ours) == united(cloud, groups)).all()
+            assert (table_of(ours) == enclosing(cloud, groups)).all()
         chained += len(merge(cloud, metric=metric, threshold=threshold)) > len(
             merge(cloud, method="nmm", metric=metric, threshold=threshold)
         )
-    assert chained > CASES / 10, "nmm often merges more than its greedy sister"
+    assert chained > CASES / 10, "nmm often merges more than greedy_nmm"
 
 
-def test_greedy_merging_is_sahis_with_equal_scores_too():
+def test_greedy_merging_is_sahis_with_equal_scores():
     combine = peer("sahi.postprocess.combine")
     for cloud, _ in clouds(3, tied=True):
         groups = combine.batched_greedy_nmm(rows_of(cloud), "IOU", 0.5)
-        assert (table_of(merge(cloud, method="greedy_nmm")) == united(cloud, groups)).all()
+        assert (table_of(merge(cloud, method="greedy_nmm")) == enclosing(cloud, groups)).all()
 
 
-def test_sahis_nmm_leaves_equal_scores_apart_and_ours_does_not():
+def test_sahis_nmm_does_not_merge_equal_scores_and_ours_does():
     combine = peer("sahi.postprocess.combine")
     pair = Detections(boxes=[[0, 0, 10, 10], [1, 0, 11, 10]], scores=[0.5, 0.5], labels=[0, 0])
     assert combine.nmm(rows_of(pair), "IOU", 0.5) == {0: [], 1: []}
     assert merge(pair, method="nmm").boxes.tolist() == [[0, 0, 11, 10]]
-    # The greedy sister merges them there, too.
+    # SAHI's greedy_nmm merges them.
     assert combine.greedy_nmm(rows_of(pair), "IOU", 0.5) == {0: [1]}
 
 
-def test_sahis_classes_drop_boxes_that_nothing_represents_and_ours_does_not():
+def test_sahis_classes_drop_boxes_without_counting_them_and_ours_does_not():
     combine = peer("sahi.postprocess.combine")
     prediction = importlib.import_module("sahi.prediction")
     boxes, scores = [[0, 0, 10, 10], [4, 0, 14, 10], [-4, 0, 6, 10]], [0.9, 0.8, 0.7]
@@ -116,7 +116,7 @@ def test_sahis_classes_drop_boxes_that_nothing_represents_and_ours_does_not():
     assert ours.boxes.tolist() == [[-4, 0, 14, 10]]
 
 
-def test_fusion_is_that_of_the_authors():
+def test_wbf_is_that_of_the_authors():
     ensemble_boxes = peer("ensemble_boxes")
     fused_any = 0
     for cloud, rng in clouds(4):

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from geosod.detections import Detections
 from geosod.errors import ConfigError
-from geosod.merging import MergeRule, merge, polygons
-from tests.merging.oracles import columns, plain_merge, random_boxes, ranking
+from geosod.merging import MergeRule, areas, merge, merge_polygons
+from tests.merging.oracles import columns, merged_by, plain_merge, random_boxes, ranking, with_known_classes
 
 METHODS = ["greedy_nmm", "nmm", "nms", "soft_nms"]
 rules = st.builds(
@@ -23,16 +23,17 @@ rules = st.builds(
 )
 
 
-def by_rule(d, geometry, rule):
+def by_rule(d, outlines, rule):
+    rule = with_known_classes(d, rule)
     options = {"metric": rule.metric, "threshold": rule.threshold, "class_agnostic": rule.class_agnostic}
     options |= {"min_score": rule.min_score, "per_class": rule.per_class, "decay": rule.decay}
     options |= {"borders": rule.borders}
-    return merge(d, method=rule.method, geometry=geometry, **options)
+    return merge_polygons(d, outlines, method=rule.method, **options)
 
 
 @st.composite
 def shapes(draw):
-    """Turned rectangles and rings of some objects, several of each."""
+    """Rotated rectangles and rings around some objects, several for each object."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n = draw(st.integers(0, 12))
     outlines = []
@@ -52,7 +53,7 @@ def shapes(draw):
 
 
 def on_common_ground(d, outlines, a, b):
-    """Area of one polygon where the tiles of both see."""
+    """Area of polygon a on the ground that the tiles of both show."""
     ground = [-1e6, -1e6, 1e6, 1e6]
     for i in (a, b):
         for k in range(4):
@@ -80,10 +81,10 @@ def plain(d, outlines, rule):
                 one, two = on_common_ground(d, outlines, a, b), on_common_ground(d, outlines, b, a)
                 value = shared > 0 and shared >= 0.7 * max(one, two)
             elif touching.any():
-                piece, whole = (a, b) if touching[0] else (b, a)
-                away = (d.boxes[whole] - d.boxes[piece]) * [1, 1, -1, -1] > 0
-                ends = any(away[k] for k in range(4) if d.fragment[piece] & (1 << k))
-                value = not ends and shared >= 0.5 * outlines[piece].area
+                fragment, whole = (a, b) if touching[0] else (b, a)
+                away = (d.boxes[whole] - d.boxes[fragment]) * [1, 1, -1, -1] > 0
+                ends = any(away[k] for k in range(4) if d.fragment[fragment] & (1 << k))
+                value = not ends and shared >= 0.5 * outlines[fragment].area
             elif (flags & 32).any():
                 value = 0
             elif (flags > 0).any() and not (flags > 0).all():
@@ -100,7 +101,7 @@ def test_polygons_against_plain_loops_in_any_order(case, rule, chunk):
     rows, overlap = plain(d, outlines, rule)
     with pytest.MonkeyPatch.context() as patch:
         expected = plain_merge(rows, rule, overlap)
-        patch.setattr(polygons, "_CHUNK", chunk)
+        patch.setattr(areas, "_CHUNK", chunk)
         kept, shapes = by_rule(d, outlines, rule)
         mixed = rng.permutation(len(d))
         again, shapes_again = by_rule(d[mixed], outlines[mixed], rule)
@@ -120,7 +121,7 @@ def test_upright_rectangles_merge_as_their_boxes(seed, rule):
     solid = (d.boxes[:, 2:] > d.boxes[:, :2]).all(axis=1)
     d = d[np.flatnonzero(solid)]
     kept, outlines = by_rule(d, shapely.box(*d.boxes.T), rule)
-    assert columns(kept) == columns(by_rule(d, None, rule))
+    assert columns(kept) == columns(merged_by(d, rule))
     assert np.array_equal(shapely.bounds(outlines), kept.boxes)
 
 
@@ -128,19 +129,19 @@ def test_crossing_bars_overlap_as_boxes_but_not_as_polygons():
     bar = shapely.box(-20, -1, 20, 1)
     turned = [shapely.affinity.rotate(bar, angle) for angle in (45, 135)]
     d = Detections(boxes=np.zeros((2, 4)), scores=[0.9, 0.8], labels=[0, 0])
-    kept, outlines = merge(d, geometry=np.array(turned, object))
+    kept, outlines = merge_polygons(d, np.array(turned, object))
     assert len(kept) == 2
     assert len(merge(kept)) == 1
-    kept, outlines = merge(d, geometry=np.array(turned, object), method="nmm", threshold=0.01)
+    kept, outlines = merge_polygons(d, np.array(turned, object), method="nmm", threshold=0.01)
     assert outlines[0].area == pytest.approx(80 + 80 - 4), "the union, not its hull"
 
 
-def test_equal_rows_are_told_apart_by_their_outlines():
+def test_equal_rows_are_ordered_by_their_outlines():
     up, down = shapely.Polygon([(0, 0), (9, 0), (9, 9)]), shapely.Polygon([(0, 0), (0, 9), (9, 9)])
     more = shapely.Polygon([(0, 0), (9, 0), (9, 9), (0, 1)])
     d = Detections(boxes=np.zeros((3, 4)), scores=[0.5] * 3, labels=[0] * 3)
-    one = merge(d, geometry=np.array([up, down, more], object))
-    two = merge(d, geometry=np.array([more, down, up], object))
+    one = merge_polygons(d, np.array([up, down, more], object))
+    two = merge_polygons(d, np.array([more, down, up], object))
     assert columns(one[0]) == columns(two[0])
     assert (one[1] == two[1]).all()
 
@@ -154,7 +155,7 @@ def test_many_polygons_in_bounded_chunks():
     corners = np.stack([centres + u + v, centres + u - v, centres - u - v, centres - u + v], axis=1)
     outlines = shapely.polygons(corners)
     d = Detections(boxes=np.zeros((n, 4)), scores=rng.random(n), labels=np.zeros(n))
-    kept, shapes = merge(d, geometry=outlines, threshold=0.3)
+    kept, shapes = merge_polygons(d, outlines, threshold=0.3)
     tree = shapely.STRtree(shapes)
     one, two = tree.query(shapes, predicate="intersects")
     one, two = one[one < two], two[one < two]
@@ -168,18 +169,18 @@ def test_many_polygons_in_bounded_chunks():
     ("shapes", "named"),
     [
         ([shapely.box(0, 0, 1, 1)], r"shape \(1,\), expected \(2,\)"),
-        ([shapely.box(0, 0, 1, 1), shapely.Point(0, 0)], "1 are no polygons"),
-        ([shapely.box(0, 0, 1, 1), None], "1 are no polygons"),
+        ([shapely.box(0, 0, 1, 1), shapely.Point(0, 0)], "1 are not polygons"),
+        ([shapely.box(0, 0, 1, 1), None], "1 are not polygons"),
         ([shapely.box(0, 0, 1, 1), shapely.Polygon()], "1 are empty"),
         ([shapely.box(0, 0, 1, 1), shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])], "1 are invalid"),
     ],
 )
-def test_unusable_geometry_is_counted(shapes, named):
+def test_invalid_geometries_are_counted(shapes, named):
     d = Detections(boxes=np.zeros((2, 4)), scores=[0.5, 0.5], labels=[0, 0])
     with pytest.raises(ConfigError, match=named):
-        merge(d, geometry=np.array(shapes, object))
+        merge_polygons(d, np.array(shapes, object))
 
 
 def test_fusion_is_for_boxes():
     with pytest.raises(ConfigError, match=r"wbf averages corners.*nms, soft_nms, nmm, greedy_nmm"):
-        merge(Detections.empty(), method="wbf", geometry=np.empty(0, object))
+        merge_polygons(Detections.empty(), np.empty(0, object), method="wbf")
