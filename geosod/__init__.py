@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geosod.api import load_model as load_model
+    from geosod.array_scene import ArrayScene as ArrayScene
     from geosod.config import RunConfig as RunConfig
     from geosod.deduplication.run import deduplicate as deduplicate
     from geosod.detections import Detections as Detections
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
     from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
     from geosod.merging import merge as merge
+    from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
-    from geosod.scenes.arrays import ArrayScene as ArrayScene
 
 __version__ = "0.1.0.dev0"
 
 #: Public name → the module it is in.
 _HOMES = {
-    "ArrayScene": "geosod.scenes.arrays",
+    "ArrayScene": "geosod.array_scene",
     "Detections": "geosod.detections",
     "Detector": "geosod.detectors.detector",
     "Execution": "geosod.results",
@@ -48,6 +49,7 @@ _HOMES = {
     "fragment_flags": "geosod.detections",
     "load_model": "geosod.api",
     "merge": "geosod.merging",
+    "merge_polygons": "geosod.merging.polygons",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "fragment_flags",
     "load_model",
     "merge",
+    "merge_polygons",
 ]
 
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "output": frozenset({"georeference"}),
     "deduplication": frozenset({"output", "georeference", "merging.graph", "merging.index", "merging.kernel"}),
     "training": frozenset({"demo", *PEERS, "georeference"}),
-    "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings"}),
+    "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
     "cli": frozenset({*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication"}),
 }
@@ -122,8 +122,8 @@ def test_no_arrow_runs_back_up(room: str) -> None:
     ("framework", "doors"),
     [
         ("ray", {"running/ray_engine"}),
-        ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py"}),
-        ("torch", {"detectors", "training"}),
+        ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py"}),
+        ("torch", {"detectors", "training", "testing.py"}),
         ("torchvision", {"detectors"}),
         ("PIL", {"viewing", "training"}),
         ("typer", {"cli"}),

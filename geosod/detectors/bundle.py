@@ -12,6 +12,7 @@ from typing import Any
 from geosod.detectors.adapters import check_adapter
 from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import from_item, to_item
+from geosod.detectors.zoo import check_architecture
 from geosod.errors import ModelError
 
 CARD = "model.json"
@@ -109,9 +110,7 @@ def write_bundle(folder: str | Path, card: ModelCard, weights: dict[str, Any] | 
         raise ModelError(f"model {card.name!r}: states no license; set it to an SPDX identifier or 'proprietary'")
     check_adapter(card.adapter, trust=True, model=card.name)
     if card.adapter == "zoo":
-        from geosod.detectors.adapters.zoo import check_architecture
-
-        check_architecture(card)
+        check_architecture(card.architecture, model=card.name)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     content = weights if isinstance(weights, bytes) else _safetensors(weights)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from geosod.detectors.adapters import import_function, is_dotted, load_adapter
+from geosod.detectors.adapters import ADAPTERS, check_adapter, import_function, is_dotted
 from geosod.detectors.bundle import Bundle, open_bundle
 from geosod.detectors.card import ModelCard
 from geosod.errors import ConfigError, ModelError
@@ -62,7 +62,10 @@ class BundleModel:
         """
         from geosod.detectors.detector import Detector
 
-        adapter = load_adapter(self.bundle, execution, threshold=threshold)
+        name = self.card.adapter
+        check_adapter(name, trust=self.bundle.trusted, model=self.card.name)
+        load = import_function(ADAPTERS.get(name, name), what="adapter")
+        adapter = load(self.bundle, execution, threshold=threshold)
         return Detector(self.card, adapter, execution, threshold=threshold)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from geosod.array_scene import ArrayScene, array_scenes
 from geosod.config import RunConfig, make_config
 from geosod.detectors.models import ObjectModel, find_model
 from geosod.errors import ConfigError, GeosodError, ModelError, UsageError, redacted
@@ -26,7 +27,6 @@ from geosod.running.job import Job, validate
 from geosod.running.planning import ScenePlan, plan_scene
 from geosod.running.result import Result
 from geosod.scene import SceneRef
-from geosod.scenes.arrays import ArrayScene, array_scenes
 from geosod.scenes.sources import find_scenes
 from geosod.settings import Settings
 

@@ -12,7 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from geosod.errors import SceneError
-from geosod.scene import SceneRef
+from geosod.scene import MEMORY, SceneRef
 from geosod.storage.gdal_env import environment, forget, versioned_name
 from geosod.storage.retry import ATTEMPTS, with_retries
 from geosod.storage.uris import is_remote, suffix
@@ -60,7 +60,10 @@ def open_dataset(
 
 def source_versions(ref: SceneRef) -> dict[str, str | None]:
     """The files that hold the pixels of a scene, with the versions that were found when it was planned."""
-    return {file.uri: file.version for file in ref.files} or {ref.uri: ref.version}
+    return {file.uri: file.version for file in ref.files} or {
+        # Arrays in memory are copies, which do not change.
+        ref.uri: None if ref.uri.startswith(MEMORY) else ref.version
+    }
 
 
 def _gdal_input(ref: SceneRef, view: str | None, drivers: Sequence[str]) -> tuple[str, list[str]]:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import requests
 
 from geosod.errors import GeosodError, SceneError, redacted
-from geosod.storage.memory import memory_version
 from geosod.storage.retry import ATTEMPTS, http_status, with_retries
 from geosod.storage.s3 import CONNECT_SECONDS, READ_SECONDS, access
 from geosod.storage.uris import bucket_and_key, is_s3, is_web, origin, web_address
@@ -60,8 +59,6 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> tuple[str,
         return _request(uri, lambda: _probe_s3(uri, count), attempts)
     if is_web(uri):
         return _request(uri, lambda: _probe_web(uri, count), attempts)
-    if (known := memory_version(uri)) is not None:
-        return known, b""
     path = Path(uri)
     try:
         path.stat()

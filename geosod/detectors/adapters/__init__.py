@@ -5,20 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Any
 
 from geosod.errors import ModelError
 
-if TYPE_CHECKING:
-    from geosod.detectors.bundle import Bundle
-    from geosod.detectors.contract import Adapter
-    from geosod.results import Execution
-
-#: Loads the network of a bundle: ``load(bundle, execution, threshold=...)``. Boxes below the threshold are dropped in
-#: any case, so an adapter may leave them out.
-Loader = Callable[..., "Adapter"]
-
-#: What a card states under ``geosod:adapter`` → "module:function" of its loader.
+#: What a card states under ``geosod:adapter`` → "module:function" that loads the network of a bundle. It is called as
+#: ``load(bundle, execution, threshold=...)`` and returns a `geosod.detectors.contract.Adapter`. Boxes below the
+#: threshold are dropped in any case, so an adapter may leave them out.
 ADAPTERS: dict[str, str] = {
     "zoo": "geosod.detectors.adapters.zoo:load",
 }
@@ -31,7 +24,7 @@ def is_dotted(name: str) -> bool:
     return _DOTTED.fullmatch(name) is not None
 
 
-def import_function(name: str, *, what: str) -> Callable[..., object]:
+def import_function(name: str, *, what: str) -> Callable[..., Any]:
     """What ``module:function`` names. Importing executes the module: only call this for names the user trusts.
 
     Args:
@@ -68,15 +61,3 @@ def check_adapter(name: str, *, trust: bool, model: str) -> None:
             f"model {model!r}: its card asks to run the code {name}; add --trust (trust=True) if you trust that code"
         )
     raise ModelError(f"model {model!r}: unknown adapter {name!r}; known are: {', '.join(ADAPTERS)}, or module:function")
-
-
-def load_adapter(bundle: Bundle, execution: Execution, *, threshold: float) -> Adapter:
-    """The network of a bundle, ready to run.
-
-    Raises:
-        ModelError: the adapter is unknown, or what it raises for weights that do not fit.
-    """
-    check_adapter(bundle.card.adapter, trust=bundle.trusted, model=bundle.card.name)
-    name = ADAPTERS.get(bundle.card.adapter, bundle.card.adapter)
-    load: Loader = import_function(name, what="adapter")  # type: ignore[assignment]
-    return load(bundle, execution, threshold=threshold)

@@ -12,15 +12,9 @@ from torch import Tensor
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
+from geosod.detectors.zoo import ARCHITECTURES, check_architecture
 from geosod.errors import ModelError
 from geosod.results import Execution
-
-#: Architecture as a card names it → "module:class" of a torch module that is a `Network`, built with keywords bands,
-#: classes and the card's parameters.
-ARCHITECTURES = {
-    "small-fpn": "geosod.detectors.zoo.fpn:SmallFPN",
-    "centre-unet": "geosod.detectors.zoo.unet:CentreUNet",
-}
 
 #: Peaks decoded for each box that may be kept, before suppression inside the tile.
 _CANDIDATES_PER_BOX = 2
@@ -66,23 +60,12 @@ def network(card: ModelCard) -> Any:
     Raises:
         ModelError: the architecture is unknown or refuses its parameters.
     """
-    check_architecture(card)
+    check_architecture(card.architecture, model=card.name)
     module, name = ARCHITECTURES[card.architecture].split(":")
     try:
         return getattr(import_module(module), name)(bands=len(card.bands), classes=len(card.classes), **card.parameters)
     except (TypeError, ValueError) as error:
         raise ModelError(f"model {card.name!r}: {card.architecture} refuses its parameters: {error}") from error
-
-
-def check_architecture(card: ModelCard) -> None:
-    """Refuse a card whose architecture is not in the zoo.
-
-    Raises:
-        ModelError: it is not.
-    """
-    if card.architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"model {card.name!r}: unknown architecture {card.architecture!r}; known are: {known}")
 
 
 class ZooAdapter:

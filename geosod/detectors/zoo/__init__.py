@@ -1,1 +1,22 @@
-"""Networks of geosod's own."""
+"""Networks of geosod's own, by the name of their architecture."""
+
+from __future__ import annotations
+
+from geosod.errors import ModelError
+
+#: Architecture as a card names it → "module:class" of a torch module that is a `geosod.detectors.adapters.zoo.Network`,
+#: built with keywords bands, classes and the card's parameters.
+ARCHITECTURES = {
+    "small-fpn": "geosod.detectors.zoo.fpn:SmallFPN",
+    "centre-unet": "geosod.detectors.zoo.unet:CentreUNet",
+}
+
+
+def check_architecture(name: str, *, model: str) -> None:
+    """Refuse an architecture that is not in the zoo.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if name not in ARCHITECTURES:
+        raise ModelError(f"model {model!r}: unknown architecture {name!r}; known are: {', '.join(ARCHITECTURES)}")

@@ -1,22 +1,32 @@
-"""Scenes that are arrays in memory: pixels a caller passes in place of a file."""
+"""Scenes that are arrays in memory: pixels that a caller passes in place of a file.
+
+GDAL reads them as files in memory, so that everything else treats them like any other scene. Nothing goes to a disk.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rasterio.shutil
 from affine import Affine
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 
 from geosod.arrays import PixelArray
 from geosod.errors import ConfigError
-from geosod.scene import SceneRef, channels_first
+from geosod.scene import MEMORY, SceneRef, channels_first
 from geosod.scenes.sources import safe_id
-from geosod.storage.memory import memory_file
+
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -82,9 +92,37 @@ def _ref(scene: ArrayScene, bands: int | None, datetime: dt.datetime | None, fil
     state = hashlib.sha256(repr((pixels.shape, pixels.dtype.str, scene.transform, scene.crs, scene.nodata)).encode())
     state.update(pixels.data)
     name, version = safe_id(scene.id), state.hexdigest()
-    place = {"transform": scene.transform, "crs": scene.crs, "nodata": scene.nodata}
-    uri = files.enter_context(memory_file(name, pixels, version=version, **place))
-    return SceneRef(uri, name, datetime or _utc(scene.datetime), version)
+    file = files.enter_context(_new_file(name))
+    _write(file, name, pixels, {"transform": scene.transform, "crs": scene.crs, "nodata": scene.nodata})
+    return SceneRef(file.name, name, datetime or _utc(scene.datetime), version)
+
+
+def _new_file(name: str) -> MemoryFile:
+    """An empty file in memory, which belong to the process: a name is one file at a time."""
+    with _lock:
+        if rasterio.shutil.exists(f"{MEMORY}{name}.tif"):
+            raise ConfigError(f"scene {name!r}: another array of that name is in use; give this one another id")
+        return MemoryFile(dirname=MEMORY.strip("/").removeprefix("vsimem/"), filename=f"{name}.tif")
+
+
+def _write(file: MemoryFile, name: str, pixels: PixelArray, place: dict[str, Any]) -> None:
+    count, height, width = pixels.shape
+    pixels = pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+    layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "BIGTIFF": "IF_SAFER"}
+    # Without these GDAL would take the fourth of four bands for alpha.
+    layout |= {"photometric": "MINISBLACK", "ALPHA": "NO"}
+    given = {key: value for key, value in place.items() if value is not None}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with file.open(
+                driver="GTiff", width=width, height=height, count=count, dtype=pixels.dtype, **layout, **given
+            ) as dataset:
+                dataset.write(pixels)
+                dataset.colorinterp = [ColorInterp.undefined] * count
+    except (RasterioError, TypeError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"scene {name!r}: an array of {pixels.dtype} cannot be read as a scene: {line}") from error
 
 
 def _utc(moment: dt.datetime | None) -> dt.datetime | None:
