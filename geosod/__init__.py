@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
 
-__version__ = "0.1.0.dev0"
+from geosod.version import __version__ as __version__
 
 #: Public name → the module it is in.
 _HOMES = {

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from geosod import __version__
+from geosod.version import __version__
 
 PACKAGES = ("ray", "torch", "torchvision", "rasterio", "geopandas", "shapely", "pyproj", "pyarrow", "numba", "numpy")
 CODECS = ("DEFLATE", "LZW", "ZSTD", "JPEG", "WEBP", "LERC", "JXL")

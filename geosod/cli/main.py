@@ -8,7 +8,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from geosod import __version__
 from geosod.cli.config import config_command
 from geosod.cli.deduplicate import deduplicate_command
 from geosod.cli.demo import demo_command
@@ -16,6 +15,7 @@ from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.model import model_app
 from geosod.errors import GeosodError, UsageError
+from geosod.version import __version__
 
 
 class _Commands(TyperGroup):

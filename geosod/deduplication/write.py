@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from geosod import __version__
 from geosod.deduplication.match import MatchRule
 from geosod.deduplication.merge_log import KEPT_ID, MERGED_FIELDS, MergeLog, split_rows
 from geosod.deduplication.reading import read_batches, reading
@@ -28,6 +27,7 @@ from geosod.georeference.crs import crs_name
 from geosod.output.folder import flush
 from geosod.output.geoparquet import GeoParquetWriter, read_metadata
 from geosod.output.stac_item import timestamp
+from geosod.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from geosod import __version__
 from geosod.config import RunConfig, digest
 from geosod.detectors.models import Model, ObjectModel
 from geosod.errors import ConfigError, EngineError
@@ -13,6 +12,7 @@ from geosod.georeference.crs import parse_crs
 from geosod.merging.rule import MergeRule
 from geosod.results import Execution, Provenance
 from geosod.tile_size import TileSize, compact, overlap_pixels, parse_overlap
+from geosod.version import __version__
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector

@@ -47,14 +47,14 @@ all_rules = st.builds(
 @st.composite
 def scenes(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    tile = draw(st.integers(10, 40))
-    overlap = draw(st.integers(0, tile * 2 // 3))
+    tile = draw(st.tuples(st.integers(10, 40), st.integers(10, 40)))
+    overlap = tuple(draw(st.integers(0, side * 2 // 3) | st.floats(0, 0.66)) for side in tile)
     grid = make_grid(draw(st.integers(5, 150)), draw(st.integers(5, 150)), tile=tile, overlap=overlap)
     tiles = tiled_scene(
         rng,
         grid,
         objects=draw(st.sampled_from([0, 3, 30, 120])),
-        size=draw(st.sampled_from([(2, 6), (5, 25), (tile / 2, 2 * tile)])),
+        size=draw(st.sampled_from([(2, 6), (5, 25), (min(tile) / 2, 2 * max(tile))])),
         jitter=draw(st.sampled_from([0.0, 0.5, 2.0])),
         chains=draw(st.integers(0, 2)),
         clutter=draw(st.sampled_from([0, 3])),
@@ -184,13 +184,13 @@ def test_boxes_that_only_touch_can_be_fused_at_one_half():
 def dense(draw):
     """Few tiles, units of one tile, boxes as large as a unit, and clusters whose fused box moves far."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    tile = draw(st.integers(12, 24))
-    grid = make_grid(draw(st.integers(30, 70)), draw(st.integers(30, 70)), tile=tile, overlap=draw(st.integers(0, 6)))
+    tile, overlap = (draw(st.tuples(side, side)) for side in (st.integers(12, 24), st.integers(0, 6)))
+    grid = make_grid(draw(st.integers(30, 70)), draw(st.integers(30, 70)), tile=tile, overlap=overlap)
     tiles = tiled_scene(
         rng,
         grid,
         objects=draw(st.integers(5, 60)),
-        size=draw(st.sampled_from([(2, 6), (4, 14), (tile / 2, 3 * tile)])),
+        size=draw(st.sampled_from([(2, 6), (4, 14), (min(tile) / 2, 3 * max(tile))])),
         jitter=draw(st.sampled_from([0.0, 1.0, 3.0])),
         clutter=draw(st.sampled_from([0, 2])),
         labels=1,

@@ -11,8 +11,8 @@ from geosod.tiling.units import merge_tree, plan_units
 
 @st.composite
 def plans(draw):
-    tile = draw(st.integers(8, 30))
-    overlap = draw(st.integers(0, tile // 2))
+    tile = draw(st.tuples(st.integers(8, 30), st.integers(8, 30)))
+    overlap = tuple(draw(st.integers(0, side // 2) | st.floats(0, 0.5)) for side in tile)
     grid = make_grid(draw(st.integers(1, 130)), draw(st.integers(1, 130)), tile=tile, overlap=overlap)
     shape = draw(st.tuples(st.integers(0, 5), st.integers(0, 5)))
     keep = None

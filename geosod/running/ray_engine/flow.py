@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geosod.arrays import IntArray
 from geosod.errors import EngineError, GeosodError
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
@@ -22,6 +21,7 @@ from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
 from geosod.running.ray_engine import tasks
 from geosod.running.ray_engine.detectors import MAX_FAILED_BATCHES, PATIENCE, DetectorPool
+from geosod.running.ray_engine.progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
 from geosod.running.ray_engine.session import (
     READ_AHEAD,
     TASK_CPUS,
@@ -32,7 +32,6 @@ from geosod.running.ray_engine.session import (
     resources,
 )
 from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
-from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
 #: Scenes committed at a time; each holds its table in memory meanwhile.
@@ -40,55 +39,6 @@ MAX_FINISHING = 2
 #: How often tiles are given to detectors that die or cannot be loaded before they count as failed: once more than a
 #: single such detector gets before it is stopped.
 ATTEMPTS = MAX_FAILED_BATCHES + 1
-
-
-@dataclass(slots=True, eq=False)
-class _Scene:
-    """A scene in progress: references to the summaries of its units, and to final and pending boxes of each node."""
-
-    plan: ScenePlan
-    waiting: int
-    summaries: dict[str, Any] = field(default_factory=dict)
-    nodes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Unit:
-    """A unit in progress. It is finished when its summary has arrived and no tile is outstanding."""
-
-    scene: _Scene
-    unit: Unit
-    summary: ReadSummary | None = None
-    tiles: int = 0
-    outstanding: int = 0
-    outcomes: list[tuple[Any, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tiles:
-    """Tiles ``[start, stop)`` of a batch from a reader, waiting for a detector or at one."""
-
-    unit: _Unit
-    pixels: Any
-    windows: IntArray
-    start: int
-    stop: int
-    attempts: int = 0
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Batch:
-    """A batch group: what one detector works on."""
-
-    detector: int
-    outcomes: Any
-    parts: list[_Tiles]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
 
 
 class Flow:
@@ -99,14 +49,14 @@ class Flow:
         self._reasons: set[str] = set()
         self._group_size = group_size(job, pool.execution)
         self._plans_left = True
-        self._units: deque[_Unit] = deque()
-        self._readers: dict[Any, _Unit] = {}
-        self._tiles: deque[_Tiles] = deque()
+        self._units: deque[UnitInProgress] = deque()
+        self._readers: dict[Any, UnitInProgress] = {}
+        self._tiles: deque[TilesInProgress] = deque()
         self._tiles_waiting = 0
-        self._batches: dict[Any, _Batch] = {}
-        self._settling: dict[Any, _Unit] = {}
-        self._merged: deque[_Scene] = deque()
-        self._finishing: dict[Any, _Scene] = {}
+        self._batches: dict[Any, BatchInProgress] = {}
+        self._settling: dict[Any, UnitInProgress] = {}
+        self._merged: deque[SceneInProgress] = deque()
+        self._finishing: dict[Any, SceneInProgress] = {}
         cpus, _, _ = resources()
         # A GPU takes tiles faster than one core decodes them.
         self._max_readers = max(2, min(int(cpus), 8 * pool.workers) if pool.on_gpu else pool.workers)
@@ -173,8 +123,8 @@ class Flow:
         if plan is None:
             self._plans_left = False
             return
-        scene = _Scene(plan, len(plan.units))
-        self._units.extend(_Unit(scene, unit) for unit in plan.units)
+        scene = SceneInProgress(plan, len(plan.units))
+        self._units.extend(UnitInProgress(scene, unit) for unit in plan.units)
         if not plan.units:
             self._merged.append(scene)
 
@@ -183,7 +133,7 @@ class Flow:
         try:
             item = ray.get(next(reader))
             if not isinstance(item, ReadSummary):
-                self._tiles.append(_Tiles(unit, next(reader), item, 0, len(item)))
+                self._tiles.append(TilesInProgress(unit, next(reader), item, 0, len(item)))
                 unit.tiles += len(item)
                 unit.outstanding += len(item)
                 self._tiles_waiting += len(item)
@@ -207,11 +157,11 @@ class Flow:
             parts = self._fill()
             cuts = [(part.start, part.stop) for part in parts]
             outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
-            self._batches[counts] = _Batch(detector, outcomes, parts)
+            self._batches[counts] = BatchInProgress(detector, outcomes, parts)
 
-    def _fill(self) -> list[_Tiles]:
+    def _fill(self) -> list[TilesInProgress]:
         """Tiles for one batch group from those that wait, across units and scenes."""
-        parts: list[_Tiles] = []
+        parts: list[TilesInProgress] = []
         room = self._group_size
         while room and self._tiles:
             first = self._tiles.popleft()
@@ -247,14 +197,14 @@ class Flow:
             part.unit.outstanding -= len(part)
             self._settle_if_done(part.unit)
 
-    def _try_again(self, batch: _Batch) -> None:
+    def _try_again(self, batch: BatchInProgress) -> None:
         # First, and in the same batches, so that one bad tile does not fail others.
         self._tiles.extendleft(replace(part, attempts=part.attempts + 1) for part in reversed(batch.parts))
         self._tiles_waiting += len(batch)
 
     # --- merging
 
-    def _settle_if_done(self, unit: _Unit) -> None:
+    def _settle_if_done(self, unit: UnitInProgress) -> None:
         if unit.summary is None or unit.outstanding:
             return
         scene, plan = unit.scene, unit.scene.plan
@@ -277,7 +227,7 @@ class Flow:
             return  # the scene's last task gets the same error, and reports it
         self._emit(UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
 
-    def _merge(self, scene: _Scene) -> None:
+    def _merge(self, scene: SceneInProgress) -> None:
         for level in scene.plan.tree:
             for group in level:
                 children = [ref for child in group.children for ref in scene.nodes.pop(child)]

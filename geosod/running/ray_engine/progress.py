@@ -1,0 +1,60 @@
+"""Work in progress, as the driver keeps track of it: references, never pixels or boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from geosod.arrays import IntArray
+from geosod.running.planning import ScenePlan
+from geosod.scene import Unit
+from geosod.scenes.read import ReadSummary
+
+
+@dataclass(slots=True, eq=False)
+class SceneInProgress:
+    """A scene in progress: references to the summaries of its units, and to final and pending boxes of each node."""
+
+    plan: ScenePlan
+    waiting: int
+    summaries: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class UnitInProgress:
+    """A unit in progress. It is finished when its summary has arrived and no tile is outstanding."""
+
+    scene: SceneInProgress
+    unit: Unit
+    summary: ReadSummary | None = None
+    tiles: int = 0
+    outstanding: int = 0
+    outcomes: list[tuple[Any, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TilesInProgress:
+    """Tiles ``[start, stop)`` of a batch from a reader, waiting for a detector or at one."""
+
+    unit: UnitInProgress
+    pixels: Any
+    windows: IntArray
+    start: int
+    stop: int
+    attempts: int = 0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchInProgress:
+    """A batch group: what one detector works on."""
+
+    detector: int
+    outcomes: Any
+    parts: list[TilesInProgress]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
