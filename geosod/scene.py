@@ -208,7 +208,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class TileBatch:
-    """Tiles on their way to a detector; they may come from several units and scenes.
+    """Tiles for a detector; they may come from several units and scenes.
 
     Attributes:
         pixels: (N, C, H, W), the scene's dtype. Invalid pixels, and those beyond the scene, are 0.

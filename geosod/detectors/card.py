@@ -36,8 +36,8 @@ class ModelCard:
         top_k: maximum number of boxes kept in one tile.
         merge_metric, merge_threshold: how boxes of overlapping tiles are merged by default. "ios" suits classes whose
             objects do not lie within one another: a box of a part then always merges with that of the whole.
-        border_px: a box this near to an interior tile edge counts as touching it: as a fragment.
-        edge_margin_px: a box this near to one is whole, but gives way to a box of the same object from a tile that
+        border_px: a box this close to an interior tile edge counts as touching it, and is a fragment.
+        edge_margin_px: a box this close to one is whole, but is replaced by a box of the same object from a tile that
             shows more of its surroundings.
         license: SPDX identifier or "proprietary"; "" where it is not stated.
         description: one paragraph for a person.

@@ -1,4 +1,4 @@
-"""A detector: radiometry, an adapter's network, and what turns its raw boxes into detections."""
+"""A detector: radiometry, an adapter's network, and postprocessing of its raw boxes."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ _NO_PLACE = "pixels here that have no place on the ground are left out"
 #: Polygons smaller than this, in square pixels, are rounding errors of an intersection and are dropped.
 _CRUMB = 1e-6
 
-Pieces = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
+Parts = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 
 
-def _cells(scene: Scene, coverage: Coverage) -> Pieces:
+def _cells(scene: Scene, coverage: Coverage) -> Parts:
     """Regions of equal code over the whole scene, clipped to it; polygons in the scene frame and codes."""
     whole = Coverage.of_window(scene.window, coverage.cell)
     whole.update(coverage)
@@ -60,15 +60,15 @@ def _cells(scene: Scene, coverage: Coverage) -> Pieces:
     return np.asarray(shapely.from_ragged_array(kind, np.minimum(xy * coverage.cell, limit), offsets), object), codes
 
 
-def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Pieces:
+def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Parts:
     """All polygons in geometries of any type, each with its code."""
     parts, origin = polygon_parts(geometries, min_area=_CRUMB)
     return parts, codes[origin]
 
 
-def _cut(pieces: Pieces, region: Any) -> tuple[Pieces, Pieces]:
+def _cut(parts: Parts, region: Any) -> tuple[Parts, Parts]:
     """The parts of polygons inside a region, and those outside it."""
-    polygons, codes = pieces
+    polygons, codes = parts
     shapely.prepare(region)
     inside = shapely.contains_properly(region, polygons)
     outside = shapely.disjoint(region, polygons)
@@ -79,7 +79,7 @@ def _cut(pieces: Pieces, region: Any) -> tuple[Pieces, Pieces]:
     return _joined((polygons[inside], codes[inside]), into), _joined((polygons[outside], codes[outside]), out_of)
 
 
-def _joined(first: Pieces, second: Pieces) -> Pieces:
+def _joined(first: Parts, second: Parts) -> Parts:
     return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
@@ -87,24 +87,24 @@ def _region(scene: Scene, geometry: Any) -> Any:
     return shapely.intersection(shapely.make_valid(geometry), shapely.box(0, 0, scene.width, scene.height))
 
 
-def _coded(region: Any, code: int) -> Pieces:
+def _coded(region: Any, code: int) -> Parts:
     return _exploded([region], np.array([code], np.uint8))
 
 
-def _account(scene: Scene, coverage: Coverage, aoi: Any, masks: Iterable[Any]) -> Pieces:
+def _partition(scene: Scene, coverage: Coverage, aoi: Any, masks: Iterable[Any]) -> Parts:
     """Polygons that partition the scene among the statuses."""
-    pieces = _cells(scene, coverage)
-    rest: Pieces = (np.empty(0, object), np.empty(0, np.uint8))
+    parts = _cells(scene, coverage)
+    rest: Parts = (np.empty(0, object), np.empty(0, np.uint8))
     if aoi is not None:
         region = _region(scene, aoi)
-        pieces, _ = _cut(pieces, region)
+        parts, _ = _cut(parts, region)
         frame = shapely.box(0, 0, scene.width, scene.height)
         rest = _coded(shapely.difference(frame, region), _OUTSIDE)
     for k, mask in enumerate(masks):
         # Ground under two masks is reported as the first one.
-        masked, pieces = _cut(pieces, _region(scene, mask))
+        masked, parts = _cut(parts, _region(scene, mask))
         rest = _joined(rest, _coded(shapely.union_all(masked[0]), _MASKED + k))
-    return _joined(pieces, rest)
+    return _joined(parts, rest)
 
 
 def coverage_table(
@@ -129,7 +129,7 @@ def coverage_table(
     Raises:
         SceneError: the scene cannot be transformed to `crs`.
     """
-    polygons, codes = _account(scene, coverage, aoi, (masks or {}).values())
+    polygons, codes = _partition(scene, coverage, aoi, (masks or {}).values())
     order = np.argsort(codes, kind="stable")
     polygons, codes = polygons[order], codes[order]
     area, smaller = None, np.zeros(len(codes), np.bool_)
@@ -147,8 +147,8 @@ def coverage_table(
     meanings += [("masked", kind) for kind in masks or {}]
     status, reason = (pa.array(names, pa.string()).take(pa.array(codes)) for names in zip(*meanings, strict=True))
     if smaller.any():
-        told = pc.coalesce(pc.binary_join_element_wise(reason, _NO_PLACE, "; "), _NO_PLACE)
-        reason = pc.if_else(pa.array(smaller), told, reason)
+        noted = pc.coalesce(pc.binary_join_element_wise(reason, _NO_PLACE, "; "), _NO_PLACE)
+        reason = pc.if_else(pa.array(smaller), noted, reason)
     columns = {
         "geometry": geometry,
         "bbox": bbox,

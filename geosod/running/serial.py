@@ -22,7 +22,7 @@ from geosod.scenes.read import ReadSummary
 def run(
     job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
 ) -> Iterator[SceneResult]:
-    """Detect on every planned scene in turn, and pass what it came to to `finish`."""
+    """Detect on one planned scene after the other, and pass the outputs to `finish`."""
     keep_freed_memory()
     detector, line = load_fitting(job)
     emit(Ready(detector.execution, line, 1))

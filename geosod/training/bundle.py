@@ -66,7 +66,7 @@ _TREES_ACCURACY = {
         "Ventura et al. 2024: optimal one-to-one assignment of predicted to true points within 10 px (6 m) over the "
         "whole split; RMSE in metres of those matched; float32"
     ),
-    "threshold_chosen": "greatest F-score on training images held out, with those that touch them",
+    "threshold_chosen": "highest F-score on held-out training images, together with those that touch them",
 }
 _TREES_PROVENANCE = {
     "data": (
