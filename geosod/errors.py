@@ -4,12 +4,13 @@
     ├── UsageError            the request cannot be carried out as written        (exit code 2)
     │   ├── ConfigError       an option, a config file or an AOI is wrong
     │   ├── ModelError        a bundle is missing, malformed or does not fit the scene
-    │   └── OutputError       the output cannot be written or is not ours to replace
+    │   ├── OutputError       the output cannot be written or is not ours to replace
+    │   └── ClusterError      Ray cannot be reached or started
     ├── SceneError            one scene cannot be processed; the others go on    (exit code 3)
     │   └── ReadError         some pixels of a scene cannot be read
     │       └── LostError     … however often they are asked for
     │           └── ChangedError  the file is not the one the scene was planned with
-    └── EngineError           the machinery failed: an actor, a worker, the cluster
+    └── EngineError           an actor, a worker or the cluster was lost in mid-run (exit code 3)
 
 Every message says what was wrong, with the value seen, and how to fix it. Exceptions of rasterio,
 pyarrow, pydantic and ray are mapped to these where they are caught, at the edge of each room.
@@ -80,6 +81,10 @@ class ModelError(UsageError):
 
 class OutputError(UsageError):
     """The output place cannot be written, or holds something that must not be replaced."""
+
+
+class ClusterError(UsageError):
+    """Ray cannot be reached or started, so that nothing was begun."""
 
 
 class SceneError(GeosodError):

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from geosod.machine import usable_cpus
 from geosod.version import __version__
 
 PACKAGES = ("ray", "torch", "torchvision", "rasterio", "geopandas", "shapely", "pyproj", "pyarrow", "numba", "numpy")
@@ -42,7 +43,7 @@ def _system() -> dict[str, str]:
     shm = psutil.disk_usage("/dev/shm") if os.path.isdir("/dev/shm") else None  # noqa: PTH112
     return {
         "python": f"{platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}",
-        "cores": f"{len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count()}",
+        "cores": f"{usable_cpus()} usable of {os.cpu_count()}",
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available",
         "free disk space": f"{disk.free / 2**30:.0f} GiB in this folder",
         "shared memory": f"{shm.free / 2**30:.1f} GiB free" if shm else "no /dev/shm",
@@ -76,11 +77,11 @@ def _gdal(problems: list[str]) -> dict[str, str]:
 
 
 def _ray(problems: list[str]) -> dict[str, str]:
-    from geosod.errors import EngineError
+    from geosod.errors import ClusterError
     from geosod.running.ray_engine import describe
 
     try:
         return {"Ray": describe()}
-    except EngineError as error:
+    except ClusterError as error:
         problems.append(str(error))
         return {"Ray": "does not start"}

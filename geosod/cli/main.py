@@ -26,7 +26,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except GeosodError as error:
             print(f"geosod: {error}", file=sys.stderr)
-            raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
+            raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
         except KeyboardInterrupt:
             print("geosod: interrupted; run the same command again to continue", file=sys.stderr)
             raise SystemExit(130) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from geosod.errors import OutputError
 from geosod.output.failures import is_failures_file
-from geosod.output.folder import flush, written_by_geosod
+from geosod.output.folder import flush, local_path, written_by_geosod
 
 
 def check_destination(out: str | Path, outputs: Sequence[str | Path], *, overwrite: bool) -> Path:
@@ -23,7 +23,7 @@ def check_destination(out: str | Path, outputs: Sequence[str | Path], *, overwri
         OutputError: it is a file, or one of the outputs, inside one or around one; or it is not empty and may not be
             replaced.
     """
-    folder = Path(out).expanduser().resolve()
+    folder = local_path(out).resolve()
     if folder.suffix.lower() == ".parquet" and not folder.is_dir():
         raise OutputError(f"{out}: is a file name, but the result is a folder; give -o a folder")
     if folder.exists() and not folder.is_dir():

@@ -17,6 +17,7 @@ from geosod.demo.scene import Truth, write_scene
 from geosod.demo.score import Score, score
 from geosod.errors import EngineError
 from geosod.georeference.polygons import ground_polygons
+from geosod.output.folder import local_path
 from geosod.output.geoparquet import geometry_columns, write_geoparquet
 from geosod.running.detect import detect, make_job
 from geosod.running.events import Emit
@@ -73,7 +74,7 @@ def run_demo(
         EngineError: parts of the scene could not be processed.
     """
     started = time.monotonic()
-    folder = Path(out).expanduser().absolute()
+    folder = local_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
     # Each sample takes some tens of milliseconds, so samples are few.

@@ -22,6 +22,8 @@ from geosod.scene import TileBatch
 from geosod.tile_size import TileSize
 
 #: How an object runs that a user made without saying so.
+#: Messages of torch's CPU allocators, in lower case.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory")
 IN_PROCESS = Execution("cpu", "eager", "fp32", 1, 1)
 
 
@@ -116,8 +118,10 @@ class Detector:
         size = np.array([[width, height]], np.int64)
         try:
             self.detect_batch(TileBatch(pixels, np.array([[0, 0, width, height]], np.int64), None, size))
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError(" ".join(str(error).split())[:200]) from error
+            raise
 
     def _forward(self, batch: TileBatch) -> BatchDetections:
         images = network_input(batch, self.card, size=self.execution.batch, device=self._device)
@@ -133,6 +137,11 @@ class Detector:
                 "its weights, or its precision (--precision fp32), do not suit these pixels"
             )
         return postprocess(raw, batch, self.card, threshold=self.threshold)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate memory: it has a class for GPUs, but only messages for CPUs."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)
 
 
 def _slices(batch: TileBatch, size: int) -> Iterator[TileBatch]:

@@ -31,6 +31,8 @@ except ImportError:  # Windows: one process per folder
 
 _DAY = 86_400.0
 _STAGING = re.compile(r"\.staging-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+#: A scheme of two letters or more (one is a drive), or one of GDAL's virtual file systems.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|/vsi[a-z0-9_]+/")
 _SAFE_ID = re.compile(r"(?!\.)[^/\\\x00]+")
 
 
@@ -90,6 +92,17 @@ def dataset_files(root: Path, scene_id: str, moment: dt.datetime | None, *, on_m
     return SceneFiles(root / folder / file, root / "coverage" / file, OutputFolder(root).item(scene_id))
 
 
+def local_path(path: str | Path) -> Path:
+    """The absolute path of a place for outputs.
+
+    Raises:
+        OutputError: it is an address. `Path` makes ``s3:/bucket`` of ``s3://bucket``, which would be a folder "s3:".
+    """
+    if _ADDRESS.match(str(path)):
+        raise OutputError(f"{path}: outputs are written to local folders; give one, and upload its files afterwards")
+    return Path(path).expanduser().absolute()
+
+
 def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -> OutputFolder:
     """Check that results can be written to a path, before any work is done.
 
@@ -103,7 +116,7 @@ def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -
     Raises:
         OutputError: the path is not writable, is a file, or holds a file that geosod did not write.
     """
-    target = Path(path).expanduser().absolute()
+    target = local_path(path)
     single = target.suffix.lower() == ".parquet" and not target.is_dir()
     if single and scenes != 1:
         raise OutputError(f"{path}: one file holds one scene, but there are {scenes}; give a folder instead")

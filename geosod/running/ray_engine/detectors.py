@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from geosod.errors import ConfigError, EngineError, GeosodError
 from geosod.running.events import Emit, Note, Ready
@@ -17,6 +17,8 @@ from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
+#: How often a detector is loaded whose process dies meanwhile.
+LOADS = 3
 #: Seconds without an answer after which free resources are reported.
 PATIENCE = 60.0
 
@@ -41,6 +43,7 @@ class DetectorPool:
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}
+        self._loads: dict[int, int] = {}
 
     def load(self) -> None:
         """Wait until the first detector is loaded, and make the others run as it does.
@@ -49,15 +52,22 @@ class DetectorPool:
             GeosodError: what loading raised.
             EngineError: it cannot be started.
         """
-        while not ray.wait([self._first], timeout=PATIENCE)[0]:
-            self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
-        try:
-            self.execution, line = ray.get(self._first)
-        except RayError as error:
-            cause = cause_of(error)
-            if isinstance(cause, GeosodError):
-                raise cause from None
-            raise EngineError(f"the detector cannot be loaded: {one_line(error)}; see `geosod doctor`") from error
+        for attempt in range(LOADS):
+            while not ray.wait([self._first], timeout=PATIENCE)[0]:
+                self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
+            try:
+                self.execution, line = ray.get(self._first)
+                break
+            except RayError as error:
+                cause = cause_of(error)
+                if isinstance(cause, GeosodError):
+                    raise cause from None
+                if not isinstance(error, RayActorError) or attempt + 1 == LOADS:
+                    message = f"the detector cannot be loaded: {one_line(error)}; see `geosod doctor`"
+                    raise EngineError(message) from error
+                # The actor died while it loaded, and Ray restarts it.
+                self._emit(Note(f"a detector was lost while it loaded ({one_line(error)}); it is loaded again"))
+                self._first = self._actors[0].load.remote(None)
         self._emit(Ready(self.execution, line, self.workers))
         self._loading = {self._actors[i].load.remote(self.execution): i for i in range(1, self.workers)}
 
@@ -72,6 +82,10 @@ class DetectorPool:
             ray.get(ref)
             self._busy[i] = 0
         except RayError as error:
+            self._loads[i] = self._loads.get(i, 0) + 1
+            if isinstance(error, RayActorError) and self._loads[i] < LOADS:
+                self._loading[self._actors[i].load.remote(self.execution)] = i
+                return
             self._emit(Note(f"one detector of {self.workers} cannot be loaded: {one_line(error)}", important=True))
             self._stop(i)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +16,8 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from geosod.errors import ConfigError, EngineError
+from geosod.errors import ClusterError, ConfigError
+from geosod.machine import usable_cpus
 from geosod.results import Execution
 from geosod.running.job import Job
 
@@ -28,6 +32,14 @@ TASK_CPUS = 0.25
 #: Bytes of the object store of an embedded Ray, in addition to the batches in flight.
 STORE_BASE = 128 << 20
 
+#: Seconds for a connection to a cluster's head, and for its answer.
+CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 20.0
+
+_CHECK = "check RAY_ADDRESS or --ray-address, that the head runs (ray status), and `geosod doctor`"
+_TOKEN = (
+    "the cluster asks for its authentication token: copy the head's ~/.ray/auth_token to this machine, or set "
+    "RAY_AUTH_TOKEN"
+)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,7 +53,7 @@ def session(address: str | None, store: int) -> Iterator[None]:
 
     Raises:
         ConfigError: the address is one of Ray Client, which cannot stream.
-        EngineError: Ray cannot be reached or started.
+        ClusterError: Ray cannot be reached or started.
     """
     if ray.is_initialized():
         yield
@@ -56,14 +68,17 @@ def session(address: str | None, store: int) -> Iterator[None]:
     if target == "local":
         # Ray ends idle workers beyond this number, and a new one takes seconds of a core to start. One run needs a
         # few more than there are cores, since most of its tasks wait.
-        keep = {"num_workers_soft_limit": 4 * (os.cpu_count() or 1)}
-        quiet |= {"object_store_memory": store, "include_dashboard": False, "_system_config": keep}
+        keep = {"num_workers_soft_limit": 4 * usable_cpus()}
+        quiet |= {"num_cpus": usable_cpus(), "object_store_memory": store}
+        quiet |= {"include_dashboard": False, "_system_config": keep}
+    else:
+        _check_reachable(target)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=target, **quiet)
     except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise EngineError(
-            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; see `geosod doctor`"
+        raise ClusterError(
+            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; {_remedy(str(error))}"
         ) from error
     try:
         yield
@@ -71,9 +86,38 @@ def session(address: str | None, store: int) -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_reachable(address: str) -> None:
+    """Refuse the address of a head that does not answer; `ray.init` would wait for it without end.
+
+    Raises:
+        ClusterError: nobody listens there, or who does is not a healthy Ray head within `ANSWER_SECONDS`.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto": Ray itself finds the head
+    where = f"Ray at {address!r} cannot be reached"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"{where}: {error.strerror if isinstance(error, OSError) else error}; {_CHECK}") from error
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        message = f"{where}: port {port} is open, but no Ray head answered within {ANSWER_SECONDS:.0f} s; {_CHECK}"
+        raise ClusterError(message) from error
+    if asked.returncode:
+        text = f"{asked.stdout} {asked.stderr}"
+        raise ClusterError(f"{where}: port {port} is open, but no healthy Ray head answers there; {_remedy(text)}")
+
+
+def _remedy(text: str) -> str:
+    return _TOKEN if re.search("token|unauthenticated", text, re.IGNORECASE) else _CHECK
+
+
 def store_bytes(job: Job) -> int:
     """Room for every batch that can be in flight on this machine."""
-    workers = job.config.workers or os.cpu_count() or 1
+    workers = job.config.workers or usable_cpus()
     tile_bytes = job.tile[0] * job.tile[1] * len(job.model.card.bands) * np.dtype(job.model.card.dtype).itemsize
     each = max((job.config.batch or 1) * tile_bytes, GROUP_BYTES + tile_bytes)
     return int(STORE_BASE + workers * (IN_FLIGHT + READ_AHEAD + 2) * each)
@@ -109,7 +153,7 @@ def describe() -> str:
     """Start Ray (or join the open session), run one task, and describe its resources.
 
     Raises:
-        EngineError: it cannot be started.
+        ClusterError: it cannot be reached or started.
     """
     with session(None, STORE_BASE):
         cpus, gpus, _ = resources()

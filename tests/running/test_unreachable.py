@@ -1,0 +1,149 @@
+"""Clusters that cannot be reached, memory that does not hold a batch, and detectors lost while they load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+
+import geosod
+from geosod.detectors.contract import RawBoxes
+from geosod.detectors.detector import Detector
+from geosod.errors import ClusterError, EngineError, UsageError
+from geosod.results import Execution
+from geosod.running.detect import make_job
+from geosod.running.job import load_fitting
+from geosod.testing import BrightSpots, fake_card
+from tests.rasters import noise, write_tif
+from tests.running.helpers import detect, tables
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{port}", "no-such-host.invalid:6379", "[::1]:{port}", "127.0.0.1:99999"]
+)
+def test_a_head_that_is_gone_costs_one_line(address, tmp_path, rgb_bundle, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port=free_port()))
+    scene = write_tif(tmp_path / "a.tif", noise(3, 128, 128))
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match="cannot be reached") as caught:
+        detect(scene, rgb_bundle, tmp_path / "out", engine="ray")
+    assert time.monotonic() - started < 30 and "\n" not in str(caught.value) and isinstance(caught.value, UsageError)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_port_that_is_not_rays(silent, tmp_path, rgb_bundle, monkeypatch) -> None:
+    """Somebody listens: who never says a word, or who answers HTTP."""
+    import_module("geosod.running.ray_engine")
+    monkeypatch.setattr(sys.modules["geosod.running.ray_engine.session"], "ANSWER_SECONDS", 12.0)
+    server = socket.create_server(("127.0.0.1", 0))
+    kept: list[socket.socket] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            kept.append(connection)
+            if not silent:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    scene = write_tif(tmp_path / "a.tif", noise(3, 128, 128))
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=r"port \d+ is open"):
+        detect(scene, rgb_bundle, tmp_path / "out", engine="ray", ray_address=f"127.0.0.1:{server.getsockname()[1]}")
+    assert time.monotonic() - started < 30
+    server.close()
+
+
+class Greedy(BrightSpots):
+    """Wants more memory than there is for more than two tiles at a time."""
+
+    def predict(self, images: torch.Tensor) -> RawBoxes:
+        if len(images) > 2:
+            torch.empty(1 << 52)
+        return super().predict(images)
+
+
+def greedy(execution: Execution) -> Detector:
+    return Detector(fake_card(), Greedy(), execution)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(tmp_path) -> None:
+    job = make_job("tests.running.test_unreachable:greedy", trust=True, batch=16, device="cpu")
+    detector, line = load_fitting(job)
+    assert detector.execution.batch == 2 and "2 tiles a batch, as memory holds no more" in line
+    with pytest.raises(EngineError, match="does not hold a batch of 16"):
+        load_fitting(job, Execution("cpu", "eager", "fp32", 16, 1))
+
+
+@pytest.mark.slow
+def test_a_detector_lost_while_it_loads_is_loaded_again(tmp_path, rgb_bundle, monkeypatch) -> None:
+    """Its process is killed by the code that loads it, twice in all; the third goes through."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "fragile.py").write_text(
+        "import os, pathlib, signal\n"
+        "from geosod.testing import fake_detector\n"
+        f"COUNT = pathlib.Path({str(tmp_path)!r})\n"
+        "def make(execution):\n"
+        "    if 'DRIVER' not in os.environ or os.environ['DRIVER'] != str(os.getpid()):\n"
+        "        for i in range(2):\n"
+        "            try:\n"
+        "                (COUNT / f'died-{i}').touch(exist_ok=False)\n"
+        "            except FileExistsError:\n"
+        "                continue\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return fake_detector(execution)\n"
+    )
+    monkeypatch.syspath_prepend(str(code))
+    monkeypatch.setenv("PYTHONPATH", f"{code}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("DRIVER", str(os.getpid()))
+    pixels = noise(1, 300, 300) // 4
+    pixels[0, 100:140, 100:150] = 250
+    scene = write_tif(tmp_path / "a.tif", pixels)
+    settings = {"trust": True, "device": "cpu", "batch": 1, "precision": "fp32", "backend": "eager"}
+    geosod.detect(scene, model="fragile:make", out=tmp_path / "serial", engine="serial", **settings)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
+    try:
+        result = geosod.detect(scene, model="fragile:make", out=tmp_path / "ray", engine="ray", workers=2, **settings)
+    finally:
+        ray.shutdown()
+    assert result.exit_code == 0 and len(list(tmp_path.glob("died-*"))) == 2
+    assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
+    assert signal.SIGKILL and not [p for p in psutil.Process().children(recursive=True) if "fragile" in p.name()]
+
+
+@pytest.mark.parametrize(
+    "out", ["s3://bucket/x", "gs://bucket/x", "https://host/x", "/vsis3/bucket/x", "file:///tmp/x"]
+)
+def test_outputs_go_to_local_folders(out, tmp_path, rgb_bundle, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = write_tif(tmp_path / "a.tif", noise(3, 128, 128))
+    detect(scene, rgb_bundle, tmp_path / "good")
+    for path in (out, Path(out)):
+        with pytest.raises(geosod.GeosodError, match="outputs are written to local folders"):
+            detect(scene, rgb_bundle, path)
+        with pytest.raises(geosod.GeosodError, match="outputs are written to local folders"):
+            geosod.deduplicate([tmp_path / "good"], out=path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "good"]
