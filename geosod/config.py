@@ -20,7 +20,7 @@ from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 #: Settings that cannot change which boxes come out, only where, when and how fast they are found; and files, whose
 #: content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
-_WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust"}
+_WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust", "model", "out"}
 
 
 class MaskSetting(BaseModel):
@@ -82,6 +82,8 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    model: str | None = Field(None, description="a model's name, a bundle's folder, or module:function")
+    out: str | None = Field(None, description="output folder; with one scene also NAME.parquet")
     bands: tuple[str, ...] | dict[str, str] | None = Field(
         None,
         description="bands for the model, by number (1 is first) or name; or pairs MODEL'S=SCENE'S,...",
@@ -113,10 +115,10 @@ class RunConfig(BaseModel):
     )
     threshold: float | None = Field(None, ge=0, le=1, description="minimum score of a detection; default: the model's")
     merge_method: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
-        "nms", description="how boxes of overlapping tiles are merged: nms, soft_nms, nmm, greedy_nmm or wbf"
+        "nms", description="how boxes of overlapping tiles are merged"
     )
     metric: Literal["iou", "ios"] | None = Field(
-        None, description="overlap measure: iou, over the union, or ios, over the smaller box; default: the model's"
+        None, description="overlap measure, over the union or over the smaller box; default: the model's"
     )
     merge_threshold: float | None = Field(
         None, gt=0, le=1, description="minimum overlap of two boxes of one object; default: the model's"
@@ -134,7 +136,7 @@ class RunConfig(BaseModel):
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")
     engine: Literal["auto", "ray", "serial"] = Field(
-        "auto", description="ray for all cores or a cluster, serial for one process; default: auto, ray where it can"
+        "auto", description="ray for all cores or a cluster, serial for one process; default: ray where it can"
     )
     workers: int | None = Field(
         None, ge=1, le=10_000, description="number of detectors; default: one per GPU, or per core"

@@ -11,7 +11,10 @@ Method = Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"]
 
 
 class Settings(TypedDict, total=False):
-    """Keywords of `geosod.detect`; `geosod config` prints what each means. None leaves a setting at its default."""
+    """Keywords of `geosod.detect` besides model and out; `geosod config` prints what each means.
+
+    None leaves a setting at its default.
+    """
 
     bands: str | int | Sequence[str | int] | Mapping[str, str | int] | None
     asset: str | None

@@ -101,7 +101,7 @@ def _say(console: Console, event: Event, *, quiet: bool, verbose: bool) -> None:
             console.print(event.text, markup=False)
         case Ready():
             console.print(f"{event.workers} detector(s): {event.line}", style="dim", markup=False)
-        case SceneFinished(result=r) if verbose or r.status in ("partial", "skipped"):
+        case SceneFinished(result=r) if r.status in ("done", "partial") or (verbose and r.status == "skipped"):
             console.print(f"{r.scene_id}: {r.status}, {r.detections:,} detections", markup=False)
         case _:
             pass
@@ -148,12 +148,12 @@ def summary(result: Result) -> str:
     scenes = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     speed = result.megapixels / result.seconds if result.seconds else 0.0
     of_scenes = [scene.counts for scene in result.scenes]
-    raw, pending = sum(c.raw for c in of_scenes), sum(c.pending for c in of_scenes)
     capped, degenerate = sum(c.capped_tiles for c in of_scenes), sum(c.degenerate for c in of_scenes)
-    lines = [f"{result.detections:,} detections in {result.out}  (scenes: {scenes or 'none'})"]
+    lines = [f"{result.detections:,} detections in this run  (scenes: {scenes or 'none'})"]
+    if result.total is not None:
+        lines.append(f"{result.total:,} detections in {result.out}")
     if result.megapixels:
-        share = f", {pending / raw:.1%} of {raw:,} raw boxes had to be merged across units" if raw else ""
-        lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s{share}")
+        lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s")
     if degenerate:
         lines.append(f"{degenerate} degenerate boxes (no area, or values that are not finite) were left out")
     if capped:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "commit_outputs",
     "commit_scene",
     "committed",
+    "committed_items",
     "dataset_crs",
     "known_sources",
     "open_output",
@@ -54,10 +55,15 @@ def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
     return item if all((path.parent / a["href"]).is_file() for a in item["assets"].values()) else None
 
 
+def committed_items(folder: OutputFolder) -> Iterator[dict[str, Any]]:
+    """The items of all committed scenes, by name."""
+    paths = (folder.root / "items").glob("*.json") if folder.name is None else [folder.item("")]
+    yield from (item for path in sorted(paths) if (item := read_item(path)) is not None)
+
+
 def known_sources(folder: OutputFolder) -> dict[str, str]:
     """Identifier of every committed scene, by the link to its source as `stac_item.source_href` writes it."""
-    paths = (folder.root / "items").glob("*.json") if folder.name is None else [folder.item("")]
-    items = [item for path in sorted(paths) if (item := read_item(path)) is not None]
+    items = committed_items(folder)
     return {source: str(item["id"]) for item in items if (source := source_of(item)) is not None}
 
 

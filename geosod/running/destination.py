@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from geosod.errors import OutputError, UsageError
 from geosod.output.commit import (
     OutputFolder,
     commit_outputs,
     committed,
+    committed_items,
     known_sources,
     scene_result,
     write_failures,
 )
+from geosod.output.geoparquet import read_metadata
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult
@@ -109,16 +112,34 @@ class Folder:
         p = {} if item is None else item["properties"]
         if p.get("geosod:status") != "done" or p.get("geosod:source_version") != ref.version:
             return None
-        asked = job.config.model_dump(include=set(EXECUTION))
-        ran = p["geosod:execution"]
-        same = all(value in (None, "auto", ran[name]) for name, value in asked.items())
-        same = same and p["geosod:model_digest"] == job.model.digest and p["geosod:config_digest"] == job.config_digest
-        if not same:
+        assert item is not None
+        changed = self._differences(job, item)
+        if changed:
             raise UsageError(
-                f"{ref.uri}: is already in the output as {ref.id!r}, made with model {p['geosod:model']} or settings "
-                "that differ from this run's; add --overwrite to redo it, or choose another output folder"
+                f"{ref.uri}: is already in the output as {ref.id!r}, with other settings: {', '.join(changed)}; add "
+                "--overwrite to redo it, or choose another output folder"
             )
         return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
+
+    def total(self) -> int:
+        """Number of detections in the whole dataset, those of earlier runs included."""
+        items = committed_items(self.folder)
+        return sum(int(item["properties"]["geosod:detections"]) for item in items)
+
+    def _differences(self, job: Job, item: Mapping[str, Any]) -> list[str]:
+        """What of model and settings differs from those of a committed scene, a few words each."""
+        p, ran = item["properties"], item["properties"]["geosod:execution"]
+        asked = job.config.model_dump(include=set(EXECUTION))
+        found = [f"{n} {ran[n]!r}, now {v!r}" for n, v in asked.items() if v not in (None, "auto", ran[n])]
+        if p["geosod:model_digest"] != job.model.digest:
+            name = job.model.card.name
+            found.append(f"model {p['geosod:model']!r}, now {name if name != p['geosod:model'] else 'changed'!r}")
+        if p["geosod:config_digest"] == job.config_digest:
+            return found
+        path = self.folder.item(item["id"]).parent / item["assets"]["detections"]["href"]
+        before, now = (read_metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
+        names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
+        return found + [f"{n} {before.get(n)!r}, now {now.get(n)!r}"[:120] for n in names] or [*found, "settings"]
 
     def record(self, result: SceneResult) -> None:
         """See `Destination`. A scene that was committed has recorded its failures with the commit."""

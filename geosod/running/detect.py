@@ -43,7 +43,7 @@ PLANS_AHEAD = 2
 def detect(
     scenes: SceneInput | Sequence[SceneInput],
     *,
-    model: str | Path | Detector,
+    model: str | Path | Detector | None = None,
     out: str | Path | None = None,
     config: str | Path | RunConfig | None = None,
     on_event: Emit | None = None,
@@ -56,9 +56,9 @@ def detect(
             mappings of bands to files, see `geosod.scenes.sources.find_scenes`; or pixels: arrays (C, H, W), or
             (H, W, C) where only that fits the model's bands, and `geosod.ArrayScene` for arrays with a place.
         model: a shipped model's name, a bundle's folder, a detector (which runs in this process), or
-            ``module:function`` with ``trust=True``.
-        out: the output folder, or with one scene a name ending in ``.parquet``. None writes nothing: the result holds
-            what was found, ``result["scene"].detections``.
+            ``module:function`` with ``trust=True``; None takes that of `config`.
+        out: the output folder, or with one scene a name ending in ``.parquet``. None takes that of `config`; where
+            there is none, nothing is written and the result holds what was found, ``result["scene"].detections``.
         config: a YAML file of settings, or settings already made.
         on_event: called in this thread with each `geosod.running.events.Event`.
         **settings: any setting of `RunConfig`, which override `config`.
@@ -77,6 +77,7 @@ def detect(
     inputs: list[Any] = [scenes] if single else list(scenes)  # type: ignore[arg-type]
     job = make_job(model, config, **settings)
     c = job.config
+    out = c.out if out is None else out
     pixels = [scene for scene in inputs if isinstance(scene, ArrayScene | np.ndarray)]
     named = [s if isinstance(s, Mapping) else str(s) for s in inputs if not isinstance(s, ArrayScene | np.ndarray)]
     run_engine = _engine(job, in_process=out is None or bool(pixels))
@@ -99,23 +100,37 @@ def detect(
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
     name = None if out is None else str(out)
-    return Result(tuple(ended), failures, name, time.monotonic() - started, outputs)
+    total = place.total() if isinstance(place, Folder) else None
+    return Result(tuple(ended), failures, name, time.monotonic() - started, total, outputs)
+
+
+def configured(config: str | Path | RunConfig | None = None, **settings: Any) -> RunConfig:
+    """Settings from a YAML file, or settings already made, with keywords that are not None on top.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or out of range.
+    """
+    if isinstance(config, RunConfig):
+        given = {name: value for name, value in settings.items() if value is not None}
+        return make_config(**(config.model_dump(exclude_unset=True) | given))
+    return make_config(config, **settings)
 
 
 def make_job(
-    model: str | Path | Detector, config: str | Path | RunConfig | None = None, **settings: Unpack[Settings]
+    model: str | Path | Detector | None = None,
+    config: str | Path | RunConfig | None = None,
+    **settings: Unpack[Settings],
 ) -> Job:
     """What the scenes of a run share, from what a user names.
 
     Raises:
         UsageError: a setting, a file that it names, or the model is unusable.
     """
-    values: dict[str, Any] = dict(settings)
-    if isinstance(config, RunConfig):
-        values = config.model_dump(exclude_unset=True) | {n: v for n, v in values.items() if v is not None}
-        config = None
-    resolved = make_config(config, **values)
-    job = Job(find_model(model, trust=resolved.trust), resolved)
+    resolved = configured(config, **settings)
+    chosen = resolved.model if model is None else model
+    if chosen is None:
+        raise ConfigError("no model is given: add --model NAME (model=), or `model: NAME` to the configuration")
+    job = Job(find_model(chosen, trust=resolved.trust), resolved)
     validate(job)
     files = {f"mask {kind}": _file_digest(mask.path) for kind, mask in resolved.mask.items()}
     files |= {} if resolved.dem is None else {"dem": _file_digest(resolved.dem)}

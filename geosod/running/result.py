@@ -19,6 +19,7 @@ class Result:
         failures: everything that failed, scenes that could not be opened included.
         out: the output folder or file; None where results were returned.
         seconds: wall time.
+        total: number of detections in the output folder, those of earlier runs included; None without a folder.
         outputs: the results of each scene by its identifier, where they were returned; see `__getitem__`.
     """
 
@@ -26,6 +27,7 @@ class Result:
     failures: tuple[Failure, ...]
     out: str | None
     seconds: float
+    total: int | None = None
     outputs: Mapping[str, SceneOutputs] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, scene_id: str) -> SceneOutputs:

@@ -35,6 +35,15 @@ def test_detect_tells_what_it_did(scene, rgb_bundle, tmp_path) -> None:
     assert "detections in" in done.stderr and "\x1b" not in done.stderr
     again = geosod("detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
     assert again.returncode == 0 and "1 skipped" in again.stderr and again.stdout == ""
+    # A rerun finds nothing new, and says how much there is.
+    assert "0 detections in this run" in again.stderr and f"{told['total']:,} detections in" in again.stderr
+    assert told["total"] == told["detections"]
+    other = geosod(
+        "detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", "--overlap", 0.5, "--metric", "ios", *PLAIN
+    )
+    assert other.returncode == 2 and "metric 'iou', now 'ios', overlap 32, now 64" in other.stderr
+    other = geosod("detect", scene, "-m", "demo-harbour", "-o", tmp_path / "out", *PLAIN[2:], "--engine", "serial")
+    assert other.returncode == 2 and "model 'random-rgb', now 'demo-harbour'" in other.stderr
 
 
 @pytest.mark.parametrize(
@@ -94,3 +103,28 @@ def test_doctor_finds_this_machine_well() -> None:
     done = geosod("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no problems found" in done.stdout and "DEFLATE" in done.stdout and "node(s)" in done.stdout
+
+
+def test_the_help_shows_every_setting_in_a_panel_with_choices_and_defaults() -> None:
+    from geosod.cli.options import PANELS
+
+    named = [name for names in PANELS.values() for name in names]
+    assert sorted([*named, "model", "out"]) == sorted(RunConfig.model_fields)
+    text = geosod("detect", "--help").stdout
+    for name in RunConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in text, name
+    assert all(f"─ {panel} ─" in text for panel in PANELS)
+    assert "[nms|soft_nms|nmm|greedy_nmm|wbf]" in text and "Default: nms." in text and "Default: the model's." in text
+    assert "--no-borders" in text and "Example: geosod detect" in text
+
+
+def test_model_and_out_are_keys_of_the_configuration(scene, rgb_bundle, tmp_path) -> None:
+    settings = {"model": str(rgb_bundle), "out": str(tmp_path / "out"), "engine": "serial", "batch": 4}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings | {"precision": "fp32", "backend": "eager"}))
+    done = geosod("detect", scene, "--config", tmp_path / "run.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/items/scene.json").exists()
+    elsewhere = geosod("detect", scene, "--config", tmp_path / "run.yaml", "-o", tmp_path / "other")
+    assert elsewhere.returncode == 0 and (tmp_path / "other/items/scene.json").exists()
+    assert "no model is given" in geosod("detect", scene, "-o", tmp_path / "x").stderr
+    assert "no output is given" in geosod("detect", scene, "-m", rgb_bundle).stderr

@@ -250,7 +250,9 @@ def test_a_bundle_of_it_detects_and_no_tile_depends_on_its_batch(tmp_path) -> No
         middle = middle[((middle > 6) & (middle < 90)).all(axis=1)]
         # Suppression in the tile may take some of the network's peaks, but adds none.
         distance = np.abs(middle[:, None] - centres[0][inside].detach().numpy()).max(axis=2).min(axis=1)
-        assert len(middle) > 50 and distance.max() < 0.01
+        # Peaks are placed to 1/64 px. The network of the bundle is fused, so its heats differ by rounding, and a
+        # position may fall on the next step; boxes are exact in float32.
+        assert len(middle) > 50 and distance.max() <= 1 / 64
 
 
 def test_a_card_with_wrong_parameters_is_refused() -> None:
