@@ -1,0 +1,93 @@
+"""What the columns of the output files mean: ``python -m geosod.output.columns docs/output.md`` writes the page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from geosod.output.coverage import COVERAGE_SCHEMA
+from geosod.output.failures import FAILURE_SCHEMA
+from geosod.output.table import DETECTION_SCHEMA
+
+_DETECTIONS = {
+    "detection_id": "identifier of the box; the same in every run with the same result",
+    "geometry": "WKB polygon in the CRS of the dataset; in scene pixels where the scene has no georeference",
+    "bbox": "xmin, ymin, xmax, ymax of the geometry, for filters of readers",
+    "label": "name of the class",
+    "label_id": "index of the class in the model card",
+    "score": "confidence of the model, from its threshold to 1. Thresholds differ between models: `geosod model show`",
+    "px_xmin": "left edge in pixels of the file, from its left edge",
+    "px_ymin": "top edge in pixels of the file, from its top edge",
+    "px_xmax": "right edge in pixels of the file",
+    "px_ymax": "bottom edge in pixels of the file",
+    "lon": "longitude of the centre in degrees (WGS 84); null without georeference and on other planets",
+    "lat": "latitude of the centre in degrees (WGS 84)",
+    "width_m": "length of the box along its horizontal pixel axis, in metres on the ellipsoid",
+    "height_m": "length of the box along its vertical pixel axis, in metres on the ellipsoid",
+    "area_m2": "area of the box in square metres on the ellipsoid",
+    "truncated": "the object touches the edge of the scene or nodata: it may be larger",
+    "n_merged": "number of raw boxes of overlapping tiles that this box represents",
+    "level": "scale at which it was found; 1 is full resolution",
+    "scene_id": "identifier of the scene, the name of its files",
+    "datetime": "acquisition time of the scene (UTC); null where it is not known",
+}
+_COVERAGE = {
+    "geometry": "WKB polygon in the CRS of the dataset; the polygons partition the scene",
+    "bbox": "xmin, ymin, xmax, ymax of the geometry",
+    "status": "`inspected`, `nodata`, `outside_aoi`, `masked` or `failed`: only on inspected ground does no detection "
+    "mean no object",
+    "reason": "why ground was not inspected",
+    "area_km2": "area in square kilometres on the ellipsoid; null without georeference",
+    "scene_id": "identifier of the scene",
+}
+_FAILURES = {
+    "scene_id": "identifier of the scene",
+    "uri": "address of the scene, without credentials",
+    "col": "first column of the ground that failed, in pixels; null where the whole scene failed",
+    "row": "first row of it",
+    "width": "columns of it",
+    "height": "rows of it",
+    "stage": "what failed: `open`, `plan`, `read`, `detect`, `write` or `deduplicate`",
+    "error": "class of the error",
+    "message": "what was wrong, and how to fix it",
+    "attempts": "how often it was tried",
+}
+#: Title → where the files are, their schema, and the meaning of each column.
+FILES: dict[str, tuple[str, pa.Schema, dict[str, str]]] = {
+    "Detections": ("detections/acq_date=YYYY-MM-DD/<scene>.parquet", DETECTION_SCHEMA, _DETECTIONS),
+    "Coverage": ("coverage/<scene>.parquet", COVERAGE_SCHEMA, _COVERAGE),
+    "Failures": ("failures.parquet", FAILURE_SCHEMA, _FAILURES),
+}
+_HEAD = """# Output files
+
+`geosod detect … -o out` writes the files below into `out`. `acq_date=unknown` holds scenes without an acquisition
+date. Scenes without georeference, JPEG and PNG files for example, are in `pixel/<scene>.parquet` instead of
+`detections/`: their geometries are pixels. To read both:
+
+```python
+duckdb.sql("SELECT * FROM read_parquet(['out/detections/*/*.parquet', 'out/pixel/*.parquet'], union_by_name=true)")
+```
+
+The key `geosod` of each file's metadata holds the scene, the model and its digest, the settings, and the version.
+`items/<scene>.json` is a STAC item with links to the files; a scene without it is not committed.
+"""
+
+
+def page() -> str:
+    """The page docs/output.md."""
+    parts = [_HEAD]
+    for title, (path, schema, meanings) in FILES.items():
+        rows = [f"| `{f.name}` | {_type(f)} | {meanings[f.name]} |" for f in schema]
+        parts.append("\n".join([f"## {title}\n\n`{path}`\n\n| column | type | meaning |\n|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _type(field: pa.Field) -> str:
+    name = "struct of float64" if pa.types.is_struct(field.type) else str(field.type)
+    return name.replace("timestamp[us, tz=UTC]", "timestamp") + (", may be null" if field.nullable else "")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page())
