@@ -57,6 +57,8 @@ def geographic_polygons(xy: FloatArray, rings: Offsets, parts: Offsets, circle: 
         regions = [_ring_region(xy[rings[r] : rings[r + 1]], circle) for r in range(parts[i], parts[i + 1])]
         region = _without_slivers(shapely.difference(regions[0], shapely.union_all(regions[1:])))
         out[i] = out[i] if region.is_empty else region
+    for i in np.flatnonzero(~shapely.is_valid(out)):  # near a pole, edges that are straight in degrees may cross
+        out[i] = _without_slivers(shapely.make_valid(out[i]))
     return out
 
 

@@ -28,9 +28,10 @@ def scene_of(path: Path) -> Scene:
     return open_scene(SceneRef(str(path), path.stem))
 
 
-def read_all(scene: Scene, *, tile: int, overlap: int, unit=(2, 2), bands=None, chunk=3, keep=None):
+def read_all(scene: Scene, *, tile: int | tuple[int, int], overlap: int, unit=(2, 2), bands=None, chunk=3, keep=None):
     """Every tile as {window: (pixels, valid)}, and the summaries."""
     bands = bands or tuple(i for i in range(1, scene.count + 1) if i != scene.alpha)
+    tile = (tile, tile) if isinstance(tile, int) else tile
     grid = make_grid(scene.width, scene.height, tile=tile, overlap=overlap)
     tiles, summaries = {}, []
     for piece in plan_units(scene.id, grid, shape=unit, keep=keep):
@@ -41,7 +42,7 @@ def read_all(scene: Scene, *, tile: int, overlap: int, unit=(2, 2), bands=None, 
             assert isinstance(item, TileBatch)
             assert len(item) <= chunk
             for i, (col, row, width, height) in enumerate(item.windows.tolist()):
-                valid = np.ones((tile, tile), bool) if item.valid is None else item.valid[i]
+                valid = np.ones(tile[::-1], bool) if item.valid is None else item.valid[i]
                 tiles[Window(col, row, width, height)] = (item.pixels[i], valid)
     return tiles, summaries
 
@@ -72,7 +73,7 @@ def test_tiles_hold_what_rasterio_reads(tmp_path: Path, data: st.DataObject) -> 
     path = write_tif(tmp_path / "s.tif", pixels, block=block, mask=mask, **options)
     scene = scene_of(path)
     assert scene.masks[0] == ("none" if kind == "alpha" else kind) and (scene.alpha == 4) == (kind == "alpha")
-    tile = data.draw(st.sampled_from([32, 64, 96]))
+    tile = data.draw(st.tuples(st.sampled_from([32, 64, 96]), st.sampled_from([32, 64, 96])))
     tiles, _ = read_all(
         scene,
         tile=tile,
