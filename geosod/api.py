@@ -35,7 +35,7 @@ def load_model(
 
     Returns:
         A detector for `Detector.detect`, and for ``geosod.detect(scenes, model=detector)``. Torch's number of threads
-        in this process stays as it is, but while the detector runs.
+        in this process changes only while the detector runs.
 
     Raises:
         UsageError: the model or a setting is unusable.

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,12 +106,12 @@ class RunConfig(BaseModel):
     )
     overlap: Overlap | None = Field(
         None,
-        description="overlap of tiles, a ratio below 1 (0.25) or pixels (64), or XxY of either; default: the model's",
+        description="overlap of tiles, a ratio below 1 or pixels, for both axes or as 0.25x64; default: the model's",
     )
     levels: tuple[LevelSetting, ...] = Field(
         (LevelSetting(scale=1.0),),
         min_length=1,
-        description='scales to search, as 1,0.5,full ("full" shows the scene in one tile, "auto" halves until then), '
+        description="scales to search, as 1,0.5,full: full shows a scene in one tile, auto is 1,0.5,0.25,... to full; "
         "each as SCALE or SCALE:MIN-MAX with the sizes in pixels it may report",
     )
     threshold: float | None = Field(None, ge=0, le=1, description="minimum score of a detection; default: the model's")
@@ -134,24 +135,28 @@ class RunConfig(BaseModel):
     )
     class_agnostic: bool = Field(False, description="merge boxes of different classes too")
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
-    datetime: dt.datetime | None = Field(None, description="acquisition time of the scenes, ISO 8601; UTC unless said")
+    datetime: dt.datetime | None = Field(
+        None, description="acquisition time of the scenes, ISO 8601; UTC if it has no offset"
+    )
     engine: Literal["auto", "ray", "serial"] = Field(
-        "auto", description="ray for all cores or a cluster, serial for one process; default: ray where it can"
+        "auto",
+        description="ray for all cores or a cluster, serial for one process; default: auto, ray except for arrays, "
+        "detector objects and results in memory",
     )
     workers: int | None = Field(
         None, ge=1, le=10_000, description="number of detectors; default: one per GPU, or per core"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one detector")
     ray_address: str | None = Field(None, description="a Ray cluster to join; else RAY_ADDRESS, else one is started")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the detector runs")
-    backend: Literal["auto", "eager", "compile"] = Field("auto", description="how the network is executed")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="arithmetic of the forward pass")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the detector")
+    backend: Literal["auto", "eager", "compile"] = Field("auto", description="how torch runs the network")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="precision of the forward pass")
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
     unit: tuple[int, int] = Field((8, 8), description="tile rows and columns in one unit of work; 0 means all")
     read_threads: int = Field(1, ge=1, le=64, description="decoding threads of one reader")
     cache_mb: int = Field(64, ge=8, le=65536, description="GDAL block cache of one reader in MB")
     overwrite: bool = Field(False, description="redo scenes that are already committed")
-    trust: bool = Field(False, description="allow a model that is code to run, as module:function")
+    trust: bool = Field(False, description="run Python code that a model names (module:function)")
 
     @field_validator("tile", mode="before")
     @classmethod
@@ -178,7 +183,10 @@ class RunConfig(BaseModel):
             if not pairs or not all(name and band for name, band in pairs.items()):
                 raise ValueError("pairs every band of the model with one of the scene, as red=B04,nir=B08")
             return pairs
-        bands = [str(part).strip() for part in (str(value).split(",") if isinstance(value, str | int) else value)]
+        listed = str(value).split(",") if isinstance(value, str | int) else value
+        if not isinstance(listed, list | tuple):
+            raise ValueError("is no list of bands, such as 1,2,3")
+        bands = [str(part).strip() for part in listed]
         if not all(bands) or not bands:
             raise ValueError("names no band")
         return bands
@@ -186,6 +194,7 @@ class RunConfig(BaseModel):
     @field_validator("mask", mode="before")
     @classmethod
     def _mask_pairs(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str) else value
         if not isinstance(value, list | tuple):
             return value
         pairs = [str(part).partition("=") for part in value]
@@ -238,8 +247,11 @@ class RunConfig(BaseModel):
             return None
         if type(value) is dt.date:
             value = dt.datetime.combine(value, dt.time())
-        time = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(str(value))
-        return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+        try:
+            time = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(str(value))
+            return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
+        except (ValueError, OverflowError) as error:
+            raise ValueError("is not an instant in ISO 8601, such as 2026-05-01T10:30Z") from error
 
     def options(self) -> dict[str, Any]:
         """The settings that can change a result, as plain JSON values."""
@@ -253,6 +265,10 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
     values = _from_yaml(Path(file)) if file is not None else {}
+    if values.get("trust"):
+        raise ConfigError(
+            f"config {file}: trust cannot be set in a file, which may come from others; pass --trust (trust=True)"
+        )
     values |= {name: value for name, value in settings.items() if value is not None}
     try:
         return RunConfig(**values)
@@ -281,4 +297,5 @@ def _line(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
         return f"{name}: unknown setting; known are {', '.join(RunConfig.model_fields)}"
-    return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name} = {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"

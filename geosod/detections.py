@@ -31,7 +31,7 @@ _COLUMNS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
 class Detections:
-    """Boxes as columns. Row i of every column describes box i; no rows is an ordinary value.
+    """Boxes as columns. Row i of every column describes box i. They may be empty.
 
     Immutable: the columns are copies of what is passed in, and cannot be written to.
 
@@ -198,6 +198,12 @@ def fragment_flags(
     if window.intersection(Window(0, 0, width, height)) != window:
         raise ConfigError(f"fragment_flags: tile {window} does not lie in a scene of {width} x {height} pixels")
     x0, y0, x1, y1 = corners.T
+    outside = (x0 < window.col - 1) | (y0 < window.row - 1) | (x1 > window.right + 1) | (y1 > window.bottom + 1)
+    if outside.any():
+        raise ConfigError(
+            f"fragment_flags: boxes extend beyond the tile {window}; give them in the scene's frame (add the tile's "
+            "column and row), clipped to the tile"
+        )
     gaps = (x0 - window.col, y0 - window.row, window.right - x1, window.bottom - y1)
     interior = (window.col > 0, window.row > 0, window.right < width, window.bottom < height)
     return np.asarray(edge_flags(gaps, interior, border, edge_margin), np.uint8)
@@ -227,6 +233,8 @@ def _column(name: str, values: Any, length: int) -> npt.NDArray[Any]:
 
 def _whole_numbers(values: npt.ArrayLike) -> npt.ArrayLike:
     labels = np.asarray(values)
+    if labels.dtype.kind in "iuf" and labels.size and not (np.abs(labels) < 1 << 31).all():
+        raise ConfigError(f"Detections: labels are ids of classes below 2^31, but hold {labels.max()}")
     if labels.dtype.kind == "f" and not (np.mod(labels, 1) == 0).all():
         raise ConfigError(f"Detections: labels are ids of classes, but hold {labels[np.mod(labels, 1) != 0][0]}")
     return labels

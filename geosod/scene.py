@@ -23,9 +23,6 @@ from geosod.errors import ModelError
 
 MaskKind = Literal["none", "nodata", "mask"]
 
-#: Folder of GDAL's files in memory that hold arrays.
-MEMORY = "/vsimem/geosod-arrays/"
-
 
 @dataclass(frozen=True, slots=True)
 class Window:

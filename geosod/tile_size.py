@@ -24,7 +24,7 @@ def parse_tile(value: Any) -> TileSize:
     Raises:
         ConfigError: a side is not a whole number, or not a multiple of 32 from 32 to 8192.
     """
-    sides = [_number(part) for part in _pair(value)]
+    sides = [_number(part, f"tile {value!r}: give 640, or 640x512 (width x height)") for part in _pair(value)]
     for side in sides:
         if not (isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE and side % STRIDE == 0):
             raise ConfigError(
@@ -40,7 +40,9 @@ def parse_overlap(value: Any) -> Overlap:
     Raises:
         ConfigError: a value is negative, or neither a ratio below 1 nor a whole number of pixels.
     """
-    across = [_number(part) for part in _pair(value)]
+    across = [
+        _number(part, f"overlap {value!r}: give a ratio, such as 0.25, or pixels, such as 64") for part in _pair(value)
+    ]
     for part in across:
         if not (part >= 0 and (isinstance(part, int) or part < 1)):
             raise ConfigError(
@@ -62,7 +64,7 @@ def overlap_pixels(overlap: Overlap, tile: TileSize) -> tuple[int, int]:
     if not (0 <= x < tile[0] and 0 <= y < tile[1]):
         raise ConfigError(
             f"overlap {x} x {y} must be at least 0 and below the tile's {tile[0]} x {tile[1]} pixels; "
-            "choose a smaller overlap, or a larger tile"
+            "choose another --overlap (the model's does not fit every tile), or a larger tile"
         )
     return x, y
 
@@ -81,7 +83,7 @@ def _pair(value: Any) -> tuple[Any, Any]:
     return parts, parts
 
 
-def _number(value: Any) -> int | float:
+def _number(value: Any, problem: str) -> int | float:
     """An int where it is written as one: "64" and 64 are pixels, "0.25" and 0.25 a ratio."""
     try:
         if isinstance(value, str):
@@ -91,4 +93,4 @@ def _number(value: Any) -> int | float:
             raise TypeError
         return int(value) if isinstance(value, int) or hasattr(value, "__index__") else float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{value!r} is not a number; give pixels, such as 64, or a ratio, such as 0.25") from None
+        raise ConfigError(problem) from None

@@ -182,8 +182,8 @@ def test_settings_apply_to_arrays(pixels, rgb_bundle) -> None:
 @pytest.mark.parametrize(
     ("scene", "message"),
     [
-        (np.zeros((2, 3, 4, 5), np.uint8), r"shape \(2, 3, 4, 5\) is no image"),
-        (np.zeros((3, 0, 5), np.uint8), "is no image"),
+        (np.zeros((2, 3, 4, 5), np.uint8), r"shape \(2, 3, 4, 5\) is not an image"),
+        (np.zeros((3, 0, 5), np.uint8), "is not an image"),
         (np.zeros((7, 90, 90), np.uint8), "does not have the model's 3 bands"),
         (np.zeros((3, 90, 90), np.complex64), "pixel"),
         (geosod.ArrayScene(np.zeros((3, 9, 9), np.uint8), NORTH_UP), "a CRS or a transform, but not both"),
@@ -206,7 +206,7 @@ def test_two_arrays_of_one_name(pixels, rgb_bundle) -> None:
     result = geosod.detect([pixels, pixels[:, :200]], model=rgb_bundle, **PLAIN)
     assert set(result.outputs) == {"array", "array-2"}
     twice = [geosod.ArrayScene(pixels, id="x"), geosod.ArrayScene(pixels, id="x")]
-    with pytest.raises(ConfigError, match="another array of that name"):
+    with pytest.raises(ConfigError, match="another array has that id"):
         geosod.detect(twice, model=rgb_bundle, **PLAIN)
     assert geosod.detect(twice[:1], model=rgb_bundle, **PLAIN).exit_code == 0, "the name is free again"
 
@@ -248,7 +248,7 @@ def test_a_detector_takes_arrays(rgb_bundle) -> None:
     for wrong, message in (
         (image.astype(np.float32), "pixels are float32, but random-rgb was trained on uint8"),
         (noise(4, 64, 64), "does not have the model's 3 bands"),
-        (noise(1, 64, 64)[0], "is no image"),
+        (noise(1, 64, 64)[0], "is not an image"),
         (np.zeros((3, 32, 8224), np.uint8), "does not fit a tile"),
     ):
         with pytest.raises(ModelError, match=message):
@@ -321,3 +321,67 @@ def test_writing_a_bundle_chooses_no_licence(tmp_path) -> None:
         write_bundle(tmp_path / "n", replace(card, adapter="magic"), b"")
     assert not (tmp_path / "n").exists()
     assert tables(tmp_path) == {}
+
+
+def test_masked_arrays_and_arrays_of_other_libraries(pixels, rgb_bundle) -> None:
+    import torch
+
+    mask = np.zeros(pixels.shape, bool)
+    mask[1, :, :200] = True
+    masked = np.ma.masked_array(pixels, mask=mask)
+    result = geosod.detect(geosod.ArrayScene(masked, NORTH_UP, UTM31, id="m"), model=rgb_bundle, **PLAIN)
+    assert (result["m"].detections.boxes[:, 2] > 200).all() and len(result["m"].detections)
+    ground = result["m"].coverage_to_geopandas()
+    share = ground[ground.status == "nodata"].area_km2.sum() / ground.area_km2.sum()
+    assert share == pytest.approx(200 / 420, abs=0.05)
+    tensor = geosod.detect(torch.from_numpy(pixels), model=rgb_bundle, **PLAIN)["array"].detections
+    plain = geosod.detect(pixels, model=rgb_bundle, **PLAIN)["array"].detections
+    assert np.array_equal(tensor.boxes, plain.boxes)
+    found = geosod.load_model(rgb_bundle, **PLAIN).detect(masked[:, :128, :128])
+    assert not len(found), "everything is masked"
+
+
+def test_rows_come_in_one_order_whatever_the_units(pixels, rgb_bundle) -> None:
+    settings = PLAIN | {"merge_threshold": 0.3}
+    whole = geosod.detect(pixels, model=rgb_bundle, unit=(0, 0), **settings)["array"].detections
+    for unit in [(1, 1), (2, 3), (1, 0)]:
+        parts = geosod.detect(pixels, model=rgb_bundle, unit=unit, **settings)["array"].detections
+        assert parts.to_arrow().equals(whole.to_arrow())
+
+
+def test_runs_with_arrays_in_several_threads(pixels) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    image = np.zeros((300, 400), np.uint8)
+    image[50:90, 60:130] = 250
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: geosod.detect(image * (i % 2), model=fake_detector()), range(8)))
+    assert [len(r["array"].detections) for r in results] == [0, 1] * 4
+
+
+@pytest.mark.parametrize("scene", [None, 3, [3], b"x", [["a"]]])
+def test_scenes_of_other_types(scene, rgb_bundle) -> None:
+    with pytest.raises(ConfigError, match="a scene is a"):
+        geosod.detect(scene, model=rgb_bundle, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": "a/b"}, "cannot name a file"), ({"id": ""}, "cannot name a file"),
+        ({"datetime": "yesterday"}, "ISO 8601"),
+        ({"transform": (1, 2), "crs": UTM31}, "no Affine|not an Affine"),
+    ],
+)  # fmt: skip
+def test_array_scenes_with_unusable_fields(fields, message, pixels, rgb_bundle) -> None:
+    with pytest.raises(ConfigError, match=message):
+        geosod.detect(geosod.ArrayScene(pixels, **fields), model=rgb_bundle, **PLAIN)
+    with pytest.raises(ConfigError, match="pixels are bool"):
+        geosod.detect(pixels > 3, model=rgb_bundle, **PLAIN)
+
+
+def test_results_of_several_scenes(pixels, rgb_bundle) -> None:
+    scenes = [geosod.ArrayScene(pixels, NORTH_UP, UTM31, id=name) for name in ("a", "b")]
+    result = geosod.detect(scenes, model=rgb_bundle, **PLAIN)
+    assert list(result) == ["a", "b"] and len(result) == 2
+    assert len(result.to_geopandas()) == result.detections == 2 * len(result["a"].detections)

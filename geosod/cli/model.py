@@ -29,7 +29,7 @@ def show_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as it is.")] = False,
 ) -> None:
     """The card of a model; its weights are checked against it."""
-    bundle = open_bundle(model)
+    bundle = open_bundle(model, trust=True)  # nothing is run: the card is only read
     card = bundle.card
     if as_json:
         print(json.dumps(to_item(card), indent=2, ensure_ascii=False))

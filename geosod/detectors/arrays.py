@@ -26,9 +26,10 @@ def tiles_of(array: PixelArray, card: ModelCard) -> Iterator[TileBatch]:
     Raises:
         ModelError: the array does not fit the card.
     """
-    pixels = np.asarray(array)
+    masked = np.ma.isMaskedArray(array)
+    pixels = array if masked else np.asarray(array)
     if pixels.ndim not in (3, 4):
-        raise ModelError(f"an array of shape {pixels.shape} is no image; pass (C, H, W) or (N, C, H, W)")
+        raise ModelError(f"an array of shape {pixels.shape} is not an image; pass (C, H, W) or (N, C, H, W)")
     if card.scaling == "stored" and pixels.dtype != np.dtype(card.dtype):
         raise ModelError(
             f"pixels are {pixels.dtype}, but {card.name} was trained on {card.dtype}; convert them on purpose, "
@@ -46,7 +47,9 @@ def _tile(image: PixelArray, card: ModelCard) -> TileBatch:
             f"an image of {width} x {height} pixels does not fit a tile of at most {MAX_SIDE} x {MAX_SIDE}; use "
             "geosod.detect(image, model=...), which cuts it into tiles"
         )
-    finite = np.asarray(np.isfinite(image).all(axis=0))
+    finite = np.asarray(np.isfinite(np.ma.getdata(image)).all(axis=0))
+    finite &= ~np.ma.getmaskarray(image).any(axis=0)
+    image = np.ma.getdata(image)
     tile_width, tile_height = card.tile_size
     shape = (tile_height, tile_width)
     if height > tile_height or width > tile_width:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geosod.detectors.adapters import check_adapter
+from geosod.detectors.adapters import check_adapter, code_digest, is_dotted
 from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import from_item, to_item
 from geosod.detectors.zoo import check_architecture
@@ -19,7 +19,7 @@ CARD = "model.json"
 MAX_CARD_BYTES = 4 << 20
 SHIPPED = Path(__file__).parent / "zoo"
 #: A weights file lies in the bundle's folder itself.
-_FILE_NAME = re.compile(r"(?!\.)[^/\\\x00]+")
+_FILE_NAME = re.compile(r"(?!\.|model\.json$)[^/\\\x00]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ def open_bundle(name_or_path: str | Path, *, trust: bool = False) -> Bundle:
         raise ModelError(f"model {str(name_or_path)!r}: {path} is over {MAX_CARD_BYTES >> 20} MiB, not a card")
     try:
         item = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"model {str(name_or_path)!r}: {path} is not JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"model {str(name_or_path)!r}: {path} cannot be read as JSON: {error}") from error
     card = from_item(item, str(path))
     check_adapter(card.adapter, trust=trust, model=card.name)
     weights = folder / card.weights_file
@@ -91,7 +91,9 @@ def open_bundle(name_or_path: str | Path, *, trust: bool = False) -> Bundle:
         )
     found = _sha256(weights)
     _check_digest(card, weights, found)
-    return Bundle(folder, card, hashlib.sha256(_canonical(item) + found.encode()).hexdigest(), trust)
+    # Code that the card names is part of the model.
+    code = code_digest(card.adapter) if is_dotted(card.adapter) else ""
+    return Bundle(folder, card, hashlib.sha256(_canonical(item) + (found + code).encode()).hexdigest(), trust)
 
 
 def write_bundle(folder: str | Path, card: ModelCard, weights: dict[str, Any] | bytes) -> Bundle:
@@ -111,9 +113,17 @@ def write_bundle(folder: str | Path, card: ModelCard, weights: dict[str, Any] | 
     check_adapter(card.adapter, trust=True, model=card.name)
     if card.adapter == "zoo":
         check_architecture(card.architecture, model=card.name)
+    if not _FILE_NAME.fullmatch(card.weights_file):
+        raise ModelError(f"model {card.name!r}: weights_file {card.weights_file!r} must be a plain file name")
+    if not isinstance(weights, bytes | dict):
+        raise ModelError(
+            f"model {card.name!r}: weights are a {type(weights).__name__}; pass a state dict, or the bytes"
+        )
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    if target.is_dir() and any(target.iterdir()) and not (target / CARD).is_file():
+        raise ModelError(f"model {card.name!r}: {target} is not empty and holds no bundle; choose a new folder")
     content = weights if isinstance(weights, bytes) else _safetensors(weights)
+    target.mkdir(parents=True, exist_ok=True)
     (target / card.weights_file).write_bytes(content)
     complete = replace(card, weights_digest=hashlib.sha256(content).hexdigest())
     (target / CARD).write_text(json.dumps(to_item(complete), indent=2, ensure_ascii=False) + "\n")
@@ -130,9 +140,12 @@ def _locate(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if text in shipped_models():
         return SHIPPED / text
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    try:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        pass  # too long a name, or a home that is not there
     shipped = ", ".join(shipped_models()) or "none"
     raise ModelError(f"model {text!r}: no such folder and no shipped model of that name; shipped are: {shipped}")
 

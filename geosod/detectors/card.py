@@ -9,6 +9,8 @@ from geosod.errors import ConfigError, ModelError
 from geosod.scene import Scene
 from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, parse_tile
 
+#: Pixel types that GDAL and torch have in common.
+_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 SCALINGS = ("stored", "physical", "percentile")
 
 
@@ -85,8 +87,19 @@ class ModelCard:
     artifact_type: str = "safetensors"
 
     def __post_init__(self) -> None:
+        _require(bool(self.name), self.name, "has no name")
+        for name in ("bands", "classes", "minimum", "maximum"):
+            value = getattr(self, name)
+            _require(isinstance(value, tuple | list), self.name, f"{name} {value!r} must be a tuple, one for each")
+            object.__setattr__(self, name, tuple(value))
         _require(len(self.bands) > 0, self.name, "names no input band")
         _require(len(self.classes) > 0, self.name, "names no class")
+        _require(len(set(self.classes)) == len(self.classes), self.name, "names a class twice")
+        _require(self.dtype in _DTYPES, self.name, f"dtype {self.dtype!r} is none of {', '.join(_DTYPES)}")
+        _require(self.gsd is None or self.gsd > 0, self.name, f"gsd {self.gsd} must be above 0")
+        gsd = self.gsd_range
+        _require(gsd is None or (len(gsd) == 2 and 0 < gsd[0] <= gsd[1]), self.name, f"gsd_range {gsd} is no range")
+        _require(0 < self.nms_iou <= 1, self.name, f"nms_iou {self.nms_iou} is not in 0..1")
         try:
             object.__setattr__(self, "tile", parse_tile(self.tile))
             object.__setattr__(self, "overlap", parse_overlap(self.overlap))
@@ -153,4 +166,4 @@ class ModelCard:
 
 def _require(holds: bool, name: str, problem: str) -> None:
     if not holds:
-        raise ModelError(f"model {name!r} {problem}; fix its model.json")
+        raise ModelError(f"model {name!r} {problem}; fix its card")

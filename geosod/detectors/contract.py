@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from geosod.errors import ModelError
+
+_DTYPES = {"boxes": torch.float32, "scores": torch.float32, "labels": torch.int64, "tile": torch.int64}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +30,7 @@ class RawBoxes:
         scores: (M,) float32. Boxes with a score below the threshold are dropped later.
         labels: (M,) int64, index into the card's classes.
         tile: (M,) int64, index of each box's tile in the batch.
+        tiles: number of tiles that the adapter answered for, B; None where it does not say.
         broken: (B,) bool, tiles for which the network gave values that are not numbers, which then count as failed
             ground; None where the adapter does not check.
 
@@ -38,9 +42,13 @@ class RawBoxes:
     scores: Tensor
     labels: Tensor
     tile: Tensor
+    tiles: int | None = None
     broken: Tensor | None = None
 
     def __post_init__(self) -> None:
+        device = self.boxes.device
+        for name, dtype in _DTYPES.items():
+            object.__setattr__(self, name, getattr(self, name).to(device, dtype))
         shapes = [tuple(getattr(self, name).shape) for name in ("boxes", "scores", "labels", "tile")]
         n = len(self.boxes)
         if shapes != [(n, 4), (n,), (n,), (n,)]:
@@ -51,33 +59,56 @@ class RawBoxes:
 
     @classmethod
     def per_tile(cls, tiles: Iterable[tuple[Any, Any, Any]]) -> RawBoxes:
-        """From (boxes, scores, labels) of each tile in turn: arrays of numpy or torch, (k, 4), (k,) and (k,)."""
-        rows = [
-            (torch.as_tensor(boxes).reshape(-1, 4), torch.as_tensor(scores), torch.as_tensor(labels))
-            for boxes, scores, labels in tiles
-        ]
+        """From (boxes, scores, labels) of every tile in order: arrays of numpy or torch, (k, 4), (k,) and (k,).
+
+        Tiles without boxes have an entry, too, with empty arrays.
+        """
+        flat = [(_boxes(boxes), _tensor(scores), _tensor(labels)) for boxes, scores, labels in tiles]
+        rows = [(boxes, scores.reshape(-1), labels.reshape(-1)) for boxes, scores, labels in flat]
         if not rows:
             raise ModelError("the adapter returned no tiles; RawBoxes.per_tile needs an entry for every tile")
+        for i, row in enumerate(rows):
+            if len({len(column) for column in row}) > 1:
+                numbers = ", ".join(str(len(column)) for column in row)
+                raise ModelError(f"the adapter returned {numbers} boxes, scores and labels for tile {i} of the batch")
         boxes, scores, labels = (torch.cat([row[i] for row in rows]) for i in range(3))
         counts = torch.tensor([len(row[0]) for row in rows], device=boxes.device)
         tile = torch.repeat_interleave(torch.arange(len(rows), device=boxes.device), counts)
-        return cls(boxes.float(), scores.float(), labels.long(), tile)
+        return cls(boxes, scores, labels, tile, len(rows))
 
     @classmethod
     def padded(cls, boxes: Any, scores: Any, labels: Any, *, broken: Tensor | None = None) -> RawBoxes:
         """From arrays with the same number of rows for every tile: (B, K, 4), (B, K) and (B, K), numpy or torch.
 
-        Rows that are no boxes have a score of -inf, or any below the threshold.
+        Padding rows have a score of -inf, or any below the threshold.
         """
-        boxes, scores, labels = torch.as_tensor(boxes), torch.as_tensor(scores), torch.as_tensor(labels)
+        boxes, scores, labels = _tensor(boxes), _tensor(scores), _tensor(labels)
+        if scores.ndim != 2 or boxes.shape != (*scores.shape, 4) or labels.shape != scores.shape:
+            shapes = ", ".join(str(tuple(array.shape)) for array in (boxes, scores, labels))
+            raise ModelError(f"RawBoxes.padded got arrays of shapes {shapes}; it needs (B, K, 4), (B, K) and (B, K)")
         count, rows = scores.shape
         tile = torch.arange(count, device=scores.device).repeat_interleave(rows)
-        return cls(boxes.reshape(-1, 4).float(), scores.reshape(-1).float(), labels.reshape(-1).long(), tile, broken)
+        return cls(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1), tile, count, broken)
+
+
+def _tensor(array: Any) -> Tensor:
+    """An array of numpy, with any strides, or of torch as a tensor."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+
+
+def _boxes(boxes: Any) -> Tensor:
+    array = _tensor(boxes)
+    if array.numel() and (array.ndim != 2 or array.shape[1] != 4):
+        raise ModelError(f"the adapter returned boxes of shape {tuple(array.shape)} for a tile; it must be (k, 4)")
+    return array.reshape(-1, 4)
 
 
 @runtime_checkable
 class Adapter(Protocol):
-    """A network, ready to run."""
+    """A network, ready to run.
+
+    An attribute `min_score`, where there is one, is a score below which it returns no boxes.
+    """
 
     def predict(self, images: Tensor) -> RawBoxes:
         """Run the network on one batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import overload
@@ -57,19 +58,26 @@ class Detector:
         *,
         threshold: float | None = None,
     ) -> None:
-        if not isinstance(adapter, Adapter):
-            raise ConfigError(f"adapter {type(adapter).__name__} has no method predict(images); see docs/adapters.md")
+        if isinstance(adapter, type) or not isinstance(adapter, Adapter):
+            what = f"is the class {adapter.__name__}" if isinstance(adapter, type) else f"is a {type(adapter).__name__}"
+            raise ConfigError(f"adapter {what}; pass an object with a method predict(images), see docs/adapters.md")
         self.card = card
         self.adapter = adapter
         self.execution = IN_PROCESS if execution is None else execution
         self.threshold = card.threshold if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold {self.threshold} must be from 0 to 1, such as 0.5")
+        lowest = float(getattr(adapter, "min_score", 0.0))
+        if self.threshold < lowest:
+            raise ConfigError(
+                f"threshold {self.threshold} is below the {lowest} with which the detector was loaded; load it again"
+            )
         self._device = torch.device(self.execution.device)
 
     def with_threshold(self, threshold: float | None) -> Detector:
         """The same network with another minimum score; None keeps this one's."""
-        return self if threshold is None else Detector(self.card, self.adapter, self.execution, threshold=threshold)
+        same = threshold is None or threshold == self.threshold
+        return self if same else Detector(self.card, self.adapter, self.execution, threshold=threshold)
 
     @overload
     def detect(self, tiles: TileBatch) -> list[Detections]: ...
@@ -93,13 +101,16 @@ class Detector:
         """
         if isinstance(tiles, TileBatch):
             return self.detect_batch(tiles).per_tile()
-        found = [self.detect_batch(tile).detections for tile in tiles_of(tiles, self.card)]
+        found = self.detect_batch(TileBatch.concat(list(tiles_of(tiles, self.card)))).per_tile()
         return found if np.ndim(tiles) == 4 else found[0]
 
     def detect_batch(self, batch: TileBatch) -> BatchDetections:
         """What is found in the tiles of a batch of any length, in the scene frame."""
         with torch_threads(self.execution.threads), torch.inference_mode():
             parts = [self._forward(part) for part in _slices(batch, self.execution.batch)]
+        if not parts:
+            none = np.zeros(0, np.int64)
+            return BatchDetections(Detections.empty(), none, none.astype(np.bool_), none)
         return BatchDetections(
             Detections.concat(part.detections for part in parts),
             np.concatenate([part.counts for part in parts]),
@@ -123,6 +134,27 @@ class Detector:
                 raise MemoryError(" ".join(str(error).split())[:200]) from error
             raise
 
+    def _check(self, raw: RawBoxes, tiles: int) -> None:
+        """Refuse what the network returned for a batch of which the first `tiles` are not padding."""
+        name, size, classes = self.card.name, self.execution.batch, len(self.card.classes)
+        if raw.tiles not in (None, size):
+            raise ModelError(
+                f"model {name!r}: the adapter returned an answer for {raw.tiles} tiles of a batch of {size}; tiles "
+                "without boxes need one, too"
+            )
+        wanted = (raw.tile < tiles) & ~(raw.scores < self.threshold)
+        wrong = raw.labels[wanted & ((raw.labels < 0) | (raw.labels >= classes))]
+        if len(wrong):
+            raise ModelError(
+                f"model {name!r}: the adapter returned label {int(wrong[0])}, but the card has classes 0 to "
+                f"{classes - 1}; where a network counts its background as 0, subtract 1"
+            )
+        if broken := int(_broken(raw, wanted, tiles).sum()):
+            raise ModelError(
+                f"model {name!r}: the network's output is not a number on {broken} of {tiles} tiles; its weights, or "
+                "its precision (--precision fp32), do not suit these pixels"
+            )
+
     def _forward(self, batch: TileBatch) -> BatchDetections:
         images = network_input(batch, self.card, size=self.execution.batch, device=self._device)
         raw = self.adapter.predict(images)
@@ -131,12 +163,16 @@ class Detector:
                 f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "
                 "RawBoxes, such as RawBoxes.per_tile([(boxes, scores, labels), ...])"
             )
-        if raw.broken is not None and (broken := int(raw.broken[: len(batch)].sum())):
-            raise ModelError(
-                f"model {self.card.name!r}: the network's output is not a number on {broken} of {len(batch)} tiles; "
-                "its weights, or its precision (--precision fp32), do not suit these pixels"
-            )
+        self._check(raw, len(batch))
         return postprocess(raw, batch, self.card, threshold=self.threshold)
+
+
+def _broken(raw: RawBoxes, wanted: torch.Tensor, tiles: int) -> torch.Tensor:
+    """(tiles,) bool, tiles reported as broken, and those with boxes all of which have values that are not finite."""
+    finite = torch.isfinite(raw.boxes).all(dim=1) & torch.isfinite(raw.scores)
+    count, sound = (torch.bincount(raw.tile[rows], minlength=tiles) for rows in (wanted, wanted & finite))
+    broken = (count > 0) & (sound == 0)
+    return broken if raw.broken is None else broken | raw.broken[:tiles]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -150,11 +186,37 @@ def _slices(batch: TileBatch, size: int) -> Iterator[TileBatch]:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
+def same_threads() -> Iterator[None]:
     """Torch's number of threads belongs to the process: it is as before when the block ends."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch uses `count` threads in the block. Blocks may overlap in several threads; the last one to end restores."""
+    with _threads.lock:
+        if _threads.users == 0:
+            _threads.before = torch.get_num_threads()
+        _threads.users += 1
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _threads.lock:
+            _threads.users -= 1
+            if _threads.users == 0:
+                torch.set_num_threads(_threads.before)
+
+
+class _Threads:
+    """Who has changed torch's number of threads, and what it was before."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = threading.Lock(), 0, 1
+
+
+_threads = _Threads()

@@ -86,7 +86,7 @@ def from_item(item: Any, where: str) -> ModelCard:
             framework=str(p.get("mlm:framework", "")),
             artifact_type=str(weights.get("mlm:artifact_type", "")),
         )
-    except (ConfigError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (ConfigError, AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise ModelError(f"{where}: not a geosod model card: {type(error).__name__} at {error}") from error
 
 

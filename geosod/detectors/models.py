@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-import sys
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from geosod.detectors.adapters import ADAPTERS, check_adapter, import_function, is_dotted
+from geosod.detectors.adapters import ADAPTERS, check_adapter, code_digest, import_function, is_dotted
 from geosod.detectors.bundle import Bundle, open_bundle
 from geosod.detectors.card import ModelCard
-from geosod.errors import ConfigError, ModelError
+from geosod.errors import ConfigError, GeosodError, ModelError
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
@@ -31,6 +32,11 @@ class Model(Protocol):
     @property
     def digest(self) -> str:
         """Changes when the model does; stands in every output made with it."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Minimum score of a box, unless a run asks for another."""
         ...
 
     def load(self, execution: Execution, *, threshold: float) -> Detector:
@@ -54,6 +60,11 @@ class BundleModel:
         """Of card and weights."""
         return self.bundle.digest
 
+    @property
+    def threshold(self) -> float:
+        """That of the card."""
+        return self.card.threshold
+
     def load(self, execution: Execution, *, threshold: float) -> Detector:
         """Read the weights, verify them once more, and make the network.
 
@@ -65,7 +76,7 @@ class BundleModel:
         name = self.card.adapter
         check_adapter(name, trust=self.bundle.trusted, model=self.card.name)
         load = import_function(ADAPTERS.get(name, name), what="adapter")
-        adapter = load(self.bundle, execution, threshold=threshold)
+        adapter = called(name, load, self.bundle, execution, threshold=threshold)
         return Detector(self.card, adapter, execution, threshold=threshold)
 
 
@@ -77,11 +88,13 @@ class FactoryModel:
         factory: ``module:function``; the function takes an `Execution` and returns a `Detector`.
         card: what the function's detector states.
         digest: of the card, the name and the module's source.
+        threshold: that of its detector.
     """
 
     factory: str
     card: ModelCard
     digest: str
+    threshold: float
 
     def load(self, execution: Execution, *, threshold: float) -> Detector:
         """Call the function.
@@ -99,9 +112,15 @@ class FactoryModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectModel:
-    """A detector that a user loaded: it runs in this process alone, and as it was loaded."""
+    """A detector that a user loaded: it runs in this process alone, and as it was loaded.
+
+    Attributes:
+        detector: the detector.
+        digest: of the card and the adapter's source; weights are not covered unless the card states their digest.
+    """
 
     detector: Detector
+    digest: str
 
     @property
     def card(self) -> ModelCard:
@@ -109,10 +128,9 @@ class ObjectModel:
         return self.detector.card
 
     @property
-    def digest(self) -> str:
-        """Of the card and the adapter's class; weights are not covered unless the card states their digest."""
-        adapter = type(self.detector.adapter)
-        return _digest(self.card, f"{adapter.__module__}:{adapter.__qualname__}")
+    def threshold(self) -> float:
+        """The detector's."""
+        return self.detector.threshold
 
     def load(self, execution: Execution, *, threshold: float) -> Detector:  # noqa: ARG002
         """The detector itself; it runs as it was loaded, whatever `execution`."""
@@ -141,7 +159,7 @@ def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
         if not is_dotted(name) or Path(name).exists():
             return BundleModel(open_bundle(model, trust=trust))
         if not trust:
-            raise ModelError(f"model {name!r}: is code to run; add --trust (trust=True) if you trust that code")
+            raise ModelError(f"model {name!r}: is Python code; add --trust (trust=True) if you trust it")
         return _factory(name)
     from geosod.detectors.detector import Detector
 
@@ -149,27 +167,49 @@ def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
         raise ConfigError(
             f"model is a {type(model).__name__}; pass a name, a bundle's folder, or geosod.Detector(card, adapter)"
         )
-    return ObjectModel(model)
+    adapter = type(model.adapter)
+    code = f"{adapter.__module__}:{adapter.__qualname__} {_source_of(adapter)}"
+    return ObjectModel(model, _digest(model.card, code))
 
 
 def _factory(name: str) -> FactoryModel:
     from geosod.detectors.detector import IN_PROCESS
 
-    import_function(name, what="model")
-    source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
-    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
-    card = _made(name, IN_PROCESS).card
-    return FactoryModel(name, card, _digest(card, f"{name} {code}"))
+    made = _made(name, IN_PROCESS)
+    return FactoryModel(name, made.card, _digest(made.card, f"{name} {code_digest(name)}"), made.threshold)
 
 
 def _made(name: str, execution: Execution) -> Detector:
     from geosod.detectors.detector import Detector
 
     function = cast("Callable[[Execution], object]", import_function(name, what="model"))
-    made = function(execution)
+    made = called(name, function, execution)
     if not isinstance(made, Detector):
         raise ModelError(f"model {name!r}: returned a {type(made).__name__}; it must return a geosod.Detector")
     return made
+
+
+def called(name: str, function: Callable[..., object], *args: object, **options: object) -> Any:
+    """What a user's function returns; what it raises, in one line that says where it comes from.
+
+    Raises:
+        ModelError: the function raised something else than an error of geosod or a lack of memory.
+    """
+    try:
+        return function(*args, **options)
+    except (GeosodError, MemoryError):
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"model {name!r}: raised {type(error).__name__}: {line}") from error
+
+
+def _source_of(kind: type) -> str:
+    """sha256 of the file that defines a class; a random text where there is none, so that it equals nothing else."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return secrets.token_hex(16)
 
 
 def _digest(card: ModelCard, code: str) -> str:

@@ -15,7 +15,10 @@ from geosod.detections import Detections, edge_flags
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
 from geosod.scene import TileBatch
+from geosod.tile_size import MAX_SIDE
 
+#: Boxes of a tile that take part in NMS, the best ones: its time grows with their square.
+_MAX_CANDIDATES = 30_000
 #: Boxes in one call of NMS on a GPU, whose memory grows with their square.
 _MAX_NMS_BOXES = 20_000
 #: There coordinates are rounded to this fraction of a pixel, so that shifting them is exact.
@@ -68,9 +71,14 @@ def postprocess(raw: RawBoxes, batch: TileBatch, card: ModelCard, *, threshold: 
     rows = torch.nonzero(sound & (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)).flatten()
     rows = rows[scores[rows].argsort(descending=True, stable=True)]
     rows = rows[tile[rows].argsort(stable=True)]
+    found = torch.bincount(tile[rows], minlength=n)
+    most = max(_MAX_CANDIDATES, 2 * card.top_k)
+    if len(rows) and int(found.max()) > most:
+        rows = rows[torch.arange(len(rows), device=device) - (found.cumsum(0) - found)[tile[rows]] < most]
     boxes, scores, labels, tile = (column[rows] for column in (boxes, scores, labels, tile))
     kept = _suppressed(boxes, tile * len(card.classes) + labels, card.nms_iou, tile)
     kept, capped = _best(kept, tile, n, card.top_k)
+    capped |= found > most
     boxes, scores, labels, tile = (column[kept] for column in (boxes, scores, labels, tile))
     corners = boxes.double()
     near_invalid, on_invalid = _meets_invalid(corners, tile, windows, batch.valid)
@@ -124,7 +132,7 @@ def _shifted(boxes: Tensor, group: Tensor) -> Tensor:
     """Boxes of which those of different groups do not meet; float64, in which the shift is exact."""
     fine = (boxes.double() * _NMS_PARTS).round() / _NMS_PARTS
     _, dense = torch.unique(group, return_inverse=True)
-    stride = 2.0 ** torch.ceil(torch.log2(fine.max().clamp(min=1) + 1))
+    stride = 2.0 * MAX_SIDE  # a power of two beyond any tile
     shifted: Tensor = fine + (dense * stride)[:, None]
     return shifted
 

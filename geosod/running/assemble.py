@@ -9,6 +9,7 @@ import numpy as np
 
 from geosod.detections import Detections
 from geosod.merging.components import merge_group
+from geosod.merging.order import in_order
 from geosod.merging.rule import MergeRule
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.output.table import with_ground_position
@@ -35,7 +36,8 @@ def assemble_scene(
         SceneError: no part of the scene has a position on the ground.
     """
     found = inside_area(plan, merge_levels(plan, final, job.rule))
-    placed = with_ground_position(plan.scene, found)
+    # One order, however the scene was divided into units.
+    placed = in_order(with_ground_position(plan.scene, found))
     names = ("tiles", "empty", "raw", "pending", "degenerate")
     sums = {name: sum(getattr(summary, name) for summary in summaries) for name in names}
     capped = sum(summary.capped for summary in summaries)

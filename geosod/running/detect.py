@@ -54,7 +54,7 @@ def detect(
     Args:
         scenes: GeoTIFFs, VRTs or STAC items: paths, folders, globs, ``https://`` and ``s3://`` addresses, or
             mappings of bands to files, see `geosod.scenes.sources.find_scenes`; or pixels: arrays (C, H, W), or
-            (H, W, C) where only that fits the model's bands, and `geosod.ArrayScene` for arrays with a place.
+            (H, W, C) where only that fits the model's bands, and `geosod.ArrayScene` for arrays with a georeference.
         model: a shipped model's name, a bundle's folder, a detector (which runs in this process), or
             ``module:function`` with ``trust=True``; None takes that of `config`.
         out: the output folder, or with one scene a name ending in ``.parquet``. None takes that of `config`; where
@@ -64,7 +64,7 @@ def detect(
         **settings: any setting of `RunConfig`, which override `config`.
 
     Returns:
-        What each scene came to; `Result.exit_code` summarises it. A scene that fails is reported there and in
+        The outcome of each scene; `Result.exit_code` summarises it. A scene that fails is reported there and in
         ``failures.parquet``, and does not stop the others.
 
     Raises:
@@ -73,13 +73,10 @@ def detect(
     """
     started = time.monotonic()
     emit: Emit = on_event or (lambda _: None)
-    single = isinstance(scenes, str | Path | Mapping | ArrayScene | np.ndarray)
-    inputs: list[Any] = [scenes] if single else list(scenes)  # type: ignore[arg-type]
+    named, pixels = _inputs(scenes)
     job = make_job(model, config, **settings)
     c = job.config
     out = c.out if out is None else out
-    pixels = [scene for scene in inputs if isinstance(scene, ArrayScene | np.ndarray)]
-    named = [s if isinstance(s, Mapping) else str(s) for s in inputs if not isinstance(s, ArrayScene | np.ndarray)]
     run_engine = _engine(job, in_process=out is None or bool(pixels))
     ended: list[SceneResult] = []
     with array_scenes(pixels, bands=None if c.bands else len(job.model.card.bands), datetime=c.datetime) as arrays:
@@ -102,6 +99,27 @@ def detect(
     name = None if out is None else str(out)
     total = place.total() if isinstance(place, Folder) else None
     return Result(tuple(ended), failures, name, time.monotonic() - started, total, outputs)
+
+
+def _inputs(scenes: Any) -> tuple[list[str | Mapping[str, Any]], list[Any]]:
+    """Scenes by name, and scenes that are pixels: arrays of numpy and whatever can become one.
+
+    Raises:
+        ConfigError: a scene is something else.
+    """
+    single = isinstance(scenes, str | Path | Mapping | ArrayScene) or hasattr(scenes, "__array__")
+    named: list[str | Mapping[str, Any]] = []
+    pixels: list[Any] = []
+    for scene in [scenes] if single or not isinstance(scenes, Iterable) else scenes:
+        if isinstance(scene, ArrayScene) or hasattr(scene, "__array__"):
+            pixels.append(scene)
+        elif isinstance(scene, str | Path | Mapping):
+            named.append(scene if isinstance(scene, Mapping) else str(scene))
+        else:
+            raise ConfigError(
+                f"a scene is a {type(scene).__name__}; pass paths, addresses, mappings of bands to files, or arrays"
+            )
+    return named, pixels
 
 
 def configured(config: str | Path | RunConfig | None = None, **settings: Any) -> RunConfig:

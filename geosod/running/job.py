@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from geosod.config import RunConfig, digest
-from geosod.detectors.models import Model, ObjectModel
+from geosod.detectors.models import Model, ObjectModel, called
 from geosod.errors import ConfigError, EngineError
 from geosod.georeference.crs import parse_crs
 from geosod.merging.rule import MergeRule
@@ -52,7 +52,7 @@ class Job:
     @property
     def threshold(self) -> float:
         """Minimum score of a box."""
-        return self.model.card.threshold if self.config.threshold is None else self.config.threshold
+        return self.model.threshold if self.config.threshold is None else self.config.threshold
 
     @property
     def rule(self) -> MergeRule:
@@ -163,6 +163,13 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
         ModelError: the weights do not fit the network.
         EngineError: memory does not hold one tile, or not the batch of the execution that was given.
     """
+    from geosod.detectors.detector import same_threads
+
+    with same_threads():
+        return _loaded(job, execution)
+
+
+def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
     if isinstance(job.model, ObjectModel):
         loaded = job.model.detector
         line = f"{type(loaded.adapter).__name__}, {loaded.execution.device}, {loaded.execution.batch} tiles a batch"
@@ -171,7 +178,7 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
     while True:
         detector = job.model.load(chosen, threshold=job.threshold)
         try:
-            detector.warm_up(job.tile)
+            called(job.model.card.name, detector.warm_up, job.tile)
         except MemoryError as error:
             if execution or chosen.batch == 1:
                 size = f"{chosen.batch} tile(s) of {job.tile[0]} x {job.tile[1]} pixels"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from geosod.errors import ConfigError
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Failure, SceneResult
+
+if TYPE_CHECKING:
+    import geopandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,29 @@ class Result:
             raise ConfigError(f"scene {scene_id!r} failed: {named.failures[0].message}")
         where = named.paths[0] if named.paths else self.out
         raise ConfigError(f"scene {scene_id!r} was written to {where}; read it with geopandas.read_parquet")
+
+    def __len__(self) -> int:
+        """Number of scenes whose outputs were returned."""
+        return len(self.outputs)
+
+    def __iter__(self) -> Iterator[str]:
+        """Identifiers of the scenes whose outputs were returned."""
+        return iter(self.outputs)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def to_geopandas(self) -> geopandas.GeoDataFrame:
+        """The detections of all scenes whose outputs were returned.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        import pandas
+
+        if not self.outputs:
+            raise ConfigError(f"this result holds no outputs: they were written to {self.out}, or every scene failed")
+        return pandas.concat([outputs.to_geopandas() for outputs in self.outputs.values()], ignore_index=True)
 
     @property
     def detections(self) -> int:

@@ -17,17 +17,18 @@ import numpy as np
 import pyarrow as pa
 
 from geosod.detections import Detections
-from geosod.errors import OutputError
+from geosod.errors import ConfigError, OutputError
 from geosod.merging.components import Settled
-from geosod.results import Coverage, Failure
+from geosod.results import FAILED, Coverage, Failure
 from geosod.running.stages import UnitSummary
 from geosod.scene import Window
 
 _KEY = b"geosod:unit"
+_BROKEN = (AttributeError, ConfigError, KeyError, OverflowError, RecursionError, TypeError, ValueError, zlib.error)
 #: Raised when the form changes; records of another form are refused.
 _FORM = 1
-#: Cells of a coverage grid: a unit of 8192 x 8192 tiles of 8192 px, beyond any real one.
-_MAX_CELLS = 1 << 32
+#: Cells of a coverage grid: those of a unit of half a million pixels a side.
+_MAX_CELLS = 1 << 28
 
 
 def to_arrow(settled: Settled, summary: UnitSummary) -> pa.Table:
@@ -50,10 +51,12 @@ def from_arrow(table: pa.Table) -> tuple[Settled, UnitSummary]:
         if values.pop("form") != _FORM:
             raise ValueError("another form of record")
         pending = table["pending"].to_numpy()
+        if pending.dtype != np.bool_ or any(column.null_count for column in table.columns):
+            raise ValueError("columns of another type")
         boxes = Detections.from_arrow(table.drop_columns(["pending"]))
         settled = Settled(boxes[np.flatnonzero(~pending)], boxes[np.flatnonzero(pending)])
         return settled, _summary(values)
-    except (KeyError, TypeError, ValueError, zlib.error, pa.ArrowException) as error:
+    except (*_BROKEN, pa.ArrowException) as error:
         raise OutputError(
             f"not the record of a unit of this version: {type(error).__name__}: {error}; delete it and run again"
         ) from error
@@ -71,7 +74,7 @@ def from_bytes(content: bytes) -> tuple[Settled, UnitSummary]:
     """The inverse of `to_bytes`; errors as `from_arrow`."""
     try:
         table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
-    except pa.ArrowException as error:
+    except (OSError, pa.ArrowException) as error:
         raise OutputError(f"not the record of a unit: {error}; delete it and run again") from error
     return from_arrow(table)
 
@@ -90,8 +93,11 @@ def _summary(values: dict[str, Any]) -> UnitSummary:
     rows, cols = (int(side) for side in coverage["shape"])
     if not (rows > 0 and cols > 0 and rows * cols < _MAX_CELLS):
         raise ValueError(f"a coverage of {rows} x {cols} cells")
-    unpacked = zlib.decompressobj().decompress(base64.b64decode(coverage["codes"]), rows * cols)
-    codes = np.frombuffer(unpacked, np.uint8).reshape(rows, cols)
+    unpacking = zlib.decompressobj()
+    codes = np.frombuffer(unpacking.decompress(base64.b64decode(coverage["codes"]), rows * cols), np.uint8)
+    codes = codes.reshape(rows, cols)
+    if not unpacking.eof or codes.max() > FAILED:
+        raise ValueError("coverage codes that do not fit")
     grid = Coverage(coverage["cell"], coverage["col"], coverage["row"], codes)
     return UnitSummary(**values, coverage=grid, failures=tuple(_failure(f) for f in failures))
 

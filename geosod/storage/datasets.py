@@ -11,8 +11,8 @@ from typing import Any
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from geosod.errors import SceneError
-from geosod.scene import MEMORY, SceneRef
+from geosod.errors import MEMORY, SceneError
+from geosod.scene import SceneRef
 from geosod.storage.gdal_env import environment, forget, versioned_name
 from geosod.storage.retry import ATTEMPTS, with_retries
 from geosod.storage.uris import is_remote, suffix

@@ -47,7 +47,7 @@ def harbour_card(record: dict[str, Any]) -> ModelCard:
         license="Apache-2.0",
         description=(
             "Vessels, vehicles and storage tanks of the scenes that `geosod demo` draws, from 6 to 60 pixels. "
-            "Trained on drawn scenes only; it knows nothing of real ones."
+            "Trained on drawn scenes only; not on real images."
         ),
         accuracy={"on": "12 drawn scenes of 2048 px, seeds from 2000 on, at IoU 0.5", **validation},
         provenance={key: value for key, value in record.items() if key != "validation"},

@@ -34,7 +34,9 @@ def random_rgb(folder: Path) -> Detector:
 #: Every adapter there is, by what makes a detector of it.
 DETECTORS: dict[str, Callable[[Path], Detector]] = {
     "zoo, small-fpn": lambda _: geosod.load_model("demo-harbour", precision="fp32", backend="eager", tile=256, batch=2),
-    "zoo, centre-unet": lambda _: geosod.load_model("trees-naip-60cm", precision="fp32", backend="eager", batch=1),
+    "zoo, centre-unet": lambda _: geosod.load_model(
+        "trees-naip-60cm", precision="fp32", backend="eager", batch=1, threshold=0.05
+    ),
     "zoo, random weights": random_rgb,
     "fake": lambda _: fake_detector(CPU),
     "fake, three bands of uint16": lambda _: fake_detector(CPU, bands=("a", "b", "c"), dtype="uint16", tile="128x96"),
@@ -107,10 +109,12 @@ def test_an_adapter_that_returns_something_else() -> None:
     image = np.full((1, 64, 64), 200, np.uint8)
     with pytest.raises(ModelError, match="returned tuple; it must return RawBoxes"):
         Detector(fake_card(), Broken("tuple")).detect(image)
-    with pytest.raises(ConfigError, match="object has no method predict"):
+    with pytest.raises(ConfigError, match="adapter is a object; pass an object with a method predict"):
         Detector(fake_card(), object())  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"shapes \(2, 4\), \(1,\), \(2,\), \(2,\)"):
         RawBoxes(torch.zeros(2, 4), torch.zeros(1), torch.zeros(2), torch.zeros(2))
+    with pytest.raises(ConfigError, match="adapter is the class BrightSpots"):
+        Detector(fake_card(), BrightSpots)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"threshold 1\.5"):
         fake_detector().with_threshold(1.5)
 
@@ -222,3 +226,174 @@ def test_factories_that_make_nothing(model, message) -> None:
 def test_a_model_of_another_kind() -> None:
     with pytest.raises(ConfigError, match=r"model is a int; pass a name"):
         geosod.detect("x.tif", model=3)  # type: ignore[arg-type]
+
+
+def images_of(count: int) -> np.ndarray:
+    """Dark tiles, of which every second one has a bright square."""
+    images = np.zeros((count, 1, 256, 256), np.uint8)
+    images[::2, 0, 100:140, 30:90] = 250
+    return images
+
+
+class Answers(BrightSpots):
+    """`BrightSpots` that answers in a form of its own."""
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+
+    def predict(self, images: torch.Tensor) -> RawBoxes:
+        raw = super().predict(images)
+        rows = [raw.tile == i for i in range(len(images))]
+        entries = [(raw.boxes[r].numpy(), raw.scores[r].numpy(), raw.labels[r].numpy()) for r in rows]
+        match self.form:
+            case "only tiles with boxes":
+                entries = [entry for entry in entries if len(entry[0])] or entries[:1]
+            case "label 1":
+                entries = [(boxes, scores, labels + 1) for boxes, scores, labels in entries]
+            case "nan":
+                entries = [(boxes * np.nan, scores, labels) for boxes, scores, labels in entries]
+            case "scrambled":
+                entries = [(boxes.T, scores, labels) for boxes, scores, labels in entries]
+            case "lengths":
+                entries = [(boxes, scores[:-1], labels) for boxes, scores, labels in entries]
+            case "strides":
+                entries = [
+                    (boxes[::-1, [1, 0, 3, 2]][:, [1, 0, 3, 2]], scores[::-1], labels[::-1])
+                    for boxes, scores, labels in entries
+                ]
+            case "half":
+                return RawBoxes(raw.boxes.half(), raw.scores.double(), raw.labels.int(), raw.tile.int())
+        return RawBoxes.per_tile(entries)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("only tiles with boxes", "an answer for . tiles of a batch of 4"),
+        ("label 1", "returned label 1, but the card has classes 0 to 0; .* subtract 1"),
+        ("nan", "not a number on 2 of 4 tiles"),
+        ("scrambled", r"boxes of shape \(4, 1\)"),
+        ("lengths", "returned 1, 0, 1 boxes, scores and labels for tile 0"),
+    ],
+)
+def test_answers_that_would_put_boxes_in_wrong_places(form, message, tmp_path) -> None:
+    """Each is refused in the first batch, by the contract suite, and costs its ground in a run."""
+    detector = Detector(fake_card(), Answers(form), Execution("cpu", "eager", "fp32", 4, 1))
+    with pytest.raises(ModelError, match=message):
+        detector.detect(images_of(4))
+    with pytest.raises((ModelError, AssertionError)):
+        check_detector(detector)
+    result = geosod.detect(images_of(1)[0], model=detector)
+    assert result.exit_code == 3 and not len(result["array"].detections)
+    assert "failed" in set(result["array"].coverage_to_geopandas().status)
+
+
+@pytest.mark.parametrize("form", ["strides", "half"])
+def test_answers_in_unusual_forms(form) -> None:
+    expected = fake_detector(CPU).detect(images_of(4))
+    found = Detector(fake_card(), Answers(form), CPU).detect(images_of(4))
+    assert [f.boxes.tolist() for f in found] == [e.boxes.tolist() for e in expected]
+
+
+def test_padded_answers_are_checked() -> None:
+    boxes, scores, labels = torch.zeros(2, 4, 9), torch.zeros(2, 9), torch.zeros(2, 9)
+    with pytest.raises(ModelError, match=r"shapes \(2, 4, 9\), \(2, 9\), \(2, 9\)"):
+        RawBoxes.padded(boxes, scores, labels)
+    raw = RawBoxes.padded(boxes.transpose(1, 2).numpy()[:, ::-1], scores.numpy(), labels.numpy())
+    assert raw.tiles == 2 and raw.labels.dtype == torch.int64
+
+
+def test_the_threshold_of_a_detector_is_that_of_its_run() -> None:
+    image = np.zeros((256, 256), np.uint8)
+    image[10:20, 10:20], image[100:195, 100:195] = 250, 250
+    detector = fake_detector().with_threshold(0.8)
+    assert len(detector.detect(image[None])) == 1
+    outputs = geosod.detect(image, model=detector)["array"]
+    assert len(outputs.detections) == 1 and outputs.provenance.options["threshold"] == 0.8
+    assert len(geosod.detect(image, model=detector, threshold=0.1)["array"].detections) == 2
+
+
+def test_a_network_of_the_zoo_is_not_lowered_below_what_it_was_loaded_with(tmp_path) -> None:
+    detector = geosod.load_model(random_bundle(tmp_path / "m", bands=("r", "g", "b")), threshold=0.6, **PLAIN)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"threshold 0\.1 is below the 0\.6"):
+        detector.with_threshold(0.1)
+    assert detector.with_threshold(0.7).threshold == 0.7
+
+
+def test_changed_code_is_another_model(tmp_path, monkeypatch) -> None:
+    """A committed scene is not skipped because the card is the same."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = "from geosod.testing import BrightSpots\n\ndef load(bundle, execution, *, threshold):\n    return BrightSpots()\n"
+    (tmp_path / "mine.py").write_text(code)
+    write_bundle(tmp_path / "b", fake_card(adapter="mine:load", weights_file="w", license="MIT"), b"x")
+    from geosod.detectors import find_model
+
+    first = find_model(tmp_path / "b", trust=True).digest
+    assert find_model(tmp_path / "b", trust=True).digest == first
+    (tmp_path / "mine.py").write_text(code + "# changed\n")
+    assert find_model(tmp_path / "b", trust=True).digest != first
+    assert find_model(fake_detector()).digest == find_model(fake_detector()).digest
+
+    local = type("Local", (BrightSpots,), {"__module__": "nowhere"})
+    digests = {find_model(Detector(fake_card(), local())).digest for _ in range(2)}
+    assert len(digests) == 2, "code that cannot be read equals nothing"
+
+
+def test_trust_is_not_taken_from_a_file(tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text("model: geosod.testing:fake_detector\ntrust: true\n")
+    with pytest.raises(ConfigError, match="trust cannot be set in a file"):
+        geosod.detect(np.zeros((64, 64), np.uint8), config=tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("model: geosod.testing:fake_detector\ntrust: false\n")
+    with pytest.raises(ModelError, match="add --trust"):
+        geosod.detect(np.zeros((64, 64), np.uint8), config=tmp_path / "c.yaml")
+    assert geosod.detect(np.zeros((64, 64), np.uint8), config=tmp_path / "c.yaml", trust=True).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil-weights", "", "model.json", ".hidden", "x" * 300])
+def test_a_bundle_writes_inside_its_folder(name, tmp_path) -> None:
+    with pytest.raises(ModelError, match="must be a plain file name"):
+        write_bundle(tmp_path / "b", fake_card(adapter="geosod.testing:x", weights_file=name, license="MIT"), b"x")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    with pytest.raises(ModelError, match="is not empty and holds no bundle"):
+        write_bundle(tmp_path / "other", fake_card(adapter="geosod.testing:x", weights_file="w", license="MIT"), b"x")
+
+
+def test_threads_of_detectors_that_overlap_and_fail() -> None:
+    from geosod.detectors.detector import torch_threads
+
+    before = torch.get_num_threads()
+    first, second = torch_threads(before + 1), torch_threads(before + 2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == before
+    with pytest.raises(ModelError):
+        Detector(fake_card(), Broken("tuple"), Execution("cpu", "eager", "fp32", 1, before + 3)).detect(images_of(1))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"classes": "spot"}, {"classes": ("a", "a")}, {"bands": "gray"}, {"minimum": 0.0}, {"dtype": "banana"},
+        {"gsd": -1.0},
+        {"gsd_range": (2.0, 1.0)}, {"gsd_range": (1.0,)}, {"nms_iou": 5.0}, {"nms_iou": -1.0}, {"name": ""},
+    ],
+)  # fmt: skip
+def test_cards_with_unusable_values(fields) -> None:
+    with pytest.raises(ModelError, match="fix its card"):
+        fake_card(**fields)
+
+
+def test_errors_of_a_users_code_cost_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "failing.py").write_text(
+        "def make(execution):\n    raise RuntimeError('no weights')\ndef none():\n    pass\n"
+    )
+    with pytest.raises(ModelError, match="'failing:make': raised RuntimeError: no weights"):
+        geosod.load_model("failing:make", trust=True)
+    with pytest.raises(ModelError, match="'failing:none': raised TypeError"):
+        geosod.load_model("failing:none", trust=True)

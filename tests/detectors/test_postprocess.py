@@ -120,6 +120,22 @@ def test_groups_that_share_a_call_do_not_meet(seed, tiles, count, most) -> None:
         assert torch.equal(kept, shared)
 
 
+def test_a_flood_of_boxes_is_bounded(monkeypatch) -> None:
+    """Only the best of a tile take part in NMS, and the tile counts as capped."""
+    monkeypatch.setattr(module, "_MAX_CANDIDATES", 50)
+    rng = np.random.default_rng(0)
+    card = fake_card(tile=(WIDTH, HEIGHT), overlap=0, nms_iou=1.0, top_k=20, classes=("a", "b", "c"))
+    raw, batch = raw_boxes(rng, 2, 400), batch_of(rng, 2, False)
+    found = postprocess(raw, batch, card, threshold=0.0)
+    assert found.capped.all() and found.counts.tolist() == [20, 20]
+    calls = []
+    monkeypatch.setattr(
+        module, "_suppressed", lambda b, g, i, t: calls.append(len(b)) or torch.ones(len(b), dtype=torch.bool)
+    )
+    postprocess(raw, batch, card, threshold=0.0)
+    assert calls == [100]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_gpu_gives_what_the_cpu_gives() -> None:
     rng = np.random.default_rng(0)

@@ -108,7 +108,7 @@ def test_a_card_says_how_values_are_scaled(tmp_path) -> None:
     assert "percentiles 2 and 98" in item["properties"]["mlm:input"][0]["value_scaling"][0]["expression"]
     for wrong in ({"scaling": "magic"}, {"maximum": (101.0,)}, {"gamma": 0.0}):
         values = {"minimum": (2.0,), "maximum": (98.0,), "scaling": "percentile"} | wrong
-        with pytest.raises(ModelError, match="fix its model"):
+        with pytest.raises(ModelError, match="fix its card"):
             random_bundle(tmp_path / "wrong", bands=("a",), **values)
 
 

@@ -126,3 +126,20 @@ def test_a_scene_resumes_from_its_units(tmp_path: Path, rgb_bundle) -> None:
     commit_outputs(open_output(tmp_path / "resumed"), outputs)
     assert tables(tmp_path / "resumed") == tables(tmp_path / "whole")
     assert sum(summary.pending for summary in summaries) > 0
+
+
+def test_damaged_records_are_refused_or_whole() -> None:
+    """Whatever bytes change, the outcome is a record or an OutputError."""
+    rng = np.random.default_rng(1)
+    coverage = Coverage(32, 0, 0, rng.integers(0, 4, (5, 7)).astype(np.uint8))
+    content = unit_record.to_bytes(
+        Settled(_boxes(rng, 9), _boxes(rng, 4)), UnitSummary(9, 2, 13, 4, 1, 4, coverage, ())
+    )
+    for _ in range(400):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.integers(1, 4)):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            unit_record.from_bytes(bytes(damaged[: rng.integers(len(content) // 2, len(content) + 1)]))
+        except OutputError:
+            continue

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from geosod.errors import ModelError
@@ -46,6 +49,16 @@ def import_function(name: str, *, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise ModelError(f"{what} {name!r}: is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
+
+
+def code_digest(name: str) -> str:
+    """sha256 of the file of the module that ``module:function`` names; "" where it has none."""
+    try:
+        spec = find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        return ""
+    path = None if spec is None or not spec.has_location else spec.origin
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def check_adapter(name: str, *, trust: bool, model: str) -> None:

@@ -72,7 +72,9 @@ class ZooAdapter:
     """A network of the zoo on a device, in a precision, compiled if so asked."""
 
     def __init__(self, card: ModelCard, model: Network, execution: Execution, *, threshold: float) -> None:
-        self._card, self._network, self._execution, self._threshold = card, model, execution, threshold
+        self._card, self._network, self._execution = card, model, execution
+        #: Boxes below it are not returned.
+        self.min_score = threshold
         self._dtype = torch.bfloat16 if execution.precision == "bf16" else torch.float32
         self._model = self._prepared(model.fused())
 
@@ -80,7 +82,7 @@ class ZooAdapter:
         """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
         raw = self._model(images.to(self._dtype, memory_format=torch.channels_last)).float()
         top = self._card.top_k * _CANDIDATES_PER_BOX
-        found = self._network.decode(raw, threshold=self._threshold, topk=top)
+        found = self._network.decode(raw, threshold=self.min_score, topk=top)
         return RawBoxes.padded(*found, broken=torch.isnan(raw).flatten(1).any(dim=1))
 
     def _prepared(self, model: Any) -> Any:
