@@ -323,7 +323,8 @@ def test_a_network_of_the_zoo_is_not_lowered_below_what_it_was_loaded_with(tmp_p
 def test_changed_code_is_another_model(tmp_path, monkeypatch) -> None:
     """A committed scene is not skipped because the card is the same."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    code = "from geosod.testing import BrightSpots\n\ndef load(bundle, execution, *, threshold):\n    return BrightSpots()\n"
+    code = "from geosod.testing import BrightSpots\n\n"
+    code += "def load(bundle, execution, *, threshold):\n    return BrightSpots()\n"
     (tmp_path / "mine.py").write_text(code)
     write_bundle(tmp_path / "b", fake_card(adapter="mine:load", weights_file="w", license="MIT"), b"x")
     from geosod.detectors import find_model
