@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from geosod.detections import Detections
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import keep_freed_memory
-from geosod.merging.components import Settled, merge_group
+from geosod.merging.components import Settled
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
 from geosod.running.events import Emit, Note, Ready, TilesDetected, UnitSettled
 from geosod.running.job import Job, load_fitting
 from geosod.running.planning import ScenePlan
-from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_spec, read_tiles, settle_unit
+from geosod.running.stages import (
+    TileOutcome,
+    UnitSummary,
+    detect_tiles,
+    merge_units,
+    read_spec,
+    read_tiles,
+    settle_unit,
+)
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
@@ -44,19 +51,13 @@ def detect_scene(job: Job, plan: ScenePlan, detector: Detector, emit: Emit = lam
         detector: from `geosod.running.job.load_fitting`.
         emit: called with each event.
     """
-    nodes: dict[str, Settled] = {}
+    units: dict[str, Settled] = {}
     summaries = []
     for unit in plan.units:
-        nodes[unit.id], summary = detect_unit(job, plan, unit, detector, emit)
+        units[unit.id], summary = detect_unit(job, plan, unit, detector, emit)
         summaries.append(summary)
         emit(UnitSettled(plan.scene.id, summary.tiles, summary.empty))
-    final = [node.final for node in nodes.values()]
-    for level in plan.tree:
-        for group in level:
-            pending = [nodes.pop(child).pending for child in group.children]
-            nodes[group.id] = merge_group(pending, group.core, job.rule, whole=group.whole)
-            final.append(nodes[group.id].final)
-    return assemble_scene(job, plan, detector.execution, Detections.concat(final), summaries)
+    return assemble_scene(job, plan, detector.execution, merge_units(plan, job.rule, units), summaries)
 
 
 def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit) -> tuple[Settled, UnitSummary]:

@@ -8,7 +8,7 @@ No stage changes its arguments.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import numpy as np
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES, Detections
 from geosod.errors import ChangedError, GeosodError
-from geosod.merging.components import Settled, settle
+from geosod.merging.components import Settled, merge_group, settle
 from geosod.merging.rule import MergeRule
 from geosod.results import FAILED, Coverage, Failure
 from geosod.running.job import Job
@@ -152,6 +152,26 @@ def settle_unit(
         failures=tuple(replace(failure, window=_in_file(failure.window, scene)) for failure in failures),
     )
     return settled, summary
+
+
+def merge_units(plan: ScenePlan, rule: MergeRule, units: Mapping[str, Settled]) -> Detections:
+    """The final boxes of a scene, whose pending boxes are merged up the plan's tree.
+
+    Args:
+        plan: the scene.
+        rule: how to merge.
+        units: what each unit settled to, by its id.
+
+    Returns:
+        The boxes in the frames of their levels, in no particular order.
+    """
+    nodes, final = dict(units), [unit.final for unit in units.values()]
+    for level in plan.tree:
+        for group in level:
+            pending = [nodes.pop(child).pending for child in group.children]
+            nodes[group.id] = merge_group(pending, group.core, rule, whole=group.whole)
+            final.append(nodes[group.id].final)
+    return Detections.concat(final)
 
 
 def box_sides(detections: Detections) -> FloatArray:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import geosod
 from geosod.detections import Detections
 from geosod.errors import OutputError
-from geosod.merging import MergeRule, Settled, merge_group
+from geosod.merging import MergeRule, Settled
 from geosod.results import Coverage, Failure
 from geosod.running import unit_record
 from geosod.running.assemble import assemble_scene
@@ -23,7 +23,7 @@ from geosod.running.events import UnitSettled
 from geosod.running.job import load_fitting
 from geosod.running.planning import Level, plan_scene
 from geosod.running.serial import detect_unit
-from geosod.running.stages import TileOutcome, UnitSummary, settle_unit
+from geosod.running.stages import TileOutcome, UnitSummary, merge_units, settle_unit
 from geosod.scene import SceneRef, Unit, Window
 from geosod.scenes.open import open_scene
 from geosod.scenes.read import ReadSummary
@@ -114,13 +114,7 @@ def test_a_scene_resumes_from_its_units(tmp_path: Path, rgb_bundle) -> None:
         settled, summary = unit_record.from_bytes(unit_record.to_bytes(*done)) if i % 2 else done
         nodes[unit.id] = settled
         summaries.append(summary)
-    final = [node.final for node in nodes.values()]
-    for level in plan.tree:
-        for group in level:
-            pending = [nodes.pop(child).pending for child in group.children]
-            nodes[group.id] = merge_group(pending, group.core, job.rule, whole=group.whole)
-            final.append(nodes[group.id].final)
-    outputs = assemble_scene(job, plan, detector.execution, Detections.concat(final), summaries)
+    outputs = assemble_scene(job, plan, detector.execution, merge_units(plan, job.rule, nodes), summaries)
     from geosod.output.commit import commit_outputs, open_output
 
     commit_outputs(open_output(tmp_path / "resumed"), outputs)
