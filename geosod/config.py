@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from geosod.errors import ConfigError
 from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 
-#: Settings that cannot change which boxes come out, only where, when and how fast they are found; and files, whose
-#: content counts, not their names.
+#: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
 _WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust", "model", "out"}
 

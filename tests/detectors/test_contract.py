@@ -19,6 +19,7 @@ from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
+from geosod.scene import TileBatch
 from geosod.testing import BrightSpots, check_detector, fake_card, fake_detector
 from tests.rasters import noise, random_bundle, write_tif
 from tests.running.helpers import PLAIN, tables
@@ -398,3 +399,48 @@ def test_errors_of_a_users_code_cost_one_line(tmp_path, monkeypatch) -> None:
         geosod.load_model("failing:make", trust=True)
     with pytest.raises(ModelError, match="'failing:none': raised TypeError"):
         geosod.load_model("failing:none", trust=True)
+
+
+def test_a_folder_may_have_the_name_of_a_function(tmp_path, monkeypatch) -> None:
+    """What is there is opened as a bundle, and no code is imported."""
+    monkeypatch.chdir(tmp_path)
+    random_bundle(tmp_path / "geosod.testing:fake_detector", bands=("r", "g", "b"))
+    detector = geosod.load_model("geosod.testing:fake_detector", **PLAIN)  # type: ignore[arg-type]
+    assert detector.card.bands == ("r", "g", "b")
+
+
+class Values(BrightSpots):
+    """Keeps what the network is given."""
+
+    def predict(self, images: torch.Tensor) -> RawBoxes:
+        self.images = images.clone()
+        return super().predict(images)
+
+
+def test_invalid_pixels_and_padding_are_0_to_the_network() -> None:
+    adapter = Values()
+    detector = Detector(fake_card(minimum=(-50.0,), maximum=(205.0,)), adapter, Execution("cpu", "eager", "fp32", 3, 1))
+    pixels, valid = np.full((2, 1, 32, 32), 100, np.uint8), np.ones((2, 32, 32), bool)
+    valid[0, :, :9] = False
+    windows, size = np.array([[0, 0, 32, 32]] * 2), np.array([[64, 64]] * 2)
+    detector.detect(TileBatch(pixels, windows, valid, size))
+    assert adapter.images.shape == (3, 1, 32, 32)
+    assert not adapter.images[0, :, :, :9].any() and torch.all(adapter.images[0, :, :, 9:] == 150 / 255)
+
+
+def test_the_card_of_tiles_that_are_not_square(tmp_path) -> None:
+    """MLM's shape is batch, bands, height, width; the card's own order is width, height."""
+    import json
+
+    card = fake_card(tile="96x64", overlap=0.25, adapter="geosod.testing:x", weights_file="w", license="MIT")
+    bundle = write_bundle(tmp_path / "b", card, b"x")
+    properties = json.loads((bundle.folder / "model.json").read_text())["properties"]
+    assert properties["mlm:input"][0]["input"]["shape"] == [-1, 1, 64, 96]
+    assert (properties["geosod:tile"], properties["geosod:overlap"]) == ([96, 64], 0.25)
+    assert bundle.card.overlap_px == (24, 16) and bundle.card.tile_size == (96, 64)
+
+
+def test_keywords_override_settings_already_made(tmp_path) -> None:
+    config = geosod.RunConfig(threshold=0.9, tile=256)
+    outputs = geosod.detect(images_of(1)[0], model=fake_detector(), config=config, threshold=0.2)["array"]
+    assert (outputs.provenance.options["threshold"], outputs.provenance.options["tile"]) == (0.2, 256)
