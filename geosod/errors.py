@@ -5,6 +5,7 @@
     │   ├── ConfigError       an option, a config file or an AOI is wrong
     │   ├── ModelError        a bundle is missing, malformed or does not fit the scene
     │   ├── OutputError       the output cannot be written or is not ours to replace
+    │   │   └── IdentifierTakenError  a run at the same time has committed another scene of that name
     │   └── ClusterError      Ray cannot be reached or started
     ├── SceneError            one scene cannot be processed; the others go on    (exit code 3)
     │   └── ReadError         some pixels of a scene cannot be read
@@ -84,6 +85,10 @@ class ModelError(UsageError):
 
 class OutputError(UsageError):
     """The output place cannot be written, or holds something that must not be replaced."""
+
+
+class IdentifierTakenError(OutputError):
+    """Another run has committed another scene under the same identifier."""
 
 
 class ClusterError(UsageError):

@@ -10,8 +10,9 @@ Frames
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from affine import Affine
 
 from geosod.arrays import BoolArray, IntArray, PixelArray
-from geosod.errors import ModelError
+from geosod.errors import ModelError, identity
 
 MaskKind = Literal["none", "nodata", "mask"]
 
@@ -89,6 +90,11 @@ class SceneRef:
     datetime: dt.datetime | None = None
     version: str | None = None
     files: tuple[BandFile, ...] = ()
+
+    def hashed(self) -> SceneRef:
+        """The same scene with an identifier that depends on its URI: the old one and 8 hexadecimal digits."""
+        digest = hashlib.blake2b(identity(self.uri).encode(), digest_size=4).hexdigest()
+        return replace(self, id=f"{self.id}-{digest}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geosod.errors import ConfigError, OutputError
+from geosod.errors import ConfigError, IdentifierTakenError, OutputError
 from geosod.georeference.crs import crs_name, parse_crs
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
@@ -26,7 +26,7 @@ from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failure
 from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging
 from geosod.output.geoparquet import file_metadata, geometry_crs, read_metadata, write_geoparquet
 from geosod.output.scene_outputs import SceneOutputs
-from geosod.output.stac_item import scene_item, source_of
+from geosod.output.stac_item import scene_item, source_href, source_of
 from geosod.results import Failure, SceneResult
 from geosod.scene import Scene
 
@@ -153,11 +153,23 @@ def commit_scene(
             with locked(folder):
                 if file_crs is not None:
                     check_dataset_crs(folder, file_crs, but=scene.id)
+                _check_identifier(folder, scene)
                 _put(folder, scene.id, staged, files)
                 _replace_failures(folder, failures, scenes=(scene.id,), stage=stage)
     except OSError as error:
         raise OutputError(f"{folder.root}: scene {scene.id!r} cannot be written ({error}); free some space") from error
     return str(files.detections), str(files.coverage), str(files.item)
+
+
+def _check_identifier(folder: OutputFolder, scene: Scene) -> None:
+    """Refuse an identifier that a run at the same time has given to another scene.
+
+    Raises:
+        IdentifierTakenError: it has.
+    """
+    there = None if folder.name is not None else read_item(folder.item(scene.id))
+    if there is not None and source_of(there) != source_href(scene.ref.uri):
+        raise IdentifierTakenError(f"{folder.root}: holds another scene as {scene.id!r}; run again")
 
 
 def _put(folder: OutputFolder, scene_id: str, staged: SceneFiles, files: SceneFiles) -> None:
@@ -220,10 +232,19 @@ def _replace_failures(
 def commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
     """Write the files of a scene: whole or not at all.
 
+    Where another run has just given the scene's identifier to another scene, this one gets one that depends on its URI.
+
     Raises:
         OutputError: a file cannot be written.
-        SceneError: the scene has no place in the dataset's CRS.
+        SceneError: the scene has no position in the dataset's CRS.
     """
+    try:
+        return _commit_outputs(folder, outputs)
+    except IdentifierTakenError:
+        return _commit_outputs(folder, outputs.renamed())
+
+
+def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
     scene, counts = outputs.scene, outputs.counts
     coverage = outputs.coverage_table()
     inspected = area_km2(coverage)

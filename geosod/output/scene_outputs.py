@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -57,6 +57,12 @@ class SceneOutputs:
 
     def __repr__(self) -> str:
         return f"SceneOutputs({self.scene.id!r}, {self.status}, {self.detections!r})"
+
+    def renamed(self) -> SceneOutputs:
+        """The same outputs under an identifier that depends on the scene's URI."""
+        ref = self.scene.ref.hashed()
+        failures = tuple(replace(failure, scene_id=ref.id) for failure in self.failures)
+        return replace(self, scene=replace(self.scene, ref=ref), failures=failures)
 
     def detection_table(self) -> pa.Table:
         """The rows of the detections file, with `geosod.output.table.DETECTION_SCHEMA`."""

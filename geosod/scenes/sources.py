@@ -227,16 +227,10 @@ def safe_id(name: str) -> str:
     return cleaned or "scene"
 
 
-def hashed_id(ref: SceneRef) -> SceneRef:
-    """The same scene with an identifier that depends on its URI: the old one and 8 hexadecimal digits."""
-    digest = hashlib.blake2b(identity(ref.uri).encode(), digest_size=4).hexdigest()
-    return replace(ref, id=f"{ref.id}-{digest}")
-
-
 def failed_id(name: str) -> str:
     """The identifier of an input that names no scene; it differs from those of all scenes."""
     known = identity(name)
-    return hashed_id(SceneRef(known, safe_id(stem(known) if is_remote(known) else Path(known).stem))).id
+    return SceneRef(known, safe_id(stem(known) if is_remote(known) else Path(known).stem)).hashed().id
 
 
 def with_unique_ids(refs: Iterable[SceneRef], known: Mapping[str, str]) -> tuple[SceneRef, ...]:
@@ -255,6 +249,6 @@ def with_unique_ids(refs: Iterable[SceneRef], known: Mapping[str, str]) -> tuple
         if ref.uri in known:
             return replace(ref, id=known[ref.uri])
         clash = times[ref.id.lower()] > 1 or ref.id.lower() in taken
-        return hashed_id(ref) if clash else ref
+        return ref.hashed() if clash else ref
 
     return tuple(unique(ref) for ref in kept)

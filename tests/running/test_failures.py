@@ -28,6 +28,8 @@ import geosod
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.postprocess import postprocess
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
+from geosod.output.commit import commit_outputs, open_output
+from geosod.output.scene_outputs import SceneOutputs
 from geosod.running.events import Failed, Note, TilesDetected
 from geosod.scene import TileBatch
 from geosod.testing import fake_card
@@ -472,3 +474,37 @@ def test_times_and_bands_mean_one_thing_however_they_are_written() -> None:
     with pytest.raises(ConfigError, match="datetime"):
         make_config(datetime=2024)
     assert make_config(bands=[1, 2, 3]).options() == make_config(bands="1, 2,3").options()
+
+
+@pytest.mark.parametrize("engine", ["serial", "ray"])
+def test_two_runs_at_once_with_files_of_one_name(engine, rgb_bundle, tmp_path, request) -> None:
+    """The second run plans before the first commits: both scenes are there, as when one ran after the other."""
+    if engine == "ray":
+        request.getfixturevalue("cluster")
+    scenes = [
+        write_tif(_made(tmp_path / name) / "scene.tif", noise(3, 200, 200, seed=i)) for i, name in enumerate("AB")
+    ]
+    first = make_job_and_outputs(scenes[0], rgb_bundle)
+
+    def commit_the_other(event: object) -> None:
+        if isinstance(event, TilesDetected) and not (tmp_path / "out/items/scene.json").exists():
+            commit_outputs(open_output(tmp_path / "out"), first)
+
+    result = detect(scenes[1], rgb_bundle, tmp_path / "out", engine=engine, on_event=commit_the_other)
+    assert result.exit_code == 0 and result.scenes[0].scene_id.startswith("scene-")
+    names = sorted(path.stem for path in (tmp_path / "out/items").glob("*.json"))
+    assert len(names) == 2 and names[0] == "scene"
+    detect(scenes[0], rgb_bundle, tmp_path / "after")
+    detect(scenes[1], rgb_bundle, tmp_path / "after")
+    assert tables(tmp_path / "out") == tables(tmp_path / "after")
+    again = detect(scenes, rgb_bundle, tmp_path / "out")
+    assert [scene.status for scene in again.scenes] == ["skipped", "skipped"]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def make_job_and_outputs(scene: Path, bundle: Path) -> SceneOutputs:
+    return geosod.detect(scene, model=bundle, **PLAIN)["scene"]
