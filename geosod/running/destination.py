@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,8 +27,8 @@ from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, with_unique_ids
 
 
-class Destination(Protocol):
-    """Takes the outputs of a run."""
+class Destination(AbstractContextManager["Destination"], Protocol):
+    """Takes the outputs of a run; a context in which the run takes place."""
 
     def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:
         """The scenes under identifiers that are unique there."""
@@ -47,7 +48,7 @@ class Destination(Protocol):
         ...
 
 
-class Memory:
+class Memory(AbstractContextManager["Memory"]):
     """Outputs are returned to the caller, and nothing is written.
 
     Attributes:
@@ -56,6 +57,9 @@ class Memory:
 
     def __init__(self) -> None:
         self.outputs: dict[str, SceneOutputs] = {}
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to be done."""
 
     def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:  # noqa: ARG002
         """See `Destination`."""
@@ -73,11 +77,17 @@ class Memory:
         """See `Destination`."""
 
 
-class Folder:
+class Folder(AbstractContextManager["Folder"]):
     """Outputs are committed to an output folder, scene by scene."""
 
     def __init__(self, folder: OutputFolder) -> None:
         self.folder = folder
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Remove the folder again where the run failed before it wrote anything."""
+        if kind is not None and self.folder.name is None:
+            with suppress(OSError):
+                self.folder.root.rmdir()
 
     @property
     def finish(self) -> Callable[[SceneOutputs], SceneResult]:

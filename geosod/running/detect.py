@@ -86,14 +86,15 @@ def detect(
             found, missing = find_scenes(named, datetime=c.datetime, bands=c.bands, asset=c.asset)
             refs += found
         place = _destination(out, len(refs) + len(missing), job)
-        for failure in missing:
-            _end(_failed(failure), place, emit, ended)
-        plans = _plans(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
-        # No engine is started where no scene can be processed.
-        first = next(plans, None)
-        if first is not None:
-            for result in run_engine(job, chain([first], plans), place.finish, emit):
-                _end(result, place, emit, ended)
+        with place:
+            for failure in missing:
+                _end(_failed(failure), place, emit, ended)
+            plans = _plans(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
+            # No engine is started where no scene can be processed.
+            first = next(plans, None)
+            if first is not None:
+                for result in run_engine(job, chain([first], plans), place.finish, emit):
+                    _end(result, place, emit, ended)
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
     name = None if out is None else str(out)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from importlib import import_module
@@ -147,3 +150,41 @@ def test_outputs_go_to_local_folders(out, tmp_path, rgb_bundle, monkeypatch) -> 
         with pytest.raises(geosod.GeosodError, match="outputs are written to local folders"):
             geosod.deduplicate([tmp_path / "good"], out=path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "good"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_its_token(tmp_path, rgb_bundle) -> None:
+    """As the README starts one. Without the token a run costs one line that says what to do; with it, it runs."""
+    homes = {name: tmp_path / name for name in ("head", "stranger")}
+    for home in homes.values():
+        home.mkdir()
+    port, scene = free_port(), write_tif(tmp_path / "a.tif", noise(3, 200, 200))
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+    def run(home: str, *command: object, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = plain | {"HOME": str(homes[home])} | more
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
+
+    ray_command = (sys.executable, "-m", "ray.scripts.scripts")
+    assert run("head", *ray_command, "get-auth-token", "--generate").returncode == 0
+    start = (*ray_command, "start", "--head", "--port", port, "--num-cpus", 2, "--include-dashboard=false")
+    # Paths of sockets may not be long.
+    folder = tempfile.mkdtemp()
+    start = (*start, "--temp-dir", folder, "--object-store-memory", 150 << 20)
+    head = run("head", *start, RAY_AUTH_MODE="token")
+    assert head.returncode == 0, head.stderr
+    detect_command = (sys.executable, "pipelines/detect.py", scene, "-m", rgb_bundle, "--batch", 4, "--workers", 1)
+    there = {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(Path.cwd())}
+    try:
+        for more in ({}, {"RAY_AUTH_MODE": "token"}):
+            refused = run("stranger", *detect_command, "-o", tmp_path / "none", **there, **more)
+            assert refused.returncode == 2, refused.stderr
+            assert "set RAY_AUTH_MODE=token" in refused.stderr.splitlines()[-1] and not (tmp_path / "none").exists()
+        done = run("head", *detect_command, "-o", tmp_path / "out", RAY_AUTH_MODE="token", **there)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out/items/a.json").exists()
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or []):
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -37,8 +37,8 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 20.0
 
 _CHECK = "check RAY_ADDRESS or --ray-address, that the head runs (ray status), and `geosod doctor`"
 _TOKEN = (
-    "the cluster asks for its authentication token: copy the head's ~/.ray/auth_token to this machine, or set "
-    "RAY_AUTH_TOKEN"
+    "the cluster asks for its authentication token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token to "
+    "this machine (or set RAY_AUTH_TOKEN)"
 )
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
