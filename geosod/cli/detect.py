@@ -47,7 +47,7 @@ def detect_command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every scene.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every scene and failure.")] = False,
     **settings: Any,
 ) -> None:
     """Find small objects in scenes, and write them as GeoParquet, with the ground that was inspected.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from geosod.running.events import (
 )
 from geosod.running.result import Result
 
+#: Failures of one scene and stage that are shown one by one, unless verbose.
+MAX_FAILURES = 3
 #: Seconds between progress lines where there is no terminal.
 LINE_EVERY = 10.0
 
@@ -79,12 +82,29 @@ def reporter(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
     """Shows events on standard error: as bars on a terminal, else as lines."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if quiet:
-        yield lambda event: _say(console, event, quiet=True, verbose=False)
+        yield _grouped(lambda event: _say(console, event, quiet=True, verbose=False), verbose)
     elif console.is_terminal:
         with _bars(console) as progress:
-            yield _on_terminal(progress, verbose)
+            yield _grouped(_on_terminal(progress, verbose), verbose)
     else:
-        yield _as_lines(console, verbose)
+        yield _grouped(_as_lines(console, verbose), verbose)
+
+
+def _grouped(emit: Emit, verbose: bool) -> Emit:
+    """Show only the first failures of a scene: one bad block may cost hundreds of windows."""
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def limited(event: Event) -> None:
+        if isinstance(event, Failed) and not verbose:
+            failure = event.failure
+            counts[failure.uri, failure.stage] += 1
+            if counts[failure.uri, failure.stage] == MAX_FAILURES + 1:
+                emit(Note(f"{failure.uri}: more of its ground failed; failures.parquet lists all", important=True))
+            if counts[failure.uri, failure.stage] > MAX_FAILURES:
+                return
+        emit(event)
+
+    return limited
 
 
 def _say(console: Console, event: Event, *, quiet: bool, verbose: bool) -> None:

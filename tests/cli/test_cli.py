@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -128,3 +129,16 @@ def test_model_and_out_are_keys_of_the_configuration(scene, rgb_bundle, tmp_path
     assert elsewhere.returncode == 0 and (tmp_path / "other/items/scene.json").exists()
     assert "no model is given" in geosod("detect", scene, "-o", tmp_path / "x").stderr
     assert "no output is given" in geosod("detect", scene, "-m", rgb_bundle).stderr
+
+
+def test_failures_of_one_scene_are_grouped(tmp_path, rgb_bundle) -> None:
+    """A file that ends early fails in many windows: a few lines say so, and the record has them all."""
+    scene = write_tif(tmp_path / "short.tif", noise(3, 900, 900), block=64)
+    scene.write_bytes(scene.read_bytes()[: scene.stat().st_size // 3])
+    arguments = ("detect", scene, "-m", rgb_bundle, "--tile-gsd", 0.6, *PLAIN)
+    done = geosod(*arguments, "-o", tmp_path / "out")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("failed (read)")]
+    assert done.returncode == 3 and len(lines) == 3 and "failures.parquet lists all" in done.stderr
+    assert pq.read_table(tmp_path / "out/failures.parquet").num_rows > 10
+    verbose = geosod(*arguments, "-o", tmp_path / "verbose", "-v")
+    assert sum(line.startswith("failed (read)") for line in verbose.stderr.splitlines()) > 10
