@@ -68,8 +68,13 @@ def _torch() -> dict[str, str]:
 
 
 def _gdal(problems: list[str]) -> dict[str, str]:
-    from geosod.storage.codecs import gdal_version, usable_codecs
+    from geosod.storage.codecs import gdal_version, proj_works, usable_codecs
 
+    if not proj_works():
+        named = ", ".join(f"{name}={os.environ[name]}" for name in ("PROJ_DATA", "PROJ_LIB") if name in os.environ)
+        problems.append(
+            f"PROJ cannot read its database ({named or 'no PROJ_DATA is set'}); unset PROJ_DATA and PROJ_LIB"
+        )
     codecs = usable_codecs(CODECS)
     if "DEFLATE" not in codecs:
         problems.append("GDAL cannot write a DEFLATE GeoTIFF; install the rasterio wheel from PyPI")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
@@ -20,10 +21,17 @@ def usable_codecs(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if _works(name))
 
 
+def proj_works() -> bool:
+    """Whether GDAL's PROJ finds CRSs; variables of the environment may lead it to the data of another PROJ."""
+    try:
+        return bool(CRS.from_epsg(3857).is_projected)
+    except (RasterioError, ValueError):
+        return False
+
+
 def _works(codec: str) -> bool:
     pixels = np.arange(3 * 64 * 64, dtype=np.uint8).reshape(3, 64, 64)
     profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8", "compress": codec}
-    profile |= {"crs": "EPSG:3857", "transform": rasterio.Affine.scale(2.0)}
     try:
         with rasterio.Env(CPL_LOG_ERRORS="OFF"), MemoryFile() as memory:
             with memory.open(**profile) as dataset:

@@ -142,3 +142,16 @@ def test_failures_of_one_scene_are_grouped(tmp_path, rgb_bundle) -> None:
     assert pq.read_table(tmp_path / "out/failures.parquet").num_rows > 10
     verbose = geosod(*arguments, "-o", tmp_path / "verbose", "-v")
     assert sum(line.startswith("failed (read)") for line in verbose.stderr.splitlines()) > 10
+
+
+def test_doctor_sees_the_data_of_another_proj(tmp_path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "proj.db") as database:
+        database.execute("create table metadata(key text, value text)")
+        layout = [("DATABASE.LAYOUT.VERSION.MAJOR", "1"), ("DATABASE.LAYOUT.VERSION.MINOR", "0")]
+        database.executemany("insert into metadata values(?, ?)", layout)
+    command = [sys.executable, "-c", "from geosod.cli.main import app; app()", "doctor", "--no-ray"]
+    environment = os.environ | {"PROJ_DATA": str(tmp_path), "PROJ_LIB": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 3 and f"PROJ_DATA={tmp_path}" in done.stdout and "DEFLATE GeoTIFF" not in done.stdout
