@@ -60,10 +60,9 @@ def open_dataset(
 
 def source_versions(ref: SceneRef) -> dict[str, str | None]:
     """The files that hold the pixels of a scene, with the versions that were found when it was planned."""
-    return {file.uri: file.version for file in ref.files} or {
-        # Arrays in memory are copies, which do not change.
-        ref.uri: None if ref.uri.startswith(MEMORY) else ref.version
-    }
+    # Arrays in memory are copies, which do not change.
+    own = None if ref.uri.startswith(MEMORY) else ref.version
+    return {file.uri: file.version for file in ref.files} or {ref.uri: own}
 
 
 def _gdal_input(ref: SceneRef, view: str | None, drivers: Sequence[str]) -> tuple[str, list[str]]:
