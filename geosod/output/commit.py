@@ -25,7 +25,7 @@ from geosod.output.coverage import area_km2
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging
 from geosod.output.geoparquet import file_metadata, geometry_crs, read_metadata, write_geoparquet
-from geosod.output.scene_outputs import SceneOutputs
+from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import scene_item, source_href, source_of
 from geosod.results import Failure, SceneResult
 from geosod.scene import Scene
@@ -41,7 +41,6 @@ __all__ = [
     "dataset_crs",
     "known_sources",
     "open_output",
-    "scene_result",
     "write_failures",
 ]
 
@@ -277,26 +276,3 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         failures=outputs.failures,
     )
     return scene_result(outputs, paths=paths, inspected_km2=inspected)
-
-
-def scene_result(
-    outputs: SceneOutputs, *, paths: tuple[str, ...] = (), inspected_km2: float | None = None
-) -> SceneResult:
-    """How a scene ended that was worked through.
-
-    Args:
-        outputs: what it came to.
-        paths: the files it was written to.
-        inspected_km2: ground inspected.
-    """
-    return SceneResult(
-        outputs.scene.id,
-        outputs.scene.ref.uri,
-        outputs.status,
-        detections=len(outputs.detections),
-        paths=paths,
-        failures=outputs.failures,
-        megapixels=outputs.scene.megapixels,
-        inspected_km2=inspected_km2,
-        counts=outputs.counts,
-    )

@@ -15,7 +15,7 @@ from geosod.georeference.points import georeferenced
 from geosod.output.coverage import coverage_table
 from geosod.output.geoparquet import file_metadata, write_geoparquet
 from geosod.output.table import detection_table
-from geosod.results import Counts, Coverage, Failure, Provenance
+from geosod.results import Counts, Coverage, Failure, Provenance, SceneResult
 from geosod.scene import Scene
 
 if TYPE_CHECKING:
@@ -105,3 +105,26 @@ class SceneOutputs:
         crs = self.crs if georeferenced(self.scene) else None
         write_geoparquet(table, buffer, crs=crs, metadata=file_metadata(self.scene, self.provenance))
         return geopandas.read_parquet(io.BytesIO(buffer.getvalue()))
+
+
+def scene_result(
+    outputs: SceneOutputs, *, paths: tuple[str, ...] = (), inspected_km2: float | None = None
+) -> SceneResult:
+    """How a scene ended that was worked through.
+
+    Args:
+        outputs: what it came to.
+        paths: the files it was written to.
+        inspected_km2: ground inspected.
+    """
+    return SceneResult(
+        outputs.scene.id,
+        outputs.scene.ref.uri,
+        outputs.status,
+        detections=len(outputs.detections),
+        paths=paths,
+        failures=outputs.failures,
+        megapixels=outputs.scene.megapixels,
+        inspected_km2=inspected_km2,
+        counts=outputs.counts,
+    )

@@ -15,11 +15,10 @@ from geosod.output.commit import (
     committed,
     committed_items,
     known_sources,
-    scene_result,
     write_failures,
 )
 from geosod.output.geoparquet import read_metadata
-from geosod.output.scene_outputs import SceneOutputs
+from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult
 from geosod.running.job import EXECUTION, Job
