@@ -1,4 +1,4 @@
-"""Names for the types of arrays."""
+"""Names for the types of arrays, and the limits of pixel values by percentiles."""
 
 from __future__ import annotations
 
@@ -11,3 +11,12 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PixelArray = npt.NDArray[Any]
+
+
+def percentile_limits(values: PixelArray, percentages: tuple[float, float]) -> tuple[float, float]:
+    """The values (n,) at two percentages, a little apart even where all values are the same; 0 and 1 for no values."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values.astype(np.float64), percentages))
+    min_span = 1.0 if values.dtype.kind in "ui" else max(abs(low) * 1e-6, 1e-12)
+    return low, max(high, low + min_span)

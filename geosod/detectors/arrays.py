@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from geosod.arrays import BoolArray, PixelArray
+from geosod.arrays import BoolArray, PixelArray, percentile_limits
 from geosod.detectors.card import ModelCard
 from geosod.errors import ModelError
 from geosod.scene import TileBatch, channels_first
@@ -67,10 +67,5 @@ def _limits(image: PixelArray, valid: BoolArray, card: ModelCard) -> npt.NDArray
     """(1, C, 2) limits of the image where the card states percentiles; None where it states values."""
     if card.scaling != "percentile" or not valid.any():
         return None
-    limits = []
-    for band, percentages in zip(image, zip(card.minimum, card.maximum, strict=True), strict=True):
-        low, high = (float(v) for v in np.percentile(band[valid].astype(np.float64), percentages))
-        # A band of one value would have no range.
-        span = 1.0 if band.dtype.kind in "ui" else max(abs(low) * 1e-6, 1e-12)
-        limits.append((low, max(high, low + span)))
-    return np.array([limits], np.float32)
+    pairs = zip(image, zip(card.minimum, card.maximum, strict=True), strict=True)
+    return np.array([[percentile_limits(band[valid], pair) for band, pair in pairs]], np.float32)

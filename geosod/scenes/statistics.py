@@ -9,7 +9,7 @@ import numpy as np
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
-from geosod.arrays import FloatArray, PixelArray
+from geosod.arrays import FloatArray, PixelArray, percentile_limits
 from geosod.errors import ReadError
 from geosod.scene import Scene, Window
 from geosod.scenes.open import opened
@@ -48,15 +48,7 @@ def percentiles(
         line = " ".join(str(error and (error.__cause__ or error)).split())
         raise ReadError(f"{scene.ref.uri}: its percentiles cannot be computed, as no pixel can be read: {line}")
     pixels = np.concatenate(samples, axis=1)
-    return tuple(_limits(band, pair) for band, pair in zip(pixels, zip(low, high, strict=True), strict=True))
-
-
-def _limits(values: PixelArray, percentages: tuple[float, float]) -> tuple[float, float]:
-    if not len(values):
-        return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(values.astype(np.float64), percentages))
-    min_span = 1.0 if values.dtype.kind in "ui" else max(abs(low) * 1e-6, 1e-12)
-    return low, max(high, low + min_span)
+    return tuple(percentile_limits(band, pair) for band, pair in zip(pixels, zip(low, high, strict=True), strict=True))
 
 
 def _sample(dataset: Any, scene: Scene, bands: tuple[int, ...], samples: list[PixelArray]) -> RasterioError | None:
