@@ -50,8 +50,8 @@ def scene(name: str, side: int, corner: tuple[float, float]) -> Scene:
     ref = SceneRef(f"/{name}.tif", name, DAY)
     transform = Affine(0.5, 0, 500_000 + corner[0], 0, -0.5, 5_300_000 - corner[1])
     wkt = CRS.from_epsg(32633).to_wkt()
-    nothing = (None,) * 3, ("none",) * 3, None, ("",) * 3, (256, 256), ()
-    return Scene(ref, side, side, 3, "uint8", wkt, transform, *nothing, 0.5)
+    nothing = (None,) * 3, (False,) * 3, None, ("",) * 3, (256, 256), ()
+    return Scene(ref, side, side, 3, "uint8", wkt, transform, *nothing, (0.5, 0.5))
 
 
 def visible_boxes(objects: FloatArray, offset: FloatArray, side: int, rng: np.random.Generator) -> Detections:

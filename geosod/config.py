@@ -6,75 +6,21 @@ import datetime as dt
 import hashlib
 import json
 import math
-import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from geosod.errors import ConfigError
+from geosod.setting_types import LevelSetting, MaskSetting
 from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
 _WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust", "model", "out"}
-
-
-class MaskSetting(BaseModel):
-    """Ground to leave out: a vector file, or a raster of codes, whose path may hold ``{id}`` for the scene's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(min_length=1)
-    values: tuple[float, ...] | None = None
-    invert: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        """``PATH``, ``PATH:3,8,9`` for the codes of a raster, and ``!PATH`` for all that it does not cover."""
-        if not isinstance(value, str):
-            return value
-        match = re.fullmatch(r"(!?)(.+?)(?::([-+.\d]+(?:,[-+.\d]+)*))?", value.strip())
-        if match is None:
-            raise ValueError("names no file")
-        invert, path, values = match.groups()
-        return {"path": path, "values": values.split(",") if values else None, "invert": bool(invert)}
-
-
-class LevelSetting(BaseModel):
-    """A scale to search, and the sizes of objects, √area in pixels of scale 1, that it may report."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    scale: Annotated[float, Field(ge=1 / 256, le=16)] | Literal["full", "auto"]
-    sizes: tuple[float, float | None] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        """``SCALE`` or ``SCALE:MIN-MAX``; either end may be left out."""
-        if isinstance(value, int | float):
-            return {"scale": value}
-        if not isinstance(value, str):
-            return value
-        scale, colon, sizes = value.strip().partition(":")
-        low, _, high = sizes.partition("-")
-        return {"scale": scale, "sizes": (low or 0, high or None) if colon else None}
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LevelSetting:
-        if self.sizes is not None and self.sizes[1] == math.inf:
-            object.__setattr__(self, "sizes", (self.sizes[0], None))
-        low, high = self.sizes or (0.0, None)
-        if not 0 <= low < (math.inf if high is None else high):
-            raise ValueError("needs a minimum size below the maximum")
-        if self.scale == "auto" and self.sizes is not None:
-            raise ValueError("auto chooses its sizes itself")
-        return self
 
 
 class RunConfig(BaseModel):
@@ -89,9 +35,19 @@ class RunConfig(BaseModel):
         description="bands for the model, by number (1 is first) or name; or pairs MODEL'S=SCENE'S,...",
     )
     asset: str | None = Field(None, description="asset of a STAC item to read, by name or role")
-    aoi: Path | None = Field(None, description="vector file of the area of interest, in any CRS")
+    page: int = Field(1, ge=1, le=10_000, description="image to read of files that hold several (TIFF pages, NITF)")
+    alpha: Literal["auto", "use", "ignore"] = Field(
+        "auto",
+        description="whether a band that a file calls alpha hides pixels; auto looks whether it holds image data, such "
+        "as infrared",
+    )
+    aoi: Path | None = Field(
+        None, description="vector file of the area of interest, in any CRS; all its layers, or FILE:LAYER"
+    )
     mask: dict[str, MaskSetting] = Field(
-        {}, description="ground to leave out, KIND=FILE or KIND=FILE:CODE,...; !FILE leaves out what it does not cover"
+        {},
+        description="ground to leave out, KIND=FILE, KIND=FILE:LAYER or KIND=FILE:CODE,... for the codes of a raster; "
+        "!FILE leaves out what it does not cover",
     )
     tile_gsd: float | Literal["model"] | None = Field(
         None, description='resample scenes to this GSD in metres before cutting tiles; "model" for the model\'s'
@@ -282,7 +238,7 @@ def digest(values: Mapping[str, Any]) -> str:
 
 def _from_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config {path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if values is None:

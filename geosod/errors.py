@@ -47,7 +47,8 @@ def redacted(text: str) -> str:
 
     Works on URLs wherever they stand: ``https://…``, ``s3://…``, ``/vsicurl/https://…``,
     ``/vsizip/{/vsicurl/https://…}/a.tif``, on GDAL's ``/vsicurl?url=…&…`` form, and on query strings that have lost
-    their URL. ``password=…`` and the like are blanked. Local paths are left as they are.
+    their URL. ``password=…`` and the like are blanked. Local paths are left as they are, but for bytes that are not
+    UTF-8, which become ``\\xe9`` and the like, so that every message can be printed and written.
     """
 
     def plain(match: re.Match[str]) -> str:
@@ -56,7 +57,17 @@ def redacted(text: str) -> str:
 
     text = _VSICURL_OPTIONS.sub(plain, text).replace(MEMORY, "array ")
     text = _QUERY.sub("", _URL.sub(r"\g<scheme>\g<path>", text))
-    return _AUTHORIZATION.sub(r"\1***", _SECRET.sub(r"\1=***", text))
+    return printable(_AUTHORIZATION.sub(r"\1***", _SECRET.sub(r"\1=***", text)))
+
+
+def printable(text: str) -> str:
+    """`text` with bytes that are not UTF-8, which Python keeps in file names as lone surrogates, as ``\\xe9``."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def identity(uri: str) -> str:

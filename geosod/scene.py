@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,8 @@ from affine import Affine
 from geosod.arrays import BoolArray, IntArray, PixelArray
 from geosod.errors import ModelError, identity
 
-MaskKind = Literal["none", "nodata", "mask"]
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class SceneRef:
         datetime: acquisition time in UTC, where known.
         version: changes when the file does; None where that is not known.
         files: its bands, where they do not simply lie in the file at `uri`.
+        page: 1-based image of a file that holds several.
     """
 
     uri: str
@@ -90,6 +93,7 @@ class SceneRef:
     datetime: dt.datetime | None = None
     version: str | None = None
     files: tuple[BandFile, ...] = ()
+    page: int = 1
 
     def hashed(self) -> SceneRef:
         """The same scene with an identifier that depends on its URI: the old one and 8 hexadecimal digits."""
@@ -135,18 +139,20 @@ class Scene:
         crs: coordinate reference system as WKT2, or None where the scene has none.
         transform: scene frame → CRS coordinates; None where there is a locator, or no georeference.
         nodata: the nodata value of each band, in file order; None where a band has none.
-        masks: what marks invalid pixels in each band, apart from the alpha band: nothing, a nodata value, or a mask
-            of the band or of the whole file.
-        alpha: 1-based index of the alpha band, or None.
+        masks: whether each band has a mask, of its own or of the whole file, besides nodata value and alpha band.
+        alpha: 1-based index of the alpha band that marks invalid pixels, or None.
         band_names: description of each band in file order, or its colour interpretation, or "".
         block_shape: (rows, cols) of the native blocks.
         overviews: decimation factors of the stored overviews, ascending.
-        gsd: ground sample distance in metres at the scene centre (geometric mean of both axes), or None.
+        pixel: width and height of a pixel on the ground in metres, at the centre of the scene, or where that has no
+            position, at the nearest pixel that has one; None without georeference.
         locator: control points or polynomials that locate pixels where there is no affine transform.
         scales, offsets: per band, pixel value × scale + offset is the physical one; empty for 1 and 0.
         view: a VRT that shows the scene as described here, where the file itself would not: several files as
             one, a palette as colours, another scale. None where the file at ``ref.uri`` is read as it is.
         scale: pixels of this scene for one pixel of the file, along x and along y; other than 1 in resampled scenes.
+        gaps: what no source of a VRT covers, in pixels of the file, where nothing else marks it invalid; or None.
+        notes: what a user should know of the file.
     """
 
     ref: SceneRef
@@ -157,17 +163,24 @@ class Scene:
     crs: str | None
     transform: Affine | None
     nodata: tuple[float | None, ...]
-    masks: tuple[MaskKind, ...]
+    masks: tuple[bool, ...]
     alpha: int | None
     band_names: tuple[str, ...]
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
-    gsd: float | None
+    pixel: tuple[float, float] | None
     locator: GroundControl | RationalPolynomials | None = None
     scales: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
     view: str | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    gaps: BaseGeometry | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gsd(self) -> float | None:
+        """Ground sample distance in metres, the geometric mean of both axes, or None."""
+        return None if self.pixel is None else math.sqrt(self.pixel[0] * self.pixel[1])
 
     @property
     def id(self) -> str:

@@ -18,6 +18,8 @@ class Settings(TypedDict, total=False):
 
     bands: str | int | Sequence[str | int] | Mapping[str, str | int] | None
     asset: str | None
+    page: int | None
+    alpha: Literal["auto", "use", "ignore"] | None
     aoi: str | Path | None
     mask: Mapping[str, Any] | Sequence[str] | None
     tile_gsd: float | str | None

@@ -74,6 +74,12 @@ def coverage(out: Path) -> dict[str, float]:
     return dict(zip(sums["status"].to_pylist(), pc.round(sums["area_km2_sum"], 6).to_pylist(), strict=True))
 
 
+def _validity(scene: Scene) -> list[str]:
+    kinds = {"alpha": scene.alpha is not None, "gaps": scene.gaps is not None, "mask": any(scene.masks)}
+    kinds["nodata"] = any(value is not None for value in scene.nodata)
+    return sorted(kind for kind, there in kinds.items() if there)
+
+
 def row(outcome: Outcome) -> str:
     """One line of the table."""
     scene = outcome.scene
@@ -81,7 +87,7 @@ def row(outcome: Outcome) -> str:
     if scene is not None:
         shape = f"{scene.width} x {scene.height} x {scene.count} {scene.dtype}"
         georeference = type(scene.locator).__name__ if scene.locator else ("transform" if scene.transform else "none")
-        validity = ", ".join(sorted(set(scene.masks) - {"none"}) + (["alpha"] if scene.alpha else []))
+        validity = ", ".join(_validity(scene))
     areas = ", ".join(f"{status} {area:.4g}" for status, area in sorted(outcome.coverage.items()))
     cells = (outcome.name, shape, georeference, validity, str(outcome.exit_code), outcome.text, areas)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"

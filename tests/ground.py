@@ -26,7 +26,7 @@ def make_scene(
 ) -> Scene:
     wkt = None if crs is None else CRS.from_user_input(crs).to_wkt()
     return Scene(
-        SceneRef("scene.tif", "scene"), *size, 3, "uint8", wkt, transform, (None,) * 3, ("none",) * 3, None,
+        SceneRef("scene.tif", "scene"), *size, 3, "uint8", wkt, transform, (None,) * 3, (False,) * 3, None,
         ("",) * 3, (512, 512), (), None, locator=locator, scale=scale,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from geosod.config import RunConfig
 
 #: Panel of the help → its settings.
 PANELS: dict[str, tuple[str, ...]] = {
-    "Input": ("bands", "asset", "datetime", "aoi", "mask", "tile_gsd", "rpc_height", "dem"),
+    "Input": ("bands", "asset", "page", "alpha", "datetime", "aoi", "mask", "tile_gsd", "rpc_height", "dem"),
     "Model": ("threshold", "trust"),
     "Tiling": ("tile", "overlap", "levels"),
     "Merging": (

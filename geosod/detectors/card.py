@@ -12,6 +12,8 @@ from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, p
 #: Pixel types that GDAL and torch have in common.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 SCALINGS = ("stored", "physical", "percentile")
+#: A GSD may exceed a card's range by this ratio: projections and geodesic lengths are no more exact.
+GSD_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,13 +151,14 @@ class ModelCard:
         if self.gsd_range is None:
             return None
         low, high = self.gsd_range
-        if scene.gsd is None:
-            return (
-                f"{scene.id}: no georeference, so its GSD cannot be checked against the model's {low:g} to {high:g} m"
-            )
-        if not low <= scene.gsd <= high:
+        if scene.pixel is None:
+            return f"{scene.id}: its GSD is unknown, so it cannot be checked against the model's {low:g} to {high:g} m"
+        if not all(low * (1 - GSD_TOLERANCE) <= side <= high * (1 + GSD_TOLERANCE) for side in scene.pixel):
+            width, height = scene.pixel
+            square = abs(width / height - 1) < 10 * GSD_TOLERANCE
+            gsd = f"GSD is {scene.gsd:.3g} m" if square else f"pixels are {width:.3g} x {height:.3g} m on the ground"
             raise ModelError(
-                f"{scene.ref.uri}: GSD is {scene.gsd:.3g} m, but {self.name} works from {low:g} to {high:g} m; "
+                f"{scene.ref.uri}: {gsd}, but {self.name} works from {low:g} to {high:g} m; "
                 f"{self._gsd_advice()}, or use a model made for this GSD"
             )
         return None

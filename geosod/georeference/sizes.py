@@ -11,7 +11,7 @@ from geosod.arrays import FloatArray
 from geosod.errors import SceneError
 from geosod.georeference.crs import ellipsoid
 from geosod.georeference.outlines import lattice
-from geosod.georeference.points import pixel_to_lonlat, placed_everywhere, unplaced_share
+from geosod.georeference.points import georeferenced, pixel_to_lonlat, placed_everywhere, unplaced_share
 from geosod.georeference.polygons import footprint
 from geosod.scene import Scene
 
@@ -39,6 +39,30 @@ def check_ground(scene: Scene, crs: str) -> str | None:
         f"{scene.id}: {100 * share:.3g} % of its pixels have no place on the ground (they look past it, or no height "
         "is known there); they are left out, boxes and coverage"
     )
+
+
+def pixel_on_ground(scene: Scene) -> tuple[float, float] | None:
+    """Width and height in metres of the pixel at the centre of a scene, or of the nearest one with a position.
+
+    None where the scene has no georeference or no ellipsoid, or none of the pixels tried has a position.
+    """
+    if not georeferenced(scene):
+        return None
+    middle = np.array([scene.width // 2, scene.height // 2], np.float64)
+    columns, rows = (np.linspace(0, side - 1, min(_SAMPLES, side)).round() for side in (scene.width, scene.height))
+    corners = np.concatenate([middle[None], lattice(columns, rows)])
+    corners = corners[np.argsort(((corners - middle) ** 2).sum(axis=1), kind="stable")]
+    boxes = np.concatenate([corners, corners + 1], axis=1)
+    x0, y0, x1, y1 = boxes.T
+    around = np.stack([np.stack(p, axis=1) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
+    try:
+        placed = np.isfinite(pixel_to_lonlat(scene, around.reshape(-1, 2))).all(axis=1).reshape(4, -1).all(axis=0)
+        width, height, _ = ground_size(scene, boxes[placed])
+    except SceneError:
+        return None
+    # At a pole, which grids may go beyond by half a pixel, pixels have no width.
+    real = np.flatnonzero((width > 0) & (height > 0))
+    return (float(width[real[0]]), float(height[real[0]])) if len(real) else None
 
 
 def ground_size(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

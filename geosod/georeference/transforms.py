@@ -31,7 +31,7 @@ from geosod.georeference.gcps import check_extent, linear_part, usable_points
 from geosod.georeference.outlines import lattice
 from geosod.scene import GroundControl, RationalPolynomials
 from geosod.storage.files import file_stamp
-from geosod.storage.vrt_sandbox import gdal_source
+from geosod.storage.sandbox import gdal_source
 
 Locator = GroundControl | RationalPolynomials
 

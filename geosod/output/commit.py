@@ -23,7 +23,17 @@ from geosod.georeference.crs import crs_name, parse_crs
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
-from geosod.output.folder import OutputFolder, SceneFiles, flush, locked, move, open_output, read_item, staging
+from geosod.output.folder import (
+    OutputFolder,
+    SceneFiles,
+    flush,
+    locked,
+    move,
+    open_output,
+    read_item,
+    staging,
+    unusual_name,
+)
 from geosod.output.geoparquet import file_metadata, geometry_crs, read_metadata, write_geoparquet
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import scene_item, source_href, source_of
@@ -41,6 +51,7 @@ __all__ = [
     "dataset_crs",
     "known_sources",
     "open_output",
+    "unusual_name",
     "write_failures",
 ]
 

@@ -31,6 +31,8 @@ except ImportError:  # Windows: one process per folder
 
 _DAY = 86_400.0
 _STAGING = re.compile(r"\.staging-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+#: Suffixes of files that users may expect, which are made as folders.
+OTHER_FORMATS = (".geojson", ".json", ".gpkg", ".shp", ".csv", ".kml", ".fgb", ".geoparquet")
 #: A scheme of two letters or more (one is a drive), or one of GDAL's virtual file systems.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|/vsi[a-z0-9_]+/")
 _SAFE_ID = re.compile(r"(?!\.)[^/\\\x00]+")
@@ -128,6 +130,16 @@ def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -
         _check_ours(folder)
     remove_stale_staging(folder)
     return folder
+
+
+def unusual_name(folder: OutputFolder) -> str | None:
+    """What to say of a folder with the name of a file; None for other names."""
+    if folder.name is not None or folder.root.suffix.lower() not in OTHER_FORMATS:
+        return None
+    return (
+        f"{folder.root.name} is made as a folder of GeoParquet files; a name that ends in .parquet gives one file, "
+        "which geopandas, QGIS and ogr2ogr convert"
+    )
 
 
 def _check_writable(root: Path) -> None:

@@ -18,8 +18,8 @@ import numpy as np
 from geosod.array_scene import ArrayScene, array_scenes
 from geosod.config import RunConfig, make_config
 from geosod.detectors.models import ObjectModel, find_model
-from geosod.errors import ConfigError, GeosodError, ModelError, UsageError, redacted
-from geosod.output.commit import check_dataset_crs, open_output
+from geosod.errors import ConfigError, GeosodError, ModelError, SceneError, UsageError, redacted
+from geosod.output.commit import check_dataset_crs, open_output, unusual_name
 from geosod.results import Failure, SceneResult
 from geosod.running.destination import Destination, Folder, Memory
 from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
@@ -86,6 +86,8 @@ def detect(
             found, missing = find_scenes(named, datetime=c.datetime, bands=c.bands, asset=c.asset)
             refs += found
         place = _destination(out, len(refs) + len(missing), job)
+        if isinstance(place, Folder) and (about := unusual_name(place.folder)):
+            emit(Note(about, important=True))
         with place:
             for failure in missing:
                 _end(_failed(failure), place, emit, ended)
@@ -155,9 +157,9 @@ def make_job(
     files |= {} if resolved.dem is None else {"dem": _file_digest(resolved.dem)}
     if resolved.aoi is None:
         return replace(job, files=files)
-    from geosod.scenes.aoi import load_aoi
+    from geosod.scenes.aoi import load_aoi, split_layer
 
-    aoi = load_aoi(resolved.aoi)
+    aoi = load_aoi(*split_layer(str(resolved.aoi)))
     files["aoi"] = hashlib.sha256(aoi.geometry.wkb + aoi.crs.encode()).hexdigest()
     return replace(job, aoi=aoi, files=files)
 
@@ -168,16 +170,21 @@ def _file_digest(name: str) -> str:
     Raises:
         ConfigError: a local file is missing.
     """
+    from geosod.scenes.aoi import split_layer
+
     if "{id}" in name or "://" in name:
         return hashlib.sha256(name.partition("?")[0].encode()).hexdigest()
-    found = hashlib.sha256()
-    parts = [Path(name)]
-    if parts[0].suffix.lower() == ".shp":
+    file, layer = split_layer(name)
+    found = hashlib.sha256((layer or "").encode())
+    parts = [Path(file)]
+    if parts[0].is_dir():
+        parts = sorted(part for part in parts[0].rglob("*") if part.is_file())
+    elif parts[0].suffix.lower() == ".shp":
         parts += [part for end in (".dbf", ".prj", ".shx") if (part := parts[0].with_suffix(end)).exists()]
     try:
         for part in parts:
-            with part.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
+            with part.open("rb") as content:
+                found.update(hashlib.file_digest(content, "sha256").digest())
         return found.hexdigest()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}; check the path of the mask or DEM") from error
@@ -214,16 +221,38 @@ def _destination(out: str | Path | None, scenes: int, job: Job) -> Destination:
 def _plans(
     job: Job, refs: Sequence[SceneRef], place: Destination, emit: Emit, ended: list[SceneResult]
 ) -> Iterator[ScenePlan]:
-    """Plan scenes as the engine asks for them; those that need or allow no work are ended at once."""
-    for ref, outcome in _ahead(partial(_plan, job, place), refs):
+    """Plan scenes as the engine asks for them; those that need or allow no work are ended at once.
+
+    Scenes outside the AOI wait until one lies in it: where none does, the AOI is wrong, and they fail.
+    """
+    outside: list[ScenePlan] = []
+    hit = job.aoi is None
+    for outcome in _ahead(partial(_plan, job, place), refs):
         if isinstance(outcome, SceneResult):
             _end(outcome, place, emit, ended)
-            continue
-        plan = outcome
-        if plan.warning:
-            emit(Note(redacted(plan.warning), important=True))
-        emit(ScenePlanned(ref.id, len(plan.units), plan.tiles, plan.scene.megapixels))
-        yield plan
+            hit |= outcome.status == "skipped"
+        elif outcome.outside:
+            outside.append(outcome)
+        else:
+            hit = True
+            yield _announced(outcome, emit)
+        while hit and outside:
+            yield _announced(outside.pop(0), emit)
+    for plan in outside:
+        ref = plan.scene.ref
+        message = f"{ref.uri}: lies outside the AOI, as every scene of this run; check the AOI's CRS and position"
+        _end(_failed(Failure(ref.id, ref.uri, None, "plan", SceneError.__name__, message)), place, emit, ended)
+
+
+def _announced(plan: ScenePlan, emit: Emit) -> ScenePlan:
+    for note in plan.notes:
+        emit(Note(redacted(note), important=True))
+    for kind in (kind for kind, area in plan.masks.items() if area.is_empty):
+        emit(Note(f"{plan.scene.id}: the mask {kind!r} masks nothing here"))
+    if plan.outside:
+        emit(Note(f"{plan.scene.id}: lies outside the AOI; nothing is searched"))
+    emit(ScenePlanned(plan.scene.id, len(plan.units), plan.tiles, plan.scene.megapixels))
+    return plan
 
 
 def _plan(job: Job, place: Destination, ref: SceneRef) -> ScenePlan | SceneResult:
@@ -237,22 +266,20 @@ def _plan(job: Job, place: Destination, ref: SceneRef) -> ScenePlan | SceneResul
 
 def _ahead(
     function: Callable[[SceneRef], ScenePlan | SceneResult], refs: Iterable[SceneRef]
-) -> Iterator[tuple[SceneRef, ScenePlan | SceneResult]]:
-    """Each scene and what `function` returns for it, in order, with the next ones under way in threads.
+) -> Iterator[ScenePlan | SceneResult]:
+    """What `function` returns for each scene, in order, with the next ones under way in threads.
 
     A header that comes over a network takes a second; the engine should not wait for it.
     """
-    waiting: deque[tuple[SceneRef, Future[ScenePlan | SceneResult]]] = deque()
+    waiting: deque[Future[ScenePlan | SceneResult]] = deque()
     threads = ThreadPoolExecutor(PLANS_AHEAD, thread_name_prefix="plan")
     try:
         for ref in refs:
-            waiting.append((ref, threads.submit(function, ref)))
+            waiting.append(threads.submit(function, ref))
             if len(waiting) > PLANS_AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield waiting.popleft().result()
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield waiting.popleft().result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

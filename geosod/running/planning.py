@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from geosod.georeference.points import georeferenced
 from geosod.georeference.sizes import check_ground
 from geosod.running.job import Job
 from geosod.scene import Scene, SceneRef, Unit
-from geosod.scenes.bands import choose_bands, choose_files
+from geosod.scenes.bands import choose_bands, choose_files, is_unnamed
 from geosod.scenes.open import open_files, open_scene
 from geosod.scenes.statistics import percentiles
 from geosod.scenes.view import MIN_SCALE, at_gsd, at_scale
@@ -60,7 +60,7 @@ class ScenePlan:
             in the frame of the unit's level.
         tree: how their pending boxes are merged; units of different levels have separate trees.
         area: the ground to search in the scene frame, the AOI without what is masked; None for the whole scene.
-        warning: something that the model card could not check.
+        notes: what the user should know: oddities of the file, and what could not be checked.
         aoi: the AOI in the scene frame, or None.
         masks: masked ground in the scene frame, by kind.
         limits: the pixel values of each band that are scaled to 0 and 1.
@@ -72,7 +72,7 @@ class ScenePlan:
     units: tuple[Unit, ...]
     tree: tuple[tuple[Group, ...], ...]
     area: BaseGeometry | None
-    warning: str | None
+    notes: tuple[str, ...]
     aoi: BaseGeometry | None = None
     masks: dict[str, BaseGeometry] = field(default_factory=dict)
     limits: tuple[tuple[float, float], ...] | None = None
@@ -80,6 +80,11 @@ class ScenePlan:
     def frame(self, level: Level) -> FloatArray:
         """(2,) pixels of a level for one of the scene, along x and y."""
         return np.array([level.scene.width / self.scene.width, level.scene.height / self.scene.height])
+
+    @property
+    def outside(self) -> bool:
+        """Whether the scene lies outside the AOI."""
+        return self.aoi is not None and self.aoi.is_empty
 
     @property
     def tiles(self) -> int:
@@ -95,7 +100,7 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     """Open a scene, check it against the model, and divide it into units.
 
     Raises:
-        SceneError: it cannot be opened, lacks a band, or lies outside the AOI.
+        SceneError: it cannot be opened or lacks a band.
         ModelError: the model is not made for it.
     """
     c, card = job.config, job.model.card
@@ -104,12 +109,12 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         whole = at_gsd(whole, _tile_gsd(job))
     # Files were opened in the order of the model's bands.
     bands = tuple(range(1, whole.count + 1)) if ref.files else choose_bands(whole, card.bands, c.bands)
-    warning = card.check(whole)
+    notes = [*whole.notes, card.check(whole), *_band_notes(job, whole, bands)]
     levels = _levels(job, whole)
     scene = levels[0].scene
     if georeferenced(scene):
         # Raises now, not after hours of work, where the scene cannot be put in the CRS.
-        warning = "; ".join(filter(None, (warning, check_ground(scene, c.crs)))) or None
+        notes.append(check_ground(scene, c.crs))
     aoi, masks, area = _areas(job, scene)
     units: list[Unit] = []
     trees = []
@@ -120,15 +125,31 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         units += mine
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
     limits = _limits(card, scene, bands) if units else None
-    return ScenePlan(scene, bands, levels, tuple(units), tree, area, warning, aoi, masks, limits)
+    return ScenePlan(scene, bands, levels, tuple(units), tree, area, tuple(filter(None, notes)), aoi, masks, limits)
 
 
 def _opened(job: Job, ref: SceneRef) -> Scene:
     c = job.config
     if not ref.files:
-        return open_scene(ref, rpc_height=c.rpc_height, dem=c.dem)
+        return open_scene(replace(ref, page=c.page), rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha)
     files = choose_files(ref, job.model.card.bands, c.bands)
-    return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem)
+    return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha)
+
+
+def _band_notes(job: Job, scene: Scene, bands: tuple[int, ...]) -> list[str]:
+    """What was assumed of the bands that are read."""
+    card, found = job.model.card, []
+    guessed = [i for i, band in enumerate(bands) if is_unnamed(scene.band_names[band - 1])]
+    if job.config.bands is None and not scene.ref.files and len(guessed) == 1 < len(bands):
+        i = guessed[0]
+        found.append(f"{scene.id}: the only band without a name, {bands[i]}, is taken for {card.bands[i]}")
+    tags = {(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands} if scene.scales else set()
+    if card.scaling == "physical" and tags <= {(1.0, 0.0)}:
+        found.append(
+            f"{scene.id}: its bands carry no scale and offset, so their values are taken for the physical ones that "
+            f"{card.name} is made for, {card.minimum[0]:g} to {card.maximum[0]:g}"
+        )
+    return found
 
 
 def _tile_gsd(job: Job) -> float:
@@ -197,10 +218,10 @@ def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseG
         return None, {}, None
     import shapely
 
-    from geosod.scenes.aoi import aoi_in_scene
+    from geosod.scenes.aoi import polygons_in_scene
     from geosod.scenes.mask import Mask, mask_in_scene
 
-    aoi = None if job.aoi is None else aoi_in_scene(job.aoi, scene)
+    aoi = None if job.aoi is None else polygons_in_scene(job.aoi, scene)
     # In a fixed order: ground under two masks is reported for the first.
     settings = sorted(job.config.mask.items())
     masks = {kind: mask_in_scene(Mask(kind, m.path, m.values, m.invert), scene) for kind, m in settings}

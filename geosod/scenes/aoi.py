@@ -8,6 +8,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pyogrio
 import shapely
 from shapely import affinity
 from shapely.geometry.base import BaseGeometry
@@ -27,6 +28,8 @@ from geosod.georeference.points import (
 from geosod.georeference.polygons import footprint
 from geosod.scene import Scene
 
+#: CRS of a file without polygons.
+WGS84 = "OGC:CRS84"
 #: Edges are split into this many segments before they are transformed to another CRS.
 EDGE_SEGMENTS = 32
 #: The same for an AOI that cannot be clipped to the scene's surroundings.
@@ -50,38 +53,71 @@ class Aoi:
     crs: str
 
 
-def load_aoi(path: str | Path, *, what: str = "AOI", empty: bool = False) -> Aoi:
-    """Read every polygon of a vector file (GeoJSON, GeoPackage, Shapefile, GeoParquet, ...).
+def split_layer(name: str) -> tuple[str, str | None]:
+    """``FILE:LAYER`` as the file and the layer; None where the name is that of a file, or no such file exists."""
+    file, colon, layer = name.rpartition(":")
+    return (file, layer) if colon and layer and not Path(name).exists() and Path(file).exists() else (name, None)
+
+
+def load_aoi(path: str | Path, layer: str | None = None, *, what: str = "AOI", empty: bool = False) -> Aoi:
+    """Read every polygon of a vector file (GeoPackage, GeoJSON, Shapefile, KML, GeoParquet, ...).
 
     Args:
-        path: the file.
+        path: the file, or a folder of files.
+        layer: the layer to read; None reads all of them.
         what: what it is called in error messages.
         empty: whether a file without polygons is allowed.
 
     Raises:
-        ConfigError: the file cannot be read, has no CRS, or has no polygon.
+        ConfigError: the file cannot be read, has no such layer, no CRS, or no polygon.
     """
     try:
-        is_parquet = Path(path).suffix.lower() in (".parquet", ".geoparquet")
-        frame = geopandas.read_parquet(path) if is_parquet else geopandas.read_file(path)
+        if Path(path).suffix.lower() in (".parquet", ".geoparquet"):
+            frames = {"": geopandas.read_parquet(path)} if layer is None else {}
+        else:
+            frames = _layers(path, layer)
     except Exception as error:
         line = " ".join(str(error).split())
         raise ConfigError(f"{what} {path}: cannot be read as a vector file: {line}") from error
-    if frame.crs is None:
-        raise ConfigError(f"{what} {path}: has no CRS; assign one (a .prj file, or ogr2ogr -a_srs)")
-    geometries = shapely.make_valid(np.asarray(frame.geometry.dropna().values))
-    geometry = shapely.union_all([g for g in geometries if g.area > 0])
+    if not frames:
+        missing = f"has no layer {layer!r}" if layer else "has no layer with geometries"
+        raise ConfigError(f"{what} {path}: {missing}; its layers are {', '.join(_layer_names(path)) or 'none'}")
+    parts: list[tuple[BaseGeometry, str]] = []
+    for name, frame in frames.items():
+        geometry = _dissolved(frame)
+        if geometry.is_empty and (frame.crs is None or len(frames) > 1):
+            continue
+        if frame.crs is None:
+            where = f" layer {name!r}" if len(frames) > 1 else ""
+            raise ConfigError(f"{what} {path}:{where} has no CRS; assign one (a .prj file, or ogr2ogr -a_srs)")
+        parts.append((geometry, frame.crs.to_wkt()))
+    crs = parts[0][1] if parts else WGS84
+    geometry = shapely.union_all([one if wkt == crs else _reprojected(one, wkt, crs) for one, wkt in parts])
     if geometry.is_empty and not empty:
         raise ConfigError(f"{what} {path}: holds no polygon; give a file with polygons")
-    return Aoi(geometry, frame.crs.to_wkt())
+    return Aoi(geometry, crs)
 
 
-def aoi_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:
-    """As `polygons_in_scene`, but a SceneError where the AOI misses the scene."""
-    area = polygons_in_scene(aoi, scene)
-    if area.is_empty:
-        raise SceneError(f"{scene.ref.uri}: the AOI misses this scene; check the AOI's CRS and position")
-    return area
+def _layers(path: str | Path, layer: str | None) -> dict[str, Any]:
+    """The layers of a file that hold geometries, by name."""
+    names = [name for name, kind in pyogrio.list_layers(path).tolist() if kind is not None and layer in (None, name)]
+    return {name: geopandas.read_file(path, layer=name) for name in names}
+
+
+def _layer_names(path: str | Path) -> list[str]:
+    is_parquet = Path(path).suffix.lower() in (".parquet", ".geoparquet")
+    return [] if is_parquet else [str(name) for name, _ in pyogrio.list_layers(path).tolist()]
+
+
+def _dissolved(frame: Any) -> BaseGeometry:
+    geometries = shapely.make_valid(shapely.force_2d(np.asarray(frame.geometry.dropna().values)))
+    return _polygons([geometry for geometry in geometries if geometry.area > 0])
+
+
+def _reprojected(geometry: BaseGeometry, crs: str, target: str) -> BaseGeometry:
+    moved = geopandas.GeoSeries([_densified(geometry, _LONG_EDGE_SEGMENTS)], crs=crs).to_crs(target)
+    valid: BaseGeometry = shapely.make_valid(moved.iloc[0])
+    return valid
 
 
 def polygons_in_scene(aoi: Aoi, scene: Scene) -> BaseGeometry:

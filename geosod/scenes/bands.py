@@ -15,8 +15,8 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
     """The 1-based bands of `scene` to read, in the model's order.
 
     Without `chosen`, bands are matched by name; if the scene's bands have no names, and it has as many as the model,
-    they are taken in file order. An alpha band is a mask unless it is chosen explicitly (NAIP files call their
-    near-infrared band alpha).
+    they are taken in file order; and if one band of as many has no name, it is the one that is not found. An alpha
+    band is a mask unless it is chosen explicitly.
 
     Args:
         scene: an opened scene.
@@ -35,6 +35,9 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
     data = tuple(i for i in range(1, scene.count + 1) if i != scene.alpha)
     if len(data) == len(wanted) and not any(scene.band_names[i - 1] for i in data):
         return data
+    unnamed = [i for i in data if is_unnamed(scene.band_names[i - 1])]
+    if len(data) == len(wanted) and len(unnamed) == 1 and sum(name.lower() not in names for name in wanted) == 1:
+        return tuple(names.get(name.lower(), unnamed[0]) for name in wanted)
     fix = f"choose {len(wanted)} of them with --bands"
     if scene.count < len(wanted):
         fix = f"give the folder with all band files and --bands '{wanted[0]}=*_B04.tif,...'"
@@ -42,6 +45,11 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
         f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {fix}, or use a model "
         "made for these bands"
     )
+
+
+def is_unnamed(name: str) -> bool:
+    """Whether the name of a band says nothing; "alpha" is what GDAL calls the fourth of four bands, often infrared."""
+    return name in ("", "alpha")
 
 
 def choose_files(ref: SceneRef, wanted: Sequence[str], chosen: Chosen | None) -> tuple[BandFile, ...]:

@@ -12,12 +12,23 @@ from typing import Any
 from geosod.errors import ConfigError, SceneError
 from geosod.scene import BandFile, SceneRef
 from geosod.storage.files import listing
-from geosod.storage.uris import SUFFIXES, bucket_and_key, is_remote, is_s3, normalized, path_of, stem, suffix
+from geosod.storage.formats import is_envi_data, is_tile_index
+from geosod.storage.uris import (
+    LOCAL_SUFFIXES,
+    SUFFIXES,
+    bucket_and_key,
+    is_remote,
+    is_s3,
+    normalized,
+    path_of,
+    stem,
+    suffix,
+)
 
 
 def is_pattern(text: str) -> bool:
     """Whether `text` looks like a pattern of file names, such as ``*_B04.tif`` or ``B04.jp2``."""
-    return any(sign in text for sign in "*?[") or Path(text).suffix.lower() in SUFFIXES
+    return any(sign in text for sign in "*?[") or Path(text).suffix.lower() in LOCAL_SUFFIXES
 
 
 def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
@@ -46,16 +57,21 @@ def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
     if path.exists() and not path.is_dir():
         return [_local_file(path)]
     if path.is_dir() and not patterns:
-        files = sorted(str(p.resolve()) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = sorted(str(p.resolve()) for p in path.rglob("*") if _is_raster(p) and p.is_file())
         return _not_empty(
             [SceneRef(file, stem(file)) for file in files],
-            f"{name}: no scene in this folder; looked for {', '.join(SUFFIXES)}",
+            f"{name}: no scene in this folder; looked for {', '.join(LOCAL_SUFFIXES)} and ENVI files",
         )
     # Path.glob does not accept absolute patterns.
     matches = [path] if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
     scenes = [_local_product(p, patterns) for p in matches if p.is_dir()] if patterns else []
     scenes += [_local_file(p) for p in matches if p.is_file()]
     return _not_empty(scenes, f"{name}: no such file; check the path, or quote the glob")
+
+
+def _is_raster(path: Path) -> bool:
+    """Whether a file of a folder is taken for a scene, by its name and for ENVI files by their header."""
+    return path.suffix.lower() in LOCAL_SUFFIXES or is_tile_index(path.name) or is_envi_data(path)
 
 
 def _not_empty(scenes: list[SceneRef], message: str) -> list[SceneRef]:

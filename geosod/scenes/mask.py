@@ -18,10 +18,10 @@ from geosod.georeference.outlines import code_outlines
 from geosod.georeference.points import apply_affine, georeferenced
 from geosod.georeference.polygons import footprint
 from geosod.scene import Scene, SceneRef
-from geosod.scenes.aoi import Aoi, load_aoi, polygons_in_scene
+from geosod.scenes.aoi import Aoi, load_aoi, polygons_in_scene, split_layer
 from geosod.scenes.open import open_scene, opened
 from geosod.storage.files import file_stamp
-from geosod.storage.uris import SUFFIXES, suffix
+from geosod.storage.uris import LOCAL_SUFFIXES, suffix
 
 #: Maximum number of pixels of a raster mask on one scene; they are read at once.
 MAX_PIXELS = 1 << 28
@@ -35,7 +35,8 @@ class Mask:
 
     Attributes:
         kind: what is masked, such as "cloud"; coverage gives it as the reason.
-        path: a vector file, or a raster of codes; ``{id}`` in it is replaced by the scene's identifier.
+        path: a vector file, ``FILE:LAYER`` for one of its layers, or a raster of codes; ``{id}`` in it is replaced by
+            the scene's identifier.
         values: the masked codes; None for all but 0 and nodata. Not allowed for a vector file.
         invert: mask everything that the file does *not* cover.
     """
@@ -49,27 +50,32 @@ class Mask:
 def mask_in_scene(mask: Mask, scene: Scene) -> BaseGeometry:
     """The masked part of a scene, as polygons in the scene frame; may be empty.
 
-    ConfigError where a vector file cannot be read; SceneError where a raster cannot be read or misses the scene, or
-    only one of the two is georeferenced.
+    A mask that lies elsewhere masks nothing, and inverted everything.
+
+    ConfigError where a vector file cannot be read; SceneError where a raster cannot be read, or only one of the two is
+    georeferenced.
     """
     path = mask.path.replace("{id}", scene.id)
-    raster = suffix(path) in SUFFIXES
+    file, layer = split_layer(path)
+    raster = suffix(file) in LOCAL_SUFFIXES
     if mask.values is not None and not raster:
         raise ConfigError(f"mask {path}: is a vector file, which has no codes; remove {mask.values}")
-    covered = _raster(mask, path, scene) if raster else _vector(path, scene)
+    if raster and layer is not None:
+        raise ConfigError(f"mask {path}: {layer!r} is no list of codes; write {file}:3,8,9 for the codes of a raster")
+    covered = _raster(mask, path, scene) if raster else _vector(file, layer, scene)
     frame = shapely.box(0, 0, scene.width, scene.height)
     return shapely.difference(frame, covered) if mask.invert else covered
 
 
-def _vector(path: str, scene: Scene) -> BaseGeometry:
+def _vector(path: str, layer: str | None, scene: Scene) -> BaseGeometry:
     """The polygons of a vector file; a file without polygons, as of a scene without clouds, masks nothing."""
-    aoi = _load(path, file_stamp(path))
+    aoi = _load(path, layer, file_stamp(path))
     return aoi.geometry if aoi.geometry.is_empty else polygons_in_scene(aoi, scene)
 
 
 @lru_cache(maxsize=8)
-def _load(path: str, stamp: tuple[int, int] | None) -> Aoi:  # noqa: ARG001
-    return load_aoi(path, what="mask", empty=True)
+def _load(path: str, layer: str | None, stamp: tuple[int, int] | None) -> Aoi:  # noqa: ARG001
+    return load_aoi(path, layer, what="mask", empty=True)
 
 
 def _raster(mask: Mask, path: str, scene: Scene) -> BaseGeometry:
@@ -83,13 +89,15 @@ def _raster(mask: Mask, path: str, scene: Scene) -> BaseGeometry:
         raise SceneError(f"{path}: has no geotransform, so it cannot be a mask; warp it first (gdalwarp)")
     vertices = shapely.get_coordinates(footprint(scene, codes.crs))
     window = _window(codes, apply_affine(~codes.transform, vertices), path, scene)
+    if window is None:
+        return shapely.MultiPolygon()
     masked = _masked(mask, codes, window)
     outlines = _outlines(masked, codes.transform @ Affine.translation(window.col_off, window.row_off), path)
     return outlines if outlines.is_empty else polygons_in_scene(Aoi(outlines, codes.crs), scene)
 
 
-def _window(codes: Scene, xy: FloatArray, path: str, scene: Scene) -> GdalWindow:
-    """The pixels of the mask around the vertices of the scene's footprint, with a margin of one pixel."""
+def _window(codes: Scene, xy: FloatArray, path: str, scene: Scene) -> GdalWindow | None:
+    """The pixels of the mask around the vertices of the scene's footprint, with a margin of one; None outside it."""
     low, high = np.floor(xy.min(axis=0)) - 1, np.ceil(xy.max(axis=0)) + 1
     size = (codes.width, codes.height)
     (left, top), (right, bottom) = (
@@ -97,7 +105,7 @@ def _window(codes: Scene, xy: FloatArray, path: str, scene: Scene) -> GdalWindow
         np.clip(high, 0, size).astype(int).tolist(),
     )
     if right <= left or bottom <= top:
-        raise SceneError(f"{scene.ref.uri}: the mask {path} misses this scene; check its CRS and position")
+        return None
     pixels = (right - left) * (bottom - top)
     if pixels > MAX_PIXELS:
         raise SceneError(

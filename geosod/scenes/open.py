@@ -9,21 +9,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 
-from geosod.errors import GeosodError, SceneError
-from geosod.georeference.sizes import ground_size
+from geosod.errors import SceneError
+from geosod.georeference.crs import full_circle, horizontal_crs
+from geosod.georeference.sizes import pixel_on_ground
 from geosod.georeference.transforms import read_georeference
-from geosod.scene import BandFile, MaskKind, Scene, SceneRef
+from geosod.scene import BandFile, Scene, SceneRef
+from geosod.scenes.gaps import vrt_gaps
+from geosod.scenes.validity import alpha_band, masks, nodata_values
 from geosod.scenes.view import expand_palette, stack_bands
 from geosod.storage.datasets import open_dataset
+from geosod.storage.formats import orientation, pages
 
-#: Formats that are opened; some of GDAL's other drivers access the network.
-DRIVERS = ["GTiff", "VRT", "JPEG", "PNG", "JP2OpenJPEG"]
 #: Files with larger native blocks, decoded, are refused.
 MAX_BLOCK_BYTES = 1 << 30
 #: Headers that claim more pixels (half a million a side) are refused as damaged.
 MAX_PIXELS = 250_000_000_000
+#: Sides of a pixel in metres beyond these are mistakes.
+MIN_PIXEL, MAX_PIXEL = 1e-4, 1e6
 
 
 @contextmanager
@@ -31,16 +35,17 @@ def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb
     """A rasterio dataset with its own GDAL handle, decoding threads and block cache in MB; raises as `open_dataset`."""
     # rasterio takes bytes here; GDAL would take small numbers as MB.
     options = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
-    with open_dataset(ref, view=view, drivers=DRIVERS, options=options) as dataset:
+    with open_dataset(ref, view=view, options=options) as dataset:
         yield dataset
 
 
-def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | None = None) -> Scene:
+def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | None = None, alpha: str = "auto") -> Scene:
     """Read the header of a scene in one file.
 
     Args:
         ref: the scene.
         rpc_height, dem: as `read_georeference`.
+        alpha: whether a band that the file calls alpha marks invalid pixels, see `alpha_band`.
 
     Raises:
         SceneError: the file cannot be opened, has unsupported pixels or impossible sizes, or its georeference cannot
@@ -53,6 +58,11 @@ def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | Non
             crs, transform, locator = read_georeference(dataset, rpc_height=rpc_height, dem=dem)
         except SceneError as error:
             raise SceneError(f"{ref.uri}: {error}") from error
+        alpha_number, about_alpha = alpha_band(dataset, alpha)
+        nodata, masked = nodata_values(dataset), masks(dataset)
+        marked = alpha_number is not None or any(masked) or any(value is not None for value in nodata)
+        gaps, about_gaps = (None, None) if marked else vrt_gaps(dataset, ref.uri)
+        about = (about_alpha, about_gaps, *_curiosities(dataset, ref, placed=crs is not None))
         scene = Scene(
             ref=ref if ref.datetime else replace(ref, datetime=_acquired(dataset)),
             width=dataset.width,
@@ -62,31 +72,41 @@ def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | Non
             crs=crs,
             transform=transform,
             locator=locator,
-            nodata=tuple(dataset.nodatavals),
-            masks=tuple(_mask(dataset, band) for band in range(dataset.count)),
-            alpha=next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None),
+            nodata=nodata,
+            masks=masked,
+            alpha=alpha_number,
             band_names=_band_names(dataset),
             block_shape=tuple(dataset.block_shapes[0]),
             overviews=tuple(dataset.overviews(1)),
-            gsd=None,
+            pixel=None,
             scales=tuple(dataset.scales),
             offsets=tuple(dataset.offsets),
+            gaps=gaps,
+            notes=tuple(f"{ref.id}: {note}" for note in about if note),
         )
         components = _palette(dataset)
-    scene = replace(scene, gsd=_gsd(scene))
+    scene = replace(scene, pixel=_pixel(scene))
     return expand_palette(scene, components) if components else scene
 
 
 def open_files(
-    ref: SceneRef, files: Sequence[BandFile], *, rpc_height: float | None = None, dem: str | None = None
+    ref: SceneRef,
+    files: Sequence[BandFile],
+    *,
+    rpc_height: float | None = None,
+    dem: str | None = None,
+    alpha: str = "auto",
 ) -> Scene:
     """Read the headers of the band files of a scene; at least one, in the order of the bands.
+
+    The other arguments are as for `open_scene`.
 
     Raises:
         SceneError: as `open_scene`; or a file lacks the band, or the files do not cover the same ground.
     """
     sources = {file.uri: SceneRef(file.uri, ref.id, ref.datetime, file.version) for file in files}
-    opened_files = {uri: open_scene(source, rpc_height=rpc_height, dem=dem) for uri, source in sources.items()}
+    how = {"rpc_height": rpc_height, "dem": dem, "alpha": alpha}
+    opened_files = {uri: open_scene(source, **how) for uri, source in sources.items()}  # type: ignore[arg-type]
     parts = []
     for file in files:
         scene = opened_files[file.uri]
@@ -126,17 +146,30 @@ def _palette(dataset: Any) -> int:
     return 4 if any(alpha < 255 for *_, alpha in colours) else 3
 
 
-def _mask(dataset: Any, band: int) -> MaskKind:
-    flags = dataset.mask_flag_enums[band]
-    if dataset.nodatavals[band] is not None:
-        return "nodata"
-    return "none" if MaskFlags.all_valid in flags or MaskFlags.alpha in flags else "mask"
-
-
 def _band_names(dataset: Any) -> tuple[str, ...]:
+    """Descriptions or colours; what a driver calls every n-th band says nothing."""
     unnamed = {ColorInterp.gray, ColorInterp.undefined}
-    interpretations = ["" if c in unnamed else c.name for c in dataset.colorinterp]
-    return tuple(d or name for d, name in zip(dataset.descriptions, interpretations, strict=True))
+    pairs = enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), 1)
+    return tuple(
+        text if text and text not in (f"Band {i}", f"Layer_{i}") else "" if kind in unnamed else kind.name
+        for i, (text, kind) in pairs
+    )
+
+
+def _curiosities(dataset: Any, ref: SceneRef, *, placed: bool) -> Iterator[str]:
+    """What a user should know of a file that can be read, but perhaps not as it was meant."""
+    count = pages(dataset)
+    if count > 1 and ref.page == 1:
+        yield f"holds {count} images, of which the first is read; --page N reads another"
+    if not placed and dataset.crs is None and not dataset.transform.is_identity:
+        yield (
+            "has a geotransform but no CRS, so it is taken as an image without georeference; assign its CRS "
+            "(gdal_edit.py -a_srs, or rio edit-info --crs)"
+        )
+    if (turned := orientation(ref.uri, dataset)) != 1:
+        yield f"is tagged to be shown rotated or mirrored (orientation {turned}); its pixels are taken as stored"
+    if dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
+        yield "holds one bit a pixel, as a mask does and imagery does not; check that it is the file you meant"
 
 
 def _acquired(dataset: Any) -> dt.datetime | None:
@@ -151,13 +184,22 @@ def _acquired(dataset: Any) -> dt.datetime | None:
     return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
 
 
-def _gsd(scene: Scene) -> float | None:
-    if scene.crs is None:
-        return None
-    col, row = scene.width // 2, scene.height // 2
-    pixel = np.array([[col, row, col + 1, row + 1]], np.float64)
-    try:
-        width, height, _ = ground_size(scene, pixel)
-    except GeosodError:
-        return None
-    return float(np.sqrt(width[0] * height[0]))
+def _pixel(scene: Scene) -> tuple[float, float] | None:
+    """The size of a pixel; SceneError where it cannot be."""
+    size = pixel_on_ground(scene)
+    if size is not None and not (all(MIN_PIXEL <= side <= MAX_PIXEL for side in size) and _fits_the_globe(scene)):
+        raise SceneError(
+            f"{scene.ref.uri}: its pixels would be {size[0]:.3g} x {size[1]:.3g} m on the ground, and its sides "
+            f"{scene.width} x {scene.height} of them, which cannot be; its geotransform is probably not in the units "
+            "of its CRS: assign the right CRS (gdal_edit.py -a_srs)"
+        )
+    return size
+
+
+def _fits_the_globe(scene: Scene) -> bool:
+    """Whether a scene spans no more latitudes than there are, with a pixel to spare on both sides."""
+    if scene.transform is None or scene.crs is None or not (crs := horizontal_crs(scene.crs)).is_geographic:
+        return True
+    t = scene.transform
+    latitudes = abs(t.d) * (scene.width - 2) + abs(t.e) * (scene.height - 2)
+    return latitudes <= full_circle(crs) / 2

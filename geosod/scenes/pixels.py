@@ -1,4 +1,4 @@
-"""Read the pixels of a window and their validity, and split windows into blocks.
+"""Read the pixels of a window, and split windows into blocks.
 
 Reading here is one or a few calls of GDAL; retries and failures are handled in `geosod.scenes.read`.
 """
@@ -15,6 +15,7 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.arrays import BoolArray, PixelArray
 from geosod.scene import Scene, Unit, Window
+from geosod.scenes.validity import valid_pixels
 
 #: Parts of a view are not split further below this side, in pixels, when they cannot be read.
 MIN_SUBWINDOW = 16
@@ -51,39 +52,6 @@ def within(part: Window, whole: Window) -> tuple[slice, slice]:
 
 def _gdal_window(window: Window) -> GdalWindow:
     return GdalWindow(window.col, window.row, window.width, window.height)
-
-
-def valid_pixels(
-    dataset: Any, scene: Scene, bands: tuple[int, ...], options: dict[str, Any]
-) -> tuple[PixelArray, BoolArray]:
-    """Pixels and validity, as `read_window`, with any options of rasterio's `read`."""
-    kinds = {scene.masks[band - 1] for band in bands}
-    if scene.alpha is not None and scene.alpha not in bands:
-        stack = dataset.read([*bands, scene.alpha], **options)
-        pixels, valid = stack[:-1], stack[-1] != 0
-    else:
-        pixels = dataset.read(list(bands), **options)
-        valid = np.ones(pixels.shape[1:], np.bool_)
-    # A pixel is valid where any band is, so masks matter only when every band has one.
-    if "mask" in kinds and "none" not in kinds:
-        valid &= dataset.read_masks(list(bands), **options).any(axis=0)
-    elif kinds == {"nodata"} and (scene.alpha is None or scene.alpha in bands):
-        valid = ~_is_nodata(pixels, [scene.nodata[band - 1] for band in bands])
-    if pixels.dtype.kind == "f":
-        valid &= np.isfinite(pixels).all(axis=0)
-    if not valid.all():
-        pixels = np.where(valid, pixels, np.zeros((), pixels.dtype))
-    return pixels, valid
-
-
-def _is_nodata(pixels: PixelArray, values: list[float | None]) -> BoolArray:
-    """(h, w) bool: every band holds its nodata value, which is how GDAL combines band masks."""
-    empty = np.ones(pixels.shape[1:], np.bool_)
-    for band, value in zip(pixels, values, strict=True):
-        if value is None:
-            return np.zeros_like(empty)
-        empty &= np.isnan(band) if np.isnan(value) else band == value
-    return empty
 
 
 def blocks(window: Window, shape: tuple[int, int]) -> Iterator[Window]:

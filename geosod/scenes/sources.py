@@ -6,6 +6,7 @@ to files. Remote files are queried by several threads.
 
 from __future__ import annotations
 
+import codecs
 import datetime as dt
 import hashlib
 import json
@@ -20,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from geosod.errors import ConfigError, GeosodError, SceneError, identity
+from geosod.errors import ConfigError, GeosodError, SceneError, identity, printable
 from geosod.results import Failure
 from geosod.scene import SceneRef
 from geosod.scenes import stac
@@ -69,7 +70,7 @@ def find_scenes(
     patterns = {n: p for n, p in bands.items() if is_pattern(p)} if isinstance(bands, Mapping) else {}
     search = _Search(patterns, asset)
     with ThreadPoolExecutor(THREADS) as pool:
-        entries = search.entries(inputs, sys.stdin if lines is None else lines)
+        entries = search.entries(inputs, lines)
         found = search.mapped(pool, search.scenes, entries)
         linked = search.mapped(pool, search.linked, ((one if isinstance(one, str) else one.uri, one) for one in found))
         refs = [replace(ref, id=safe_id(ref.id), datetime=datetime or ref.datetime) for ref in linked]
@@ -85,26 +86,28 @@ class _Search:
     asset: str | None
     failures: list[Failure] = field(default_factory=list)
 
-    def entries(self, inputs: Iterable[_Input], lines: Iterable[str]) -> Iterator[tuple[str, _Input]]:
+    def entries(self, inputs: Iterable[_Input], lines: Iterable[str] | None) -> Iterator[tuple[str, _Input]]:
         """The inputs, and the entries of lists among them, each with its name in messages."""
         for name in inputs:
             if name == "-":
-                yield from self._lines("standard input", lines)
+                yield from self._lines("standard input", _stdin_lines() if lines is None else lines)
             elif isinstance(name, str) and name.startswith("@") and not Path(name).exists():
                 try:
-                    text = Path(name[1:]).expanduser().read_text("utf-8")
-                except (OSError, UnicodeDecodeError) as error:
+                    content = Path(name[1:]).expanduser().read_bytes()
+                except OSError as error:
                     self._fail(name, SceneError(f"{name[:200]}: this list cannot be read: {error}"))
                     continue
-                yield from self._lines(name[1:], text.splitlines())
+                yield from self._lines(name[1:], _decoded(content).splitlines())
             else:
                 yield (name if isinstance(name, str) else str(name.get("id", "a scene without id"))), name
 
     def _lines(self, source: str, lines: Iterable[str]) -> Iterator[tuple[str, _Input]]:
+        empty = True
         for number, line in enumerate(lines, 1):
-            text = line.strip()
+            text = line.strip().lstrip("\ufeff")
             if not text or text.startswith("#"):
                 continue
+            empty = False
             if not text.startswith("{"):
                 yield text, text
                 continue
@@ -113,6 +116,8 @@ class _Search:
                 yield name, json.loads(text)
             except ValueError as error:
                 self._fail(name, SceneError(f"{name}: is not JSON: {error}"))
+        if empty:
+            self._fail(source, SceneError(f"{source}: this list is empty; check what was to write it"))
 
     def scenes(self, entry: _Input) -> list[_Found]:
         """The scenes that an input names, and the addresses of linked items."""
@@ -123,6 +128,9 @@ class _Search:
 
     def _loaded(self, ref: SceneRef) -> Sequence[_Found]:
         """The file itself, or where it is a STAC document, its scenes and the addresses of linked items."""
+        for uri in (ref.uri, *(file.uri for file in ref.files)):
+            if printable(uri) != uri:
+                raise SceneError(f"{uri}: this name is not UTF-8, so outputs cannot record it; rename the file")
         if ref.files or not _is_document(ref.uri):
             return [ref]
         document = stac.load(ref.uri)
@@ -169,6 +177,17 @@ class _Search:
                 message = f"{ref.uri}: differs from another scene only in the query, which does not identify a scene"
                 self._fail(ref.uri, SceneError(f"{message}; use separate output folders"))
         return tuple(kept.values())
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a list; what PowerShell writes is UTF-16, and names on Linux need not be UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def _stdin_lines() -> list[str]:
+    return _decoded(sys.stdin.buffer.read()).splitlines()
 
 
 def _attempt(name: str, action: Callable[[], Sequence[_Found]]) -> Sequence[_Found]:

@@ -13,7 +13,8 @@ from geosod.arrays import FloatArray, PixelArray, percentile_limits
 from geosod.errors import ReadError
 from geosod.scene import Scene, Window
 from geosod.scenes.open import opened
-from geosod.scenes.pixels import blocks, read_window, valid_pixels
+from geosod.scenes.pixels import blocks, read_window
+from geosod.scenes.validity import valid_pixels
 
 #: Approximate side of the sample in pixels: of the nearest overview, or of all patches.
 _SIDE = 2048

@@ -7,17 +7,19 @@ blocks that are the same for every unit; see `pixels.read_window`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape
 
 import numpy as np
+import shapely
 from affine import Affine
+from shapely import affinity
+from shapely.geometry.base import BaseGeometry
 
 from geosod.errors import ConfigError, SceneError
 from geosod.scene import Scene, SceneRef
-from geosod.storage.vrt_sandbox import gdal_source
+from geosod.storage.sandbox import gdal_source
 
 #: Scales outside this range are refused.
 MIN_SCALE, MAX_SCALE = 1 / 256, 16.0
@@ -116,25 +118,37 @@ def _rectangle_on(grid: Scene, other: Scene) -> Rectangle:
 
 
 def at_gsd(scene: Scene, gsd: float) -> Scene:
-    """The scene resampled to a GSD in metres; ConfigError as `at_scale`, SceneError where its own GSD is unknown."""
-    if scene.gsd is None:
+    """The scene resampled to square pixels of a GSD in metres.
+
+    Raises:
+        ConfigError: as `at_scale`.
+        SceneError: its own GSD is unknown.
+    """
+    if scene.pixel is None:
         raise SceneError(
             f"{scene.ref.uri}: its GSD is unknown, so it cannot be resampled to {gsd:g} m; omit --tile-gsd"
         )
-    return at_scale(scene, scene.gsd / gsd)
+    return at_scale(scene, scene.pixel[0] / gsd, scene.pixel[1] / gsd)
 
 
-def at_scale(scene: Scene, scale: float) -> Scene:
-    """The scene with `scale` pixels for each of its own along both axes; ConfigError where `scale` is out of range."""
-    if not MIN_SCALE <= scale <= MAX_SCALE:
-        raise ConfigError(
-            f"{scene.ref.uri}: would be resampled by {scale:.4g}, which is not in {MIN_SCALE:.4g} to {MAX_SCALE:g}; "
-            f"check --levels, and --tile-gsd against its GSD of {scene.gsd or 0:.3g} m"
-        )
-    if abs(scale - 1) * max(scene.width, scene.height) < 0.5:
+def at_scale(scene: Scene, scale: float, scale_y: float | None = None) -> Scene:
+    """The scene with `scale` pixels for each of its own along x, and `scale_y` or as many along y.
+
+    Raises:
+        ConfigError: a scale is out of range.
+    """
+    scales = (scale, scale if scale_y is None else scale_y)
+    for one in scales:
+        if not MIN_SCALE <= one <= MAX_SCALE:
+            raise ConfigError(
+                f"{scene.ref.uri}: would be resampled by {one:.4g}, which is not in {MIN_SCALE:.4g} to "
+                f"{MAX_SCALE:g}; check --levels, and --tile-gsd against its GSD of {scene.gsd or 0:.3g} m"
+            )
+    sides = (scene.width, scene.height)
+    if all(abs(one - 1) * side < 0.5 for one, side in zip(scales, sides, strict=True)):
         return scene
-    # Whole pixels cover the scene exactly, so the scales of the two axes may differ slightly.
-    width, height = (max(1, round(side * scale)) for side in (scene.width, scene.height))
+    # Whole pixels cover the scene exactly, so scales that were one may differ slightly.
+    width, height = (max(1, round(side * one)) for side, one in zip(sides, scales, strict=True))
     scale_x, scale_y = width / scene.width, height / scene.height
     rectangle = (0.0, 0.0, float(width), float(height))
     source = _source(scene)
@@ -144,7 +158,7 @@ def at_scale(scene: Scene, scale: float) -> Scene:
     ]
     if (alpha := scene.alpha) is not None:
         bands[alpha - 1] = replace(bands[alpha - 1], nodata=None, interpretation="Alpha", smooth=False)
-    mask = _Band(source, "mask,1", "uint8", rectangle, smooth=False) if "mask" in scene.masks else None
+    mask = _Band(source, "mask,1", "uint8", rectangle, smooth=False) if any(scene.masks) else None
     return replace(
         scene,
         width=width,
@@ -152,7 +166,7 @@ def at_scale(scene: Scene, scale: float) -> Scene:
         transform=None if scene.transform is None else scene.transform @ Affine.scale(1 / scale_x, 1 / scale_y),
         view=_vrt(width, height, bands, mask=mask),
         scale=(scene.scale[0] * scale_x, scene.scale[1] * scale_y),
-        gsd=None if scene.gsd is None else scene.gsd / math.sqrt(scale_x * scale_y),
+        pixel=None if scene.pixel is None else (scene.pixel[0] / scale_x, scene.pixel[1] / scale_y),
         block_shape=(BLOCK, BLOCK),
         overviews=(),
     )
@@ -167,14 +181,14 @@ def expand_palette(scene: Scene, components: int) -> Scene:
         _Band(source, 1, "uint8", whole, n.lower(), colour=i, interpretation=n, smooth=False)
         for i, n in enumerate(names, 1)
     ]
-    masked = scene.masks[0] != "none"
+    masked = scene.masks[0] or scene.nodata[0] is not None
     mask = _Band(source, "mask,1", "uint8", whole, smooth=False) if masked else None
     return replace(
         scene,
         count=components,
         dtype="uint8",
         nodata=(None,) * components,
-        masks=("mask" if masked else "none",) * components,
+        masks=(masked,) * components,
         alpha=4 if components == 4 else None,
         band_names=tuple(n.lower() for n in names),
         block_shape=(BLOCK, BLOCK),
@@ -214,7 +228,21 @@ def stack_bands(parts: Sequence[tuple[Scene, int, str]], *, ref: SceneRef) -> Sc
         scales=tuple(part.scales[band - 1] if part.scales else 1.0 for part, band, _ in parts),
         offsets=tuple(part.offsets[band - 1] if part.offsets else 0.0 for part, band, _ in parts),
         view=_vrt(grid.width, grid.height, bands),
+        gaps=_common_gaps(grid, [part for part, _, _ in parts]),
+        notes=tuple(dict.fromkeys(note for part, _, _ in parts for note in part.notes)),
     )
+
+
+def _common_gaps(grid: Scene, parts: Sequence[Scene]) -> BaseGeometry | None:
+    """The gaps of all files, in pixels of the grid: a pixel is valid where any band is."""
+    moved = []
+    for part in parts:
+        if part.gaps is None:
+            return None
+        x, y, w, h = _rectangle_on(grid, part)
+        moved.append(affinity.affine_transform(part.gaps, [w / part.width, 0, 0, h / part.height, x, y]))
+    common: BaseGeometry = shapely.intersection_all(moved)
+    return common
 
 
 def _check_extent(grid: Scene, part: Scene, rectangle: Rectangle) -> None:
@@ -235,7 +263,7 @@ def _check_extent(grid: Scene, part: Scene, rectangle: Rectangle) -> None:
 
 
 def _stacked(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> _Band:
-    if part.masks[band - 1] == "mask" or part.alpha not in (None, band):
+    if part.masks[band - 1] or part.alpha not in (None, band):
         raise SceneError(
             f"{part.ref.uri}: has a mask or alpha band, which scenes of several files do not support; assign a nodata "
             "value, or stack the files first (gdalbuildvrt -separate)"
@@ -246,4 +274,4 @@ def _stacked(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> _
 
 
 def _source(scene: Scene) -> _Source:
-    return scene.view or gdal_source(scene.ref.uri), scene.width, scene.height
+    return scene.view or gdal_source(scene.ref.uri, scene.ref.page), scene.width, scene.height

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,25 +13,24 @@ from rasterio.io import DatasetReader
 
 from geosod.errors import MEMORY, SceneError
 from geosod.scene import SceneRef
+from geosod.storage.formats import DRIVERS, REMOTE_DRIVERS, advice
 from geosod.storage.gdal_env import environment, forget, versioned_name
 from geosod.storage.retry import ATTEMPTS, with_retries
+from geosod.storage.sandbox import check_raster, gdal_source
 from geosod.storage.uris import is_remote, suffix
-from geosod.storage.vrt_sandbox import check_raster, gdal_source
 
 #: The suffix that `versioned_name` adds, removed from messages.
 _VERSION_SUFFIX = re.compile(r"#[0-9a-f]{12}-\d+")
 
 
 @contextmanager
-def open_dataset(
-    ref: SceneRef, *, view: str | None, drivers: Sequence[str], options: Mapping[str, Any]
-) -> Iterator[Any]:
+def open_dataset(ref: SceneRef, *, view: str | None, options: Mapping[str, Any]) -> Iterator[Any]:
     """Open a rasterio dataset with its own GDAL handle.
 
     Args:
         ref: the scene.
         view: text of a generated VRT that is opened instead of the file; its sources are the scene's files.
-        drivers, options: GDAL drivers that may open it, and options in addition to those for remote files.
+        options: GDAL options in addition to those for remote files.
 
     Raises:
         SceneError: it cannot be opened.
@@ -41,7 +40,7 @@ def open_dataset(
     def attempt() -> tuple[Any, ExitStack]:
         with ExitStack() as stack:
             try:
-                name, allowed = _gdal_input(ref, view, drivers)
+                name, allowed = _gdal_input(ref, view)
                 stack.enter_context(environment([name], options))
                 dataset = stack.enter_context(_open(name, allowed))
                 return dataset, stack.pop_all()
@@ -65,18 +64,19 @@ def source_versions(ref: SceneRef) -> dict[str, str | None]:
     return {file.uri: file.version for file in ref.files} or {ref.uri: own}
 
 
-def _gdal_input(ref: SceneRef, view: str | None, drivers: Sequence[str]) -> tuple[str, list[str]]:
+def _gdal_input(ref: SceneRef, view: str | None) -> tuple[str, list[str]]:
     """The name or VRT text that GDAL opens, and the drivers that may open it."""
     if view is not None:
         # GDAL opens the sources of a view with any driver.
         for uri, version in source_versions(ref).items():
             if is_remote(uri) and suffix(uri) != ".vrt":
                 check_raster(uri, version)
-        return view, list(drivers)
+        return view, ["VRT"]
     if is_remote(ref.uri) and suffix(ref.uri) != ".vrt":
         # A VRT served under the name of a raster would bypass the sandbox.
-        return versioned_name(ref.uri, ref.version), [driver for driver in drivers if driver != "VRT"]
-    return gdal_source(ref.uri), list(drivers)
+        name = versioned_name(ref.uri, ref.version)
+        return (name if ref.page == 1 else gdal_source(ref.uri, ref.page)), list(REMOTE_DRIVERS)
+    return gdal_source(ref.uri, ref.page), list(DRIVERS)
 
 
 def _open(name: str, drivers: list[str]) -> Any:
@@ -87,4 +87,6 @@ def _open(name: str, drivers: list[str]) -> Any:
 
 def _scene_error(uri: str, error: RasterioError) -> SceneError:
     text = _VERSION_SUFFIX.sub("", " ".join(str(error).split())).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
+    if "not recognized as being in a supported file format" in text:
+        text = f"GDAL does not recognise its format; {advice(uri)}"
     return SceneError(f"{uri}: cannot be opened as a raster: {text or type(error).__name__}")

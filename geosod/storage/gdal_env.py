@@ -40,10 +40,11 @@ _failures: Counter[str] = Counter()
 
 
 def settings(names: Iterable[str]) -> dict[str, Any]:
-    """GDAL options for addresses, GDAL names, or texts of VRTs that contain these; empty where all are local."""
+    """GDAL options for addresses, GDAL names, or texts of VRTs that contain these."""
     remote = [name for name in names if is_remote(name) or "/vsicurl/" in name or "/vsis3/" in name]
     if not remote:
-        return {}
+        # Masks, overviews and georeference of local files may lie beside them, whatever the user's environment says.
+        return {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE"}
     # A name with a version may stay in GDAL's cache; any other could return outdated bytes.
     versioned = all(name.startswith("/vsicurl/") and "#" in name for name in remote)
     cache = {} if versioned else {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/"}

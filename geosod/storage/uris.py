@@ -10,8 +10,10 @@ from requests.utils import requote_uri
 
 from geosod.errors import ConfigError
 
-#: Suffixes of raster files.
+#: Suffixes of raster files, local or remote.
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".jpg", ".jpeg", ".png")
+#: Suffixes of rasters that are opened as local files only.
+LOCAL_SUFFIXES = (*SUFFIXES, ".ntf", ".nitf", ".nsf", ".img", ".mrf", ".gti")
 #: Suffixes of documents that list scenes.
 DOCUMENTS = (".json", ".geojson")
 

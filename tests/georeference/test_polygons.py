@@ -45,7 +45,7 @@ def make_scene(crs: str | None, transform: Affine | None, width: int = 10_000, h
         wkt,
         transform,
         (None,) * 3,
-        ("none",) * 3,
+        (False,) * 3,
         None,
         ("",) * 3,
         (512, 512),

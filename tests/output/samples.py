@@ -38,7 +38,7 @@ def make_scene(
     wkt = None if crs is None else CRS.from_user_input(crs).to_wkt()
     ref = SceneRef(uri, name, when)
     return Scene(
-        ref, *size, 3, "uint8", wkt, transform, (None,) * 3, ("none",) * 3, None, ("",) * 3, (256, 256), (), 0.5
+        ref, *size, 3, "uint8", wkt, transform, (None,) * 3, (False,) * 3, None, ("",) * 3, (256, 256), (), (0.5, 0.5)
     )
 
 

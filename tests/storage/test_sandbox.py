@@ -15,7 +15,7 @@ from geosod.scene import SceneRef
 from geosod.scenes.open import open_scene, opened
 from geosod.scenes.sources import find_scenes
 from geosod.storage.files import MAX_DOCUMENT
-from geosod.storage.vrt_sandbox import check_raster, gdal_source
+from geosod.storage.sandbox import check_raster, gdal_source
 from tests.rasters import noise, write_tif
 from tests.remote.server import Fault, Server, serving
 

@@ -1,8 +1,9 @@
-"""Which files a VRT may refer to.
+"""Which files a file may refer to that names others: a VRT, an MRF, a tile index (GTI).
 
 A local VRT may refer to local files, https:// and s3://. A remote VRT may refer to files of its own host or bucket
 only, and may contain only plain bands with plain sources. It is checked element by element and passed to GDAL as text.
-GDAL never opens other virtual file systems, databases or services.
+An MRF or a tile index must be local, and may refer to local files only. GDAL never opens other virtual file systems,
+databases or services.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from geosod.errors import ConfigError, SceneError
 from geosod.storage.files import document, probe
+from geosod.storage.formats import is_tile_index, page_name
 from geosod.storage.uris import gdal_name, is_remote, normalized, origin, resolved, suffix
 
 #: Local VRTs with more bytes than this are refused.
@@ -36,16 +39,23 @@ _HARMLESS_TAGS = (
 _HARMLESS = frozenset(_HARMLESS_TAGS.split())
 
 
-def gdal_source(uri: str) -> str:
+def gdal_source(uri: str, page: int = 1) -> str:
     """The name under which GDAL opens a file, or the text of a VRT that is remote or refers to remote files.
 
-    SceneError where a VRT refers to a forbidden file or cannot be read, or a remote file is not a raster.
+    Args:
+        uri: the file.
+        page: 1-based image of a file that holds several.
+
+    Raises:
+        SceneError: the file refers to a forbidden file or cannot be read, a remote file is not a raster, or it holds
+            one image only.
     """
     if is_remote(uri):
-        if suffix(uri) == ".vrt" or _is_vrt_text(_head(uri, None)):
-            return _remote_source(uri, 0)
-        return gdal_name(uri)
-    return _local_source(uri, 0)
+        is_vrt = suffix(uri) == ".vrt" or _is_vrt_text(_head(uri, None))
+        name = _remote_source(uri, 0) if is_vrt else gdal_name(uri)
+        return name if page == 1 else page_name(uri, name, page, _head(uri, None))
+    name = _local_source(uri, 0)
+    return name if page == 1 else page_name(uri, name, page, _local_head(uri))
 
 
 def check_raster(uri: str, version: str | None = None) -> None:
@@ -66,14 +76,28 @@ def _is_vrt_text(head: bytes) -> bool:
     return b"<vrtdataset" in head.lower()
 
 
+def _local_head(uri: str) -> bytes:
+    try:
+        with Path(uri).open("rb") as file:
+            return file.read(4096)
+    except OSError:
+        return b""
+
+
 def _local_source(uri: str, depth: int) -> str:
     """The name of a local file, or the text of a local VRT that needs rewriting."""
-    path = Path(uri)
+    path, head = Path(uri), _local_head(uri)
+    text = head.lower()
+    if is_tile_index(uri) or b"<gdaltileindexdataset" in text:
+        _check_tile_index(uri, depth)
+    elif b"<mrf_meta" in text:
+        _check_mrf(uri)
+    elif depth and not _is_vrt_text(head) and text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")):
+        # GDAL opens descriptions of services, too, when another file names them.
+        raise SceneError(f"{uri}: is XML or JSON but no VRT, MRF or tile index, which may name services; use a raster")
+    if not _is_vrt_text(head):
+        return uri
     try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-        if not _is_vrt_text(head):
-            return uri
         if depth == MAX_DEPTH or path.stat().st_size > MAX_BYTES:
             raise SceneError(
                 f"{uri}: this VRT is nested over {MAX_DEPTH} deep, or over {MAX_BYTES >> 20} MiB; flatten it"
@@ -110,6 +134,55 @@ def _local_target(uri: str, element: ElementTree.Element, name: str) -> str:
     raise SceneError(
         f"{uri}: this VRT refers to {name[:120]!r}, which is not a file here; use local files, https:// or s3:// only"
     )
+
+
+def _check_mrf(uri: str) -> None:
+    """Refuse an MRF that refers to anything but local files, or copies another raster into files as it is read."""
+    root = _parse(uri, Path(uri).read_bytes(), "mrf_meta")
+    for element in root.iter():
+        tag, name = str(element.tag).lower(), (element.text or "").strip()
+        if tag == "cachedsource":
+            raise SceneError(f"{uri}: is an MRF that fetches its pixels from elsewhere; convert it (gdal_translate)")
+        if tag in ("datafile", "indexfile") and name and not (Path(uri).parent / name).is_file():
+            raise SceneError(f"{uri}: this MRF refers to {name[:120]!r}, which is not a file here; put it beside it")
+
+
+def read_tile_index(uri: str) -> tuple[str, Any]:
+    """The vector file of a tile index, and its tiles: a GeoDataFrame with the column ``location``.
+
+    SceneError where it cannot be read, or has parts that are not checked.
+    """
+    import geopandas
+
+    index, field, layer = uri, "location", None
+    if b"<gdaltileindexdataset" in _local_head(uri).lower():
+        root = _parse(uri, Path(uri).read_bytes(), "gdaltileindexdataset")
+        named = {str(element.tag).lower(): (element.text or "").strip() for element in root}
+        if any(tag in named for tag in ("sql", "overview", "maskband")) or "indexdataset" not in named:
+            raise SceneError(f"{uri}: this tile index has SQL, overviews or masks of its own, or no index; simplify it")
+        index, field, layer = named["indexdataset"], named.get("locationfield", field), named.get("indexlayer")
+    if not Path(index).is_file():
+        raise SceneError(f"{uri}: the index {index[:120]!r} of its tiles is not a file here; give its absolute path")
+    try:
+        frame = geopandas.read_file(index, layer=layer, columns=[field])
+        return index, frame.rename(columns={field: "location"})[["location", "geometry"]]
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise SceneError(f"{uri}: this tile index cannot be read: {line}; make it with gdaltindex") from error
+
+
+def _check_tile_index(uri: str, depth: int) -> None:
+    """Refuse a tile index that refers to anything but local files."""
+    if depth == MAX_DEPTH:
+        raise SceneError(f"{uri}: this tile index is nested over {MAX_DEPTH} deep; flatten it")
+    index, tiles = read_tile_index(uri)
+    for name in tiles["location"].astype(str):
+        target = Path(index).parent / name
+        if not target.is_file() or _local_source(str(target), depth + 1) != str(target):
+            raise SceneError(
+                f"{uri}: this tile index refers to {name[:120]!r}, which is not a local raster; use local files only, "
+                "or a VRT (gdalbuildvrt)"
+            )
 
 
 def _remote_source(uri: str, depth: int) -> str:
@@ -157,16 +230,16 @@ def _set_source(element: ElementTree.Element, source: str) -> None:
     element.set("relativeToVRT", "0")
 
 
-def _parse(uri: str, content: bytes) -> ElementTree.Element:
-    """The XML of a VRT; entity declarations, which can expand without bounds, are refused."""
+def _parse(uri: str, content: bytes, kind: str = "vrtdataset") -> ElementTree.Element:
+    """The XML with a root element of a kind; entity declarations, which can expand without bounds, are refused."""
     if b"<!doctype" in content.lower() or b"<!entity" in content.lower():
-        raise SceneError(f"{uri}: this VRT declares a document type; remove that")
+        raise SceneError(f"{uri}: declares a document type; remove that")
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError) as error:
-        raise SceneError(f"{uri}: this VRT is not well-formed XML: {error}; rebuild it (gdalbuildvrt)") from error
-    if root.tag.lower() != "vrtdataset":
-        raise SceneError(f"{uri}: is XML but not a VRT: its root is {root.tag[:60]!r}; check the address")
+        raise SceneError(f"{uri}: is not well-formed XML: {error}; make it again (gdalbuildvrt)") from error
+    if root.tag.lower() != kind:
+        raise SceneError(f"{uri}: is XML with the root {root.tag[:60]!r}, expected {kind}; check the file")
     return root
 
 

@@ -1,0 +1,181 @@
+"""Which pixels of a file are valid: nodata values, masks, alpha bands, and the ground that a VRT's sources cover.
+
+Everything that a file declares counts: a pixel is invalid where its nodata value, its mask, its alpha band or a gap of
+its VRT says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from affine import Affine
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.features import geometry_mask
+from rasterio.windows import Window as GdalWindow
+
+from geosod.arrays import BoolArray, PixelArray
+from geosod.scene import Scene
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+#: Side in pixels of the overview in which an alpha band is judged; without overviews, of each patch of a 4 x 4 lattice.
+_SIDE, _PATCH = 512, 128
+#: An alpha band holds one value on at least this share of the pixels that it does not hide.
+_OPAQUE = 0.5
+#: GDAL takes numbers for equal that differ by less than this share of their sum, whatever their type.
+_EPSILON = 2 * np.finfo(np.float32).eps
+#: Integers beyond this are not exact in the float in which nodata values are given.
+_EXACT = 2**53
+
+
+def valid_pixels(
+    dataset: Any, scene: Scene, bands: tuple[int, ...], options: Mapping[str, Any]
+) -> tuple[PixelArray, BoolArray]:
+    """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
+
+    Args:
+        dataset: an open rasterio dataset of the scene.
+        scene: the scene.
+        bands: 1-based bands.
+        options: ``window`` or ``out_shape`` and others of rasterio's `read`.
+
+    Raises:
+        RasterioError: GDAL cannot read it.
+    """
+    if scene.alpha is not None and scene.alpha not in bands:
+        stack = dataset.read([*bands, scene.alpha], **options)
+        pixels, valid = stack[:-1], stack[-1] != 0
+    else:
+        pixels = dataset.read(list(bands), **options)
+        valid = np.ones(pixels.shape[1:], np.bool_)
+    declared = [scene.masks[band - 1] or scene.nodata[band - 1] is not None for band in bands]
+    # A pixel is valid where any band is, as in GDAL, so nodata and masks matter only where every band has one.
+    if all(declared):
+        masked = any(scene.masks[band - 1] for band in bands)
+        masks = dataset.read_masks(list(bands), **options) != 0 if masked else None
+        valid &= _any_valid(pixels, masks, [(scene.nodata[band - 1], scene.masks[band - 1]) for band in bands])
+    if scene.gaps is not None:
+        valid &= ~_in_gaps(scene, scene.gaps, options.get("window"), valid.shape)
+    if pixels.dtype.kind == "f":
+        valid &= np.isfinite(pixels).all(axis=0)
+    if not valid.all():
+        pixels = np.where(valid, pixels, np.zeros((), pixels.dtype))
+    return pixels, valid
+
+
+def _any_valid(pixels: PixelArray, masks: BoolArray | None, declared: list[tuple[float | None, bool]]) -> BoolArray:
+    valid = np.zeros(pixels.shape[1:], np.bool_)
+    for i, (nodata, masked) in enumerate(declared):
+        band = np.ones_like(valid) if nodata is None else ~is_nodata(pixels[i], nodata)
+        valid |= band & masks[i] if masked and masks is not None else band
+    return valid
+
+
+def is_nodata(band: PixelArray, nodata: float) -> BoolArray:
+    """Which pixels hold a nodata value, compared as GDAL compares it (``GDALNoDataMaskBand``, ``ARE_REAL_EQUAL``).
+
+    Floats may differ slightly, since tags such as -3.40282e+38 are written short; for integers the fraction of the
+    value is dropped.
+    """
+    if band.dtype.kind != "f":
+        return np.asarray(band == int(nodata))
+    if np.isnan(nodata):
+        return np.asarray(np.isnan(band))
+    value = band.dtype.type(nodata)
+    with np.errstate(over="ignore", invalid="ignore"):
+        close = np.abs(band - value) < np.abs(band + value) * band.dtype.type(_EPSILON)
+    return np.asarray((band == value) | close)
+
+
+def nodata_values(dataset: Any) -> tuple[float | None, ...]:
+    """The nodata value of each band; None where a band has none, or only GDAL itself can compare it."""
+    values = zip(dataset.nodatavals, dataset.dtypes, strict=True)
+    return tuple(None if dtype in ("int64", "uint64") and abs(v or 0) >= _EXACT else v for v, dtype in values)
+
+
+def masks(dataset: Any) -> tuple[bool, ...]:
+    """Which bands have a mask of their own or of the whole file, besides a nodata value and an alpha band."""
+    values = nodata_values(dataset)
+
+    def masked(flags: list[MaskFlags], nodata: float | None) -> bool:
+        if MaskFlags.nodata in flags:
+            # A list of values for all bands together (NODATA_VALUES) is no band's own value.
+            return nodata is None
+        return MaskFlags.all_valid not in flags and MaskFlags.alpha not in flags
+
+    return tuple(masked(flags, value) for flags, value in zip(dataset.mask_flag_enums, values, strict=True))
+
+
+def alpha_band(dataset: Any, use: str) -> tuple[int | None, str | None]:
+    """The 1-based band that marks invalid pixels by 0, and something to report about it, or None.
+
+    GDAL calls the fourth of four bands alpha even where it is infrared. So pixels of the band are sampled: where it
+    hides nothing, an alpha band is opaque, which is one value.
+
+    Args:
+        dataset: an open rasterio dataset.
+        use: "auto" judges by the pixels, "use" and "ignore" do not.
+    """
+    band = next((i for i, colour in enumerate(dataset.colorinterp, 1) if colour == ColorInterp.alpha), None)
+    if band is None or use == "ignore":
+        return None, None
+    if use == "use":
+        return band, None
+    sample = _sample(dataset, band)
+    shown = sample[sample != 0]
+    if not shown.size:
+        hidden = f"band {band}, called alpha, hides every sampled pixel; --alpha ignore if it holds image data"
+        return band, hidden if sample.size else None
+    counts = np.unique(shown, return_counts=True)[1]
+    if counts.max() >= _OPAQUE * shown.size:
+        return band, None
+    return None, (
+        f"band {band} is called alpha, but holds {len(counts):,} different values, as image data such as infrared "
+        "does; it hides no pixel. --alpha use takes it for a mask, --alpha ignore for image data without this check"
+    )
+
+
+def _sample(dataset: Any, band: int) -> PixelArray:
+    """Pixels of a band: of an overview, or of patches; what cannot be read is left out."""
+    sides = (dataset.height, dataset.width)
+    factor = max((f for f in dataset.overviews(band) if max(sides) / f >= _SIDE), default=1)
+    found = []
+    try:
+        if max(sides) / factor <= 4 * _SIDE:
+            return np.asarray(dataset.read(band, out_shape=tuple(-(-side // factor) for side in sides))).ravel()
+    except RasterioError:
+        pass
+    for window in _patches(*sides):
+        try:
+            found.append(np.asarray(dataset.read(band, window=window)).ravel())
+        except RasterioError:
+            continue
+    return np.concatenate(found) if found else np.empty(0, np.uint8)
+
+
+def _patches(height: int, width: int) -> Iterator[GdalWindow]:
+    for row in range(4):
+        for col in range(4):
+            left, top = (width * (2 * col + 1) // 8, height * (2 * row + 1) // 8)
+            yield GdalWindow(left, top, min(_PATCH, width - left), min(_PATCH, height - top))
+
+
+def _in_gaps(scene: Scene, gaps: BaseGeometry, window: GdalWindow | None, shape: tuple[int, ...]) -> BoolArray:
+    """(h, w) bool: the pixels of a window, or of the decimated scene, whose centres lie in gaps."""
+    import shapely
+
+    area = window or GdalWindow(0, 0, scene.width, scene.height)
+    to_file = (
+        Affine.scale(1 / scene.scale[0], 1 / scene.scale[1])
+        @ Affine.translation(area.col_off, area.row_off)
+        @ Affine.scale(area.width / shape[1], area.height / shape[0])
+    )
+    (x0, y0), (x1, y1) = to_file @ (0, 0), to_file @ (shape[1], shape[0])
+    inside = shapely.intersection(gaps, shapely.box(x0, y0, x1, y1))
+    if inside.area == 0:
+        return np.zeros(shape, np.bool_)
+    return np.asarray(geometry_mask([inside], out_shape=shape, transform=to_file, invert=True))
