@@ -1,4 +1,4 @@
-"""The ground of a VRT or tile index that none of its sources covers; GDAL reads it as 0, or as the band's nodata value."""
+"""The ground of a mosaic that none of its sources covers; GDAL reads it as 0, or as the nodata value."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Which pixels of a file are valid: nodata values, masks, alpha bands, and the ground that a VRT's sources cover.
+"""Which pixels of a file are valid: nodata values, masks, alpha bands, and the ground that a mosaic's sources cover.
 
-Everything that a file declares counts: a pixel is invalid where its nodata value, its mask, its alpha band or a gap of
-its VRT says so.
+A pixel is invalid where the file's mask, or else its nodata value, says so, or its alpha band, or a gap of its mosaic.
 """
 
 from __future__ import annotations
@@ -92,9 +91,15 @@ def is_nodata(band: PixelArray, nodata: float) -> BoolArray:
 
 
 def nodata_values(dataset: Any) -> tuple[float | None, ...]:
-    """The nodata value of each band; None where a band has none, or only GDAL itself can compare it."""
-    values = zip(dataset.nodatavals, dataset.dtypes, strict=True)
-    return tuple(None if dtype in ("int64", "uint64") and abs(v or 0) >= _EXACT else v for v, dtype in values)
+    """The nodata value of each band; None where it has none, or a mask instead, or only GDAL itself can compare it.
+
+    A file with a mask and a nodata value is masked by the mask alone, as in GDAL.
+    """
+    flagged = zip(dataset.nodatavals, dataset.dtypes, dataset.mask_flag_enums, strict=True)
+    return tuple(
+        None if MaskFlags.nodata not in flags or (dtype in ("int64", "uint64") and abs(value or 0) >= _EXACT) else value
+        for value, dtype, flags in flagged
+    )
 
 
 def masks(dataset: Any) -> tuple[bool, ...]:
