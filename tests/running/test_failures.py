@@ -253,13 +253,6 @@ def test_the_models_gsd_is_enforced(tmp_path) -> None:
     assert any("unplaced" in e.text for e in notes if isinstance(e, Note))
 
 
-def test_an_aoi_that_misses_a_scene_is_told(good, rgb_bundle, tmp_path) -> None:
-    aoi = tmp_path / "aoi.geojson"
-    geopandas.GeoSeries([shapely.box(10, 10, 11, 11)], crs=4326).to_file(aoi)
-    result = detect(good, rgb_bundle, tmp_path / "out", aoi=aoi)
-    assert result.exit_code == 2 and "the AOI misses this scene" in result.failures[0].message
-
-
 def test_settings_are_checked_before_anything_is_done(good, rgb_bundle, tmp_path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="tresh: unknown setting"):

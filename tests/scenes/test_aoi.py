@@ -6,6 +6,8 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
@@ -13,10 +15,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
-from geosod.errors import SceneError
-from geosod.scene import GroundControl, RationalPolynomials, Scene
-from geosod.scenes.aoi import Aoi, load_aoi, polygons_in_scene
+from geosod.errors import ConfigError, SceneError
+from geosod.scene import GroundControl, RationalPolynomials, Scene, SceneRef
+from geosod.scenes.aoi import Aoi, load_aoi, polygons_in_scene, split_layer
+from geosod.scenes.mask import Mask, mask_in_scene
+from geosod.scenes.open import open_scene
+from geosod.setting_types import MaskSetting
 from tests.ground import GOES_EAST, HIMAWARI, Camera, Dem, Satellite, make_scene, thin_plate
+from tests.rasters import UTM31, noise, write_tif
 
 LONLAT = CRS.from_user_input("OGC:CRS84").to_wkt()
 CAMERA = Camera()
@@ -196,3 +202,74 @@ def test_other_bodies_and_pixel_scenes_are_refused(tmp_path: Path) -> None:
     assert polygons_in_scene(Aoi(area.geometry, mars.crs or ""), mars).area == pytest.approx(1e6)
     with pytest.raises(SceneError, match="has no georeference"):
         polygons_in_scene(area, make_scene(None))
+
+
+WEST, EAST = shapely.box(500_000, 5_799_968, 500_010, 5_800_000), shapely.box(500_030, 5_799_968, 500_050, 5_800_000)
+
+
+def in_scene(file: str, tmp_path: Path, **how: object) -> float:
+    """Area of an AOI in a scene of 100 x 64 pixels of half a metre, in square pixels."""
+    scene = open_scene(SceneRef(str(write_tif(tmp_path / "scene.tif", noise(1, 64, 100))), "s"))
+    return polygons_in_scene(load_aoi(*split_layer(file), **how), scene).area
+
+
+def frame(geometries: list[object], crs: object = UTM31) -> geopandas.GeoDataFrame:
+    return geopandas.GeoDataFrame(geometry=geometries, crs=crs)
+
+
+def test_every_layer_of_a_file_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.gpkg"
+    frame([WEST]).to_file(path, layer="west")
+    frame([EAST]).to_crs(4326).to_file(path, layer="2024")
+    frame([shapely.Point(0, 0)]).to_file(path, layer="points")
+    pyogrio.write_dataframe(pandas.DataFrame({"x": [1]}), path, layer="notes")
+    west, east = 20 * 64, 40 * 64
+    assert in_scene(str(path), tmp_path) == pytest.approx(west + east, rel=1e-3)
+    assert in_scene(f"{path}:west", tmp_path) == pytest.approx(west)
+    assert in_scene(f"{path}:2024", tmp_path) == pytest.approx(east, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"has no layer 'north'; its layers are west, 2024, points, notes"):
+        in_scene(f"{path}:north", tmp_path)
+    with pytest.raises(ConfigError, match="holds no polygon"):
+        in_scene(f"{path}:points", tmp_path)
+    colon = tmp_path / "b:west.gpkg"
+    path.rename(colon)
+    assert in_scene(f"{colon}:west", tmp_path) == pytest.approx(west), "a colon in the name of the file"
+
+
+def test_folders_of_a_kml_and_of_shapefiles_count(tmp_path: Path) -> None:
+    lonlat = [frame([area]).to_crs(4326).geometry[0] for area in (WEST, EAST)]
+    placemarks = [
+        f"<Placemark><Polygon><outerBoundaryIs><LinearRing><coordinates>"
+        f"{' '.join(f'{x},{y}' for x, y in area.exterior.coords)}"
+        "</coordinates></LinearRing></outerBoundaryIs></Polygon></Placemark>"
+        for area in lonlat
+    ]
+    inner = f"<Folder><name>b</name>{placemarks[1]}</Folder>"
+    text = f"<Folder><name>a</name>{placemarks[0]}{inner}</Folder>"
+    (tmp_path / "a.kml").write_text(f'<kml xmlns="http://www.opengis.net/kml/2.2"><Document>{text}</Document></kml>')
+    whole = (20 + 40) * 64
+    assert in_scene(str(tmp_path / "a.kml"), tmp_path) == pytest.approx(whole, rel=1e-3)
+    (tmp_path / "shapes").mkdir()
+    for name, area in (("west", WEST), ("east", EAST)):
+        frame([area]).to_file(tmp_path / "shapes" / f"{name}.shp")
+    assert in_scene(str(tmp_path / "shapes"), tmp_path) == pytest.approx(whole)
+    assert in_scene(f"{tmp_path / 'shapes'}:west", tmp_path) == pytest.approx(20 * 64)
+
+
+def test_a_layer_of_a_vector_mask(tmp_path: Path) -> None:
+    path = tmp_path / "a.gpkg"
+    frame([WEST]).to_file(path, layer="west")
+    frame([EAST]).to_file(path, layer="2024")
+    scene = open_scene(SceneRef(str(write_tif(tmp_path / "scene.tif", noise(1, 64, 100))), "s"))
+
+    def masked(setting: str) -> float:
+        mask = MaskSetting.model_validate(setting)
+        return mask_in_scene(Mask("cloud", mask.path, mask.values, mask.invert), scene).area
+
+    assert masked(f"{path}") == (20 + 40) * 64
+    assert masked(f"{path}:2024") == 40 * 64
+    assert masked(f"!{path}:west") == (100 - 20) * 64
+    codes = write_tif(tmp_path / "codes.tif", np.repeat([[[3] * 50 + [8] * 50]], 64, axis=1).astype("uint8"))
+    assert masked(f"{codes}:8") == 50 * 64
+    with pytest.raises(ConfigError, match="'clouds' is no list of codes"):
+        masked(f"{codes}:clouds")
