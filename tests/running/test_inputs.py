@@ -105,7 +105,7 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
     assert done.scenes[0].megapixels == pytest.approx(as_square.scenes[0].megapixels, rel=1e-3)
     ratio = rows["width_m"] / rows["height_m"]
     on_pixels = (rows["px_xmax"] - rows["px_xmin"]) / (rows["px_ymax"] - rows["px_ymin"])
-    assert np.allclose(ratio, on_pixels, rtol=0.02), "a pixel of the result is square"
+    assert np.allclose(ratio, 4 * on_pixels, rtol=0.02), "columns px_… are pixels of the file"
 
 
 @pytest.mark.parametrize(("gsd", "code"), [(0.6000000000000106, 0), (0.604, 0), (0.397, 0), (0.65, 2), (0.39, 2)])
