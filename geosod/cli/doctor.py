@@ -26,7 +26,9 @@ def doctor_command(
     """Show versions, cores, GPU, codecs, Ray and disk space. Exit code 3 if something is missing."""
     problems: list[str] = []
     table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
-    rows = _system() | _packages(problems) | _torch() | _gdal(problems) | (_ray(problems) if check_ray else {})
+    rows = (
+        _system() | _packages(problems) | _numba() | _torch() | _gdal(problems) | (_ray(problems) if check_ray else {})
+    )
     for name, value in rows.items():
         table.add_row(name, value)
     console = Console(highlight=False, soft_wrap=True)
@@ -59,6 +61,13 @@ def _packages(problems: list[str]) -> dict[str, str]:
             found[name] = "missing"
             problems.append(f"{name} is not installed; run `pip install geosod` again")
     return found
+
+
+def _numba() -> dict[str, str]:
+    from geosod.compiled import cache_folder
+
+    none = "none, so every process compiles for some seconds; set NUMBA_CACHE_DIR to a folder that can be written to"
+    return {"numba's cache": cache_folder() or none}
 
 
 def _torch() -> dict[str, str]:

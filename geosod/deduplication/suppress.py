@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from geosod.arrays import BoolArray, IntArray
+from geosod.compiled import njit
 from geosod.deduplication.boxes import Boxes
 from geosod.deduplication.candidates import CandidateIndex, Round, next_round, remove_boxes, restore_boxes
 from geosod.deduplication.match import MatchRule, match_values, ranking
@@ -98,7 +98,7 @@ def _duplicates(
     return keeper[suppressed], candidate[suppressed]
 
 
-@numba.njit(cache=True)
+@njit()
 def _suppressed(keeper: IntArray, candidate: IntArray, scene: IntArray, truncated: BoolArray, n: int) -> BoolArray:
     """In which matches the candidate is dropped.
 

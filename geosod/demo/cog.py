@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import rasterio
@@ -17,6 +16,7 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as RasterWindow
 
 from geosod.arrays import BoolArray
+from geosod.compiled import njit
 from geosod.errors import ConfigError, OutputError
 
 #: Side of a COG's blocks in pixels; the height of a strip is a multiple of it.
@@ -176,7 +176,7 @@ def _add(levels: list[_Level], pixels: npt.NDArray[np.uint8], valid: BoolArray) 
             _add(levels[1:], *_halve(*written))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _halve(pixels: npt.NDArray[np.uint8], valid: BoolArray) -> tuple[npt.NDArray[np.uint8], BoolArray]:
     """Means of the valid pixels of every 2 x 2 block; a mean is valid if any of its pixels is."""
     height, width = valid.shape

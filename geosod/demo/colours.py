@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from geosod.compiled import njit
 from geosod.demo.terrain import CROWN, GRAIN, SOIL, WAVE, Terrain, hash2
 
 # Mean colour and crop-row contrast of the field types: pasture, wheat, soil, rape, meadow, stubble.
@@ -27,13 +27,13 @@ _CROPS = np.array(
 )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def texel(tex: npt.NDArray[np.int8], layer: int, x: int, y: int) -> Any:
     """Value of a texture at a pixel; the texture has unit standard deviation."""
     return np.float32(tex[layer, y & 511, x & 511]) * np.float32(0.025)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def water(tex: npt.NDArray[np.int8], x: int, y: int, h: float, moist: float, warp: float) -> tuple[Any, Any, Any]:
     """Red, green and blue of water at elevation `h`: darker with depth, with swell, glint, and foam at the shore."""
     depth = min(1.0, -h * 5.0)
@@ -53,7 +53,7 @@ def water(tex: npt.NDArray[np.int8], x: int, y: int, h: float, moist: float, war
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _country(
     tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, moist: float, wx: float, wy: float
 ) -> tuple[Any, Any, Any]:
@@ -77,7 +77,7 @@ def _country(
     return _CROPS[kind, 0] + light, _CROPS[kind, 1] + light, _CROPS[kind, 2] + 0.8 * light
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def land(
     tex: npt.NDArray[np.int8], terrain: Terrain, x: int, y: int, f: npt.NDArray[np.float32]
 ) -> tuple[Any, Any, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.compiled import njit
 from geosod.demo.proposals import LAND, WATER
 from geosod.demo.sites import propose
 from geosod.demo.sprites import BUILDING, PIER, TANK, draw, true_boxes
@@ -58,7 +58,7 @@ class Layout:
     bucket_members: npt.NDArray[np.int32]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _overlap(p: FloatArray, q: FloatArray, gap: float) -> bool:
     """Whether two oriented rectangles (cx, cy, cos, sin, hl, hw) come closer than `gap` (separating axes)."""
     dx, dy = q[0] - p[0], q[1] - p[1]
@@ -72,7 +72,7 @@ def _overlap(p: FloatArray, q: FloatArray, gap: float) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _too_close(a: FloatArray, b: FloatArray) -> bool:
     """Whether two objects are too close for both to be in the ground truth."""
     distance = max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
@@ -86,7 +86,7 @@ def _too_close(a: FloatArray, b: FloatArray) -> bool:
     return bool(w * h > _MAX_OVERLAP * smaller)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _accept(
     poses: FloatArray, boxes: FloatArray, group: IntArray, parent: IntArray, kind: IntArray, fit: BoolArray, grid: int
 ) -> BoolArray:
@@ -123,7 +123,7 @@ def _accept(
     return kept
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sort_into_buckets(boxes: FloatArray, grid: int) -> tuple[IntArray, npt.NDArray[np.int32]]:
     spans = np.clip(np.floor(boxes / BUCKET).astype(np.int64), 0, grid - 1)
     starts = np.zeros(grid * grid + 1, np.int64)

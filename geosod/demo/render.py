@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray
+from geosod.compiled import njit
 from geosod.demo.colours import land, texel, water
 from geosod.demo.layout import BUCKET, Layout
 from geosod.demo.sprites import DASH, DISC, HULL, ROOF, WAKE
@@ -33,7 +33,7 @@ _NODE = 8
 _GROUND_FIELDS, _SKY_FIELDS = 5, 2
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -> None:
     """Slowly varying fields at the nodes of one bucket: height, urbanity, moisture, two warps, cloud and shade."""
     for i in range(nodes.shape[1]):
@@ -49,7 +49,7 @@ def _nodes(terrain: Terrain, x0: int, y0: int, nodes: npt.NDArray[np.float32]) -
             nodes[4, i, j] = 60.0 * value_noise(x / 1100.0, y / 1100.0, terrain.seed + 9201)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _interpolate_row(
     nodes: npt.NDArray[np.float32], dy: int, x0: int, line: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]
 ) -> None:
@@ -64,7 +64,7 @@ def _interpolate_row(
             rows[k, x - x0] = line[j] + (line[j + 1] - line[j]) * np.float32((x & (_NODE - 1)) / _NODE)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _distance(p: npt.NDArray[np.float64], u: float, v: float) -> Any:
     """Signed distance in pixels to the outline of a primitive, negative inside."""
     kind, hl, hw = p[0], p[5], p[6]
@@ -79,7 +79,7 @@ def _distance(p: npt.NDArray[np.float64], u: float, v: float) -> Any:
     return sd
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _paint(
     p: npt.NDArray[np.float64], tex: npt.NDArray[np.int8], x0: int, y0: int, canvas: npt.NDArray[np.float32]
 ) -> None:
@@ -113,7 +113,7 @@ def _paint(
                 canvas[i, j, band] += (p[7 + band] + light - canvas[i, j, band]) * cover
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _ground(
     terrain: Terrain,
     tex: npt.NDArray[np.int8],
@@ -132,7 +132,7 @@ def _ground(
             canvas[i, j, 0], canvas[i, j, 1], canvas[i, j, 2] = c
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sky(
     terrain: Terrain,
     tex: npt.NDArray[np.int8],
@@ -180,7 +180,7 @@ def _sky(
                 pixels[band, i, j] = np.uint8(min(high, max(low, value)))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _draw(
     terrain: Terrain,
     tex: npt.NDArray[np.int8],

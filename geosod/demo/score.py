@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.compiled import njit
 from geosod.errors import ConfigError
 
 _CELL = 64.0
@@ -44,7 +44,7 @@ class Score:
     missed: int
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _bucket(boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]) -> tuple[IntArray, IntArray]:
     """Rows of `boxes` grouped by the grid cells they touch, as starts (cells + 1,) and members."""
     rows, cols = shape
@@ -66,7 +66,7 @@ def _bucket(boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]) -> tu
     return starts, members
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _span(box: FloatArray, origin: FloatArray, rows: int, cols: int) -> tuple[int, int, int, int]:
     c0 = min(max((box[0] - origin[0]) / _CELL, 0.0), cols - 1.0)
     r0 = min(max((box[1] - origin[1]) / _CELL, 0.0), rows - 1.0)
@@ -75,7 +75,7 @@ def _span(box: FloatArray, origin: FloatArray, rows: int, cols: int) -> tuple[in
     return int(c0), int(r0), int(c1), int(r1)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _overlap(a: FloatArray, b: FloatArray) -> tuple[float, float]:
     """IoU and IoS (intersection over the smaller area) of two boxes."""
     inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
@@ -85,7 +85,7 @@ def _overlap(a: FloatArray, b: FloatArray) -> tuple[float, float]:
     return inter / (area_a + area_b - inter), inter / min(area_a, area_b)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _assign(
     truth: FloatArray,
     truth_labels: IntArray,

@@ -6,9 +6,10 @@ import functools
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from geosod.compiled import njit
 
 #: Pixels on a side of a texture; a power of two, so that coordinates wrap by masking.
 TEXTURE_SIZE = 512
@@ -42,7 +43,7 @@ class Terrain(NamedTuple):
     field_sin: float
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def hash2(x: int, y: int, seed: int) -> int:
     """Mix two lattice coordinates and a seed into an integer of 32 bits."""
     h = (x * 374761393 + y * 668265263 + seed * 2147483647) & 0xFFFFFFFF
@@ -51,7 +52,7 @@ def hash2(x: int, y: int, seed: int) -> int:
     return h ^ (h >> 16)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def value_noise(x: float, y: float, seed: int) -> float:
     """Value noise with a lattice of pitch 1: random values at integer points, smoothly interpolated; -1 to 1."""
     x0, y0 = math.floor(x), math.floor(y)
@@ -67,7 +68,7 @@ def value_noise(x: float, y: float, seed: int) -> float:
     return top + (low - top) * fy
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fractal_noise(x: float, y: float, seed: int, octaves: int, gain: float) -> float:
     """Sum of octaves of value noise, each with half the wavelength and `gain` times the amplitude of the previous one.
 
@@ -81,7 +82,7 @@ def fractal_noise(x: float, y: float, seed: int, octaves: int, gain: float) -> f
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def elevation(terrain: Terrain, x: float, y: float) -> float:
     """Unitless height of the ground at a point of the scene frame: land above 0, water below."""
     h = fractal_noise(x / _ELEVATION_WAVELENGTH, y / _ELEVATION_WAVELENGTH, terrain.seed, 7, 0.5) + 0.06
@@ -89,19 +90,19 @@ def elevation(terrain: Terrain, x: float, y: float) -> float:
     return h - terrain.offset * math.exp(-(dx * dx + dy * dy) / (2.0 * 1500.0**2))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def urbanity(terrain: Terrain, x: float, y: float) -> float:
     """How densely built the land is; towns stand where it is above 0."""
     return fractal_noise(x / 3600.0, y / 3600.0, terrain.seed + 5003, 3, 0.45) + 0.15
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def moisture(terrain: Terrain, x: float, y: float) -> float:
     """How green the land and how rough the water is, about -1 to 1."""
     return 0.8 * fractal_noise((0.8 * x + 0.6 * y) / 560.0, (0.8 * y - 0.6 * x) / 560.0, terrain.seed + 9001, 3, 0.5)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def cloudiness(terrain: Terrain, x: float, y: float) -> float:
     """Opacity of the clouds at a point of the scene frame, 0 to 0.97."""
     n = fractal_noise(x / _CLOUD_WAVELENGTH, y / _CLOUD_WAVELENGTH, terrain.seed + 7001, 6, 0.55)
@@ -109,7 +110,7 @@ def cloudiness(terrain: Terrain, x: float, y: float) -> float:
     return 0.97 * t * t * (3.0 - 2.0 * t)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def inside_swath(terrain: Terrain, x: float, y: float, margin: float) -> bool:
     """Whether a point lies in the valid square, at least `margin` pixels from its sides."""
     dx, dy = x - terrain.centre, y - terrain.centre
@@ -118,7 +119,7 @@ def inside_swath(terrain: Terrain, x: float, y: float, margin: float) -> bool:
     return max(u, v) <= terrain.half - margin
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def sample_terrain(
     terrain: Terrain, points: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from geosod.compiled import njit
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -32,10 +33,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     cache files are named after the function's qualified name, so a hash of the whole package is appended to that.
     """
     function.__qualname__ += f"_{_STATE}"
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
+    return njit(nogil=True, error_model="numpy")(function)
 
 
 def read_only(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 
@@ -33,7 +34,8 @@ def _works(codec: str) -> bool:
     pixels = np.arange(3 * 64 * 64, dtype=np.uint8).reshape(3, 64, 64)
     profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8", "compress": codec}
     try:
-        with rasterio.Env(CPL_LOG_ERRORS="OFF"), MemoryFile() as memory:
+        with warnings.catch_warnings(), rasterio.Env(CPL_LOG_ERRORS="OFF"), MemoryFile() as memory:
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with memory.open(**profile) as dataset:
                 dataset.write(pixels)
             with memory.open() as dataset:

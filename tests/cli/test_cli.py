@@ -155,3 +155,16 @@ def test_doctor_sees_the_data_of_another_proj(tmp_path) -> None:
     environment = os.environ | {"PROJ_DATA": str(tmp_path), "PROJ_LIB": str(tmp_path), "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 3 and f"PROJ_DATA={tmp_path}" in done.stdout and "DEFLATE GeoTIFF" not in done.stdout
+
+
+def test_an_installation_that_cannot_be_written_to(scene, rgb_bundle, tmp_path, monkeypatch) -> None:
+    """As in a container that runs as another user without a home: numba finds no place for its cache."""
+    monkeypatch.setenv("NUMBA_CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    done = geosod("detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
+    assert done.returncode == 0, done.stderr
+    imported = "import geosod.demo.scene, geosod.demo.score, geosod.deduplication.suppress"
+    subprocess.run([sys.executable, "-c", imported], check=True)
+    shown = geosod("doctor", "--no-ray")
+    assert shown.returncode == 0 and "set NUMBA_CACHE_DIR to a folder" in shown.stdout
+    assert "Warning" not in shown.stderr
