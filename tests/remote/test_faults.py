@@ -18,7 +18,7 @@ from geosod.storage import gdal_env
 from tests.rasters import noise, write_tif
 from tests.remote.conftest import pixels_of
 from tests.remote.server import Fault, Request
-from tests.running.helpers import detect, files
+from tests.running.helpers import detect, files, kill_a_worker
 
 UNIT = (2, 3)
 
@@ -106,6 +106,21 @@ def test_transient_errors_do_not_change_the_result_with_ray(
     server.fault = at_first(Fault(status=503), 5)
     result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray", workers=2)
     assert not result.failures and pixels_of(tmp_path / "out") == local_tables
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_killed_while_it_reads_does_not_matter(
+    cluster, scene, serve, rgb_bundle, local_tables, tmp_path
+) -> None:
+    server, killed = serve(scene.parent), []
+
+    def kill_who_asks(request: Request) -> None:
+        if for_pixels(request) and not killed:
+            killed.append(kill_a_worker("read"))
+
+    server.fault = kill_who_asks
+    result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray", workers=2)
+    assert killed == [True] and not result.failures and pixels_of(tmp_path / "out") == local_tables
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

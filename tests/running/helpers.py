@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import geosod
 from geosod.running.result import Result
@@ -25,3 +29,13 @@ def tables(out: Path) -> dict[str, bytes]:
 def files(out: Path) -> set[str]:
     """Every file below a folder but the lock."""
     return {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def kill_a_worker(name: str) -> bool:
+    """Kill one of Ray's processes that runs an actor or a task of a name; whether there was one."""
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if title.startswith("ray::") and name in title:
+            os.kill(process.pid, signal.SIGKILL)
+            return True
+    return False
