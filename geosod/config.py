@@ -224,11 +224,14 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
         raise ConfigError(
             f"config {file}: trust cannot be set in a file, which may come from others; pass --trust (trust=True)"
         )
-    values |= {name: value for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     try:
-        return RunConfig(**values)
+        return RunConfig(**(values | given))
     except ValidationError as error:
-        raise ConfigError("; ".join(_line(e) for e in error.errors())) from error
+        names, text = {e["loc"][0] for e in error.errors() if e["loc"]}, "; ".join(_line(e) for e in error.errors())
+    except ConfigError as error:
+        names, text = {str(error).split()[0]}, str(error)
+    raise ConfigError(f"config {file}: {text}" if file is not None and names - given.keys() else text)
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -144,6 +144,8 @@ def _locate(name_or_path: str | Path) -> Path:
         path = Path(text).expanduser()
         if path.is_dir():
             return path.resolve()
+        if path.name == CARD and path.is_file():
+            raise ModelError(f"model {text!r}: is the card of a bundle; give its folder, {path.parent}")
     except (OSError, RuntimeError, ValueError):
         pass  # too long a name, or a home that is not there
     shipped = ", ".join(shipped_models()) or "none"
