@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/geosod demo -o demo $(DEMO)
+	@echo
+	@echo 'To have the command geosod on your PATH: source $(BIN)/activate'
 
 test: setup
 	$(BIN)/python -m pytest -q $(TEST)

@@ -79,8 +79,8 @@ class RunConfig(BaseModel):
     merge_threshold: float | None = Field(
         None, gt=0, le=1, description="minimum overlap of two boxes of one object; default: the model's"
     )
-    per_class: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        {}, description="merge thresholds for single classes, CLASS=OVERLAP,..."
+    merge_threshold_by_class: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {}, description="merge thresholds of single classes, which replace merge_threshold, CLASS=OVERLAP,..."
     )
     sigma: float = Field(0.5, gt=0, allow_inf_nan=False, description="width of soft_nms's Gaussian decay")
     min_score: float = Field(0.001, ge=0, le=1, description="score below which soft_nms drops a box")
@@ -159,7 +159,7 @@ class RunConfig(BaseModel):
             raise ValueError("names one kind twice")
         return {kind.strip(): path for kind, _, path in pairs}
 
-    @field_validator("per_class", mode="before")
+    @field_validator("merge_threshold_by_class", mode="before")
     @classmethod
     def _split_pairs(cls, value: Any) -> Any:
         return (

@@ -32,7 +32,7 @@ class Settings(TypedDict, total=False):
     merge_method: Method | None
     metric: Literal["iou", "ios"] | None
     merge_threshold: float | None
-    per_class: Mapping[str, float] | str | None
+    merge_threshold_by_class: Mapping[str, float] | str | None
     sigma: float | None
     min_score: float | None
     decay: Literal["gaussian", "linear"] | None

@@ -14,7 +14,10 @@ from geosod.config import RunConfig, make_config
 def config_command(
     file: Annotated[Path | None, typer.Argument(help="A YAML file to check; its settings are filled in.")] = None,
 ) -> None:
-    """Print every setting with its default and meaning; with FILE, check that file and print what it sets."""
+    """Print every setting of geosod detect with its default and meaning; with FILE, check it and print what it sets.
+
+    Example: geosod config > run.yaml
+    """
     config = make_config(file)
     values = config.model_dump(mode="json")
     for name, field in RunConfig.model_fields.items():

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json as json_text
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from geosod.cli.progress import LINE_EVERY
+from geosod.cli.display import Display, display
+from geosod.cli.status_line import Status, counted
+from geosod.cli.streams import print_error
 from geosod.results import Failure
 
 if TYPE_CHECKING:
     from geosod.deduplication.run import DeduplicationResult, Step
 
-_STAGES = {"reproject": "reprojecting scenes", "match": "matching detections", "write": "writing detections"}
+#: Stage → what is going on, and what is counted.
+_STAGES = {
+    "reproject": ("reprojecting", "scenes"),
+    "match": ("matching", "detections"),
+    "write": ("writing", "detections"),
+}
 
 
 def deduplicate_command(
@@ -35,11 +37,18 @@ def deduplicate_command(
     prefer: Annotated[
         str,
         typer.Option(
-            "--prefer", help="Which box of an object is kept: score (highest score) or newest (latest scene)."
+            "--prefer",
+            help="Which box of an object is kept: that with the highest score, or that of the latest scene.",
+            metavar="[score|newest]",
         ),
     ] = "score",
     metric: Annotated[
-        str, typer.Option("--metric", help="iou (intersection over union) or ios (intersection over the smaller area).")
+        str,
+        typer.Option(
+            "--metric",
+            help="Overlap measure: intersection over union, or over the smaller area.",
+            metavar="[iou|ios]",
+        ),
     ] = "iou",
     merge_threshold: Annotated[
         float,
@@ -60,11 +69,13 @@ def deduplicate_command(
 ) -> None:
     """Combine the outputs of overlapping scenes into one dataset in which each object occurs once.
 
+    Example: geosod deduplicate out-may out-june -o summer --prefer newest
+
     Exit codes: 0 done; 3 done, but some scenes were skipped; 2 bad usage or input; 1 a bug.
     """
-    from geosod.deduplication.run import deduplicate
+    with display(quiet=quiet) as shown:
+        from geosod.deduplication.run import deduplicate
 
-    with _reporter(quiet=quiet) as emit:
         result = deduplicate(
             outputs,
             out=out,
@@ -74,69 +85,42 @@ def deduplicate_command(
             class_agnostic=class_agnostic,
             crs=crs,
             overwrite=overwrite,
-            on_event=emit,
+            on_event=_show(shown),
         )
     if json:
         values: dict[str, Any] = asdict(result) | {"merged": result.merged, "exit_code": result.exit_code}
         print(json_text.dumps(values, indent=2))
     if not quiet:
-        print(summary(result), file=sys.stderr)
+        print_error(summary(result))
     raise typer.Exit(result.exit_code)
 
 
-@contextmanager
-def _reporter(*, quiet: bool) -> Iterator[Callable[[Step | Failure], None]]:
-    """A callback for events: a progress bar on a terminal, a line from time to time elsewhere."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if quiet or not console.is_terminal:
-        yield _as_lines(console, quiet=quiet)
-        return
-    columns = [BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
-        task = progress.add_task("reading the outputs", total=None)
-
-        def emit(event: Step | Failure) -> None:
-            if isinstance(event, Failure):
-                _print_skipped(progress.console, event)
-            else:
-                progress.update(task, total=event.total, completed=event.done, description=_progress_text(event))
-
-        yield emit
-
-
-def _as_lines(console: Console, *, quiet: bool) -> Callable[[Step | Failure], None]:
-    last = time.monotonic()
+def _show(display: Display) -> Callable[[Step | Failure], None]:
+    """A callback for the events of a deduplication, which shows them on a display."""
+    display.update(Status("reading the outputs"))
 
     def emit(event: Step | Failure) -> None:
-        nonlocal last
         if isinstance(event, Failure):
-            _print_skipped(console, event)
-        elif not quiet and time.monotonic() - last >= LINE_EVERY:
-            last = time.monotonic()
-            console.print(_progress_text(event), markup=False)
+            display.say(f"skipped: {event.message}", "error")
+        else:
+            phase, unit = _STAGES[event.stage]
+            count = f"{event.done:,} of {event.total:,}"
+            fraction = event.done / event.total if event.done < event.total else None
+            display.update(Status(phase, fraction, ((f"{count} {unit}", count),)))
 
     return emit
-
-
-def _print_skipped(console: Console, failure: Failure) -> None:
-    console.print(f"skipped: {failure.message}", style="red", markup=False)
-
-
-def _progress_text(step: Step) -> str:
-    return f"{_STAGES[step.stage]}: {step.done:,} of {step.total:,}"
 
 
 def summary(result: DeduplicationResult) -> str:
     """The lines printed at the end."""
     lines = [
-        f"{result.rows_out:,} detections in {result.out}, of {result.rows_in:,} in {result.scenes} "
-        f"scene{'s' if result.scenes != 1 else ''}: {result.merged:,} merged",
-        f"{result.compared:,} lie where another scene has detections, too; {result.seconds:.1f} s",
+        f"{counted(result.rows_out, 'object')} in {result.out}, from {counted(result.rows_in, 'detection')} in "
+        f"{counted(result.scenes, 'scene')}",
+        f"{counted(result.merged, 'duplicate')} removed" + (", kept in duplicates.parquet" if result.merged else ""),
+        f"done in {result.seconds:.1f} s",
     ]
-    if result.merged:
-        lines.append("detections merged into others are in duplicates.parquet")
     if result.pixel_scenes:
-        lines.append(f"{result.pixel_scenes} without georeference: copied unchanged")
+        lines.append(f"of the scenes, {result.pixel_scenes:,} without georeference, copied unchanged")
     if result.skipped:
-        lines.append(f"{len(result.skipped)} skipped, see failures.parquet")
+        lines.append(f"{counted(len(result.skipped), 'scene')} skipped, listed in failures.parquet")
     return "\n".join(lines)

@@ -3,57 +3,52 @@
 from __future__ import annotations
 
 import json as json_module
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from geosod.cli.progress import reporter
+from geosod.cli.display import display
+from geosod.cli.status_line import Status
+from geosod.cli.streams import print_error
 
 
 def demo_command(
     size: Annotated[int, typer.Option("--size", min=1024, max=131072, help="Side of the scene in pixels.")] = 32768,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the scene and all results.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, max=999, help="Number of the scene to draw.")] = 7,
-    engine: Annotated[str | None, typer.Option("--engine", help="ray or serial.")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="As for geosod detect. Default: auto.", metavar="[auto|ray|serial]")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Number of detectors that run at the same time.")
+        int | None, typer.Option("--workers", help="Number of detectors. Default: one per GPU, or per core.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
 ) -> None:
-    """Draw a harbour scene, detect its vessels, vehicles and tanks, and compare them with the ground truth."""
-    from geosod.demo.run import run_demo
+    """Draw a harbour scene, detect its vessels, vehicles and tanks, and compare them with the ground truth.
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with redirect_stdout(sys.stderr), reporter(quiet=quiet) as emit:
-        on_drawn = _percentages(console, size) if not quiet else None
+    Example: geosod demo --size 8192 -o demo
+    """
+    with display(quiet=quiet) as shown:
+        from geosod.cli.progress import show_run
+        from geosod.demo.run import run_demo
+
+        emit = show_run(shown)
+        drawing = f"drawing {size:,} x {size:,} pixels"
+        shown.update(Status(drawing))
+
+        def on_drawn(fraction: float) -> None:
+            shown.update(Status(drawing, fraction) if fraction < 1 else Status("compressing the scene"))
+
         summary = run_demo(out, size=size, seed=seed, on_drawn=on_drawn, on_event=emit, engine=engine, workers=workers)
     if json:
         print(json_module.dumps(summary, indent=2))
     if not quiet:
-        _show(Console(file=sys.stderr, highlight=False), summary, out)
+        print_error(_table(summary, out))
 
 
-def _percentages(console: Console, size: int) -> Any:
-    console.print(f"drawing a scene of {size} x {size} pixels", markup=False)
-    quarters = 0
-
-    def report(fraction: float) -> None:
-        nonlocal quarters
-        if fraction * 4 >= quarters + 1:
-            quarters = int(fraction * 4)
-            console.print(f"drawn: {quarters * 25} %", style="dim", markup=False)
-
-    return report
-
-
-def _show(console: Console, s: dict[str, Any], out: Path) -> None:
-    table = Table(show_header=False, box=None)
+def _table(s: dict[str, Any], out: Path) -> str:
     rows = {
         "objects": f"{s['objects']:,} true, {s['detections']:,} found",
         "recall": f"{s['recall']:.4f}",
@@ -66,6 +61,4 @@ def _show(console: Console, s: dict[str, Any], out: Path) -> None:
         "map layer": str(out / s["detections_file"]),
         "pictures": ", ".join(str(out / name) for name in s["pictures"]),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+    return "\n".join(f"{name:<{max(map(len, rows))}}  {value}" for name, value in rows.items())

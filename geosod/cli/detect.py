@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from geosod.cli.display import display
 from geosod.cli.options import with_settings
-from geosod.cli.progress import reporter, summary
+from geosod.cli.status_line import Status
+from geosod.cli.streams import print_error
 
 
 @with_settings
@@ -56,19 +56,22 @@ def detect_command(
 
     Exit codes: 0 all done; 3 finished, but some ground or scenes failed; 2 bad usage or input; 1 a bug.
     """
-    from geosod.errors import ConfigError
-    from geosod.running.detect import configured, detect
+    with display(quiet=quiet) as shown:
+        from geosod.cli.progress import show_run
+        from geosod.errors import ConfigError
+        from geosod.running.detect import configured, detect
 
-    resolved = configured(config, model=model, out=None if out is None else str(out), **settings)
-    if resolved.out is None:
-        raise ConfigError("no output is given: add -o FOLDER, or `out: FOLDER` to the configuration")
-    # Ray prints messages about lost workers; standard output is for the result.
-    with redirect_stdout(sys.stderr), reporter(quiet=quiet, verbose=verbose) as emit:
-        result = detect(scenes, config=resolved, on_event=emit)
+        resolved = configured(config, model=model, out=None if out is None else str(out), **settings)
+        if resolved.out is None:
+            raise ConfigError("no output is given: add -o FOLDER, or `out: FOLDER` to the configuration")
+        shown.update(Status("finding scenes"))
+        result = detect(scenes, config=resolved, on_event=show_run(shown, verbose=verbose))
     if json:
         from geosod.cli.report import as_json
 
         print(as_json(result))
     if not quiet:
-        print(summary(result), file=sys.stderr)
+        from geosod.cli.summary import summary
+
+        print_error(summary(result))
     raise typer.Exit(result.exit_code)

@@ -23,7 +23,12 @@ CODECS = ("DEFLATE", "LZW", "ZSTD", "JPEG", "WEBP", "LERC", "JXL")
 def doctor_command(
     check_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Check that Ray starts on this machine.")] = True,
 ) -> None:
-    """Show versions, cores, GPU, codecs, Ray and disk space. Exit code 3 if something is missing."""
+    """Show versions, cores, GPU, codecs, Ray and disk space.
+
+    Example: geosod doctor --no-ray
+
+    Exit codes: 0 no problems found; 3 something is missing.
+    """
     problems: list[str] = []
     table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
     rows = (

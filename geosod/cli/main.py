@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import typer
@@ -14,6 +13,7 @@ from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.model import model_app
+from geosod.cli.streams import print_error, run_checked
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
@@ -21,14 +21,18 @@ from geosod.version import __version__
 class _Commands(TyperGroup):
     """Turns geosod's errors into one line and an exit code; anything else is a bug and keeps its traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; standard output that cannot be written is an error like any other."""
+        run_checked(lambda: super(_Commands, self).main(*args, **kwargs))
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except GeosodError as error:
-            print(f"geosod: {error}", file=sys.stderr)
+            print_error(f"geosod: {error}")
             raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
         except KeyboardInterrupt:
-            print("geosod: interrupted; run the same command again to continue", file=sys.stderr)
+            print_error("geosod: interrupted; run the same command again to continue")
             raise SystemExit(130) from None
 
 

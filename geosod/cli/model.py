@@ -17,7 +17,10 @@ model_app = typer.Typer(help="List models, and show what one is made for.", no_a
 
 @model_app.command("list")
 def list_command() -> None:
-    """The models that come with geosod."""
+    """The models that come with geosod.
+
+    Example: geosod model list
+    """
     for name in shipped_models():
         card = open_bundle(name).card
         print(f"{name}: {', '.join(card.classes)}; bands {', '.join(card.bands)}; {card.gsd or 'any'} m")
@@ -28,7 +31,10 @@ def show_command(
     model: Annotated[str, typer.Argument(help="A shipped model's name, or a bundle's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as it is.")] = False,
 ) -> None:
-    """The card of a model; its weights are checked against it."""
+    """The card of a model; its weights are checked against it.
+
+    Example: geosod model show demo-harbour
+    """
     bundle = open_bundle(model, trust=True)  # nothing is run: the card is only read
     card = bundle.card
     if as_json:

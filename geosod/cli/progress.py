@@ -1,19 +1,18 @@
-"""Progress of a run: bars on a terminal, plain lines elsewhere."""
+"""Shows the events of `geosod detect`: messages, and the status of the run."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from geosod.running.destination import recorded
+from geosod.cli.display import Display
+from geosod.cli.status_line import Status, counted
+from geosod.cli.summary import ENDINGS
+from geosod.results import SceneResult
 from geosod.running.events import (
+    DetectorsStarted,
     Emit,
     Event,
     Failed,
@@ -21,165 +20,170 @@ from geosod.running.events import (
     Ready,
     SceneFinished,
     ScenePlanned,
+    ScenesFound,
     TilesDetected,
     UnitSettled,
+    Writing,
 )
-from geosod.running.result import Result
 
 #: Failures of one scene and stage that are shown one by one, unless verbose.
 MAX_FAILURES = 3
-#: Seconds between progress lines where there is no terminal.
-LINE_EVERY = 10.0
 
 
 @dataclass(slots=True)
-class _Tally:
-    """Running totals of a run."""
+class _ActiveScene:
+    """A scene between planning and its end: tiles planned, detected, without valid pixels, and of finished units."""
 
-    scenes: int = 0
-    scenes_done: int = 0
-    units: int = 0
-    units_done: int = 0
-    tiles: int = 0
-    tiles_done: int = 0
-    boxes: int = 0
-    megapixels: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-    ready: float | None = None
+    tiles: int
+    megapixels: float
+    detected: int = 0
+    empty: int = 0
+    settled: int = 0
+    writing: bool = False
+
+    @property
+    def done(self) -> int:
+        return min(self.tiles, max(self.detected + self.empty, self.settled))
+
+    @property
+    def fraction(self) -> float:
+        return self.done / self.tiles if self.tiles else 1.0
+
+
+class RunProgress:
+    """Running totals of a run, from its events."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._scenes = self._ended = self._tiles_ended = 0
+        self._megapixels_ended = 0.0
+        self._active: dict[str, _ActiveScene] = {}
+        self._detectors = DetectorsStarted(0, 0)
+        self._planned: float | None = None
+        self._ready: float | None = None
 
     def add(self, event: Event) -> None:
+        """Count an event."""
         match event:
+            case ScenesFound():
+                self._scenes = event.scenes
             case ScenePlanned():
-                self.scenes += 1
-                self.units += event.units
-                self.tiles += event.tiles
-                self.megapixels += event.megapixels
+                self._planned = self._planned or self._now()
+                self._active[event.scene_id] = _ActiveScene(event.tiles, event.megapixels)
+            case DetectorsStarted():
+                self._detectors = event
             case Ready():
-                self.ready = time.monotonic()
-            case TilesDetected():
-                self.tiles_done += event.tiles
-                self.boxes += event.boxes
-            case UnitSettled():
-                self.units_done += 1
-                self.tiles_done += event.empty
+                self._ready = self._now()
             case SceneFinished():
-                self.scenes_done += event.result.status in ("done", "partial")
+                self._end(event.result)
+            case TilesDetected():
+                for scene_id, tiles in event.by_scene.items():
+                    self._active[scene_id].detected += tiles
+            case UnitSettled():
+                scene = self._active[event.scene_id]
+                scene.empty += event.empty
+                scene.settled += event.tiles
+            case Writing():
+                self._active[event.scene_id].writing = True
             case _:
                 pass
 
-    def line(self) -> str:
-        seconds = max(1e-3, time.monotonic() - (self.ready or self.started))
-        share = self.tiles_done / self.tiles if self.tiles else 0.0
-        speed = f"{self.tiles_done / seconds:.1f} tiles/s, {share * self.megapixels / seconds:.1f} Mpx/s"
-        return (
-            f"scenes {self.scenes_done}/{self.scenes}  units {self.units_done}/{self.units}  "
-            f"tiles {self.tiles_done}/{self.tiles}  {speed}  {self.boxes:,} raw boxes"
-        )
+    @property
+    def seconds_starting(self) -> float:
+        """Seconds from the first planned scene to the first detector that is ready."""
+        return 0.0 if self._ready is None or self._planned is None else self._ready - self._planned
+
+    def _end(self, result: SceneResult) -> None:
+        self._ended += 1
+        scene = self._active.pop(result.scene_id, None)
+        if scene is not None:
+            self._tiles_ended += scene.tiles
+            self._megapixels_ended += scene.megapixels
+
+    def status(self) -> Status:
+        """What the run is doing. Every scene has the same share of it, so that the fraction never falls."""
+        active = list(self._active.values())
+        fraction = (self._ended + sum(scene.fraction for scene in active)) / max(1, self._scenes)
+        phase = self._phase(active)
+        if phase == "starting detectors":
+            return Status(phase, None, self._loaded())
+        details = (*self._of_scenes(), *self._speed(active), *self._of_tiles(active), *self._loaded())
+        return Status(phase, fraction if self._ready is not None and fraction < 1 else None, details)
+
+    def _phase(self, active: list[_ActiveScene]) -> str:
+        if not active:
+            return "opening scenes" if self._ended < self._scenes or not self._scenes else "finishing"
+        if self._ready is None:
+            return "starting detectors"
+        if any(scene.done < scene.tiles for scene in active):
+            return "detecting"
+        return "writing" if all(scene.writing for scene in active) else "merging"
+
+    def _of_scenes(self) -> tuple[tuple[str, ...], ...]:
+        if self._scenes < 2:
+            return ()
+        count = f"{self._ended:,} of {self._scenes:,} scenes"
+        return ((f"{count} finished", count, f"{self._ended}/{self._scenes} scenes"),)
+
+    def _of_tiles(self, active: list[_ActiveScene]) -> tuple[tuple[str, ...], ...]:
+        done = self._tiles_ended + sum(scene.done for scene in active)
+        if not done:
+            return ()
+        if self._scenes < 2:
+            return ((f"{done:,} of {self._tiles_ended + sum(scene.tiles for scene in active):,} tiles",),)
+        return ((counted(done, "tile"),),)
+
+    def _speed(self, active: list[_ActiveScene]) -> tuple[tuple[str, ...], ...]:
+        megapixels = self._megapixels_ended + sum(scene.fraction * scene.megapixels for scene in active)
+        if self._ready is None or not megapixels:
+            return ()
+        return ((f"{megapixels / max(1e-3, self._now() - self._ready):.1f} Mpx/s",),)
+
+    def _loaded(self) -> tuple[tuple[str, ...], ...]:
+        d = self._detectors
+        if d.workers < 2 or d.ready == d.workers:
+            return ()
+        return ((f"{d.ready} of {d.workers} detectors ready", f"{d.ready} of {d.workers} ready"),)
 
 
-@contextmanager
-def reporter(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
-    """Shows events on standard error: as bars on a terminal, else as lines."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if quiet:
-        yield _grouped(lambda event: _say(console, event, quiet=True, verbose=False), verbose)
-    elif console.is_terminal:
-        with _bars(console) as progress:
-            yield _grouped(_on_terminal(progress, verbose), verbose)
-    else:
-        yield _grouped(_as_lines(console, verbose), verbose)
+def show_run(display: Display, *, verbose: bool = False, now: Callable[[], float] = time.monotonic) -> Emit:
+    """A callback for the events of a run, which shows them on a display."""
+    progress = RunProgress(now)
+    failures: Counter[tuple[str, str]] = Counter()
+
+    def emit(event: Event) -> None:
+        progress.add(event)
+        if isinstance(event, Failed):
+            _say_failed(display, event, failures, verbose=verbose)
+        else:
+            _say(display, event, verbose=verbose, seconds=progress.seconds_starting)
+        display.update(progress.status())
+
+    return emit
 
 
-def _grouped(emit: Emit, verbose: bool) -> Emit:
-    """Show only the first failures of a scene: one bad block may cost hundreds of windows."""
-    counts: Counter[tuple[str, str]] = Counter()
-
-    def limited(event: Event) -> None:
-        if isinstance(event, Failed) and not verbose:
-            failure = event.failure
-            counts[failure.uri, failure.stage] += 1
-            if counts[failure.uri, failure.stage] == MAX_FAILURES + 1:
-                emit(Note(f"{failure.uri}: more of its ground failed; failures.parquet lists all", important=True))
-            if counts[failure.uri, failure.stage] > MAX_FAILURES:
-                return
-        emit(event)
-
-    return limited
-
-
-def _say(console: Console, event: Event, *, quiet: bool, verbose: bool) -> None:
+def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> None:
     match event:
-        case Failed(failure=f):
-            ground = f" at column {f.window.col}, row {f.window.row}" if f.window else ""
-            where = "" if f.uri in f.message else f"{f.uri}{ground}: "
-            console.print(f"failed ({f.stage}): {where}{f.message}", style="red", markup=False)
         case Note(important=True):
-            console.print(f"note: {event.text}", style="yellow", markup=False)
-        case _ if quiet:
-            pass
+            display.say(f"note: {event.text}", "warning")
         case Note():
-            console.print(event.text, markup=False)
-        case Ready():
-            console.print(f"{event.workers} detector(s): {event.line}", style="dim", markup=False)
+            display.say(event.text)
+        case Ready(workers=n):
+            which = "detector is" if n == 1 else f"of {n} detectors is"
+            display.say(f"the first {which} ready after {seconds:.0f} s ({event.line})", "detail")
         case SceneFinished(result=r) if r.status in ("done", "partial") or (verbose and r.status == "skipped"):
-            console.print(f"{r.scene_id}: {r.status}, {r.detections:,} detections", markup=False)
+            display.say(f"{r.scene_id}: {ENDINGS[r.status]}, {r.detections:,} detections")
         case _:
             pass
 
 
-def _as_lines(console: Console, verbose: bool) -> Emit:
-    tally = _Tally()
-    last = time.monotonic()
-
-    def emit(event: Event) -> None:
-        nonlocal last
-        tally.add(event)
-        _say(console, event, quiet=False, verbose=verbose)
-        if time.monotonic() - last >= LINE_EVERY:
-            last = time.monotonic()
-            console.print(tally.line(), markup=False)
-
-    return emit
-
-
-def _bars(console: Console) -> Progress:
-    columns: list[Any] = [BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TextColumn("left")]
-    columns += [TimeRemainingColumn(), TextColumn("{task.description}")]
-    return Progress(*columns, console=console)
-
-
-def _on_terminal(progress: Progress, verbose: bool) -> Emit:
-    tally = _Tally()
-    task = progress.add_task("loading", total=None)
-
-    def emit(event: Event) -> None:
-        tally.add(event)
-        _say(progress.console, event, quiet=False, verbose=verbose)
-        progress.update(task, total=tally.tiles or None, completed=tally.tiles_done, description=tally.line())
-
-    return emit
-
-
-def summary(result: Result) -> str:
-    """The closing lines of a run."""
-    counts = dict.fromkeys(("done", "partial", "failed", "skipped"), 0)
-    for scene in result.scenes:
-        counts[scene.status] += 1
-    scenes = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-    speed = result.megapixels / result.seconds if result.seconds else 0.0
-    of_scenes = [scene.counts for scene in result.scenes]
-    capped, degenerate = sum(c.capped_tiles for c in of_scenes), sum(c.degenerate for c in of_scenes)
-    lines = [f"{result.detections:,} detections in this run  (scenes: {scenes or 'none'})"]
-    if result.total is not None:
-        lines.append(f"{result.total:,} detections in {result.out}")
-    if result.megapixels:
-        lines.append(f"{result.megapixels:,.4g} Mpx in {result.seconds:.1f} s: {speed:.3g} Mpx/s")
-    if degenerate:
-        lines.append(f"{degenerate} degenerate boxes (no area, or values that are not finite) were left out")
-    if capped:
-        lines.append(f"{capped} tiles reached the model's limit of boxes a tile; objects there may be missing")
-    if result.failures:
-        count = len(result.failures)
-        listed = ", listed in failures.parquet" if any(recorded(failure.error) for failure in result.failures) else ""
-        lines.append(f"{count} failure{'s' if count > 1 else ''}{listed}")
-    return "\n".join(lines)
+def _say_failed(display: Display, event: Failed, counts: Counter[tuple[str, str]], *, verbose: bool) -> None:
+    """Show only the first failures of a scene: one bad block may cost hundreds of windows."""
+    f = event.failure
+    counts[f.uri, f.stage] += 1
+    if verbose or counts[f.uri, f.stage] <= MAX_FAILURES:
+        ground = f" at column {f.window.col}, row {f.window.row}" if f.window else ""
+        where = "" if f.uri in f.message else f"{f.uri}{ground}: "
+        display.say(f"failed ({f.stage}): {where}{f.message}", "error")
+    elif counts[f.uri, f.stage] == MAX_FAILURES + 1:
+        display.say(f"note: {f.uri}: more of its ground failed; failures.parquet lists all", "warning")

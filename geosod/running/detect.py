@@ -22,7 +22,7 @@ from geosod.errors import ConfigError, GeosodError, ModelError, SceneError, Usag
 from geosod.output.commit import check_dataset_crs, open_output, unusual_name
 from geosod.results import Failure, SceneResult
 from geosod.running.destination import Destination, Folder, Memory
-from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
+from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned, ScenesFound
 from geosod.running.job import Job, validate
 from geosod.running.planning import ScenePlan, plan_scene
 from geosod.running.result import Result
@@ -89,6 +89,7 @@ def detect(
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
         with place:
+            emit(ScenesFound(len(refs) + len(missing)))
             for failure in missing:
                 _end(_failed(failure), place, emit, ended)
             plans = _plans(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from geosod.results import Execution, Failure, SceneResult
@@ -17,6 +17,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class ScenesFound:
+    """The run has this many scenes; each of them ends with a `SceneFinished`."""
+
+    scenes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScenePlanned:
     """A scene was opened and divided into `units` with `tiles` tiles."""
 
@@ -24,6 +31,14 @@ class ScenePlanned:
     units: int
     tiles: int
     megapixels: float
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorsStarted:
+    """`ready` of `workers` detectors are loaded; emitted whenever either number changes."""
+
+    ready: int
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +52,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class TilesDetected:
-    """Tiles went through a detector and gave `boxes` raw boxes."""
+    """Tiles of these scenes, numbers by identifier, went through a detector and gave `boxes` raw boxes."""
 
-    tiles: int
+    by_scene: Mapping[str, int]
     boxes: int
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return sum(self.by_scene.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +70,13 @@ class UnitSettled:
     scene_id: str
     tiles: int
     empty: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A scene is merged, and its files are being written."""
+
+    scene_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +93,16 @@ class SceneFinished:
     result: SceneResult
 
 
-Event = Note | ScenePlanned | Ready | TilesDetected | UnitSettled | Failed | SceneFinished
+Event = (
+    Note
+    | ScenesFound
+    | ScenePlanned
+    | DetectorsStarted
+    | Ready
+    | TilesDetected
+    | UnitSettled
+    | Writing
+    | Failed
+    | SceneFinished
+)
 Emit = Callable[[Event], None]

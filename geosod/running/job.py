@@ -66,7 +66,7 @@ class Job:
             class_agnostic=c.class_agnostic,
             sigma=c.sigma,
             min_score=c.min_score,
-            per_class=tuple((card.classes.index(name), threshold) for name, threshold in sorted(c.per_class.items())),
+            per_class=tuple((card.classes.index(name), t) for name, t in sorted(c.merge_threshold_by_class.items())),
             decay=c.decay,
             borders=c.borders,
             margin=card.border_px,
@@ -111,10 +111,10 @@ def validate(job: Job) -> None:
             loaded detector to run otherwise than it was loaded.
     """
     parse_crs(job.config.crs)
-    unknown = sorted(set(job.config.per_class) - set(job.model.card.classes))
+    unknown = sorted(set(job.config.merge_threshold_by_class) - set(job.model.card.classes))
     if unknown:
         known = ", ".join(job.model.card.classes)
-        raise ConfigError(f"per_class names {', '.join(unknown)}, but the model's classes are {known}")
+        raise ConfigError(f"merge_threshold_by_class names {', '.join(unknown)}, but the model's classes are {known}")
     _ = job.overlap  # raises where it does not fit the tile
     if isinstance(job.model, ObjectModel):
         _check_object(job, job.model.detector.execution)

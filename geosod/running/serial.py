@@ -10,7 +10,7 @@ from geosod.merging.components import Settled
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
-from geosod.running.events import Emit, Note, Ready, TilesDetected, UnitSettled
+from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job, load_fitting
 from geosod.running.planning import ScenePlan
 from geosod.running.stages import (
@@ -31,11 +31,15 @@ def run(
 ) -> Iterator[SceneResult]:
     """Detect on one planned scene after the other, and pass the outputs to `finish`."""
     keep_freed_memory()
+    emit(DetectorsStarted(0, 1))
     detector, line = load_fitting(job)
+    emit(DetectorsStarted(1, 1))
     emit(Ready(detector.execution, line, 1))
     for plan in plans:
         try:
-            result = finish(detect_scene(job, plan, detector, emit))
+            outputs = detect_scene(job, plan, detector, emit)
+            emit(Writing(plan.scene.id))
+            result = finish(outputs)
         except Exception as error:
             # Whatever goes wrong with one scene, the others go on.
             result = failed_result(plan.scene, error)
@@ -71,5 +75,5 @@ def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit:
         if failed is not None:
             emit(Note(f"{plan.scene.id}: {failed}", important=True))
         outcomes += found
-        emit(TilesDetected(len(item), len(found[0].detections)))
+        emit(TilesDetected({plan.scene.id: len(item)}, len(found[0].detections)))
     raise AssertionError("read_tiles ends with its summary")

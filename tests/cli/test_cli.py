@@ -35,7 +35,7 @@ def test_detect_tells_what_it_did(scene, rgb_bundle, tmp_path) -> None:
     assert told["detections"] == told["scenes"][0]["detections"] > 0 and not told["failures"]
     assert "detections in" in done.stderr and "\x1b" not in done.stderr
     again = geosod("detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
-    assert again.returncode == 0 and "1 skipped" in again.stderr and again.stdout == ""
+    assert again.returncode == 0 and "1 scene skipped (done before)" in again.stderr and again.stdout == ""
     # A rerun finds nothing new, and says how much there is.
     assert "0 detections in this run" in again.stderr and f"{told['total']:,} detections in" in again.stderr
     assert told["total"] == told["detections"]

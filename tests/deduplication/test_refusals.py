@@ -223,7 +223,7 @@ def test_the_command(outs, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["rows_in"] == 600 and summary["rows_in"] - summary["merged"] == summary["rows_out"] == 200
-    assert "of 600 in 3 scenes: 400 merged" in done.stderr
+    assert "from 600 detections in 3 scenes" in done.stderr and "400 duplicates removed" in done.stderr
     again = geosod(*outs, "-o", tmp_path / "new")
     assert again.returncode == 2 and "use --overwrite" in again.stderr and "Traceback" not in again.stderr
     (outs[0] / "items" / "a.json").unlink()

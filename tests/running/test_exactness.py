@@ -94,7 +94,7 @@ def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expe
 @pytest.mark.parametrize("method", ["soft_nms", "nmm", "greedy_nmm", "wbf"])
 def test_every_method_is_exact(method, scenes, rgb_bundle, tmp_path) -> None:
     """Through the pipeline; the merging room's own tests try harder."""
-    settings = {"merge_method": method, "per_class": "car=0.3", "threshold": 0.4}
+    settings = {"merge_method": method, "merge_threshold_by_class": "car=0.3", "threshold": 0.4}
     for name, unit in {"whole": (0, 0), "rows": (1, 0), "units": (2, 3)}.items():
         result = detect(scenes[0], rgb_bundle, tmp_path / name, unit=unit, **settings)
         assert result.exit_code == 0 and result.detections > 100
@@ -103,7 +103,7 @@ def test_every_method_is_exact(method, scenes, rgb_bundle, tmp_path) -> None:
 
 def test_a_class_that_the_model_does_not_know_is_refused(scenes, rgb_bundle, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"boat.*ship, car"):
-        detect(scenes[0], rgb_bundle, tmp_path, per_class="boat=0.3")
+        detect(scenes[0], rgb_bundle, tmp_path, merge_threshold_by_class="boat=0.3")
 
 
 def test_levels_are_the_same_in_both_engines(scenes, rgb_bundle, tmp_path, cluster) -> None:

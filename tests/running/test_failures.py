@@ -148,7 +148,7 @@ def test_a_detector_that_fails_on_a_tile_costs_that_tile(rgb_bundle, tmp_path, m
 
 
 def test_degenerate_boxes_are_counted_and_left_out(rgb_bundle, tmp_path, monkeypatch, capsys) -> None:
-    from geosod.cli.progress import summary
+    from geosod.cli.summary import summary
     from geosod.detectors.adapters.zoo import ZooAdapter
 
     scene, original = write_tif(tmp_path / "a.tif", noise(3, 300, 300)), ZooAdapter.predict

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from geosod.errors import ConfigError, EngineError, GeosodError
-from geosod.running.events import Emit, Note, Ready
+from geosod.running.events import DetectorsStarted, Emit, Note, Ready
 from geosod.running.job import Job
 from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
@@ -52,6 +52,7 @@ class DetectorPool:
             GeosodError: what loading raised.
             EngineError: it cannot be started.
         """
+        self._emit(DetectorsStarted(0, self.workers))
         for attempt in range(LOADS):
             while not ray.wait([self._first], timeout=PATIENCE)[0]:
                 self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
@@ -68,6 +69,7 @@ class DetectorPool:
                 # The actor died while it loaded, and Ray restarts it.
                 self._emit(Note(f"a detector was lost while it loaded ({one_line(error)}); it is loaded again"))
                 self._first = self._actors[0].load.remote(None)
+        self._emit_started()
         self._emit(Ready(self.execution, line, self.workers))
         self._loading = {self._actors[i].load.remote(self.execution): i for i in range(1, self.workers)}
 
@@ -81,13 +83,14 @@ class DetectorPool:
         try:
             ray.get(ref)
             self._busy[i] = 0
+            self._emit_started()
         except RayError as error:
             self._loads[i] = self._loads.get(i, 0) + 1
             if isinstance(error, RayActorError) and self._loads[i] < LOADS:
                 self._loading[self._actors[i].load.remote(self.execution)] = i
                 return
             self._emit(Note(f"one detector of {self.workers} cannot be loaded: {one_line(error)}", important=True))
-            self._stop(i)
+            self._give_up(i)
 
     def free(self) -> int | None:
         """The loaded detector with the fewest calls in flight, or None where all have enough."""
@@ -111,7 +114,7 @@ class DetectorPool:
         self._failed_batches[i] = 0
         if len(self._busy) > 1:
             self._emit(Note("one detector only fails and is stopped; the others continue", important=True))
-            self._stop(i)
+            self._give_up(i)
         else:
             # The last one may be stuck in a bad state of its device; a new process starts clean.
             ray.kill(self._actors[i], no_restart=False)
@@ -128,6 +131,13 @@ class DetectorPool:
     def _stop(self, i: int) -> None:
         self._busy.pop(i, None)
         ray.kill(self._actors.pop(i))
+
+    def _give_up(self, i: int) -> None:
+        self._stop(i)
+        self._emit_started()
+
+    def _emit_started(self) -> None:
+        self._emit(DetectorsStarted(len(self._busy), len(self._actors)))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from geosod.errors import EngineError, GeosodError
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.assemble import failed_result
-from geosod.running.events import Emit, Note, TilesDetected, UnitSettled
+from geosod.running.events import Emit, Note, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
 from geosod.running.ray_engine import tasks
@@ -55,6 +55,7 @@ class Flow:
         self._tiles_waiting = 0
         self._batches: dict[Any, BatchInProgress] = {}
         self._settling: dict[Any, UnitInProgress] = {}
+        self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
         self._finishing: dict[Any, SceneInProgress] = {}
         cpus, _, _ = resources()
@@ -92,6 +93,8 @@ class Flow:
             self._end_batch(ref)
         elif ref in self._settling:
             self._end_settling(ref)
+        elif ref in self._merging:
+            self._end_merging(ref)
         elif ref in self._readers:
             self._advance_reader(ref)
         else:
@@ -99,7 +102,7 @@ class Flow:
 
     def _pending(self) -> list[Any]:
         """References to wait for, first those that free a detector; readers only while there is room for tiles."""
-        refs = [*self._batches, *self._finishing, *self._settling]
+        refs = [*self._batches, *self._finishing, *self._settling, *self._merging]
         if self._tiles_waiting < 2 * self._group_size * self._pool.workers:
             refs += self._readers
         return [*refs, *self._pool.loading()] if refs else refs
@@ -191,7 +194,10 @@ class Flow:
             if reason is not None and reason not in self._reasons:
                 self._reasons.add(reason)
                 self._emit(Note(reason, important=True))
-        self._emit(TilesDetected(len(batch), boxes))
+        by_scene: Counter[str] = Counter()
+        for part in batch.parts:
+            by_scene[part.unit.scene.plan.scene.id] += len(part)
+        self._emit(TilesDetected(by_scene, boxes))
         for place, part in enumerate(batch.parts):
             part.unit.outcomes.append((outcomes, place))
             part.unit.outstanding -= len(part)
@@ -233,7 +239,13 @@ class Flow:
                 children = [ref for child in group.children for ref in scene.nodes.pop(child)]
                 settled, pending = tasks.merge.remote(self._job.rule, group, *children)
                 scene.nodes[group.id] = settled, pending
-        self._merged.append(scene)
+        # The tree ends in one node for each level, which has no pending boxes.
+        self._merging |= {settled: scene for settled, _ in scene.nodes.values()}
+
+    def _end_merging(self, ref: Any) -> None:
+        scene = self._merging.pop(ref)
+        if not any(self._merging.get(settled) is scene for settled, _ in scene.nodes.values()):
+            self._merged.append(scene)
 
     # --- committing
 
@@ -241,12 +253,12 @@ class Flow:
         while self._merged and len(self._finishing) < MAX_FINISHING:
             scene = self._merged.popleft()
             summaries = [scene.summaries[unit.id] for unit in scene.plan.units]
-            # The tree ends in one node for each level, which has no pending boxes.
             whole = [settled for settled, _ in scene.nodes.values()]
             task = tasks.finish.options(scheduling_strategy=self._here)
             execution = self._pool.execution
             ref = task.remote(self._job, scene.plan, execution, self._finish, len(summaries), *summaries, *whole)
             self._finishing[ref] = scene
+            self._emit(Writing(scene.plan.scene.id))
             scene.nodes, scene.summaries = {}, {}
 
     def _end_finishing(self, ref: Any) -> SceneResult:

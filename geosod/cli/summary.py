@@ -1,0 +1,53 @@
+"""The closing lines of `geosod detect`."""
+
+from __future__ import annotations
+
+from geosod.cli.status_line import counted
+from geosod.running.destination import recorded
+from geosod.running.result import Result
+
+#: How a scene ended, in words.
+ENDINGS = {
+    "done": "done",
+    "partial": "done in part",
+    "skipped": "skipped (done before)",
+    "failed": "failed",
+}
+
+
+def summary(result: Result) -> str:
+    """The closing lines of a run."""
+    lines = [f"{_scenes(result)}: {counted(result.detections, 'detection')} in this run"]
+    if result.total is not None:
+        lines.append(f"{counted(result.total, 'detection')} in {result.out}")
+    if result.megapixels:
+        speed = result.megapixels / result.seconds if result.seconds else 0.0
+        lines.append(f"{result.megapixels:,.4g} megapixels in {result.seconds:.1f} s ({speed:.3g} per second)")
+    return "\n".join([*lines, *_warnings(result)])
+
+
+def _scenes(result: Result) -> str:
+    counts = dict.fromkeys(ENDINGS, 0)
+    for scene in result.scenes:
+        counts[scene.status] += 1
+    parts = [f"{n:,} {ENDINGS[status]}" for status, n in counts.items() if n]
+    if len(parts) == 1:
+        return f"{counted(len(result.scenes), 'scene')} {parts[0].partition(' ')[2]}"
+    return f"{counted(len(result.scenes), 'scene')} ({', '.join(parts)})" if parts else "no scenes"
+
+
+def _warnings(result: Result) -> list[str]:
+    of_scenes = [scene.counts for scene in result.scenes]
+    capped, degenerate = sum(c.capped_tiles for c in of_scenes), sum(c.degenerate for c in of_scenes)
+    lines = []
+    if degenerate:
+        boxes = "box" if degenerate == 1 else "boxes"
+        lines.append(f"{degenerate:,} degenerate {boxes} left out (no area, or values that are not finite)")
+    if capped:
+        lines.append(
+            f"{counted(capped, 'tile')} had as many boxes as the model reports at most; objects there may be missing"
+        )
+    if result.failures:
+        listed = ", listed in failures.parquet" if any(recorded(failure.error) for failure in result.failures) else ""
+        lines.append(f"{counted(len(result.failures), 'failure')}{listed}")
+    return lines
