@@ -108,7 +108,9 @@ class RunConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="precision of the forward pass")
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
     unit: tuple[int, int] = Field((8, 8), description="tile rows and columns in one unit of work; 0 means all")
-    read_threads: int = Field(1, ge=1, le=64, description="decoding threads of one reader")
+    read_threads: int | None = Field(
+        None, ge=1, le=64, description="decoding threads of one reader; default: all cores with engine serial, else 1"
+    )
     cache_mb: int = Field(64, ge=8, le=65536, description="GDAL block cache of one reader in MB")
     overwrite: bool = Field(False, description="redo scenes that are already committed")
     trust: bool = Field(False, description="run Python code that a model names (module:function)")

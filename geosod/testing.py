@@ -19,7 +19,7 @@ from geosod.arrays import PixelArray
 from geosod.detections import Detections
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
-from geosod.detectors.detector import IN_PROCESS, Detector, torch_threads
+from geosod.detectors.detector import IN_PROCESS, Detector, torch_settings
 from geosod.results import Execution
 from geosod.scene import TileBatch
 
@@ -90,7 +90,7 @@ def _check_raw(detector: Detector, tiles: TileBatch) -> None:
     size, classes = detector.execution.batch, len(detector.card.classes)
     device = torch.device(detector.execution.device)
     images = network_input(tiles[:size], detector.card, size=size, device=device)
-    with torch_threads(detector.execution.threads), torch.inference_mode():
+    with torch_settings(detector.execution), torch.inference_mode():
         raw = detector.adapter.predict(images)
     assert isinstance(raw, RawBoxes), f"predict returned {type(raw).__name__}, not RawBoxes"
     labels = raw.labels[raw.scores >= detector.threshold]

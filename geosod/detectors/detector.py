@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import overload
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import torch
@@ -22,10 +22,12 @@ from geosod.results import Execution
 from geosod.scene import TileBatch
 from geosod.tile_size import TileSize
 
-#: How an object runs that a user made without saying so.
 #: Messages of torch's CPU allocators, in lower case.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc", "out of memory")
+#: How an object runs that a user made without saying so.
 IN_PROCESS = Execution("cpu", "eager", "fp32", 1, 1)
+
+T = TypeVar("T")
 
 
 class Detector:
@@ -106,7 +108,7 @@ class Detector:
 
     def detect_batch(self, batch: TileBatch) -> BatchDetections:
         """What is found in the tiles of a batch of any length, in the scene frame."""
-        with torch_threads(self.execution.threads), torch.inference_mode():
+        with torch_settings(self.execution), torch.inference_mode():
             parts = [self._forward(part) for part in _slices(batch, self.execution.batch)]
         if not parts:
             none = np.zeros(0, np.int64)
@@ -195,28 +197,55 @@ def same_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Setting(Generic[T]):
+    """A setting of torch that belongs to the process. Blocks may overlap in several threads; the last one restores."""
+
+    def __init__(self, read: Callable[[], T], write: Callable[[T], None]) -> None:
+        self._read, self._write = read, write
+        self._lock, self._users, self._before = threading.Lock(), 0, read()
+
+    @contextmanager
+    def at(self, value: T) -> Iterator[None]:
+        """The setting has a value in the block."""
+        with self._lock:
+            if self._users == 0:
+                self._before = self._read()
+            self._users += 1
+        self._write(value)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._write(self._before)
+
+
+def _tf32_allowed() -> bool:
+    cudnn: Any = torch.backends.cudnn
+    # From torch 2.9 on, `allow_tf32` raises an error where a user has set this by the newer name.
+    return bool(cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+_threads = _Setting(torch.get_num_threads, torch.set_num_threads)
+_tf32 = _Setting(_tf32_allowed, _allow_tf32)
+
+
+def torch_threads(count: int) -> AbstractContextManager[None]:
+    """Torch uses `count` threads in the block."""
+    return _threads.at(count)
+
+
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch uses `count` threads in the block. Blocks may overlap in several threads; the last one to end restores."""
-    with _threads.lock:
-        if _threads.users == 0:
-            _threads.before = torch.get_num_threads()
-        _threads.users += 1
-    torch.set_num_threads(count)
-    try:
+def torch_settings(execution: Execution) -> Iterator[None]:
+    """Torch computes as an execution says in the block."""
+    with ExitStack() as stack:
+        stack.enter_context(torch_threads(execution.threads))
+        if execution.device != "cpu" and execution.precision == "fp32":
+            # By default convolutions on GPUs round what they multiply to 10 bits (TF32).
+            stack.enter_context(_tf32.at(False))
         yield
-    finally:
-        with _threads.lock:
-            _threads.users -= 1
-            if _threads.users == 0:
-                torch.set_num_threads(_threads.before)
-
-
-class _Threads:
-    """Who has changed torch's number of threads, and what it was before."""
-
-    def __init__(self) -> None:
-        self.lock, self.users, self.before = threading.Lock(), 0, 1
-
-
-_threads = _Threads()

@@ -29,22 +29,23 @@ def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch
     Returns:
         (size, C, H, W) float32, 0 to 1, and 0 where a pixel is invalid.
     """
-    n = len(batch)
-    pixels = np.zeros((size, *batch.pixels.shape[1:]), batch.pixels.dtype)
-    pixels[:n] = batch.pixels
-    limits = np.empty((size, len(card.bands), 2), np.float32)
-    limits[:] = card_limits(card)
-    if batch.limits is not None:
-        limits[:n] = batch.limits
-    scaled = _scaled(torch.from_numpy(pixels).to(device), torch.from_numpy(limits).to(device), card.gamma)
+    limits = np.empty((len(batch), len(card.bands), 2), np.float32)
+    limits[:] = card_limits(card) if batch.limits is None else batch.limits
+    pixels = torch.from_numpy(np.ascontiguousarray(batch.pixels)).to(device)
+    scaled = _scaled(pixels, torch.from_numpy(limits).to(device), card.gamma)
     if batch.valid is not None:
         # Invalid pixels are 0 after scaling, whatever 0 means in the scene's units.
-        scaled[:n] *= torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
-    return scaled
+        scaled *= torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
+    if len(batch) == size:
+        return scaled
+    padded = scaled.new_zeros((size, *scaled.shape[1:]))
+    padded[: len(batch)] = scaled
+    return padded
 
 
 def _scaled(pixels: Tensor, limits: Tensor, gamma: float) -> Tensor:
     """Pixels (B, C, H, W) as fractions of the distance between their band's limits (B, C, 2), gamma applied."""
     low, high = limits[..., None, None].unbind(2)
-    scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+    # A copy, also of float32: what follows changes it in place.
+    scaled = pixels.to(torch.float32, copy=True).sub_(low).div_(high - low).clamp_(0, 1)
     return scaled if gamma == 1 else scaled.pow_(1 / gamma)

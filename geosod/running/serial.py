@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import keep_freed_memory
+from geosod.machine import usable_cpus
 from geosod.merging.components import Settled
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
@@ -24,6 +27,10 @@ from geosod.running.stages import (
 )
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
+
+T = TypeVar("T")
+#: Beyond this number, decoding threads mostly wait for each other.
+MAX_READ_THREADS = 16
 
 
 def run(
@@ -68,7 +75,8 @@ def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit:
     """Read, detect and settle one unit."""
     outcomes: list[TileOutcome] = []
     level = plan.level(unit)
-    for item in read_tiles(level.scene, unit, read_spec(job, plan, detector.execution.batch)):
+    spec = read_spec(job, plan, detector.execution.batch, threads=min(usable_cpus(), MAX_READ_THREADS))
+    for item in _ahead(read_tiles(level.scene, unit, spec)):
         if isinstance(item, ReadSummary):
             return settle_unit(job.rule, level, unit, item, outcomes)
         found, failed = detect_tiles(detector, [item])
@@ -77,3 +85,16 @@ def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit:
         outcomes += found
         emit(TilesDetected({plan.scene.id: len(item)}, len(found[0].detections)))
     raise AssertionError("read_tiles ends with its summary")
+
+
+def _ahead(items: Generator[T, None, None]) -> Iterator[T]:
+    """The items of a generator, each of which is made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as thread:
+        try:
+            upcoming = thread.submit(next, items, None)
+            while (item := upcoming.result()) is not None:
+                upcoming = thread.submit(next, items, None)
+                yield item
+        finally:
+            # What the generator has open belongs to its thread.
+            thread.submit(items.close)

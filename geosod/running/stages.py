@@ -8,7 +8,7 @@ No stage changes its arguments.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -75,13 +75,14 @@ class UnitSummary:
     failures: tuple[Failure, ...]
 
 
-def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
-    """How to read the units of a scene, in batches of at most `chunk` tiles."""
+def read_spec(job: Job, plan: ScenePlan, chunk: int, *, threads: int = 1) -> ReadSpec:
+    """How to read the units of a scene, in batches of at most `chunk` tiles, with `threads` if not configured."""
     c = job.config
-    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
+    threads = c.read_threads or threads
+    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, threads, c.cache_mb, limits=plan.limits)
 
 
-def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[TileBatch | ReadSummary]:
+def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Generator[TileBatch | ReadSummary, None, None]:
     """`read_unit`; a file that fails altogether is reported in the summary instead of raised."""
     read = 0
     try:

@@ -91,7 +91,20 @@ class LocalReader:
 
     def read_once(self, window: Window) -> Pixels:
         """Pixels and validity without retries; raises as `read`."""
-        return self._read_pixels(self._dataset, window)
+        try:
+            return self._read_pixels(self._dataset, window)
+        except RasterioError:
+            # Where several threads decode, GDAL keeps blocks that it could not decode in its cache, and the next read
+            # would take what they hold for pixels.
+            self._reopen()
+            raise
+
+    def _reopen(self) -> None:
+        self._stack.close()
+        try:
+            self._dataset = self._stack.enter_context(self._open())
+        except SceneError as error:
+            raise LostError(str(error)) from None
 
     def _check_versions(self) -> None:
         for uri, known in self._versions.items():

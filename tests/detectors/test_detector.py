@@ -19,9 +19,11 @@ from geosod.detectors.adapters.zoo import network
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import Machine, resolve
 from geosod.detectors.postprocess import _meets_invalid
+from geosod.detectors.radiometry import network_input
 from geosod.detectors.zoo.fpn import decode
 from geosod.errors import ConfigError
 from geosod.scene import TileBatch
+from geosod.testing import fake_card
 from tests.rasters import noise, random_bundle
 
 SIDE = 128
@@ -145,6 +147,18 @@ def test_edges_of_tiles_and_of_the_scene() -> None:
     assert flags.tolist() == [LEFT, 0, 0, BOTTOM, EDGE_MARGIN] and flags.dtype == np.uint8
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_pixels_of_a_caller_are_not_changed(dtype) -> None:
+    """What a network is given is scaled in place, but in a copy; padding is 0."""
+    pixels = noise(1, 32, 32, dtype=dtype)[None]
+    before, window = pixels.copy(), np.array([[0, 0, 32, 32]])
+    card = fake_card(dtype=dtype, minimum=(-9.0,), maximum=(300.0,))
+    images = network_input(TileBatch(pixels, window, None, window[:, 2:]), card, size=3, device=torch.device("cpu"))
+    assert np.array_equal(pixels, before) and images.shape == (3, 1, 32, 32)
+    np.testing.assert_allclose(images[0].numpy(), (before[0] + 9.0) / 309, rtol=1e-5)
+    assert not images[1:].any()
+
+
 def test_the_machine_decides_and_says_why() -> None:
     bare = Machine(cuda=False, cuda_bf16=False, cpu_bf16=False, amx=False, compiler=False)
     execution, line = resolve(bare, tile=(512, 512))
@@ -158,6 +172,7 @@ def test_the_machine_decides_and_says_why() -> None:
     assert (
         resolve(server, tile=(512, 512))[0].device == "cuda" and resolve(server, tile=(512, 512))[0].precision == "bf16"
     )
+    assert resolve(server, tile=(512, 512))[0].backend == "eager"
     assert resolve(server, tile=(512, 512), device="cpu")[0].precision == "fp32"
     with pytest.raises(ConfigError, match="no CUDA GPU"):
         resolve(bare, tile=(512, 512), device="cuda")

@@ -180,8 +180,8 @@ def test_a_short_run_trains_resumes_and_writes_a_record(tmp_path, monkeypatch) -
     monkeypatch.setattr(trees, "_CROP", 64)
     write_split(tmp_path, "train", 16, side=96, seed=1)
     write_split(tmp_path, "val", 3, side=96, seed=2, first=15)
-    first = trees.train(tmp_path, tmp_path / "run", minutes=0.02, width=6)
-    record = trees.train(tmp_path, tmp_path / "run", minutes=0.2, width=6)
+    first = trees.train(tmp_path, tmp_path / "run", minutes=0.02, recipe=trees.Recipe(width=6))
+    record = trees.train(tmp_path, tmp_path / "run", minutes=0.2, recipe=trees.Recipe(width=6))
     assert record["steps"] > first["steps"] > 0 and record["minutes"] > 0.1
     # The first validation image overlaps the last training image.
     assert len(record["held_out"]) == 2 and record["images"] == 13

@@ -21,6 +21,8 @@ MAX_FAILED_BATCHES = 3
 LOADS = 3
 #: Seconds without an answer after which free resources are reported.
 PATIENCE = 60.0
+#: Readers that supply one GPU, where there are as many cores.
+READERS_PER_GPU = 8
 
 
 class DetectorPool:
@@ -30,16 +32,20 @@ class DetectorPool:
         execution: how every detector runs.
         on_gpu: whether each has a GPU.
         workers: how many were started.
+        readers: how many readers can keep them busy.
     """
 
     def __init__(self, job: Job, emit: Emit) -> None:
         self._job, self._emit = job, emit
         self._options, self.workers, self.on_gpu = _shape(job)
+        # A GPU takes tiles faster than one core decodes them.
+        cores = int(resources()[0])
+        self.readers = max(2, min(cores, READERS_PER_GPU * self.workers) if self.on_gpu else self.workers)
         # All load at once, each with the execution for its own machine, which is the same on equal machines.
         self._actors = {i: self._start() for i in range(self.workers)}
         loads = [actor.load.remote(None) for actor in self._actors.values()]
         self._first = loads[0]
-        self._prepared = [prepare.remote(job.rule) for _ in range(self.workers + 1)]
+        self._prepared = [prepare.remote(job.rule) for _ in range(self.readers + 1)]
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}

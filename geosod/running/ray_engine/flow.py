@@ -29,7 +29,6 @@ from geosod.running.ray_engine.session import (
     free_resources,
     group_size,
     one_line,
-    resources,
 )
 from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
 from geosod.scenes.read import ReadSummary
@@ -58,9 +57,6 @@ class Flow:
         self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
         self._finishing: dict[Any, SceneInProgress] = {}
-        cpus, _, _ = resources()
-        # A GPU takes tiles faster than one core decodes them.
-        self._max_readers = max(2, min(int(cpus), 8 * pool.workers) if pool.on_gpu else pool.workers)
         self._reader_cpus = 2 * TASK_CPUS if pool.on_gpu else TASK_CPUS
         # The output folder is on the driver's node.
         here = ray.get_runtime_context().get_node_id()
@@ -110,7 +106,7 @@ class Flow:
     # --- reading
 
     def _start_readers(self, plans: Iterator[ScenePlan]) -> None:
-        while len(self._readers) < self._max_readers:
+        while len(self._readers) < self._pool.readers:
             while not self._units and self._plans_left:
                 self._add_scene(next(plans, None))
             if not self._units:
