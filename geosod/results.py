@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from geosod.errors import redacted
+from geosod.errors import UsageError, redacted
 from geosod.scene import Window
 
 Status = Literal["inspected", "nodata", "outside_aoi", "masked", "failed"]
@@ -38,6 +38,11 @@ class Failure:
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", redacted(self.uri))
         object.__setattr__(self, "message", redacted(self.message))
+
+
+def recorded(error: str) -> bool:
+    """Whether a failure with that class of error is recorded: not where the run refused to redo a committed scene."""
+    return error != UsageError.__name__
 
 
 #: Codes of a coverage grid; where two apply to one cell, the higher one holds.

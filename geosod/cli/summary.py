@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from geosod.cli.status_line import counted
-from geosod.running.destination import recorded
+from geosod.results import recorded
 from geosod.running.result import Result
 
 #: How a scene ended, in words.

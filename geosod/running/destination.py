@@ -20,7 +20,7 @@ from geosod.output.commit import (
 from geosod.output.geoparquet import read_metadata
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
-from geosod.results import SceneResult
+from geosod.results import SceneResult, recorded
 from geosod.running.job import EXECUTION, Job
 from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, with_unique_ids
@@ -159,8 +159,3 @@ class Folder(AbstractContextManager["Folder"]):
             names = [failed_id(result.uri)]
             scenes = [*names, result.scene_id] if result.status == "skipped" else names
             write_failures(self.folder, (), scenes=scenes)
-
-
-def recorded(error: str) -> bool:
-    """Whether an error of that class is recorded: not where the run refused to redo a committed scene."""
-    return error != UsageError.__name__

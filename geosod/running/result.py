@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from geosod.errors import ConfigError
-from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Failure, SceneResult
 
 if TYPE_CHECKING:
     import geopandas
+
+    from geosod.output.scene_outputs import SceneOutputs
 
 
 @dataclass(frozen=True, slots=True)
