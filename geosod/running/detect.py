@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -18,13 +15,13 @@ import numpy as np
 from geosod.array_scene import ArrayScene, array_scenes
 from geosod.config import RunConfig, make_config
 from geosod.detectors.models import ObjectModel, find_model
-from geosod.errors import ConfigError, GeosodError, ModelError, SceneError, UsageError, redacted
+from geosod.errors import ConfigError
 from geosod.output.commit import check_dataset_crs, open_output, unusual_name
 from geosod.results import Failure, SceneResult
 from geosod.running.destination import Destination, Folder, Memory
-from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned, ScenesFound
+from geosod.running.events import Emit, Note, ScenesFound
 from geosod.running.job import Job, validate
-from geosod.running.planning import ScenePlan, plan_scene
+from geosod.running.plan_ahead import end, failed, plan_ahead
 from geosod.running.result import Result
 from geosod.scene import SceneRef
 from geosod.scenes.sources import find_scenes
@@ -35,9 +32,6 @@ if TYPE_CHECKING:
 
 #: One scene: a path or URL, bands by name, or pixels.
 SceneInput = str | Path | Mapping[str, Any] | ArrayScene | np.ndarray[Any, Any]
-
-#: Scenes whose headers are read before the engine asks for them.
-PLANS_AHEAD = 2
 
 
 def detect(
@@ -91,13 +85,13 @@ def detect(
         with place:
             emit(ScenesFound(len(refs) + len(missing)))
             for failure in missing:
-                _end(_failed(failure), place, emit, ended)
-            plans = _plans(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
+                end(failed(failure), place, emit, ended)
+            plans = plan_ahead(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
             # No engine is started where no scene can be processed.
             first = next(plans, None)
             if first is not None:
                 for result in run_engine(job, chain([first], plans), place.finish, emit):
-                    _end(result, place, emit, ended)
+                    end(result, place, emit, ended)
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
     name = None if out is None else str(out)
@@ -217,89 +211,3 @@ def _destination(out: str | Path | None, scenes: int, job: Job) -> Destination:
     folder = open_output(out, scenes=scenes, overwrite=job.config.overwrite)
     check_dataset_crs(folder, job.config.crs)
     return Folder(folder)
-
-
-def _plans(
-    job: Job, refs: Sequence[SceneRef], place: Destination, emit: Emit, ended: list[SceneResult]
-) -> Iterator[ScenePlan]:
-    """Plan scenes as the engine asks for them; those that need or allow no work are ended at once.
-
-    Scenes outside the AOI wait until one lies in it: where none does, the AOI is wrong, and they fail.
-    """
-    outside: list[ScenePlan] = []
-    hit = job.aoi is None
-    for outcome in _ahead(partial(_plan, job, place), refs):
-        if isinstance(outcome, SceneResult):
-            _end(outcome, place, emit, ended)
-            hit |= outcome.status == "skipped"
-        elif outcome.outside:
-            outside.append(outcome)
-        else:
-            hit = True
-            yield _announced(outcome, emit)
-        while hit and outside:
-            yield _announced(outside.pop(0), emit)
-    for plan in outside:
-        ref = plan.scene.ref
-        message = f"{ref.uri}: lies outside the AOI, as every scene of this run; check the AOI's CRS and position"
-        _end(_failed(Failure(ref.id, ref.uri, None, "plan", SceneError.__name__, message)), place, emit, ended)
-
-
-def _announced(plan: ScenePlan, emit: Emit) -> ScenePlan:
-    for note in plan.notes:
-        emit(Note(redacted(note), important=True))
-    for kind in (kind for kind, area in plan.masks.items() if area.is_empty):
-        emit(Note(f"{plan.scene.id}: the mask {kind!r} masks nothing here"))
-    if plan.outside:
-        emit(Note(f"{plan.scene.id}: lies outside the AOI; nothing is searched"))
-    emit(ScenePlanned(plan.scene.id, len(plan.units), plan.tiles, plan.scene.megapixels))
-    return plan
-
-
-def _plan(job: Job, place: Destination, ref: SceneRef) -> ScenePlan | SceneResult:
-    """The plan of a scene, or how it ended already."""
-    try:
-        return place.skipped(job, ref) or plan_scene(job, ref)
-    except Exception as error:
-        # Whatever a file makes a library raise, the other scenes go on.
-        return _failed(_plan_failure(ref, error))
-
-
-def _ahead(
-    function: Callable[[SceneRef], ScenePlan | SceneResult], refs: Iterable[SceneRef]
-) -> Iterator[ScenePlan | SceneResult]:
-    """What `function` returns for each scene, in order, with the next ones under way in threads.
-
-    A header that comes over a network takes a second; the engine should not wait for it.
-    """
-    waiting: deque[Future[ScenePlan | SceneResult]] = deque()
-    threads = ThreadPoolExecutor(PLANS_AHEAD, thread_name_prefix="plan")
-    try:
-        for ref in refs:
-            waiting.append(threads.submit(function, ref))
-            if len(waiting) > PLANS_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _plan_failure(ref: SceneRef, error: Exception) -> Failure:
-    message = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, GeosodError):
-        message = f"{ref.uri}: cannot be planned: {type(error).__name__}: {message}"
-    stage = "plan" if isinstance(error, ModelError | UsageError) else "open"
-    return Failure(ref.id, ref.uri, None, stage, type(error).__name__, message)
-
-
-def _failed(failure: Failure) -> SceneResult:
-    return SceneResult(failure.scene_id, failure.uri, "failed", failures=(failure,))
-
-
-def _end(result: SceneResult, place: Destination, emit: Emit, ended: list[SceneResult]) -> None:
-    place.record(result)
-    for failure in result.failures:
-        emit(Failed(failure))
-    emit(SceneFinished(result))
-    ended.append(result)
