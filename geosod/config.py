@@ -230,7 +230,7 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
     try:
         return RunConfig(**(values | given))
     except ValidationError as error:
-        names, text = {e["loc"][0] for e in error.errors() if e["loc"]}, "; ".join(_line(e) for e in error.errors())
+        names, text = {e["loc"][0] for e in error.errors() if e["loc"]}, _lines(error, values | given)
     except ConfigError as error:
         names, text = {str(error).split()[0]}, str(error)
     raise ConfigError(f"config {file}: {text}" if file is not None and names - given.keys() else text)
@@ -251,6 +251,25 @@ def _from_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"config {path}: holds {type(values).__name__}, expected settings as `name: value` lines")
     return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+#: What to write for settings of several forms, instead of what each form expects.
+_FORMS = {
+    "levels": "give scales, full or auto, as 1,0.5,full or 1:0-64,0.5",
+    "tile_gsd": "give metres, or model",
+    "merge_threshold_by_class": "give CLASS=OVERLAP,..., as car=0.3,ship=0.6",
+}
+
+
+def _lines(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """The errors of all settings, one for each setting of several forms."""
+    lines: dict[str, None] = {}
+    # That too few levels are left once wrong ones are taken out says nothing new.
+    for one in (e for e in error.errors() if e["type"] != "too_short" or error.error_count() == 1):
+        name = str(one["loc"][0]) if one["loc"] else ""
+        form = _FORMS.get(name) if one["type"] != "value_error" else None
+        lines[f"{name} = {reprlib.repr(values.get(name))}: {form}" if form else _line(one)] = None
+    return "; ".join(lines)
 
 
 def _line(error: Any) -> str:
