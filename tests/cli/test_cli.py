@@ -13,14 +13,10 @@ import pytest
 import yaml
 
 from geosod.config import RunConfig
+from tests.cli.commands import FROM_SCRATCH, geosod
 from tests.rasters import noise, write_tif
 
 PLAIN = ["--engine", "serial", "--precision", "fp32", "--backend", "eager", "--batch", "4"]
-
-
-def geosod(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from geosod.cli.main import app; app()", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
 
 
 @pytest.fixture
@@ -151,20 +147,25 @@ def test_doctor_sees_the_data_of_another_proj(tmp_path) -> None:
         database.execute("create table metadata(key text, value text)")
         layout = [("DATABASE.LAYOUT.VERSION.MAJOR", "1"), ("DATABASE.LAYOUT.VERSION.MINOR", "0")]
         database.executemany("insert into metadata values(?, ?)", layout)
-    command = [sys.executable, "-c", "from geosod.cli.main import app; app()", "doctor", "--no-ray"]
     environment = os.environ | {"PROJ_DATA": str(tmp_path), "PROJ_LIB": str(tmp_path), "COLUMNS": "200"}
+    command = [*FROM_SCRATCH, "doctor", "--no-ray"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 3 and f"PROJ_DATA={tmp_path}" in done.stdout and "DEFLATE GeoTIFF" not in done.stdout
 
 
-def test_an_installation_that_cannot_be_written_to(scene, rgb_bundle, tmp_path, monkeypatch) -> None:
+def test_an_installation_that_cannot_be_written_to(scene, rgb_bundle, tmp_path) -> None:
     """As in a container that runs as another user without a home: numba finds no place for its cache."""
-    monkeypatch.setenv("NUMBA_CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    done = geosod("detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
+    no_cache = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | no_cache | {"COLUMNS": "200"}
+
+    def run(*command: object) -> subprocess.CompletedProcess[str]:
+        words = [*FROM_SCRATCH, *map(str, command)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+
+    done = run("detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
     assert done.returncode == 0, done.stderr
     imported = "import geosod.demo.scene, geosod.demo.score, geosod.deduplication.suppress"
-    subprocess.run([sys.executable, "-c", imported], check=True)
-    shown = geosod("doctor", "--no-ray")
+    subprocess.run([sys.executable, "-c", imported], check=True, env=environment)
+    shown = run("doctor", "--no-ray")
     assert shown.returncode == 0 and "set NUMBA_CACHE_DIR to a folder" in shown.stdout
     assert "Warning" not in shown.stderr

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.commands import FROM_SCRATCH, geosod
 from tests.rasters import noise, write_tif
 
-
-def geosod(*args: object) -> list[str]:
-    return [sys.executable, "-c", "from geosod.cli.main import app; app()", *map(str, args)]
+FULL = "geosod: standard output cannot be written: No space left on device\n"
 
 
 COMMANDS: list[tuple[object, ...]] = [
@@ -32,41 +30,50 @@ COMMANDS: list[tuple[object, ...]] = [
 def outputs(rgb_bundle, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     scene = write_tif(folder / "scene.tif", noise(3, 200, 200))
-    command = geosod("detect", scene, "-m", rgb_bundle, "-o", folder / "out", "--engine", "serial", "-q")
-    subprocess.run(command, check=True)
+    done = geosod("detect", scene, "-m", rgb_bundle, "-o", folder / "out", "--engine", "serial", "-q")
+    assert done.returncode == 0, done.stderr
     return folder
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_full_standard_output_is_one_line(command, unbuffered) -> None:
-    assert_one_line(geosod(*command), unbuffered)
+def test_full_standard_output_is_one_line(command) -> None:
+    assert_one_line(*command)
 
 
 def test_full_standard_output_after_a_run_is_one_line(outputs, rgb_bundle) -> None:
-    assert_one_line(geosod("detect", outputs / "scene.tif", "-m", rgb_bundle, "-o", outputs / "out", "--json", "-q"))
-    assert_one_line(geosod("deduplicate", outputs / "out", "-o", outputs / "one", "--json", "-q"))
-    assert_one_line(geosod("demo", "--size", 1024, "-o", outputs / "demo", "--engine", "serial", "--json", "-q"))
+    assert_one_line("detect", outputs / "scene.tif", "-m", rgb_bundle, "-o", outputs / "out", "--json", "-q")
+    assert_one_line("deduplicate", outputs / "out", "-o", outputs / "one", "--json", "-q")
+    assert_one_line("demo", "--size", 1024, "-o", outputs / "demo", "--engine", "serial", "--json", "-q")
 
 
-def assert_one_line(command: list[str], unbuffered: str = "") -> None:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONWARNINGS": "ignore"},
-        )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "geosod: standard output cannot be written: No space left on device\n"
+def assert_one_line(*command: object) -> None:
+    done = geosod(*command, stdout="/dev/full")
+    assert (done.returncode, done.stderr) == (2, FULL)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [("model", "list"), ("detect", "--help"), ("config",)], ids=lambda c: c[0])
+def test_full_standard_output_of_a_new_process_is_one_line(unbuffered) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONWARNINGS": "ignore"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*FROM_SCRATCH, "model", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    assert (done.returncode, done.stderr) == (2, FULL)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [("model", "list"), ("detect", "--help")], ids=lambda c: c[0])
 def test_a_closed_pipe_ends_quietly(command, unbuffered) -> None:
     read, write = os.pipe()
     os.close(read)
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(
-        geosod(*command), stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        [*FROM_SCRATCH, *command], stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
@@ -74,14 +81,14 @@ def test_a_closed_pipe_ends_quietly(command, unbuffered) -> None:
 
 def test_closed_streams() -> None:
     shell = ["sh", "-c", '"$@" >&-', "sh"]
-    done = subprocess.run([*shell, *geosod("model", "list")], capture_output=True, text=True, check=False)
+    done = subprocess.run([*shell, *FROM_SCRATCH, "model", "list"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "geosod: standard output cannot be written: it is closed\n")
     shell = ["sh", "-c", '"$@" 2>&-', "sh"]
-    done = subprocess.run([*shell, *geosod("model", "list")], capture_output=True, text=True, check=False)
+    done = subprocess.run([*shell, *FROM_SCRATCH, "model", "list"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "demo-harbour" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["detect", "deduplicate", "demo", "doctor", "config", "model list", "model show"])
 def test_the_help_of_every_command_has_an_example(command) -> None:
-    done = subprocess.run(geosod(*command.split(), "--help"), capture_output=True, text=True, check=True)
-    assert f"Example: geosod {command}" in done.stdout
+    done = geosod(*command.split(), "--help")
+    assert done.returncode == 0 and f"Example: geosod {command}" in done.stdout
