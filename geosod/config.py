@@ -93,10 +93,10 @@ class RunConfig(BaseModel):
     datetime: dt.datetime | None = Field(
         None, description="acquisition time of the scenes, ISO 8601; UTC if it has no offset"
     )
-    engine: Literal["auto", "ray", "serial"] = Field(
+    engine: Literal["auto", "local", "ray", "serial"] = Field(
         "auto",
-        description="ray for all cores or a cluster, serial for one process; default: auto, ray except for arrays, "
-        "detector objects and results in memory",
+        description="local for threads of this process, ray for a cluster, serial for one thing at a time; default: "
+        "auto, ray where a cluster is named or the machine is large, else local",
     )
     workers: int | None = Field(
         None, ge=1, le=10_000, description="number of detectors; default: one per GPU, or per core"

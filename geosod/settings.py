@@ -40,7 +40,7 @@ class Settings(TypedDict, total=False):
     class_agnostic: bool | None
     crs: str | None
     datetime: dt.datetime | dt.date | str | None
-    engine: Literal["auto", "ray", "serial"] | None
+    engine: Literal["auto", "local", "ray", "serial"] | None
     workers: int | None
     threads: int | None
     ray_address: str | None

@@ -18,7 +18,8 @@ def demo_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the scene and all results.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, max=999, help="Number of the scene to draw.")] = 7,
     engine: Annotated[
-        str | None, typer.Option("--engine", help="As for geosod detect. Default: auto.", metavar="[auto|ray|serial]")
+        str | None,
+        typer.Option("--engine", help="As for geosod detect. Default: auto.", metavar="[auto|local|ray|serial]"),
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Number of detectors. Default: one per GPU, or per core.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 
 from geosod.array_scene import ArrayScene, array_scenes
 from geosod.config import RunConfig, make_config
-from geosod.detectors.models import ObjectModel, find_model
+from geosod.detectors.models import find_model
 from geosod.errors import ConfigError
 from geosod.output.commit import check_dataset_crs, open_output, unusual_name
 from geosod.results import Failure, SceneResult
 from geosod.running.destination import Destination, Folder, Memory
+from geosod.running.engines import check_engine, engine_of
 from geosod.running.events import Emit, Note, ScenesFound
 from geosod.running.job import Job, validate
 from geosod.running.plan_ahead import end, failed, plan_ahead
@@ -71,7 +73,8 @@ def detect(
     job = make_job(model, config, **settings)
     c = job.config
     out = c.out if out is None else out
-    run_engine = _engine(job, in_process=out is None or bool(pixels))
+    in_process = out is None or bool(pixels)
+    check_engine(job, in_process=in_process)
     ended: list[SceneResult] = []
     with array_scenes(pixels, bands=None if c.bands else len(job.model.card.bands), datetime=c.datetime) as arrays:
         refs: list[SceneRef] = list(arrays)
@@ -86,12 +89,13 @@ def detect(
             emit(ScenesFound(len(refs) + len(missing)))
             for failure in missing:
                 end(failed(failure), place, emit, ended)
-            plans = plan_ahead(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)
-            # No engine is started where no scene can be processed.
-            first = next(plans, None)
-            if first is not None:
-                for result in run_engine(job, chain([first], plans), place.finish, emit):
-                    end(result, place, emit, ended)
+            with closing(plan_ahead(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)) as plans:
+                # No engine is started where no scene can be processed.
+                first = next(plans, None)
+                if first is not None:
+                    run_engine = engine_of(job, in_process=in_process)
+                    for result in run_engine(job, chain([first], plans), place.finish, emit):
+                        end(result, place, emit, ended)
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
     name = None if out is None else str(out)
@@ -183,26 +187,6 @@ def _file_digest(name: str) -> str:
         return found.hexdigest()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}; check the path of the mask or DEM") from error
-
-
-def _engine(job: Job, *, in_process: bool) -> Any:
-    """The `run` of the engine that was asked for; "auto" is Ray, unless results or pixels stay in this process.
-
-    Raises:
-        ConfigError: Ray was asked for, and cannot do it.
-    """
-    if job.config.engine == "ray" and in_process:
-        raise ConfigError(
-            "engine 'ray' reads scenes from files and writes results to files; for arrays, or results in memory "
-            "(out=None), leave the engine out or use engine='serial'"
-        )
-    if job.config.engine == "serial" or in_process or isinstance(job.model, ObjectModel):
-        from geosod.running import serial
-
-        return serial.run
-    from geosod.running import ray_engine
-
-    return ray_engine.run
 
 
 def _destination(out: str | Path | None, scenes: int, job: Job) -> Destination:

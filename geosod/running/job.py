@@ -123,7 +123,7 @@ def validate(job: Job) -> None:
 def _check_object(job: Job, execution: Execution) -> None:
     if job.config.engine == "ray":
         raise ConfigError(
-            "engine 'ray' cannot take a detector object, which runs in this process only; use engine='serial', or pass "
+            "engine 'ray' cannot take a detector object, which runs in this process only; use engine='local', or pass "
             "model='module:function' with trust=True"
         )
     for name in EXECUTION:

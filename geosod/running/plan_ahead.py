@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -21,7 +21,7 @@ PLANS_AHEAD = 2
 
 def plan_ahead(
     job: Job, refs: Sequence[SceneRef], place: Destination, emit: Emit, ended: list[SceneResult]
-) -> Iterator[ScenePlan]:
+) -> Generator[ScenePlan, None, None]:
     """Plan scenes as the engine asks for them; those that need or allow no work are ended at once.
 
     Scenes outside the AOI wait until one lies in it: where none does, the AOI is wrong, and they fail.

@@ -32,7 +32,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module", params=["serial", "ray"])
+@pytest.fixture(scope="module", params=["serial", "local", "ray"])
 def events(request, rgb_bundle, tmp_path_factory) -> list[Event]:
     tmp_path = tmp_path_factory.mktemp("events")
     if request.param == "ray":

@@ -45,7 +45,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(params=["serial", "ray"])
+@pytest.fixture(params=["serial", "local", "ray"])
 def engine(request: pytest.FixtureRequest) -> str:
     if request.param == "ray":
         request.getfixturevalue("cluster")
@@ -469,7 +469,7 @@ def test_times_and_bands_mean_one_thing_however_they_are_written() -> None:
     assert make_config(bands=[1, 2, 3]).options() == make_config(bands="1, 2,3").options()
 
 
-@pytest.mark.parametrize("engine", ["serial", "ray"])
+@pytest.mark.parametrize("engine", ["serial", "local", "ray"])
 def test_two_runs_at_once_with_files_of_one_name(engine, rgb_bundle, tmp_path, request) -> None:
     """The second run plans before the first commits: both scenes are there, as when one ran after the other."""
     if engine == "ray":

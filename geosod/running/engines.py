@@ -1,0 +1,81 @@
+"""Which engine runs a job. Engines differ in where and when the stages run, never in what comes out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from geosod.detectors.models import ObjectModel
+from geosod.errors import ConfigError
+from geosod.machine import usable_cpus
+from geosod.output.scene_outputs import SceneOutputs
+from geosod.results import SceneResult
+from geosod.running.events import Emit
+from geosod.running.job import Job
+from geosod.running.planning import ScenePlan
+
+#: From so many cores on, several processes are faster than the threads of one, which share the interpreter's lock.
+MAX_LOCAL_CPUS = 32
+
+
+class Engine(Protocol):
+    """Detects on planned scenes."""
+
+    def __call__(
+        self, job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
+    ) -> Iterator[SceneResult]:
+        """Detect on every scene of `plans`, pass its outputs to `finish`, and yield what that returns.
+
+        `plans` is advanced and `emit` is called in the calling thread only. A scene that fails is a result of its own.
+        """
+        ...
+
+
+def check_engine(job: Job, *, in_process: bool) -> None:
+    """Refuse an engine that cannot do what was asked for.
+
+    Args:
+        job: what the run's scenes share.
+        in_process: whether scenes or results are objects of this process.
+
+    Raises:
+        ConfigError: Ray was asked for.
+    """
+    if job.config.engine == "ray" and in_process:
+        raise ConfigError(
+            "engine 'ray' reads scenes from files and writes results to files; for arrays, or results in memory "
+            "(out=None), leave the engine out or use engine='local'"
+        )
+
+
+def engine_of(job: Job, *, in_process: bool) -> Engine:
+    """The engine of a job, checked before; "auto" is Ray on a cluster or a large machine, else this process."""
+    name = job.config.engine
+    if name == "auto":
+        here = in_process or isinstance(job.model, ObjectModel)
+        name = "ray" if not here and (_on_cluster(job) or _large()) else "local"
+    if name == "serial":
+        from geosod.running import serial
+
+        return serial.run
+    if name == "local":
+        from geosod.running import local_engine
+
+        return local_engine.run
+    from geosod.running import ray_engine
+
+    return ray_engine.run
+
+
+def _on_cluster(job: Job) -> bool:
+    """Whether a cluster is named, or a session of Ray is open; a Ray job's script has RAY_ADDRESS."""
+    ray = sys.modules.get("ray")
+    return bool(job.config.ray_address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized()))
+
+
+def _large() -> bool:
+    from geosod.detectors.execution import gpu_names
+
+    return usable_cpus() > MAX_LOCAL_CPUS or len(gpu_names()) > 1

@@ -1,0 +1,353 @@
+"""The local engine: the stages of several scenes at once, in threads of this process.
+
+Readers cut tiles, detectors take them in full batches, filled across units and scenes, and other threads merge and
+write finished scenes. GDAL, torch and the merging kernels release the interpreter's lock. The calling thread keeps the
+books: it alone starts work and handles what has ended, and it never reads, detects or merges.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from geosod.detectors.detector import Detector
+from geosod.detectors.execution import keep_freed_memory
+from geosod.detectors.models import ObjectModel
+from geosod.errors import EngineError
+from geosod.machine import usable_cpus
+from geosod.merging.components import Settled
+from geosod.output.scene_outputs import SceneOutputs
+from geosod.results import Execution, SceneResult
+from geosod.running.assemble import assemble_scene, failed_result
+from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected, UnitSettled, Writing
+from geosod.running.job import Job, load_fitting, resolve_execution
+from geosod.running.planning import ScenePlan
+from geosod.running.stages import (
+    TileOutcome,
+    UnitSummary,
+    detect_tiles,
+    failed_read,
+    merge_units,
+    read_spec,
+    read_tiles,
+    settle_unit,
+)
+from geosod.scene import TileBatch, Unit
+from geosod.scenes.read import ReadSummary
+
+#: A reader supplies so many detectors on CPUs; so many readers supply one GPU.
+DETECTORS_PER_READER, READERS_PER_GPU = 4, 8
+#: Threads that settle units, and merge and write scenes.
+OTHERS = 2
+#: Seconds in which nothing ends, after which a note says so.
+PATIENCE = 60.0
+
+_T = TypeVar("_T")
+
+
+def run(
+    job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
+) -> Iterator[SceneResult]:
+    """Detect on every planned scene, several at a time, and pass the outputs to `finish`; results as they come.
+
+    Raises:
+        GeosodError: what loading a detector raised.
+    """
+    keep_freed_memory()
+    engine = _Engine(job, finish, emit)
+    try:
+        yield from engine.run(iter(plans))
+    finally:
+        engine.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Scene:
+    """A scene in progress, of which `waiting` units are not settled."""
+
+    plan: ScenePlan
+    waiting: int
+    error: Exception | None = None
+    settled: dict[str, Settled] = field(default_factory=dict)
+    summaries: dict[str, UnitSummary] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """A unit in progress. It is finished when its summary has arrived and no tile is outstanding."""
+
+    scene: _Scene
+    unit: Unit
+    summary: ReadSummary | None = None
+    tiles: int = 0
+    outstanding: int = 0
+    outcomes: dict[int, TileOutcome] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tiles:
+    """Tiles of a unit that wait for a detector, the first of them its `start`-th."""
+
+    unit: _Unit
+    batch: TileBatch
+    start: int
+
+
+class _Engine:
+    """One run: work in progress, and the threads that do it."""
+
+    def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit) -> None:
+        self._job, self._finish, self._emit = job, finish, emit
+        self._done: SimpleQueue[Callable[[], SceneResult | None]] = SimpleQueue()
+        self._room, self._stopped, self._waiting = threading.Condition(), False, 0
+        self._units: deque[_Unit] = deque()
+        self._tiles: deque[_Tiles] = deque()
+        self._plans_left, self._reading, self._detecting, self._scenes = True, 0, 0, 0
+        self._reasons: set[str] = set()
+        self._execution = _execution(job)
+        self._group = self._execution.batch
+        on_gpu = self._execution.device == "cuda"
+        self._workers = _workers(job, on_gpu=on_gpu)
+        readers = min(usable_cpus(), READERS_PER_GPU) if on_gpu else -(-self._workers // DETECTORS_PER_READER)
+        self._readers = max(1, readers)
+        self._threads = {
+            name: ThreadPoolExecutor(count, thread_name_prefix=name)
+            for name, count in (("read", self._readers), ("detect", self._workers), ("other", OTHERS))
+        }
+        self._free: SimpleQueue[Detector | None] = SimpleQueue()
+        self._loaded = 0
+        self._merged: list[_Scene] = []
+
+    def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
+        """Results in the order in which scenes are finished."""
+        self._emit(DetectorsStarted(0, self._workers))
+        self._start("detect", partial(load_fitting, self._job), self._end_first_load)
+        while True:
+            self._start_reading(plans)
+            self._start_detecting()
+            if not self._scenes and not self._plans_left:
+                return
+            result = self._next()()
+            if result is not None:
+                yield result
+
+    def close(self) -> None:
+        """Stop; what is being done in threads is ended first, and nothing new is started."""
+        with self._room:
+            self._stopped = True
+            self._room.notify_all()
+        for _ in range(self._workers):
+            self._free.put(None)
+        for threads in self._threads.values():
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def _next(self) -> Callable[[], SceneResult | None]:
+        """How to handle what ends next."""
+        while True:
+            try:
+                return self._done.get(timeout=PATIENCE)
+            except Empty:
+                self._emit(Note(f"nothing has finished for {PATIENCE:.0f} s; still waiting", important=True))
+
+    def _start(self, where: str, work: Callable[[], _T], end: Callable[[_T | Exception], SceneResult | None]) -> None:
+        """Do `work` in a thread, then call `end` with its result, or what it raised, in the calling thread."""
+
+        def do() -> None:
+            try:
+                result: _T | Exception = work()
+            except Exception as error:
+                result = error
+            self._done.put(partial(end, result))
+
+        self._threads[where].submit(do)
+
+    # --- detectors
+
+    def _end_first_load(self, loaded: tuple[Detector, str] | Exception) -> None:
+        if isinstance(loaded, Exception):
+            raise loaded
+        detector, line = loaded
+        self._execution = detector.execution
+        self._use(detector)
+        self._emit(Ready(detector.execution, line, self._workers))
+        for scene in self._merged:
+            self._start_finishing(scene)
+        for _ in range(1, self._workers):
+            self._start("detect", partial(load_fitting, self._job, detector.execution), self._end_load)
+
+    def _end_load(self, loaded: tuple[Detector, str] | Exception) -> None:
+        if isinstance(loaded, Exception):
+            self._emit(Note(f"one detector of {self._workers} cannot be loaded: {loaded}", important=True))
+        else:
+            self._use(loaded[0])
+
+    def _use(self, detector: Detector) -> None:
+        self._loaded += 1
+        self._free.put(detector)
+        self._emit(DetectorsStarted(self._loaded, self._workers))
+
+    # --- reading
+
+    def _start_reading(self, plans: Iterator[ScenePlan]) -> None:
+        while self._reading < self._readers:
+            while not self._units and self._plans_left:
+                self._add_scene(next(plans, None))
+            if not self._units:
+                return
+            unit = self._units.popleft()
+            self._reading += 1
+            self._start("read", partial(self._read, unit), partial(self._end_reading, unit))
+
+    def _add_scene(self, plan: ScenePlan | None) -> None:
+        if plan is None:
+            self._plans_left = False
+            return
+        self._scenes += 1
+        scene = _Scene(plan, len(plan.units))
+        self._units.extend(_Unit(scene, unit) for unit in plan.units)
+        if not plan.units:
+            self._start_finishing(scene)
+
+    def _read(self, unit: _Unit) -> ReadSummary:
+        """Read a unit; its batches are handed over one by one, while there is room for more."""
+        plan = unit.scene.plan
+        level = plan.level(unit.unit)
+        for item in read_tiles(level.scene, unit.unit, read_spec(self._job, plan, self._group)):
+            if isinstance(item, ReadSummary):
+                return item
+            with self._room:
+                self._waiting += len(item)
+            self._done.put(partial(self._end_batch_reading, unit, item))
+            with self._room:
+                self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._workers)
+                if self._stopped:
+                    break
+        raise EngineError("the run was stopped")
+
+    def _end_batch_reading(self, unit: _Unit, batch: TileBatch) -> None:
+        self._tiles.append(_Tiles(unit, batch, unit.tiles))
+        unit.tiles += len(batch)
+        unit.outstanding += len(batch)
+
+    def _end_reading(self, unit: _Unit, summary: ReadSummary | Exception) -> None:
+        self._reading -= 1
+        if isinstance(summary, Exception):
+            summary = failed_read(unit.scene.plan.level(unit.unit).scene, unit.unit, summary, unit.tiles)
+        unit.summary = summary
+        self._settle_if_done(unit)
+
+    # --- detecting
+
+    def _start_detecting(self) -> None:
+        """Give every detector one batch, and one more to begin with when it has finished that."""
+        more = bool(self._reading or self._units or self._plans_left)
+        while self._loaded and self._detecting < 2 * self._loaded and self._tiles:
+            if sum(len(tiles.batch) for tiles in self._tiles) < self._group and more:
+                return
+            parts = self._fill()
+            self._detecting += 1
+            self._start("detect", partial(self._detect, parts), partial(self._end_detecting, parts))
+
+    def _fill(self) -> list[_Tiles]:
+        """Tiles for one batch from those that wait, across units and scenes."""
+        parts: list[_Tiles] = []
+        room = self._group
+        while room and self._tiles:
+            first = self._tiles.popleft()
+            parts.append(_Tiles(first.unit, first.batch[:room], first.start))
+            if len(first.batch) > room:
+                self._tiles.appendleft(_Tiles(first.unit, first.batch[room:], first.start + room))
+            room -= len(parts[-1].batch)
+        return parts
+
+    def _detect(self, parts: list[_Tiles]) -> tuple[list[TileOutcome], str | None]:
+        with self._room:
+            self._waiting -= sum(len(part.batch) for part in parts)
+            self._room.notify_all()
+        detector = self._free.get()
+        if detector is None:
+            raise EngineError("the run was stopped")
+        try:
+            return detect_tiles(detector, [part.batch for part in parts])
+        finally:
+            self._free.put(detector)
+
+    def _end_detecting(self, parts: list[_Tiles], found: tuple[list[TileOutcome], str | None] | Exception) -> None:
+        if isinstance(found, Exception):
+            raise found
+        outcomes, reason = found
+        self._detecting -= 1
+        if reason is not None and reason not in self._reasons:
+            self._reasons.add(reason)
+            self._emit(Note(reason, important=True))
+        tiles: Counter[str] = Counter()
+        for part, outcome in zip(parts, outcomes, strict=True):
+            part.unit.outcomes[part.start] = outcome
+            part.unit.outstanding -= len(part.batch)
+            tiles[part.unit.scene.plan.scene.id] += len(part.batch)
+        self._emit(TilesDetected(tiles, sum(len(outcome.detections) for outcome in outcomes)))
+        for part in parts:
+            self._settle_if_done(part.unit)
+
+    # --- merging and writing
+
+    def _settle_if_done(self, unit: _Unit) -> None:
+        if unit.summary is None or unit.outstanding:
+            return
+        level = unit.scene.plan.level(unit.unit)
+        outcomes = [unit.outcomes[start] for start in sorted(unit.outcomes)]
+        settle = partial(settle_unit, self._job.rule, level, unit.unit, unit.summary, outcomes)
+        unit.summary = None
+        self._start("other", settle, partial(self._end_settling, unit))
+
+    def _end_settling(self, unit: _Unit, settled: tuple[Settled, UnitSummary] | Exception) -> SceneResult | None:
+        scene, unit.outcomes = unit.scene, {}
+        scene.waiting -= 1
+        if isinstance(settled, Exception):
+            scene.error = settled
+        else:
+            scene.settled[unit.unit.id], summary = settled
+            scene.summaries[unit.unit.id] = summary
+            self._emit(UnitSettled(scene.plan.scene.id, summary.tiles, summary.empty))
+        if scene.waiting:
+            return None
+        if scene.error is not None:
+            return self._end_finishing(scene, scene.error)
+        self._start_finishing(scene)
+        return None
+
+    def _start_finishing(self, scene: _Scene) -> None:
+        if not self._loaded:
+            # A scene without tiles; how detectors run, which outputs record, is known when one is loaded.
+            self._merged.append(scene)
+            return
+        self._start("other", partial(self._assemble, scene), partial(self._end_finishing, scene))
+
+    def _assemble(self, scene: _Scene) -> SceneResult:
+        plan, execution = scene.plan, self._execution
+        merged = merge_units(plan, self._job.rule, scene.settled)
+        outputs = assemble_scene(self._job, plan, execution, merged, [scene.summaries[u.id] for u in plan.units])
+        self._done.put(lambda: self._emit(Writing(plan.scene.id)))
+        return self._finish(outputs)
+
+    def _end_finishing(self, scene: _Scene, result: SceneResult | Exception) -> SceneResult:
+        self._scenes -= 1
+        return failed_result(scene.plan.scene, result) if isinstance(result, Exception) else result
+
+
+def _execution(job: Job) -> Execution:
+    """How detectors will run, as far as that is known before one is loaded."""
+    return job.model.detector.execution if isinstance(job.model, ObjectModel) else resolve_execution(job)[0]
+
+
+def _workers(job: Job, *, on_gpu: bool) -> int:
+    """Number of detectors; an object of the user's is one, and may not be used by two threads at once."""
+    if isinstance(job.model, ObjectModel):
+        return 1
+    return job.config.workers or (1 if on_gpu else max(1, usable_cpus() // job.config.threads))

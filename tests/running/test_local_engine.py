@@ -1,0 +1,256 @@
+"""The local engine gives the bytes of the serial one, whatever its threads do and whatever goes wrong in them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from geosod.detectors.detector import Detector
+from geosod.errors import ModelError
+from geosod.running import local_engine, stages
+from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, TilesDetected, Writing
+from geosod.scene import TileBatch
+from tests.rasters import noise, random_bundle, write_tif
+from tests.running.helpers import detect, files, tables
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector whose boxes form chains across the borders of units."""
+    folder = tmp_path_factory.mktemp("models") / "dense"
+    return random_bundle(folder, bands=("red", "green", "blue"), nms_iou=0.95, top_k=100)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("scenes")
+    holed = noise(3, 500, 700, seed=2)
+    holed[:, :300, :300] = 0
+    shapes = enumerate([(400, 700), (130, 90), (300, 900)])
+    return [
+        write_tif(folder / "holed.tif", holed, nodata=0),
+        *(write_tif(folder / f"s{i}.tif", noise(3, *shape, seed=i)) for i, shape in shapes),
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(scenes: list[Path], dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("oracle")
+    assert detect(scenes, dense, out, merge_threshold=0.3).detections > 500
+    return tables(out)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    names = ("read_", "detect_", "other_", "plan_")
+    deadline = time.monotonic() + 10
+    while any(t.name.startswith(names) for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(names)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "batch", "unit"), [(1, 4, (0, 0)), (2, 4, (1, 0)), (3, 4, (2, 3)), (8, 4, (1, 1)), (2, 4, (8, 8))]
+)
+def test_the_bytes_are_those_of_the_serial_engine(
+    workers: int, batch: int, unit: tuple[int, int], scenes, dense, expected, tmp_path
+) -> None:
+    events: list[Any] = []
+    result = detect(
+        scenes, dense, tmp_path, engine="local", workers=workers, batch=batch, unit=unit, merge_threshold=0.3,
+        on_event=events.append,
+    )  # fmt: skip
+    assert result.exit_code == 0 and tables(tmp_path) == expected
+    sizes = [event.tiles for event in events if isinstance(event, TilesDetected)]
+    # Tiles of several scenes share batches, so that only the last one may be short.
+    assert all(size == batch for size in sizes[:-1])
+    kinds = [type(event) for event in events]
+    assert kinds.index(DetectorsStarted) < kinds.index(Ready) < kinds.index(TilesDetected)
+    assert kinds.count(Writing) == kinds.count(SceneFinished) == len(scenes)
+
+
+def test_levels_and_methods(scenes, dense, tmp_path) -> None:
+    settings = {"levels": "1,0.5,full", "merge_method": "wbf", "unit": (2, 2)}
+    for engine in ("serial", "local"):
+        assert detect(scenes[:2], dense, tmp_path / engine, engine=engine, workers=2, **settings).exit_code == 0
+    assert tables(tmp_path / "local") == tables(tmp_path / "serial")
+
+
+def test_torch_is_left_as_it_was_and_ray_is_not_needed(scenes, dense, tmp_path) -> None:
+    threads = torch.get_num_threads()
+    detect(scenes[1], dense, tmp_path / "a", engine="local", workers=2)
+    assert torch.get_num_threads() == threads
+    script = (
+        "import sys, geosod; r = geosod.detect(sys.argv[1], model=sys.argv[2], out=sys.argv[3]); "
+        "assert r.exit_code == 0 and 'ray' not in sys.modules"
+    )
+    words = [sys.executable, "-c", script, str(scenes[1]), str(dense), str(tmp_path / "b")]
+    subprocess.run(words, check=True)
+
+
+def test_tiles_that_wait_are_bounded(scenes, dense, tmp_path, monkeypatch) -> None:
+    """Readers are far faster than this detector."""
+    lock, waiting, most = threading.Lock(), 0, 0
+    read, find = stages.read_unit, Detector.detect_batch
+
+    def counted(*args: Any) -> Iterator[Any]:
+        nonlocal waiting, most
+        for item in read(*args):
+            if isinstance(item, TileBatch):
+                with lock:
+                    waiting += len(item)
+                    most = max(most, waiting)
+            yield item
+
+    def slow(self: Detector, batch: TileBatch) -> Any:
+        nonlocal waiting
+        time.sleep(0.02)
+        with lock:
+            waiting -= len(batch)
+        return find(self, batch)
+
+    monkeypatch.setattr(stages, "read_unit", counted)
+    monkeypatch.setattr(Detector, "detect_batch", slow)
+    result = detect(scenes, dense, tmp_path, engine="local", workers=2, batch=2, unit=(2, 2))
+    assert result.exit_code == 0
+    tiles = sum(scene.counts.tiles for scene in result.scenes)
+    # Two batches each that wait and that are being detected on, and one that the reader holds.
+    assert 4 <= most <= 2 * (2 + 2) * 2 + 2 < tiles
+
+
+def test_a_reader_that_raises_costs_its_unit(scenes, dense, tmp_path, monkeypatch) -> None:
+    read = local_engine.read_tiles
+
+    def broken(scene: Any, unit: Any, spec: Any) -> Iterator[Any]:
+        for i, item in enumerate(read(scene, unit, spec)):
+            if unit.index == (0, 0) and scene.id == "s0" and i == 1:
+                raise RuntimeError("the reader broke")
+            yield item
+
+    monkeypatch.setattr(local_engine, "read_tiles", broken)
+    result = detect(scenes, dense, tmp_path, engine="local", workers=2, unit=(2, 3))
+    assert result.exit_code == 3
+    assert {scene.scene_id for scene in result.scenes if scene.status == "partial"} == {"s0"}
+    (failure,) = result.failures
+    assert "the reader broke" in failure.message and failure.stage == "read"
+
+
+def test_a_detector_that_raises_costs_its_tiles(scenes, dense, tmp_path, monkeypatch) -> None:
+    find = Detector.detect_batch
+
+    def broken(self: Detector, batch: TileBatch) -> Any:
+        if (batch.windows[:, :2] == 0).all(axis=1).any() and batch.pixels.any():
+            raise RuntimeError("this tile breaks it")
+        return find(self, batch)
+
+    monkeypatch.setattr(Detector, "detect_batch", broken)
+    notes: list[Any] = []
+    result = detect(scenes[1:3], dense, tmp_path, engine="local", workers=2, on_event=notes.append)
+    assert result.exit_code == 3 and len(result.failures) == 2
+    assert any("tried one by one" in event.text for event in notes if isinstance(event, Note))
+
+
+def test_a_unit_or_a_scene_that_cannot_be_finished(scenes, dense, tmp_path, monkeypatch) -> None:
+    settle = local_engine.settle_unit
+
+    def broken(rule: Any, level: Any, unit: Any, *rest: Any) -> Any:
+        if level.scene.id == "s0" and unit.index == (1, 0):
+            raise RuntimeError("it cannot be settled")
+        return settle(rule, level, unit, *rest)
+
+    monkeypatch.setattr(local_engine, "settle_unit", broken)
+    result = detect(scenes, dense, tmp_path, engine="local", workers=2, unit=(1, 0))
+    assert {s.scene_id: s.status for s in result.scenes if s.status != "done"} == {"s0": "failed"}
+    assert "it cannot be settled" in result.failures[0].message
+
+
+def test_a_detector_that_cannot_be_loaded_ends_the_run(scenes, dense, tmp_path, monkeypatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ModelError("these weights are unusable")
+
+    monkeypatch.setattr(local_engine, "load_fitting", broken)
+    with pytest.raises(ModelError, match="unusable"):
+        detect(scenes, dense, tmp_path, engine="local")
+    assert not (tmp_path / "items").exists()
+
+
+def test_fewer_detectors_than_asked_for_do_the_work(scenes, dense, expected, tmp_path, monkeypatch) -> None:
+    load, loads = local_engine.load_fitting, []
+
+    def second_fails(*args: Any) -> Any:
+        loads.append(args)
+        if len(loads) == 2:
+            raise MemoryError("no memory for a second one")
+        return load(*args)
+
+    monkeypatch.setattr(local_engine, "load_fitting", second_fails)
+    notes: list[Any] = []
+    detect(scenes, dense, tmp_path, engine="local", workers=2, merge_threshold=0.3, on_event=notes.append)
+    assert tables(tmp_path) == expected
+    assert any("one detector of 2 cannot be loaded" in e.text for e in notes if isinstance(e, Note))
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_an_interrupted_run_stops_and_a_rerun_completes_it(after, scenes, dense, expected, tmp_path) -> None:
+    seen = 0
+
+    def interrupt(event: object) -> None:
+        nonlocal seen
+        seen += isinstance(event, TilesDetected)
+        if seen == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detect(scenes, dense, tmp_path, engine="local", workers=2, merge_threshold=0.3, on_event=interrupt)
+    assert not [name for name in files(tmp_path) if "staging" in name or name.endswith(".tmp")]
+    detect(scenes, dense, tmp_path, engine="local", workers=2, merge_threshold=0.3)
+    assert tables(tmp_path) == expected
+
+
+def test_a_detector_that_does_not_answer_is_told(scenes, dense, tmp_path, monkeypatch) -> None:
+    find, hung = Detector.detect_batch, threading.Event()
+
+    def slow(self: Detector, batch: TileBatch) -> Any:
+        if not hung.is_set():
+            hung.set()
+            time.sleep(1.0)
+        return find(self, batch)
+
+    monkeypatch.setattr(Detector, "detect_batch", slow)
+    monkeypatch.setattr(local_engine, "PATIENCE", 0.3)
+    notes: list[Any] = []
+    result = detect(scenes[1], dense, tmp_path, engine="local", workers=1, on_event=notes.append)
+    assert result.exit_code == 0
+    assert any("nothing has finished for" in event.text for event in notes if isinstance(event, Note))
+
+
+def test_arrays_and_results_in_memory(dense) -> None:
+    import geosod
+
+    pixels = noise(3, 300, 300)
+    plain = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
+    local = geosod.detect(pixels, model=dense, workers=2, unit=(1, 1), **plain)
+    serial = geosod.detect(pixels, model=dense, engine="serial", **plain)
+    (one,), (other,) = local.outputs.values(), serial.outputs.values()
+    assert one.detection_table().equals(other.detection_table()) and len(one.detections) > 100
+    assert np.array_equal(one.coverage.codes, other.coverage.codes)
+
+
+def test_scenes_without_tiles_record_how_detectors_run(scenes, dense, tmp_path) -> None:
+    """Such a scene could be finished before a detector is loaded."""
+    empty = write_tif(tmp_path / "empty.tif", np.zeros((3, 200, 200), "uint8"), nodata=0)
+    for engine in ("serial", "local"):
+        assert detect([empty, scenes[1]], dense, tmp_path / engine, engine=engine, mask=[]).exit_code == 0
+    assert tables(tmp_path / "local") == tables(tmp_path / "serial")
+    assert pq.read_table(next((tmp_path / "local" / "detections").rglob("empty.parquet"))).num_rows == 0
