@@ -73,8 +73,8 @@ def test_the_bytes_are_those_of_the_serial_engine(
     )  # fmt: skip
     assert result.exit_code == 0 and tables(tmp_path) == expected
     sizes = [event.tiles for event in events if isinstance(event, TilesDetected)]
-    # Tiles of several scenes share batches, so that only the last one may be short.
-    assert all(size == batch for size in sizes[:-1])
+    # Tiles of several scenes share batches, so that only the last one to be filled may be short.
+    assert sum(size != batch for size in sizes) <= 1
     kinds = [type(event) for event in events]
     assert kinds.index(DetectorsStarted) < kinds.index(Ready) < kinds.index(TilesDetected)
     assert kinds.count(Writing) == kinds.count(SceneFinished) == len(scenes)
