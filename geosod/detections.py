@@ -233,6 +233,8 @@ def _column(name: str, values: Any, length: int) -> npt.NDArray[Any]:
 
 def _whole_numbers(values: npt.ArrayLike) -> npt.ArrayLike:
     labels = np.asarray(values)
+    if labels.size and labels.dtype.kind not in "iufb":
+        raise ConfigError(f"Detections: labels are ids of classes, whole numbers from 0, but hold {labels.flat[0]!r}")
     if labels.dtype.kind in "iuf" and labels.size and not (np.abs(labels) < 1 << 31).all():
         raise ConfigError(f"Detections: labels are ids of classes below 2^31, but hold {labels.max()}")
     if labels.dtype.kind == "f" and not (np.mod(labels, 1) == 0).all():

@@ -15,7 +15,8 @@ from geosod.cli.main import app
 
 def main() -> None:
     """Run `geosod detect` with this script's arguments."""
-    app(["detect", *sys.argv[1:]])
+    # The name in the help: the script is the command.
+    app(["detect", *sys.argv[1:]], prog_name="geosod")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def detect_command(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="Paths, folders, globs, https:// and s3:// addresses, STAC items; - for a list on standard input.",
+            help="Paths, folders, globs, https:// and s3:// addresses, STAC items; @FILE for a list of these, - for a "
+            "list on standard input.",
             show_default=False,
         ),
     ],
@@ -46,13 +47,13 @@ def detect_command(
         Path | None, typer.Option("--config", help="YAML file of settings; options override it.", show_default=False)
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what went wrong.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every scene and failure.")] = False,
     **settings: Any,
 ) -> None:
     """Find small objects in scenes, and write them as GeoParquet, with the ground that was inspected.
 
-    Example: geosod detect scenes/*.tif --model trees-naip-60cm --bands 1,2,3,4 -o trees
+    Example: geosod detect scenes/*.tif --model trees-naip-60cm -o trees
 
     Exit codes: 0 all done; 3 finished, but some ground or scenes failed; 2 bad usage or input; 1 a bug.
     """

@@ -27,11 +27,11 @@ class Display(Protocol):
 
 
 class Quiet:
-    """Prints warnings and errors only."""
+    """Prints errors only."""
 
     def say(self, text: str, kind: Kind = "info") -> None:
         """See `Display`."""
-        if kind in ("warning", "error"):
+        if kind == "error":
             print_error(text)
 
     def update(self, status: Status) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,13 @@ def list_command() -> None:
     for name in shipped_models():
         card = open_bundle(name).card
         print(f"{name}: {', '.join(card.classes)}; bands {', '.join(card.bands)}; {card.gsd or 'any'} m")
+
+
+def _short(value: Any) -> str:
+    """A measured figure, or a text about it, for a person."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @model_app.command("show")
@@ -51,8 +58,8 @@ def show_command(
         "overlap": "{} x {} px".format(*card.overlap_px),
         "threshold": f"{card.threshold:g}",
         "merging": f"{card.merge_metric} {card.merge_threshold:g}",
-        "architecture": f"{card.architecture} {card.parameters}",
-        "accuracy": json.dumps(card.accuracy),
+        "architecture": ", ".join([card.architecture, *(f"{k} {v}" for k, v in card.parameters.items())]),
+        "accuracy": "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in card.accuracy.items()),
         "license": card.license,
         "digest": bundle.digest,
         "folder": str(bundle.folder),

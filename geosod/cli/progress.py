@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from geosod.cli.display import Display
-from geosod.cli.status_line import Status, counted
+from geosod.cli.status_line import Kind, Status, counted
 from geosod.cli.summary import ENDINGS
 from geosod.results import SceneResult
 from geosod.running.events import (
@@ -26,8 +27,10 @@ from geosod.running.events import (
     Writing,
 )
 
-#: Failures of one scene and stage that are shown one by one, unless verbose.
-MAX_FAILURES = 3
+#: What differs between messages of one kind.
+_NUMBERS = re.compile(r"[\d.,]+")
+#: Failures of one scene and stage, and messages of one kind about several scenes, that are shown, unless verbose.
+MAX_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -149,12 +152,16 @@ class RunProgress:
 def show_run(display: Display, *, verbose: bool = False, now: Callable[[], float] = time.monotonic) -> Emit:
     """A callback for the events of a run, which shows them on a display."""
     progress = RunProgress(now)
-    failures: Counter[tuple[str, str]] = Counter()
+    shown: Counter[str] = Counter()
 
     def emit(event: Event) -> None:
         progress.add(event)
         if isinstance(event, Failed):
-            _say_failed(display, event, failures, verbose=verbose)
+            _say_failed(display, event, shown, verbose=verbose)
+        elif isinstance(event, Note) and event.important:
+            kind = _NUMBERS.sub("", event.text.partition(": ")[2] or event.text)
+            text = f"note: {event.text}"
+            _say_some(display, text, "warning", shown, kind, "note: the same of more scenes", verbose=verbose)
         else:
             _say(display, event, verbose=verbose, seconds=progress.seconds_starting)
         display.update(progress.status())
@@ -164,8 +171,6 @@ def show_run(display: Display, *, verbose: bool = False, now: Callable[[], float
 
 def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> None:
     match event:
-        case Note(important=True):
-            display.say(f"note: {event.text}", "warning")
         case Note():
             display.say(event.text)
         case Ready(workers=n):
@@ -177,13 +182,26 @@ def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> No
             pass
 
 
-def _say_failed(display: Display, event: Failed, counts: Counter[tuple[str, str]], *, verbose: bool) -> None:
-    """Show only the first failures of a scene: one bad block may cost hundreds of windows."""
+def _say_failed(display: Display, event: Failed, shown: Counter[str], *, verbose: bool) -> None:
+    """Show only the first failures of a scene, since one bad block may cost hundreds of windows, and of a kind."""
     f = event.failure
-    counts[f.uri, f.stage] += 1
-    if verbose or counts[f.uri, f.stage] <= MAX_FAILURES:
-        ground = f" at column {f.window.col}, row {f.window.row}" if f.window else ""
-        where = "" if f.uri in f.message else f"{f.uri}{ground}: "
-        display.say(f"failed ({f.stage}): {where}{f.message}", "error")
-    elif counts[f.uri, f.stage] == MAX_FAILURES + 1:
-        display.say(f"note: {f.uri}: more of its ground failed; failures.parquet lists all", "warning")
+    ground = f" at column {f.window.col}, row {f.window.row}" if f.window else ""
+    where = "" if f.uri in f.message else f"{f.uri}{ground}: "
+    text = f"failed ({f.stage}): {where}{f.message}"
+    if f.window is None:
+        kind = f"{f.stage} {f.message.replace(f.uri, '').replace(f.scene_id, '')}"
+        more = "failed: more scenes, for the same reason"
+    else:
+        kind, more = f"{f.stage} {f.uri}", f"failed: more ground of {f.uri}; failures.parquet lists all"
+    _say_some(display, text, "error", shown, kind, more, verbose=verbose)
+
+
+def _say_some(
+    display: Display, text: str, style: Kind, shown: Counter[str], kind: str, more: str, *, verbose: bool
+) -> None:
+    """Print the first messages of a kind, then once that there are more."""
+    shown[kind] += 1
+    if verbose or shown[kind] <= MAX_SHOWN:
+        display.say(text, style)
+    elif shown[kind] == MAX_SHOWN + 1:
+        display.say(f"{more} (-v shows all)", style)

@@ -21,8 +21,7 @@ def summary(result: Result) -> str:
     if result.total is not None:
         lines.append(f"{counted(result.total, 'detection')} in {result.out}")
     if result.megapixels:
-        speed = result.megapixels / result.seconds if result.seconds else 0.0
-        lines.append(f"{result.megapixels:,.4g} megapixels in {result.seconds:.1f} s ({speed:.3g} per second)")
+        lines.append(f"{result.megapixels:,.3g} megapixels in {result.seconds:.0f} s, starting included")
     return "\n".join([*lines, *_warnings(result)])
 
 

@@ -18,15 +18,20 @@ _MAX_LISTED = 20
 
 
 def check_boxes(detections: Detections) -> Detections:
-    """Refuse boxes that cannot be merged.
+    """Refuse what is no `Detections`, and boxes that cannot be merged.
 
     Returns:
         The boxes, with 0.0 for -0.0. The two are equal in every comparison, but differ in their bits, and so would
         the results.
 
     Raises:
-        ConfigError: a coordinate or score is NaN or infinite, or a box is inverted.
+        ConfigError: it is something else; a coordinate or score is NaN or infinite, or a box is inverted.
     """
+    if not isinstance(detections, Detections):
+        raise ConfigError(
+            f"merge takes geosod.Detections, not {type(detections).__name__}; make them of arrays with "
+            "Detections(boxes=, scores=, labels=), and join several with Detections.concat"
+        )
     not_finite, no_score, inverted, negative_zeros = _count(read_only(detections.boxes), read_only(detections.scores))
     if not_finite or no_score or inverted:
         raise ConfigError(

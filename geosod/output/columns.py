@@ -70,9 +70,39 @@ date. Scenes without georeference, JPEG and PNG files for example, are in `pixel
 duckdb.sql("SELECT * FROM read_parquet(['out/detections/*/*.parquet', 'out/pixel/*.parquet'], union_by_name=true)")
 ```
 
+With one scene, `-o NAME.parquet` writes `NAME.parquet`, `NAME.coverage.parquet` and `NAME.json` instead of a folder.
+
 The key `geosod` of each file's metadata holds the scene, the model and its digest, the settings, and the version.
-`items/<scene>.json` is a STAC item with links to the files; a scene without it is not committed.
+`items/<scene>.json` is a STAC item with links to the files; a scene without it is not committed. `.lock` keeps two runs
+from writing at once, and may stay.
+
+## Objects per hectare
+
+Only on inspected ground does no detection mean no object, so divide by that ground:
+
+```sql
+SELECT count(*) / (SELECT 100 * sum(area_km2) FROM 'out/coverage/*.parquet' WHERE status = 'inspected')
+FROM 'out/detections/*/*.parquet'
+```
+
+Where scenes overlap, both the objects and the ground of the overlap count twice. `geosod deduplicate` leaves every
+object once; the coverage stays that of the scenes, so take its union, here in an equal-area projection:
+
+```python
+ground = geopandas.read_parquet("out/coverage", filters=[("status", "==", "inspected")])
+hectares = ground.to_crs("+proj=cea +datum=WGS84").union_all().area / 1e4
+```
+
+Coverage is exact along an AOI and masks. Along nodata it has cells of 32 × 32 pixels: a cell with any valid pixel
+counts as inspected, so small or ragged images come out slightly too large.
 """
+#: Title → what follows its table.
+_NOTES = {
+    "Failures": """
+Rows of a scene or input are replaced when it is processed again, and removed when nothing of it fails any more. Those
+of inputs that are no longer given stay; delete the file once they are dealt with. Without failures there is no file.
+""",
+}
 
 
 def page() -> str:
@@ -80,7 +110,11 @@ def page() -> str:
     parts = [_HEAD]
     for title, (path, schema, meanings) in FILES.items():
         rows = [f"| `{f.name}` | {_type(f)} | {meanings[f.name]} |" for f in schema]
-        parts.append("\n".join([f"## {title}\n\n`{path}`\n\n| column | type | meaning |\n|---|---|---|", *rows]) + "\n")
+        parts.append(
+            "\n".join([f"## {title}\n\n`{path}`\n\n| column | type | meaning |\n|---|---|---|", *rows])
+            + "\n"
+            + _NOTES.get(title, "")
+        )
     return "\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -17,6 +18,7 @@ from geosod.output.commit import (
     known_sources,
     write_failures,
 )
+from geosod.output.failures import read_failures
 from geosod.output.geoparquet import read_metadata
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
@@ -24,6 +26,9 @@ from geosod.results import SceneResult, recorded
 from geosod.running.job import EXECUTION, Job
 from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, with_unique_ids
+
+#: Settings that are files → what they are called.
+_FILES = {"aoi": "area of interest", "dem": "heights", "mask": "masks"}
 
 
 class Destination(AbstractContextManager["Destination"], Protocol):
@@ -135,6 +140,17 @@ class Folder(AbstractContextManager["Folder"]):
         items = committed_items(self.folder)
         return sum(int(item["properties"]["geosod:detections"]) for item in items)
 
+    def left_over(self, ended: Sequence[SceneResult]) -> str | None:
+        """What to say of recorded failures that are of other scenes and inputs than those of this run."""
+        recorded_ids = set(read_failures(self.folder.failures)["scene_id"].to_pylist())
+        others = len(recorded_ids - {result.scene_id for result in ended})
+        if not others:
+            return None
+        return (
+            f"failures of {others} scene(s) or input(s) that are not in this run remain in "
+            f"{self.folder.failures.name}; delete it once they are dealt with"
+        )
+
     def _differences(self, job: Job, item: Mapping[str, Any]) -> list[str]:
         """What of model and settings differs from those of a committed scene, a few words each."""
         p, ran = item["properties"], item["properties"]["geosod:execution"]
@@ -148,7 +164,7 @@ class Folder(AbstractContextManager["Folder"]):
         path = self.folder.item(item["id"]).parent / item["assets"]["detections"]["href"]
         before, now = (read_metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
         names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
-        return found + [f"{n} {before.get(n)!r}, now {now.get(n)!r}"[:120] for n in names] or [*found, "settings"]
+        return found + [_difference(n, before.get(n), now.get(n)) for n in names] or [*found, "settings"]
 
     def record(self, result: SceneResult) -> None:
         """See `Destination`. A scene that was committed has recorded its failures with the commit."""
@@ -159,3 +175,11 @@ class Folder(AbstractContextManager["Folder"]):
             names = [failed_id(result.uri)]
             scenes = [*names, result.scene_id] if result.status == "skipped" else names
             write_failures(self.folder, (), scenes=scenes)
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """How a setting differs, in a few words; files are recorded by their content."""
+    if name in _FILES:
+        words = ("none before" if not before else "none now") if not (before and now) else "another"
+        return f"{_FILES[name]} ({words})"
+    return f"{name} {reprlib.repr(before)}, now {reprlib.repr(now)}"

@@ -96,6 +96,8 @@ def detect(
                     run_engine = engine_of(job, in_process=in_process)
                     for result in run_engine(job, chain([first], plans), place.finish, emit):
                         end(result, place, emit, ended)
+    if isinstance(place, Folder) and (about := place.left_over(ended)):
+        emit(Note(about, important=True))
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
     name = None if out is None else str(out)

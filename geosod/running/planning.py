@@ -18,6 +18,7 @@ from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files, is_unnamed
 from geosod.scenes.open import open_files, open_scene
 from geosod.scenes.statistics import percentiles
+from geosod.scenes.validity import called_alpha
 from geosod.scenes.view import MIN_SCALE, at_gsd, at_scale
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import Group, merge_tree, plan_units
@@ -109,7 +110,7 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         whole = at_gsd(whole, _tile_gsd(job))
     # Files were opened in the order of the model's bands.
     bands = tuple(range(1, whole.count + 1)) if ref.files else choose_bands(whole, card.bands, c.bands)
-    notes = [*whole.notes, card.check(whole), *_band_notes(job, whole, bands)]
+    notes = [*_file_notes(whole, bands), card.check(whole), *_band_notes(job, whole, bands)]
     levels = _levels(job, whole)
     scene = levels[0].scene
     if georeferenced(scene):
@@ -136,13 +137,20 @@ def _opened(job: Job, ref: SceneRef) -> Scene:
     return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha)
 
 
+def _file_notes(scene: Scene, bands: tuple[int, ...]) -> list[str]:
+    """What was noticed of the file; that its alpha band holds image data is no news where the band is read."""
+    known = [f"{scene.id}: {called_alpha(band)}" for band in bands]
+    return [note for note in scene.notes if not note.startswith(tuple(known))]
+
+
 def _band_notes(job: Job, scene: Scene, bands: tuple[int, ...]) -> list[str]:
     """What was assumed of the bands that are read."""
     card, found = job.model.card, []
     guessed = [i for i, band in enumerate(bands) if is_unnamed(scene.band_names[band - 1])]
     if job.config.bands is None and not scene.ref.files and len(guessed) == 1 < len(bands):
         i = guessed[0]
-        found.append(f"{scene.id}: the only band without a name, {bands[i]}, is taken for {card.bands[i]}")
+        name = "which the file calls alpha" if scene.band_names[bands[i] - 1] else "which has no name"
+        found.append(f"{scene.id}: band {bands[i]}, {name}, is taken for {card.bands[i]}; --bands tells otherwise")
     tags = {(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands} if scene.scales else set()
     if card.scaling == "physical" and tags <= {(1.0, 0.0)}:
         found.append(

@@ -66,7 +66,7 @@ def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
     matches = [path] if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
     scenes = [_local_product(p, patterns) for p in matches if p.is_dir()] if patterns else []
     scenes += [_local_file(p) for p in matches if p.is_file()]
-    return _not_empty(scenes, f"{name}: no such file; check the path, or quote the glob")
+    return _not_empty(scenes, f"{name}: no such file or folder; check the path, or quote the glob")
 
 
 def _is_raster(path: Path) -> bool:

@@ -185,6 +185,8 @@ class _StripReader:
             pixels[:, *target], valid[target] = some[:, *source], some_valid[source]
         parts = [inside for part in parts if (inside := part.intersection(window)) is not None]
         message, ref = " ".join(str(error.__cause__ or error).split()), self.scene.ref
+        if isinstance(self.reader, LocalReader) and not isinstance(error, LostError) and "TIFFRead" in message:
+            message = f"{message.rstrip('.')}; the file is damaged or incomplete, copy it again"
         for part in joined(lost + parts):
             attempts = self.reader.attempts + 1
             self.failures.append(Failure(ref.id, ref.uri, part, "read", ReadError.__name__, message, attempts))

@@ -139,9 +139,14 @@ def alpha_band(dataset: Any, use: str) -> tuple[int | None, str | None]:
     if counts.max() >= _OPAQUE * shown.size:
         return band, None
     return None, (
-        f"band {band} is called alpha, but holds {len(counts):,} different values, as image data such as infrared "
+        f"{called_alpha(band)} but holds {len(counts):,} different values, as image data such as infrared "
         "does; it hides no pixel. --alpha use takes it for a mask, --alpha ignore for image data without this check"
     )
+
+
+def called_alpha(band: int) -> str:
+    """How notes about a band begin that a file calls alpha."""
+    return f"band {band} is called alpha,"
 
 
 def _sample(dataset: Any, band: int) -> PixelArray:

@@ -104,6 +104,8 @@ def advice(uri: str) -> str:
     """What to do about a file that no driver recognises."""
     if suffix(uri) == ".hdr":
         return "it is the header of an ENVI file; give the data file beside it"
+    if suffix(uri) in ("", ".txt", ".lst", ".csv"):
+        return f"a list of scenes is given as @{Path(uri).name}. {OPENED}"
     if suffix(uri) in (".nc", ".h5", ".hdf5", ".he5", ".hdf"):
         return f'{OPENED}; a variable as NETCDF:"IN":NAME or HDF5:"IN"://NAME'
     return OPENED

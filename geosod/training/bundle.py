@@ -57,8 +57,7 @@ def harbour_card(record: dict[str, Any]) -> ModelCard:
 _TREES_DESCRIPTION = (
     "Single trees in 0.6 m aerial images with red, green, blue and near-infrared bands (NAIP). It finds a tree's "
     "centre; every box is 12 px (7.2 m) wide, whatever the crown. Trained on cities of Southern California; elsewhere, "
-    "in forests, in other seasons and from other cameras it is untested. NAIP files call their fourth band alpha: "
-    "choose it with --bands 1,2,3,4."
+    "in forests, in other seasons and from other cameras it is untested."
 )
 _TREES_ACCURACY = {
     "on": "the 43 images of the validation split, on which nothing was trained or tuned",

@@ -14,10 +14,11 @@ from geosod.cli.display import LINE_EVERY, Lines, Quiet
 from geosod.cli.progress import RunProgress, show_run
 from geosod.cli.status_line import Moment, Status, clock, percent
 from geosod.cli.timing import ESTIMATE_AFTER, Clock
-from geosod.results import Execution, SceneResult
+from geosod.results import Execution, Failure, SceneResult
 from geosod.running.events import (
     DetectorsStarted,
     Event,
+    Failed,
     Note,
     Ready,
     SceneFinished,
@@ -186,6 +187,22 @@ def test_plain_lines(capsys) -> None:
 
 def test_quiet(capsys) -> None:
     emit = show_run(Quiet(), now=Time())
-    for event in [*events(), Note("all is well"), Note("careful", important=True)]:
+    lost = Failure("s", "s.tif", None, "open", "SceneError", "s.tif: is not there")
+    for event in [*events(), Note("all is well"), Note("careful", important=True), Failed(lost)]:
         emit(event)
-    assert capsys.readouterr().err == "note: careful\n"
+    assert capsys.readouterr().err == "failed (open): s.tif: is not there\n"
+
+
+def test_messages_of_one_kind_are_printed_three_times(capsys) -> None:
+    def run(verbose: bool) -> list[str]:
+        emit = show_run(Lines(Clock(Time())), verbose=verbose, now=Time())
+        for i in range(20):
+            emit(Note(f"s{i}: band 4 holds {i}00 values", important=True))
+            emit(Failed(Failure(f"s{i}", f"s{i}.tif", None, "open", "SceneError", f"s{i}.tif: is not there")))
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith(("note", "failed"))]
+
+    shown = run(verbose=False)
+    assert len(shown) == 8
+    assert sum(line.startswith("note: s") for line in shown) == 3 and "note: the same of more scenes" in shown[6]
+    assert shown[7] == "failed: more scenes, for the same reason (-v shows all)"
+    assert len(run(verbose=True)) == 40

@@ -123,10 +123,9 @@ def test_infrared_called_alpha_is_the_fourth_band_of_a_model(tmp_path: Path) -> 
     naip = write_tif(tmp_path / "naip.tif", pixels)
     result, notes = told(naip, model, tmp_path / "out")
     assert result.exit_code == 0
-    assert any("band 4 is called alpha" in note for note in notes)
-    assert any("the only band without a name, 4, is taken for nir" in note for note in notes)
-    named = detect(naip, model, tmp_path / "named", bands=[1, 2, 3, 4])
-    assert result.detections == named.detections
+    assert notes == ["naip: band 4, which the file calls alpha, is taken for nir; --bands tells otherwise"]
+    named, notes = told(naip, model, tmp_path / "named", bands=[1, 2, 3, 4])
+    assert result.detections == named.detections and not notes
     colours = random_bundle(tmp_path / "rgb", bands=("red", "green", "blue"))
     told(naip, colours, tmp_path / "used", alpha="use")
     assert ground(tmp_path / "out", "naip") == ground(tmp_path / "used", "naip") == {"inspected": 1.0}
@@ -176,3 +175,21 @@ def test_gaps_of_a_mosaic_are_no_inspected_ground(three: Path, rgb_bundle: Path,
     result, notes = told(tmp_path / "m.vrt", rgb_bundle, tmp_path / "out", bands=[1, 2, 3])
     assert result.exit_code == 0 and ground(tmp_path / "out", "m") == {"inspected": 0.25, "nodata": 0.75}
     assert any("no source covers 75 % of this mosaic" in note for note in notes)
+
+
+def test_failures_of_inputs_that_are_gone_are_told(three: Path, rgb_bundle: Path, tmp_path: Path) -> None:
+    (three / "junk.tif").write_bytes(b"no raster")
+    assert told(three, rgb_bundle, tmp_path / "out")[0].exit_code == 3
+    (three / "junk.tif").unlink()
+    result, notes = told(three, rgb_bundle, tmp_path / "out")
+    assert result.exit_code == 0 and "failures of 1 scene(s) or input(s) that are not in this run" in notes[-1]
+    (tmp_path / "out" / "failures.parquet").unlink()
+    assert not told(three, rgb_bundle, tmp_path / "out")[1]
+
+
+def test_what_differs_from_a_committed_scene_is_told_in_words(three: Path, rgb_bundle: Path, tmp_path: Path) -> None:
+    told(three, rgb_bundle, tmp_path / "out", aoi=aoi_at(tmp_path, 500_000))
+    result, _ = told(three, rgb_bundle, tmp_path / "out", aoi=aoi_at(tmp_path, 500_010))
+    assert "with other settings: area of interest (another);" in result.failures[0].message
+    result, _ = told(three, rgb_bundle, tmp_path / "out")
+    assert "with other settings: area of interest (none now);" in result.failures[0].message

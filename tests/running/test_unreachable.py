@@ -179,7 +179,10 @@ def test_a_cluster_that_asks_for_its_token(tmp_path, rgb_bundle) -> None:
         for more in ({}, {"RAY_AUTH_MODE": "token"}):
             refused = run("stranger", *detect_command, "-o", tmp_path / "none", **there, **more)
             assert refused.returncode == 2, refused.stderr
-            assert "set RAY_AUTH_MODE=token" in refused.stderr.splitlines()[-1] and not (tmp_path / "none").exists()
+            told = "another one than the head" if more else "set RAY_AUTH_MODE=token"
+            line = refused.stderr.splitlines()[-1]
+            assert told in line and "copy the head's ~/.ray/auth_token" in line and "healthy" not in line
+            assert not (tmp_path / "none").exists()
         done = run("head", *detect_command, "-o", tmp_path / "out", RAY_AUTH_MODE="token", **there)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "out/items/a.json").exists()

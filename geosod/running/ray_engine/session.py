@@ -40,6 +40,10 @@ _TOKEN = (
     "the cluster asks for its authentication token: set RAY_AUTH_MODE=token, and copy the head's ~/.ray/auth_token to "
     "this machine (or set RAY_AUTH_TOKEN)"
 )
+_OTHER_TOKEN = (
+    "this machine has no authentication token, or another one than the head: copy the head's ~/.ray/auth_token to this "
+    "machine (or set RAY_AUTH_TOKEN)"
+)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -108,11 +112,15 @@ def _check_reachable(address: str) -> None:
         raise ClusterError(message) from error
     if asked.returncode:
         text = f"{asked.stdout} {asked.stderr}"
-        raise ClusterError(f"{where}: port {port} is open, but no healthy Ray head answers there; {_remedy(text)}")
+        remedy = _remedy(text)
+        problem = f"port {port} is open, but no healthy Ray head answers there; " if remedy == _CHECK else ""
+        raise ClusterError(f"{where}: {problem}{remedy}")
 
 
 def _remedy(text: str) -> str:
-    return _TOKEN if re.search("token|unauthenticated", text, re.IGNORECASE) else _CHECK
+    if not re.search("token|unauthenticated", text, re.IGNORECASE):
+        return _CHECK
+    return _OTHER_TOKEN if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else _TOKEN
 
 
 def store_bytes(job: Job) -> int:
