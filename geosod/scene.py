@@ -85,7 +85,8 @@ class SceneRef:
         datetime: acquisition time in UTC, where known.
         version: changes when the file does; None where that is not known.
         files: its bands, where they do not simply lie in the file at `uri`.
-        page: 1-based image of a file that holds several.
+        image: what GDAL puts in front of the name for another image of the file than the first, such as
+            ``GTIFF_DIR:3:``; "" for the first.
     """
 
     uri: str
@@ -93,7 +94,7 @@ class SceneRef:
     datetime: dt.datetime | None = None
     version: str | None = None
     files: tuple[BandFile, ...] = ()
-    page: int = 1
+    image: str = ""
 
     def hashed(self) -> SceneRef:
         """The same scene with an identifier that depends on its URI: the old one and 8 hexadecimal digits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from geosod.georeference.sizes import check_ground
 from geosod.running.job import Job
 from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files, is_unnamed
-from geosod.scenes.open import open_files, open_scene
+from geosod.scenes.open import open_files, open_scene, page_of
 from geosod.scenes.statistics import percentiles
 from geosod.scenes.validity import called_alpha
 from geosod.scenes.view import MIN_SCALE, at_gsd, at_scale
@@ -132,7 +132,9 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
 def _opened(job: Job, ref: SceneRef) -> Scene:
     c = job.config
     if not ref.files:
-        return open_scene(replace(ref, page=c.page), rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha)
+        return open_scene(
+            ref if c.page == 1 else page_of(ref, c.page), rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha
+        )
     files = choose_files(ref, job.model.card.bands, c.bands)
     return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha)
 

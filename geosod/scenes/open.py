@@ -20,7 +20,7 @@ from geosod.scenes.gaps import vrt_gaps
 from geosod.scenes.validity import alpha_band, masks, nodata_values
 from geosod.scenes.view import expand_palette, stack_bands
 from geosod.storage.datasets import open_dataset
-from geosod.storage.formats import orientation, pages
+from geosod.storage.formats import images, orientation
 
 #: Files with larger native blocks, decoded, are refused.
 MAX_BLOCK_BYTES = 1 << 30
@@ -87,6 +87,24 @@ def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | Non
         components = _palette(dataset)
     scene = replace(scene, pixel=_pixel(scene))
     return expand_palette(scene, components) if components else scene
+
+
+def page_of(ref: SceneRef, page: int) -> SceneRef:
+    """A scene that is another image of its file.
+
+    Args:
+        ref: the scene.
+        page: 1-based; overviews and masks are no images.
+
+    Raises:
+        SceneError: as `open_scene`, or the file has no such image.
+    """
+    with opened(ref) as dataset:
+        found = images(dataset)
+    if page > len(found):
+        held = f"{len(found)} images" if len(found) > 1 else "one image"
+        raise SceneError(f"{ref.uri}: has no page {page}, it holds {held}; only TIFF and NITF files may hold several")
+    return replace(ref, image=found[page - 1])
 
 
 def open_files(
@@ -158,8 +176,8 @@ def _band_names(dataset: Any) -> tuple[str, ...]:
 
 def _curiosities(dataset: Any, ref: SceneRef, *, placed: bool) -> Iterator[str]:
     """What a user should know of a file that can be read, but perhaps not as it was meant."""
-    count = pages(dataset)
-    if count > 1 and ref.page == 1:
+    count = len(images(dataset))
+    if count > 1 and not ref.image:
         yield f"holds {count} images, of which the first is read; --page N reads another"
     if not placed and dataset.crs is None and not dataset.transform.is_identity:
         yield (

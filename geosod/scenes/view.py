@@ -274,4 +274,4 @@ def _stacked(grid: Scene, part: Scene, band: int, *, name: str, dtype: str) -> _
 
 
 def _source(scene: Scene) -> _Source:
-    return scene.view or gdal_source(scene.ref.uri, scene.ref.page), scene.width, scene.height
+    return scene.view or gdal_source(scene.ref.uri, scene.ref.image), scene.width, scene.height

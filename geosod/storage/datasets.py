@@ -75,8 +75,8 @@ def _gdal_input(ref: SceneRef, view: str | None) -> tuple[str, list[str]]:
     if is_remote(ref.uri) and suffix(ref.uri) != ".vrt":
         # A VRT served under the name of a raster would bypass the sandbox.
         name = versioned_name(ref.uri, ref.version)
-        return (name if ref.page == 1 else gdal_source(ref.uri, ref.page)), list(REMOTE_DRIVERS)
-    return gdal_source(ref.uri, ref.page), list(DRIVERS)
+        return ref.image + name, list(REMOTE_DRIVERS)
+    return gdal_source(ref.uri, ref.image), list(DRIVERS)
 
 
 def _open(name: str, drivers: list[str]) -> Any:

@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from geosod.errors import SceneError
 from geosod.storage.uris import is_remote, suffix
 
 #: Drivers of GDAL that open remote files; others would look for further files.
@@ -21,8 +20,6 @@ OPENED = (
 #: Suffixes of ENVI files in a folder, which have a header beside them.
 _ENVI = (".dat", ".bsq", ".bil", ".bip", ".raw", ".envi", "")
 _TILE_INDEXES = (".gti.gpkg", ".gti.fgb", ".gti.parquet")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_NITF = (b"NITF", b"NSIF")
 _ORIENTATION = 274
 
 
@@ -45,30 +42,18 @@ def is_envi_data(path: Path) -> bool:
     return False
 
 
-def page_name(uri: str, name: str, page: int, head: bytes) -> str:
-    """GDAL's name of one image of a file.
+def images(dataset: Any) -> list[str]:
+    """What GDAL puts in front of a file's name for each of its images, the first of which needs nothing.
+
+    The numbers in it are not those of the images: overviews and masks are counted, too.
 
     Args:
-        uri: the file, for messages.
-        name: GDAL's name of the file.
-        page: 1-based image.
-        head: first bytes of the file.
-
-    Raises:
-        SceneError: files of this format hold one image.
+        dataset: an open rasterio dataset of the file.
     """
-    if page == 1:
-        return name
-    if head.startswith(_TIFF):
-        return f"GTIFF_DIR:{page}:{name}"
-    if head.startswith(_NITF):
-        return f"NITF_IM:{page - 1}:{name}"
-    raise SceneError(f"{uri}: has no page {page}; only TIFF and NITF files hold several images")
-
-
-def pages(dataset: Any) -> int:
-    """Number of images in the file of an open rasterio dataset; overviews and masks are none."""
-    return max(1, len(dataset.subdatasets)) if dataset.driver in ("GTiff", "NITF") else 1
+    if dataset.driver not in ("GTiff", "NITF"):
+        return [""]
+    found = [":".join(name.split(":", 2)[:2]) + ":" for name in dataset.subdatasets]
+    return ["", *found[1:]]
 
 
 def orientation(uri: str, dataset: Any) -> int:

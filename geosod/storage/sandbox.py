@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from geosod.errors import ConfigError, SceneError
 from geosod.storage.files import document, probe
-from geosod.storage.formats import is_tile_index, page_name
+from geosod.storage.formats import is_tile_index
 from geosod.storage.uris import gdal_name, is_remote, normalized, origin, resolved, suffix
 
 #: Local VRTs with more bytes than this are refused.
@@ -39,23 +39,20 @@ _HARMLESS_TAGS = (
 _HARMLESS = frozenset(_HARMLESS_TAGS.split())
 
 
-def gdal_source(uri: str, page: int = 1) -> str:
+def gdal_source(uri: str, image: str = "") -> str:
     """The name under which GDAL opens a file, or the text of a VRT that is remote or refers to remote files.
 
     Args:
         uri: the file.
-        page: 1-based image of a file that holds several.
+        image: what GDAL puts in front of the name for another image of the file than the first.
 
     Raises:
-        SceneError: the file refers to a forbidden file or cannot be read, a remote file is not a raster, or it holds
-            one image only.
+        SceneError: the file refers to a forbidden file or cannot be read, or a remote file is not a raster.
     """
     if is_remote(uri):
         is_vrt = suffix(uri) == ".vrt" or _is_vrt_text(_head(uri, None))
-        name = _remote_source(uri, 0) if is_vrt else gdal_name(uri)
-        return name if page == 1 else page_name(uri, name, page, _head(uri, None))
-    name = _local_source(uri, 0)
-    return name if page == 1 else page_name(uri, name, page, _local_head(uri))
+        return image + (_remote_source(uri, 0) if is_vrt else gdal_name(uri))
+    return image + _local_source(uri, 0)
 
 
 def check_raster(uri: str, version: str | None = None) -> None:

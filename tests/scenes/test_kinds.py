@@ -21,7 +21,7 @@ from geosod.errors import SceneError
 from geosod.georeference.points import pixel_to_lonlat
 from geosod.scene import RationalPolynomials, Scene, SceneRef
 from geosod.scenes.bands import choose_bands
-from geosod.scenes.open import open_scene, opened
+from geosod.scenes.open import open_scene, opened, page_of
 from geosod.scenes.pixels import read_window
 from geosod.scenes.sources import find_scenes
 from tests.ground import Camera
@@ -31,7 +31,9 @@ PIXELS = noise(3, 64, 80)
 
 
 def scene_of(path: Path, **how: Any) -> Scene:
-    return open_scene(SceneRef(str(path), path.stem, page=how.pop("page", 1)), **how)
+    ref = SceneRef(str(path), path.stem)
+    page = how.pop("page", 1)
+    return open_scene(ref if page == 1 else page_of(ref, page), **how)
 
 
 def read(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -147,9 +149,16 @@ def test_further_images_of_a_file(tmp_path: Path) -> None:
     assert np.array_equal(read(scene)[0], noise(3, 64, 64, seed=1))
     scene = scene_of(both, page=2)
     assert not scene.notes and np.array_equal(read(scene)[0], noise(3, 64, 64, seed=2))
-    with pytest.raises(SceneError, match=r"both\.tif"):
+    with pytest.raises(SceneError, match=r"both\.tif: has no page 3, it holds 2 images"):
         scene_of(both, page=3)
-    with pytest.raises(SceneError, match="no page 2; only TIFF and NITF"):
+    # GDAL counts directories, of which overviews and masks are some.
+    between = tmp_path / "between.tif"
+    rasterio.shutil.copy(first, between, driver="GTiff")
+    with rasterio.open(between, "r+") as dataset:
+        dataset.build_overviews([2, 4])
+    rasterio.shutil.copy(second, between, driver="GTiff", APPEND_SUBDATASET="YES")
+    assert np.array_equal(read(scene_of(between, page=2))[0], noise(3, 64, 64, seed=2))
+    with pytest.raises(SceneError, match="no page 2, it holds one image; only TIFF and NITF"):
         scene_of(write(tmp_path / "s.img", "HFA"), page=2)
     with rasterio.open(first, "r+") as dataset:
         dataset.build_overviews([2])
