@@ -33,7 +33,6 @@ from geosod.results import Execution
 from geosod.running.detect import make_job
 from geosod.running.job import Job, resolve_execution
 from geosod.running.planning import ScenePlan, plan_scene
-from geosod.running.serial import MAX_READ_THREADS
 from geosod.running.stages import read_spec, read_tiles
 from geosod.scene import SceneRef, TileBatch
 
@@ -142,9 +141,9 @@ def job_pixels(batch: TileBatch) -> int:
 
 
 def read_alone(job: Job, plan: ScenePlan, chunk: int) -> float:
-    """Seconds to read and cut all tiles, as the serial engine does."""
+    """Seconds to read and cut all tiles in one thread, which all cores decode for."""
     start = time.perf_counter()
-    spec = read_spec(job, plan, chunk, threads=min(usable_cpus(), MAX_READ_THREADS))
+    spec = replace(read_spec(job, plan, chunk), threads=usable_cpus())
     for unit in plan.units:
         for _ in read_tiles(plan.scene, unit, spec):
             pass
@@ -155,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=16384, help="side of the scene in pixels")
     parser.add_argument("--model", default="demo-harbour")
-    parser.add_argument("--engines", nargs="*", default=["serial", "ray"])
+    parser.add_argument("--engines", nargs="*", default=["local", "ray"])
     parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile makes")
     parser.add_argument("--network-only", action="store_true", help="measure no scene; for models of other bands")
     parser.add_argument("--profile", action="store_true", help="print the slowest operations of the detector")

@@ -6,17 +6,18 @@ import datetime as dt
 import hashlib
 import json
 import math
+import os
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geosod.errors import ConfigError
 from geosod.setting_types import LevelSetting, MaskSetting
 from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
+from geosod.yaml_file import read_yaml
 
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
@@ -53,7 +54,7 @@ class RunConfig(BaseModel):
         None, description='resample scenes to this GSD in metres before cutting tiles; "model" for the model\'s'
     )
     rpc_height: float | None = Field(
-        None, description="height in metres for scenes located by RPCs; default: the RPCs' own"
+        None, allow_inf_nan=False, description="height in metres for scenes located by RPCs; default: the RPCs' own"
     )
     dem: str | None = Field(None, description="raster of heights for scenes located by RPCs")
     tile: TileSize | None = Field(
@@ -108,12 +109,35 @@ class RunConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="precision of the forward pass")
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
     unit: tuple[int, int] = Field((8, 8), description="tile rows and columns in one unit of work; 0 means all")
-    read_threads: int | None = Field(
-        None, ge=1, le=64, description="decoding threads of one reader; default: all cores with engine serial, else 1"
+    read_threads: int = Field(
+        1, ge=1, le=64, description="decoding threads of one reader; more keep processes from forking later"
     )
     cache_mb: int = Field(64, ge=8, le=65536, description="GDAL block cache of one reader in MB")
     overwrite: bool = Field(False, description="redo scenes that are already committed")
     trust: bool = Field(False, description="run Python code that a model names (module:function)")
+
+    @field_validator("out", "model", "asset", "aoi", "dem", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("is empty; check the variable that was to hold it")
+        return value
+
+    @field_validator("aoi", "dem", "out")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        return value if value is None else type(value)(os.path.expanduser(value))  # noqa: PTH111
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans(cls, values: Any) -> Any:
+        """True is no number: YAML's `yes` for a number is a slip."""
+        if isinstance(values, dict):
+            for name, value in values.items():
+                field = cls.model_fields.get(name)
+                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                    raise ValueError(f"{name} is {value}, which is no value for it")
+        return values
 
     @field_validator("tile", mode="before")
     @classmethod
@@ -164,11 +188,12 @@ class RunConfig(BaseModel):
     @field_validator("merge_threshold_by_class", mode="before")
     @classmethod
     def _split_pairs(cls, value: Any) -> Any:
-        return (
-            {k.strip(): v for k, _, v in (p.partition("=") for p in value.split(","))}
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("names a class twice")
+        return {name.strip(): threshold for name, _, threshold in pairs}
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -221,7 +246,7 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
-    values = _from_yaml(Path(file)) if file is not None else {}
+    values = read_yaml(Path(file)) if file is not None else {}
     if values.get("trust"):
         raise ConfigError(
             f"config {file}: trust cannot be set in a file, which may come from others; pass --trust (trust=True)"
@@ -239,18 +264,6 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
 def digest(values: Mapping[str, Any]) -> str:
     """sha256 of plain JSON values, whatever their order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _from_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config {path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"config {path}: holds {type(values).__name__}, expected settings as `name: value` lines")
-    return {key.replace("-", "_"): value for key, value in values.items()}
 
 
 #: What to write for settings of several forms, instead of what each form expects.

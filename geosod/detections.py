@@ -80,7 +80,7 @@ class Detections:
             "labels": _whole_numbers(labels),
             "truncated": truncated,
             "fragment": _checked_flags(fragment),
-            "n_merged": n_merged,
+            "n_merged": _counts(n_merged),
             "level": level,
         }
         self._set({"boxes": corners} | {name: _column(name, value, len(corners)) for name, value in given.items()})
@@ -127,6 +127,8 @@ class Detections:
 
     def __getitem__(self, index: slice | npt.NDArray[Any] | Sequence[int]) -> Detections:
         chosen = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
+        if not isinstance(chosen, slice) and chosen.ndim != 1:
+            raise ConfigError(f"Detections: an index of shape {chosen.shape} chooses no boxes; give one dimension")
         if not isinstance(chosen, slice) and chosen.size == 0:
             chosen = chosen.astype(np.int64)
         return Detections._of({f.name: np.ascontiguousarray(getattr(self, f.name)[chosen]) for f in fields(self)})
@@ -225,7 +227,12 @@ def edge_flags(gaps: Sequence[Any], interior: Sequence[Any], border: float, edge
 
 def _column(name: str, values: Any, length: int) -> npt.NDArray[Any]:
     dtype, default = _COLUMNS[name]
-    column = np.full(length, default, dtype) if values is None else np.array(values, dtype, order="C")
+    if np.ma.is_masked(values):
+        raise ConfigError(f"Detections: {name} has masked values; drop those boxes")
+    try:
+        column = np.full(length, default, dtype) if values is None else np.array(values, dtype, order="C")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"Detections: {name} holds no numbers: {' '.join(str(error).split())}") from error
     if column.shape != (length,):
         raise ConfigError(f"Detections: {name} has shape {column.shape}, expected ({length},), one value per box")
     return column
@@ -235,11 +242,21 @@ def _whole_numbers(values: npt.ArrayLike) -> npt.ArrayLike:
     labels = np.asarray(values)
     if labels.size and labels.dtype.kind not in "iufb":
         raise ConfigError(f"Detections: labels are ids of classes, whole numbers from 0, but hold {labels.flat[0]!r}")
-    if labels.dtype.kind in "iuf" and labels.size and not (np.abs(labels) < 1 << 31).all():
-        raise ConfigError(f"Detections: labels are ids of classes below 2^31, but hold {labels.max()}")
+    if labels.size and not (fits := (labels > -(1 << 31)) & (labels < 1 << 31)).all():
+        raise ConfigError(f"Detections: labels are ids of classes below 2^31, but hold {labels[~fits][0]}")
     if labels.dtype.kind == "f" and not (np.mod(labels, 1) == 0).all():
         raise ConfigError(f"Detections: labels are ids of classes, but hold {labels[np.mod(labels, 1) != 0][0]}")
     return labels
+
+
+def _counts(values: npt.ArrayLike | None) -> npt.ArrayLike | None:
+    if values is None:
+        return None
+    counts = np.asarray(values)
+    whole = counts.dtype.kind in "iu" or (counts.dtype.kind == "f" and bool((np.mod(counts, 1) == 0).all()))
+    if counts.size and not (whole and counts.min() >= 1 and counts.max() < 1 << 31):
+        raise ConfigError("Detections: n_merged are numbers of boxes, whole numbers from 1 to below 2^31")
+    return counts
 
 
 def _checked_flags(values: npt.ArrayLike | None) -> npt.ArrayLike | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class MaskSetting(BaseModel):
@@ -17,6 +18,11 @@ class MaskSetting(BaseModel):
     path: str = Field(min_length=1)
     values: tuple[float, ...] | None = None
     invert: bool = False
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return os.path.expanduser(value)  # noqa: PTH111
 
     @model_validator(mode="before")
     @classmethod

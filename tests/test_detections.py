@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,3 +90,26 @@ def test_flags_of_nonsense(boxes, tile, message) -> None:
     with pytest.raises(ConfigError, match=message):
         fragment_flags(boxes, tile, (200, 100))
     assert fragment_flags([], (0, 0, 10, 10), (200, 100)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"labels": ["ship", "car"]},
+        {"labels": None},
+        {"labels": np.array([0.5, 1], object)},
+        {"labels": np.array([-(2**63), 0])},
+        {"n_merged": [2**40, 1]},
+        {"n_merged": [1.5, 1]},
+        {"n_merged": [-5, 1]},
+        {"scores": ["a", "b"]},
+        {"scores": np.ma.masked_array([0.5, 0.6], mask=[False, True])},
+    ],
+    ids=str,
+)
+def test_unusable_columns_are_refused(columns: dict[str, Any]) -> None:
+    usable = {"boxes": [[0, 0, 1, 1]] * 2, "scores": [0.5, 0.6], "labels": [0, 1]}
+    with pytest.raises(ConfigError, match=f"Detections: {next(iter(columns))}"):
+        Detections(**(usable | columns))
+    with pytest.raises(ConfigError, match="one dimension"):
+        Detections(**usable)[np.array([[0, 1]])]

@@ -34,7 +34,7 @@ def detect_command(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out",
             "-o",
@@ -62,7 +62,7 @@ def detect_command(
         from geosod.errors import ConfigError
         from geosod.running.detect import configured, detect
 
-        resolved = configured(config, model=model, out=None if out is None else str(out), **settings)
+        resolved = configured(config, model=model, out=out, **settings)
         if resolved.out is None:
             raise ConfigError("no output is given: add -o FOLDER, or `out: FOLDER` to the configuration")
         shown.update(Status("finding scenes"))

@@ -57,6 +57,9 @@ class MergeRule:
         object.__setattr__(self, "per_class", _pairs(self.per_class))
         _check_choice("metric", self.metric, ("iou", "ios"))
         _check_choice("decay", self.decay, ("gaussian", "linear"))
+        for name in ("class_agnostic", "borders"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"Merging {name} {value!r} must be True or False.")
         for name in ("threshold", "sigma", "min_score", "margin", "gap"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
         _check_threshold("threshold", self.threshold)

@@ -73,6 +73,8 @@ def detect(
     job = make_job(model, config, **settings)
     c = job.config
     out = c.out if out is None else out
+    if out is not None and not str(out).strip():
+        raise ConfigError("out is empty; check the variable that was to hold it")
     in_process = out is None or bool(pixels)
     check_engine(job, in_process=in_process)
     ended: list[SceneResult] = []

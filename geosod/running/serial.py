@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import keep_freed_memory
-from geosod.machine import usable_cpus
 from geosod.merging.components import Settled
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
@@ -29,8 +28,6 @@ from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
 T = TypeVar("T")
-#: Beyond this number, decoding threads mostly wait for each other.
-MAX_READ_THREADS = 16
 
 
 def run(
@@ -75,7 +72,7 @@ def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit:
     """Read, detect and settle one unit."""
     outcomes: list[TileOutcome] = []
     level = plan.level(unit)
-    spec = read_spec(job, plan, detector.execution.batch, threads=min(usable_cpus(), MAX_READ_THREADS))
+    spec = read_spec(job, plan, detector.execution.batch)
     for item in _ahead(read_tiles(level.scene, unit, spec)):
         if isinstance(item, ReadSummary):
             return settle_unit(job.rule, level, unit, item, outcomes)

@@ -24,8 +24,6 @@ from geosod.running.job import Job
 from geosod.running.planning import Level, ScenePlan
 from geosod.scene import Scene, TileBatch, Unit, Window
 from geosod.scenes.read import ReadSpec, ReadSummary, read_unit
-from geosod.storage.datasets import source_versions
-from geosod.storage.uris import is_remote
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
@@ -77,13 +75,10 @@ class UnitSummary:
     failures: tuple[Failure, ...]
 
 
-def read_spec(job: Job, plan: ScenePlan, chunk: int, *, threads: int = 1) -> ReadSpec:
-    """How to read the units of a scene, in batches of at most `chunk` tiles, with `threads` if not configured."""
+def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
+    """How to read the units of a scene, in batches of at most `chunk` tiles."""
     c = job.config
-    # Of remote scenes several windows are read at once, each in one request as long as one thread decodes it.
-    local = not any(map(is_remote, source_versions(plan.scene.ref)))
-    threads = c.read_threads or (threads if local else 1)
-    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, threads, c.cache_mb, limits=plan.limits)
+    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
 
 
 def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Generator[TileBatch | ReadSummary, None, None]:

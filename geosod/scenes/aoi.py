@@ -54,9 +54,16 @@ class Aoi:
 
 
 def split_layer(name: str) -> tuple[str, str | None]:
-    """``FILE:LAYER`` as the file and the layer; None where the name is that of a file, or no such file exists."""
-    file, colon, layer = name.rpartition(":")
-    return (file, layer) if colon and layer and not Path(name).exists() and Path(file).exists() else (name, None)
+    """``FILE:LAYER`` as the file and the layer; None where the name is that of a file, or no such file exists.
+
+    Both may hold colons: the file is the longest name that exists.
+    """
+    parts = name.split(":")
+    for count in range(len(parts), 0, -1):
+        file = ":".join(parts[:count])
+        if file and Path(file).expanduser().exists():
+            return file, ":".join(parts[count:]) or None
+    return name, None
 
 
 def load_aoi(path: str | Path, layer: str | None = None, *, what: str = "AOI", empty: bool = False) -> Aoi:
@@ -77,8 +84,10 @@ def load_aoi(path: str | Path, layer: str | None = None, *, what: str = "AOI", e
         else:
             frames = _layers(path, layer)
     except Exception as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{what} {path}: cannot be read as a vector file: {line}") from error
+        # pyogrio's advice on drivers after the semicolon does not help here.
+        line = " ".join(str(error).split()).partition(".; It might help")[0]
+        advice = "; give a GeoPackage, GeoJSON, KML or shapefile, unpacked" if "not recognized" in line else ""
+        raise ConfigError(f"{what} {path}: cannot be read as a vector file: {line}{advice}") from error
     if not frames:
         missing = f"has no layer {layer!r}" if layer else "has no layer with geometries"
         raise ConfigError(f"{what} {path}: {missing}; its layers are {', '.join(_layer_names(path)) or 'none'}")

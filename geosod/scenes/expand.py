@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import glob
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
         ConfigError: there are none, or they cannot be read.
         SceneError: the bucket cannot be listed, or a pattern does not match one file.
     """
+    if not name.strip():
+        raise ConfigError("a scene's path is empty; check the variable or list that was to hold it")
     uri = normalized(name)
     if is_s3(uri) and (uri.endswith("/") or not bucket_and_key(uri)[1]):
         found = listing(uri)
@@ -57,7 +60,7 @@ def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
     if path.exists() and not path.is_dir():
         return [_local_file(path)]
     if path.is_dir() and not patterns:
-        files = sorted(str(p.resolve()) for p in path.rglob("*") if _is_raster(p) and p.is_file())
+        files = sorted({str(p.resolve()) for p in _files_below(path) if _is_raster(p)})
         return _not_empty(
             [SceneRef(file, stem(file)) for file in files],
             f"{name}: no scene in this folder; looked for {', '.join(LOCAL_SUFFIXES)} and ENVI files",
@@ -67,6 +70,18 @@ def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
     scenes = [_local_product(p, patterns) for p in matches if p.is_dir()] if patterns else []
     scenes += [_local_file(p) for p in matches if p.is_file()]
     return _not_empty(scenes, f"{name}: no such file or folder; check the path, or quote the glob")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its subfolders, linked ones too; each folder once, since links may loop."""
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        yield from (path for name in names if (path := Path(root, name)).is_file())
 
 
 def _is_raster(path: Path) -> bool:

@@ -19,10 +19,10 @@ from geosod.arrays import BoolArray, PixelArray
 from geosod.errors import ChangedError, GeosodError, LostError, SceneError
 from geosod.scene import Scene, Window
 from geosod.storage.datasets import source_versions
-from geosod.storage.files import version
 from geosod.storage.gdal_env import forget
 from geosod.storage.retry import ATTEMPTS, backoff, is_permanent, is_transient
 from geosod.storage.uris import is_remote
+from geosod.storage.versions import version
 
 #: Concurrent readers of a remote file, each a thread with its own handle.
 WORKERS = 3

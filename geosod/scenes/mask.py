@@ -120,14 +120,16 @@ def _masked(mask: Mask, codes: Scene, window: GdalWindow) -> BoolArray:
     try:
         # Without a view, since the codes of a palette are needed and not its colours.
         with opened(codes.ref) as dataset:
-            values, nodata = dataset.read(1, window=window), dataset.nodatavals[0]
+            values = dataset.read(1, window=window)
+            valid = dataset.read_masks(1, window=window) != 0
     except RasterioError as error:
         line = " ".join(str(error.__cause__ or error).split())
         raise SceneError(f"{codes.ref.uri}: this mask cannot be read: {line}") from error
     if mask.values is not None:
-        return np.isin(values, mask.values)
-    empty = np.zeros(values.shape, np.bool_) if nodata is None else values == nodata
-    return np.asarray((values != 0) & ~empty & ~np.isnan(values.astype(np.float32)), np.bool_)
+        # As the file has them: 0.1 is another number in a float32 than in a float64.
+        listed = np.array(mask.values, values.dtype if values.dtype.kind == "f" else np.float64)
+        return np.asarray(np.isin(values, listed) & valid)
+    return np.asarray((values != 0) & valid & ~np.isnan(values.astype(np.float32)), np.bool_)
 
 
 def _outlines(masked: BoolArray, transform: Affine, path: str) -> BaseGeometry:

@@ -26,8 +26,9 @@ from geosod.results import Failure
 from geosod.scene import SceneRef
 from geosod.scenes import stac
 from geosod.scenes.expand import expand, is_pattern, scene_of_mapping
-from geosod.storage.files import probe, version
+from geosod.storage.files import probe
 from geosod.storage.uris import DOCUMENTS, SUFFIXES, is_remote, is_web, stem, suffix
+from geosod.storage.versions import version
 
 #: Concurrent requests.
 THREADS = 16

@@ -71,11 +71,12 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> tuple[str,
 
 
 def _sidecars(path: Path) -> list[Path]:
-    """Files next to a local one that GDAL reads with it: mask, overviews, metadata, world file."""
-    names = [path.with_name(path.name + end) for end in (".msk", ".ovr", ".aux.xml")]
+    """Files next to a local one that GDAL reads with it: mask, overviews, metadata, header, world file, RPCs."""
+    names = [path.with_name(path.name + end) for end in (".msk", ".ovr", ".aux.xml", ".hdr")]
     if path.suffix:
-        names += [path.with_suffix(".wld"), path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w")]
-    return names
+        names += [path.with_suffix(end) for end in (".wld", ".hdr", ".RPB", ".rpb", ".IMD")]
+        names.append(path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w"))
+    return names + [path.with_name(path.stem + end) for end in ("_RPC.TXT", "_rpc.txt")]
 
 
 def document(uri: str) -> bytes:

@@ -55,6 +55,28 @@ def gdal_source(uri: str, image: str = "") -> str:
     return image + _local_source(uri, 0)
 
 
+def local_parts(uri: str, depth: int = 0) -> Iterator[str]:
+    """The local files that a local VRT or tile index is made of, also those of VRTs within it; each maybe repeatedly.
+
+    SceneError where a file is malformed.
+    """
+    text = _local_head(uri).lower()
+    if depth == MAX_DEPTH:
+        return
+    if is_tile_index(uri) or b"<gdaltileindexdataset" in text:
+        index, tiles = read_tile_index(uri)
+        names = [index, *(str(Path(index).parent / name) for name in tiles["location"].astype(str))]
+    elif b"<vrtdataset" in text and Path(uri).stat().st_size <= MAX_BYTES:
+        root = _parse(uri, Path(uri).read_bytes())
+        names = [_local_target(uri, element, name) for element, name in _file_elements(uri, root)]
+    else:
+        return
+    for name in names:
+        if name != uri and not is_remote(name):
+            yield name
+            yield from local_parts(name, depth + 1)
+
+
 def check_raster(uri: str, version: str | None = None) -> None:
     """Refuse (SceneError) a remote file that does not start like a raster; cached for each version of the file."""
     head = _head(uri, version)

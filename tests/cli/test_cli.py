@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from geosod.config import RunConfig
+from geosod.config import RunConfig, make_config
+from geosod.errors import ConfigError
+from geosod.setting_types import LevelSetting
 from tests.cli.commands import FROM_SCRATCH, geosod
 from tests.rasters import noise, write_tif
 
@@ -168,3 +172,50 @@ def test_an_installation_that_cannot_be_written_to() -> None:
     shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert shown.returncode == 0 and "set NUMBA_CACHE_DIR to a folder" in shown.stdout
     assert "Warning" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("threshold: 0.1\nthreshold: 0.9", "threshold stands twice"),
+        ("merge-method: nms\nmerge_method: wbf", "merge_method stands twice"),
+        ("mask: {a: x.gpkg, a: y.gpkg}", "a stands twice"),
+        ("tile_gsd: yes", "tile_gsd = 'yes': give metres, or model"),
+        ("threshold: true", "threshold is True, which is no value for it"),
+        ("workers: on", "workers = 'on'"),
+        ("merge_threshold_by_class: car=0.3,car=0.6", "names a class twice"),
+        ("rpc_height: .nan", "rpc_height = nan"),
+        ("aoi: ''", "aoi = '': is empty"),
+        ("out: ' '", "out = ' ': is empty"),
+    ],
+)
+def test_yaml_that_says_something_else_than_it_seems_is_refused(text, refusal, tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=re.escape(refusal)):
+        make_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("tile: 0640", "tile", (640, 640)),
+        ("levels: 1:20", "levels", (LevelSetting(scale=1, sizes=(20, None)),)),
+        ("borders: no", "borders", False),
+        ("threshold: 1e-1", "threshold", 0.1),
+        ("threshold: .5", "threshold", 0.5),
+        ("tile_gsd: 1", "tile_gsd", 1.0),
+        ("datetime: 2024-05-01", "datetime", dt.datetime(2024, 5, 1, tzinfo=dt.UTC)),
+        ("bands: [4, 3, 2]", "bands", ("4", "3", "2")),
+        ("aoi: ~/a.gpkg", "aoi", Path.home() / "a.gpkg"),
+    ],
+)
+def test_yaml_is_read_as_people_read_it(text, name, value, tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text(text + "\n")
+    found = getattr(make_config(tmp_path / "c.yaml"), name)
+    assert found == (Path.home() / "a.gpkg" if name == "aoi" else value)
+
+
+def test_an_empty_output_is_not_this_folder(scene, rgb_bundle, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = geosod("detect", scene, "-m", rgb_bundle, "-o", "", *PLAIN)
+    assert done.returncode == 2 and "is empty" in done.stderr and not (tmp_path / "detections").exists()

@@ -78,3 +78,19 @@ def test_the_job_script_joins_the_cluster(cluster, rgb_bundle, tmp_path: Path) -
     assert json.loads(done.stdout)["detections"] > 0 and "of 2 detectors is ready" in done.stderr
     assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
     assert cluster.head_node is not None and ray.is_initialized(), "the cluster goes on without the job"
+
+
+def test_runs_in_two_threads_take_turns(rgb_bundle, tmp_path: Path) -> None:
+    """They share one connection to Ray, which the first of them starts and ends."""
+    scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 300, 400, seed=i)) for i in range(2)]
+    codes: dict[int, int] = {}
+
+    def run(i: int) -> None:
+        codes[i] = detect(scenes[i], rgb_bundle, tmp_path / str(i), engine="ray", workers=1).exit_code
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert codes == {0: 0, 1: 0} and not ray.is_initialized()

@@ -231,6 +231,8 @@ def test_every_layer_of_a_file_counts(tmp_path: Path) -> None:
         in_scene(f"{path}:north", tmp_path)
     with pytest.raises(ConfigError, match="holds no polygon"):
         in_scene(f"{path}:points", tmp_path)
+    frame([EAST]).to_file(path, layer="topp:states")
+    assert in_scene(f"{path}:topp:states", tmp_path) == pytest.approx(east)
     colon = tmp_path / "b:west.gpkg"
     path.rename(colon)
     assert in_scene(f"{colon}:west", tmp_path) == pytest.approx(west), "a colon in the name of the file"

@@ -245,3 +245,41 @@ def test_a_list_on_standard_input(tmp_path: Path) -> None:
         [sys.executable, "-c", script], input=f"\ufeff{path}\n".encode("utf-16-le"), capture_output=True, check=True
     )
     assert done.stdout.decode().strip() == path
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "in").mkdir()
+    write_tif(tmp_path / "store" / "b.tif", PIXELS)
+    write_tif(tmp_path / "in" / "a.tif", PIXELS)
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "in")
+    found, failures = find_scenes([str(tmp_path / "in")])
+    assert [ref.id for ref in found] == ["a", "b"] and not failures
+
+
+def test_an_empty_path_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tif(tmp_path / "a.tif", PIXELS)
+    monkeypatch.chdir(tmp_path)
+    found, (failure,) = find_scenes([""])
+    assert not found and "path is empty" in failure.message
+
+
+def test_the_version_of_a_mosaic_is_that_of_its_files(tmp_path: Path) -> None:
+    def version(path: Path) -> str | None:
+        return find_scenes([str(path)])[0][0].version
+
+    write_tif(tmp_path / "a.tif", PIXELS)
+    source = '<SimpleSource><SourceFilename relativeToVRT="1">%s</SourceFilename></SimpleSource>'
+    band = '<VRTDataset rasterXSize="80" rasterYSize="64"><VRTRasterBand dataType="Byte" band="1">%s</VRTRasterBand>'
+    (tmp_path / "inner.vrt").write_text(band % (source % "a.tif") + "</VRTDataset>")
+    (tmp_path / "outer.vrt").write_text(band % (source % "inner.vrt") + "</VRTDataset>")
+    index = index_of(tmp_path, [("a.tif", NORTH_UP)])
+    envi = write(tmp_path / "e.dat", "ENVI")
+    files = [tmp_path / "inner.vrt", tmp_path / "outer.vrt", index]
+    before, header = [version(path) for path in files], version(envi)
+    assert before == [version(path) for path in files]
+    write_tif(tmp_path / "a.tif", noise(3, 64, 80, seed=5))
+    assert all(old != version(path) for old, path in zip(before, files, strict=True))
+    (tmp_path / "e.hdr").write_text((tmp_path / "e.hdr").read_text() + "\n")
+    assert version(envi) != header

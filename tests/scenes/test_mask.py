@@ -143,3 +143,20 @@ def test_specks_are_bounded_and_codes_of_polygons_refused(scene, tmp_path, monke
     geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=UTM31).to_file(tmp_path / "v.gpkg")
     with pytest.raises(ConfigError, match="has no codes"):
         mask_in_scene(Mask("cloud", str(tmp_path / "v.gpkg"), (2,)), scene)
+
+
+def test_the_valid_pixels_of_a_mask_raster(scene, tmp_path) -> None:
+    """Its own mask counts, and its nodata value is compared as GDAL does; codes are as the file has them."""
+    codes = np.full((1, 20, 20), 3, np.uint8)
+    valid = np.zeros((20, 20), bool)
+    valid[:, :10] = True
+    place = {"block": 16, "transform": NORTH_UP @ Affine.scale(SIZE[1] / 20, SIZE[0] / 20)}
+    masked = write_tif(tmp_path / "masked.tif", codes, mask=valid, **place)
+    half = SIZE[0] * SIZE[1] / 2
+    for values in (None, (3.0,)):
+        assert mask_in_scene(Mask("cloud", str(masked), values), scene).area == pytest.approx(half)
+    floats = np.full((1, 20, 20), 0.1, np.float32)
+    floats[:, :, 10:] = np.finfo(np.float32).min
+    short = write_tif(tmp_path / "short.tif", floats, nodata=-3.40282e38, **place)
+    for values in (None, (0.1,)):
+        assert mask_in_scene(Mask("cloud", str(short), values), scene).area == pytest.approx(half)

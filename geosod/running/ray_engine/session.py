@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,8 @@ _OTHER_TOKEN = (
     "this machine has no authentication token, or another one than the head: copy the head's ~/.ray/auth_token to this "
     "machine (or set RAY_AUTH_TOKEN)"
 )
+#: Runs in several threads of a process take turns: they share one connection, and would wait for each other's cores.
+_one_run = threading.Lock()
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -59,9 +62,18 @@ def session(address: str | None, store: int) -> Iterator[None]:
         ConfigError: the address is one of Ray Client, which cannot stream.
         ClusterError: Ray cannot be reached or started.
     """
-    if ray.is_initialized():
-        yield
-        return
+    with _one_run:
+        if ray.is_initialized():
+            yield
+            return
+        _start(address, store)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(address: str | None, store: int) -> None:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     if target.startswith("ray://"):
         raise ConfigError(
@@ -84,10 +96,6 @@ def session(address: str | None, store: int) -> Iterator[None]:
         raise ClusterError(
             f"Ray at {target!r} cannot be reached or started: {one_line(error)}; {_remedy(str(error))}"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
@@ -118,6 +126,8 @@ def _check_reachable(address: str) -> None:
 
 
 def _remedy(text: str) -> str:
+    if "AF_UNIX path" in text:
+        return "set TMPDIR (or RAY_TMPDIR) to a folder with a shorter path"
     if not re.search("token|unauthenticated", text, re.IGNORECASE):
         return _CHECK
     return _OTHER_TOKEN if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else _TOKEN
