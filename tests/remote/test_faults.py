@@ -215,7 +215,7 @@ def test_a_change_inside_a_unit_fails_the_unit(scene, serve, rgb_bundle, tmp_pat
     def change(request: Request) -> Fault | None:
         if for_pixels(request) and not changed:
             changed.append(True)
-            shutil.copy(other, scene)
+            other.replace(scene)  # at once, or the server could find it empty
         return None
 
     server.fault = change
