@@ -109,7 +109,7 @@ def resolve(
 
 
 def _explain(machine: Machine, execution: Execution) -> str:
-    line = f"{execution.device}, {execution.precision}, {execution.backend}, {execution.batch} tiles a batch"
+    line = f"{execution.device}, {execution.precision}, {execution.backend}, batches of {execution.batch}"
     on_gpu = execution.device == "cuda"
     missing = []
     if execution.precision == "fp32" and not (machine.cuda_bf16 if on_gpu else machine.cpu_bf16):
