@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Files of tests run side by side; fixtures of a module, such as a cluster, are made once.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test test-fast lint format bench clean
@@ -20,10 +22,10 @@ demo: setup
 	@echo 'To have the command geosod on your PATH: source $(BIN)/activate'
 
 test: setup
-	$(BIN)/python -m pytest -q $(TEST)
+	$(BIN)/python -m pytest -q $(PARALLEL) $(TEST)
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -m 'not slow' $(TEST)
+	$(BIN)/python -m pytest -q -m 'not slow' $(PARALLEL) $(TEST)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -64,10 +64,16 @@ _HEAD = """# Output files
 
 `geosod detect … -o out` writes the files below into `out`. `acq_date=unknown` holds scenes without an acquisition
 date. Scenes without georeference, JPEG and PNG files for example, are in `pixel/<scene>.parquet` instead of
-`detections/`: their geometries are pixels. Coverage of these
-scenes has pixels, too: where a folder holds both kinds, take `area_km2 IS NOT NULL` for the ground, since readers give
-all rows the CRS of the first file. To filter by time use the column `datetime`, which is null where no time is known;
-`acq_date` is text.
+`detections/`: their geometries are pixels. To count both:
+
+```python
+both = "read_parquet(['out/detections/*/*.parquet', 'out/pixel/*.parquet'], union_by_name=true)"
+duckdb.sql(f"SELECT * EXCLUDE (geometry, bbox) FROM {both}")  # degrees and pixels do not mix
+```
+
+Coverage of these scenes has pixels, too: where a folder holds both kinds, take `area_km2 IS NOT NULL` for the ground,
+since readers give all rows the CRS of the first file. To filter by time use the column `datetime`, which is null where
+no time is known; `acq_date` is text.
 
 With one scene, `-o NAME.parquet` writes `NAME.parquet`, `NAME.coverage.parquet` and `NAME.json` instead of a folder.
 

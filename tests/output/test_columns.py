@@ -28,6 +28,8 @@ def test_its_query_reads_scenes_with_and_without_georeference(tmp_path, rgb_bund
     ]
     result = detect(scenes, rgb_bundle, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
-    query = next(line for line in PAGE.read_text().splitlines() if line.startswith('duckdb.sql("'))
-    rows = duckdb.sql(query.removeprefix('duckdb.sql("').removesuffix('")'))
-    assert len(rows.fetchall()) == result.detections > 50
+    code = next(part for part in PAGE.read_text().split("```python\n") if part.startswith("both ="))
+    names: dict[str, object] = {"duckdb": duckdb}
+    exec(code.partition("```")[0].replace("duckdb.sql", "rows = duckdb.sql"), names)
+    rows: object = names["rows"]
+    assert len(rows.fetchall()) == result.detections > 50  # type: ignore[attr-defined]

@@ -32,10 +32,21 @@ def files(out: Path) -> set[str]:
 
 
 def kill_a_worker(name: str) -> bool:
-    """Kill one of Ray's processes that runs an actor or a task of a name; whether there was one."""
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::") and name in title:
-            os.kill(process.pid, signal.SIGKILL)
-            return True
+    """Kill one of this process's Ray workers that runs an actor or a task of a name; whether there was one."""
+    for process in ray_workers(name):
+        os.kill(process.pid, signal.SIGKILL)
+        return True
     return False
+
+
+def ray_workers(name: str) -> list[psutil.Process]:
+    """The Ray workers of this process whose title, such as ``ray::read``, has a name in it."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline()).strip()
+        except psutil.Error:
+            continue
+        if title.startswith("ray::") and name in title:
+            found.append(process)
+    return found

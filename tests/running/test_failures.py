@@ -35,7 +35,7 @@ from geosod.scene import TileBatch
 from geosod.testing import fake_card
 from geosod.tiling.grid import make_grid
 from tests.rasters import noise, random_bundle, write_tif
-from tests.running.helpers import PLAIN, detect, files, tables
+from tests.running.helpers import PLAIN, detect, files, ray_workers, tables
 
 
 @pytest.fixture(scope="module")
@@ -423,8 +423,8 @@ def idle_detectors(count: int) -> list[psutil.Process]:
     while len(found) < count or time.monotonic() - since < 2:
         assert time.monotonic() < deadline, "the detectors never came to rest"
         time.sleep(0.1)
-        everyone = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-        found = [p for p in everyone if p.info["cmdline"][0].strip() == "ray::DetectorActor"]
+        # While it runs a method, the title names that, too.
+        found = [p for p in ray_workers("DetectorActor") if " ".join(p.cmdline()).strip() == "ray::DetectorActor"]
         since = since if len(found) >= count else time.monotonic()
     return found
 
