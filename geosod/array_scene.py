@@ -145,7 +145,8 @@ def _new_file(name: str) -> Iterator[MemoryFile]:
     with _lock:
         number = next(i for i in count() if f"{i}/{name}" not in _in_use)
         _in_use.add(f"{number}/{name}")
-    folder = MEMORY.removeprefix("/vsimem/") + (str(number) if number else "")
+    # Each in a folder of its own: with a file, rasterio removes all that lies below its folder.
+    folder = f"{MEMORY.removeprefix('/vsimem/')}{number}"
     try:
         with MemoryFile(dirname=folder.strip("/"), filename=f"{name}.tif") as file:
             yield file

@@ -24,6 +24,7 @@ from urllib.parse import parse_qs
 
 #: Folder of GDAL's files in memory that hold arrays.
 MEMORY = "/vsimem/geosod-arrays/"
+_ARRAY = re.compile(rf"{MEMORY}(?:\d+/)?")
 
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s@]*@)*(?P<path>[^?#\s\"'}<>]*)(?:[?#][^\s\"'}<>]*)?"
@@ -55,7 +56,7 @@ def redacted(text: str) -> str:
         urls: list[str] = parse_qs(match["options"]).get("url", [""])
         return "/vsicurl/" + urls[0]
 
-    text = _VSICURL_OPTIONS.sub(plain, text).replace(MEMORY, "array ")
+    text = _ARRAY.sub("array ", _VSICURL_OPTIONS.sub(plain, text))
     text = _QUERY.sub("", _URL.sub(r"\g<scheme>\g<path>", text))
     return printable(_AUTHORIZATION.sub(r"\1***", _SECRET.sub(r"\1=***", text)))
 

@@ -87,16 +87,15 @@ class _Unit:
     summary: ReadSummary | None = None
     tiles: int = 0
     outstanding: int = 0
-    outcomes: dict[int, TileOutcome] = field(default_factory=dict)
+    outcomes: list[TileOutcome] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tiles:
-    """Tiles of a unit that wait for a detector, the first of them its `start`-th."""
+    """Tiles of a unit that wait for a detector."""
 
     unit: _Unit
     batch: TileBatch
-    start: int
 
 
 class _Engine:
@@ -231,7 +230,7 @@ class _Engine:
         raise EngineError("the run was stopped")
 
     def _end_batch_reading(self, unit: _Unit, batch: TileBatch) -> None:
-        self._tiles.append(_Tiles(unit, batch, unit.tiles))
+        self._tiles.append(_Tiles(unit, batch))
         unit.tiles += len(batch)
         unit.outstanding += len(batch)
 
@@ -260,9 +259,9 @@ class _Engine:
         room = self._group
         while room and self._tiles:
             first = self._tiles.popleft()
-            parts.append(_Tiles(first.unit, first.batch[:room], first.start))
+            parts.append(_Tiles(first.unit, first.batch[:room]))
             if len(first.batch) > room:
-                self._tiles.appendleft(_Tiles(first.unit, first.batch[room:], first.start + room))
+                self._tiles.appendleft(_Tiles(first.unit, first.batch[room:]))
             room -= len(parts[-1].batch)
         return parts
 
@@ -288,7 +287,7 @@ class _Engine:
             self._emit(Note(reason, important=True))
         tiles: Counter[str] = Counter()
         for part, outcome in zip(parts, outcomes, strict=True):
-            part.unit.outcomes[part.start] = outcome
+            part.unit.outcomes.append(outcome)
             part.unit.outstanding -= len(part.batch)
             tiles[part.unit.scene.plan.scene.id] += len(part.batch)
         self._emit(TilesDetected(tiles, sum(len(outcome.detections) for outcome in outcomes)))
@@ -301,13 +300,13 @@ class _Engine:
         if unit.summary is None or unit.outstanding:
             return
         level = unit.scene.plan.level(unit.unit)
-        outcomes = [unit.outcomes[start] for start in sorted(unit.outcomes)]
-        settle = partial(settle_unit, self._job.rule, level, unit.unit, unit.summary, outcomes)
+        # In any order: what is merged is put into one of its own.
+        settle = partial(settle_unit, self._job.rule, level, unit.unit, unit.summary, unit.outcomes)
         unit.summary = None
         self._start("other", settle, partial(self._end_settling, unit))
 
     def _end_settling(self, unit: _Unit, settled: tuple[Settled, UnitSummary] | Exception) -> SceneResult | None:
-        scene, unit.outcomes = unit.scene, {}
+        scene, unit.outcomes = unit.scene, []
         scene.waiting -= 1
         if isinstance(settled, Exception):
             scene.error = settled

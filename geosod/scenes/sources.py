@@ -105,7 +105,7 @@ class _Search:
     def _lines(self, source: str, lines: Iterable[str]) -> Iterator[tuple[str, _Input]]:
         empty = True
         for number, line in enumerate(lines, 1):
-            text = line.strip().lstrip("\ufeff")
+            text = line.strip().lstrip("\ufeff")  # a byte order mark
             if not text or text.startswith("#"):
                 continue
             empty = False
@@ -184,7 +184,7 @@ def _decoded(content: bytes) -> str:
     """The text of a list; what PowerShell writes is UTF-16, and names on Linux need not be UTF-8."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace")
-    return content.decode("utf-8-sig", "surrogateescape")
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _stdin_lines() -> list[str]:
