@@ -174,8 +174,7 @@ def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> No
         case Note():
             display.say(event.text)
         case Ready(workers=n):
-            which = "detector is" if n == 1 else f"of {n} detectors is"
-            display.say(f"the first {which} ready after {seconds:.0f} s ({event.line})", "detail")
+            display.say(f"{n} detector(s), the first ready after {seconds:.0f} s: {event.line}", "detail")
         case SceneFinished(result=r) if r.status in ("done", "partial") or (verbose and r.status == "skipped"):
             display.say(f"{r.scene_id}: {ENDINGS[r.status]}, {r.detections:,} detections")
         case _:

@@ -108,8 +108,13 @@ def resolve(
     return execution, _explain(machine, execution)
 
 
+def tiles_a_batch(count: int) -> str:
+    """A number of tiles, in words."""
+    return f"{count} tile{'' if count == 1 else 's'} a batch"
+
+
 def _explain(machine: Machine, execution: Execution) -> str:
-    line = f"{execution.device}, {execution.precision}, {execution.backend}, batches of {execution.batch}"
+    line = f"{execution.device}, {execution.precision}, {execution.backend}, {tiles_a_batch(execution.batch)}"
     on_gpu = execution.device == "cuda"
     missing = []
     if execution.precision == "fp32" and not (machine.cuda_bf16 if on_gpu else machine.cpu_bf16):

@@ -170,9 +170,11 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
 
 
 def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
+    from geosod.detectors.execution import tiles_a_batch
+
     if isinstance(job.model, ObjectModel):
         loaded = job.model.detector
-        line = f"{type(loaded.adapter).__name__}, {loaded.execution.device}, batches of {loaded.execution.batch}"
+        line = f"{type(loaded.adapter).__name__}, {loaded.execution.device}, {tiles_a_batch(loaded.execution.batch)}"
         return job.model.load(loaded.execution, threshold=job.threshold), line
     chosen, line = (execution, "") if execution else resolve_execution(job)
     while True:
@@ -184,6 +186,6 @@ def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
                 size = f"{chosen.batch} tile(s) of {job.tile[0]} x {job.tile[1]} pixels"
                 raise EngineError(f"memory does not hold a batch of {size}: {error}; use a smaller --tile") from error
             chosen = replace(chosen, batch=chosen.batch // 2)
-            line = f"{line}; batches of {chosen.batch}, as memory holds no more"
+            line = f"{line}; {tiles_a_batch(chosen.batch)}, as memory holds no more"
             continue
         return detector, line

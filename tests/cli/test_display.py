@@ -173,7 +173,7 @@ def test_plain_lines(capsys) -> None:
     assert capsys.readouterr().err.splitlines() == [
         "opening scenes",
         "starting detectors",
-        "the first of 2 detectors is ready after 0 s (cpu)",
+        "2 detector(s), the first ready after 0 s: cpu",
         "detecting",
         "detecting: 46 %, 0:10 elapsed, 0:40 left, 1 of 3 scenes finished, 4.0 Mpx/s, 4 tiles, 1 of 2 detectors ready",
         "a: done, 7 detections",

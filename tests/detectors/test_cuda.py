@@ -222,7 +222,9 @@ def test_a_batch_that_memory_does_not_hold_is_halved(little_memory) -> None:
     job = make_job("trees-naip-60cm", device=DEVICE, batch=16, threshold=0.02, **PLAIN)
     detector, line = load_fitting(job)
     batch = detector.execution.batch
-    assert batch in (1, 2, 4, 8) and line.endswith(f"; batches of {batch}, as memory holds no more")
+    assert batch in (1, 2, 4, 8) and line.endswith(
+        f"; {batch} tile{'' if batch == 1 else 's'} a batch, as memory holds no more"
+    )
     assert torch.cuda.max_memory_reserved() <= little_memory
     pixels = np.stack([noise(4, 1024, 1024, seed=i) for i in range(3)])
     windows = np.array([[0, 0, 1024, 1024]] * 3)

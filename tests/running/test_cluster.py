@@ -75,7 +75,7 @@ def test_the_job_script_joins_the_cluster(cluster, rgb_bundle, tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["detections"] > 0 and "of 2 detectors is ready" in done.stderr
+    assert json.loads(done.stdout)["detections"] > 0 and "2 detector(s), " in done.stderr
     assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
     assert cluster.head_node is not None and ray.is_initialized(), "the cluster goes on without the job"
 

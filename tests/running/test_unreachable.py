@@ -95,7 +95,7 @@ def greedy(execution: Execution) -> Detector:
 def test_a_batch_that_memory_does_not_hold_is_halved(tmp_path) -> None:
     job = make_job("tests.running.test_unreachable:greedy", trust=True, batch=16, device="cpu")
     detector, line = load_fitting(job)
-    assert detector.execution.batch == 2 and "batches of 2, as memory holds no more" in line
+    assert detector.execution.batch == 2 and "2 tiles a batch, as memory holds no more" in line
     with pytest.raises(EngineError, match="does not hold a batch of 16"):
         load_fitting(job, Execution("cpu", "eager", "fp32", 16, 1))
 
