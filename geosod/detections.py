@@ -195,10 +195,18 @@ def fragment_flags(
     corners = np.asarray(boxes, np.float64).reshape(-1, 4) if np.size(boxes) == 0 else np.asarray(boxes, np.float64)
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise ConfigError(f"fragment_flags: boxes have shape {corners.shape}, expected (N, 4) as x0, y0, x1, y1")
-    window = tile if isinstance(tile, Window) else Window(*(int(v) for v in tile))
-    width, height = (scene.width, scene.height) if isinstance(scene, Scene) else (int(v) for v in scene)
+    try:
+        window = tile if isinstance(tile, Window) else Window(*(int(v) for v in tile))
+        width, height = (scene.width, scene.height) if isinstance(scene, Scene) else (int(v) for v in scene)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"fragment_flags: tile {tile!r} and scene {scene!r} must be (col, row, width, height) and (width, height)"
+        ) from error
     if window.intersection(Window(0, 0, width, height)) != window:
-        raise ConfigError(f"fragment_flags: tile {window} does not lie in a scene of {width} x {height} pixels")
+        raise ConfigError(
+            f"fragment_flags: tile {window} does not lie in a scene of {width} x {height} pixels; a "
+            "tile is (col, row, width, height), not corners"
+        )
     x0, y0, x1, y1 = corners.T
     outside = (x0 < window.col - 1) | (y0 < window.row - 1) | (x1 > window.right + 1) | (y1 > window.bottom + 1)
     if outside.any():

@@ -47,6 +47,7 @@ def _warnings(result: Result) -> list[str]:
             f"{counted(capped, 'tile')} had as many boxes as the model reports at most; objects there may be missing"
         )
     if result.failures:
-        listed = ", listed in failures.parquet" if any(recorded(failure.error) for failure in result.failures) else ""
+        kept = any(recorded(failure.error) for failure in result.failures)
+        listed = ", listed in failures.parquet; the same command tries them again" if kept else ""
         lines.append(f"{counted(len(result.failures), 'failure')}{listed}")
     return lines

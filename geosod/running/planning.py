@@ -152,7 +152,7 @@ def _band_notes(job: Job, scene: Scene, bands: tuple[int, ...]) -> list[str]:
     if job.config.bands is None and not scene.ref.files and len(guessed) == 1 < len(bands):
         i = guessed[0]
         name = "which the file calls alpha" if scene.band_names[bands[i] - 1] else "which has no name"
-        found.append(f"{scene.id}: band {bands[i]}, {name}, is taken for {card.bands[i]}; --bands tells otherwise")
+        found.append(f"{scene.id}: band {bands[i]}, {name}, is taken for {card.bands[i]}; --bands chooses another")
     tags = {(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands} if scene.scales else set()
     if card.scaling == "physical" and tags <= {(1.0, 0.0)}:
         found.append(

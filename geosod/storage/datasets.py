@@ -89,4 +89,6 @@ def _scene_error(uri: str, error: RasterioError) -> SceneError:
     text = _VERSION_SUFFIX.sub("", " ".join(str(error).split())).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
     if "not recognized as being in a supported file format" in text:
         text = f"GDAL does not recognise its format; {advice(uri)}"
+    elif "TIFFReadDirectory" in text:
+        text = f"{text.rstrip('.')}; the file is damaged or incomplete, copy it again"
     return SceneError(f"{uri}: cannot be opened as a raster: {text or type(error).__name__}")

@@ -1,11 +1,14 @@
 """Fragments at tile borders; the general comparison with plain loops is in `test_methods`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import geosod
 from benchmarks.borders import GROUPS, MARGIN, Figures, draw_cases, seen, trial
 from geosod.demo.score import match
-from geosod.detections import BOTTOM, EDGE_MARGIN, EXCLUDED, LEFT, RIGHT, TOP, Detections
+from geosod.detections import BOTTOM, EDGE_MARGIN, EXCLUDED, LEFT, RIGHT, TOP, Detections, fragment_flags
 from geosod.errors import ConfigError
 from geosod.merging import METHODS, merge
 from geosod.tiling.grid import make_grid
@@ -184,3 +187,34 @@ def test_there_is_one_picture_per_case(tmp_path):
         text = path.read_text()
         assert text.startswith("<svg") and text.count("<rect") > 8
     assert MARGIN > 0
+
+
+def test_the_example_of_the_readme_leaves_one_box_for_each_object() -> None:
+    """Objects of all sizes, cut by tiles that overlap."""
+    rng = np.random.default_rng(3)
+    width = height = 1600
+    corner, side = rng.uniform(0, 1300, (200, 2)), rng.uniform(10, 300, (200, 2))
+    objects = Detections(boxes=np.hstack([corner, corner + side]), scores=np.ones(200), labels=np.zeros(200))
+    objects = merge(objects, threshold=0.01)
+    found_in_tiles = []
+    for row in range(0, 1200, 300):
+        for col in range(0, 1200, 300):
+            tile = (col, row, 400, 400)
+            boxes = np.clip(objects.boxes - [col, row, col, row], 0, 400)
+            seen = ((boxes[:, 2:] - boxes[:, :2]) > 4).all(axis=1)
+            boxes = boxes[seen] + [col, row, col, row]
+            found_in_tiles.append((tile, boxes, np.full(len(boxes), 0.9), np.zeros(len(boxes))))
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    code = text[text.index("parts = []\n") :].partition("```")[0]
+    names = {"geosod": geosod, "width": width, "height": height, "found_in_tiles": found_in_tiles}
+    exec(code, names)
+    inside = (objects.boxes[:, 2:] < 1290).all(axis=1)
+    whole = {tuple(np.round(box)) for box in names["one_per_object"].boxes}  # type: ignore[attr-defined]
+    assert sum(tuple(np.round(box)) in whole for box in objects.boxes[inside]) == inside.sum() > 10
+
+
+def test_tiles_given_by_their_corners_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a tile is \(col, row, width, height\), not corners"):
+        fragment_flags([[0, 0, 1, 1]], (1200, 0, 1600, 400), (1600, 1200))
+    with pytest.raises(ConfigError, match=r"must be \(col, row, width, height\) and \(width, height\)"):
+        fragment_flags([[0, 0, 1, 1]], (0, 0, 400, 400), (0, 0, 1600, 1200))  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_infrared_called_alpha_is_the_fourth_band_of_a_model(tmp_path: Path) -> 
     naip = write_tif(tmp_path / "naip.tif", pixels)
     result, notes = told(naip, model, tmp_path / "out")
     assert result.exit_code == 0
-    assert notes == ["naip: band 4, which the file calls alpha, is taken for nir; --bands tells otherwise"]
+    assert notes == ["naip: band 4, which the file calls alpha, is taken for nir; --bands chooses another"]
     named, notes = told(naip, model, tmp_path / "named", bands=[1, 2, 3, 4])
     assert result.detections == named.detections and not notes
     colours = random_bundle(tmp_path / "rgb", bands=("red", "green", "blue"))
