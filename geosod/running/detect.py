@@ -70,11 +70,8 @@ def detect(
     started = time.monotonic()
     emit: Emit = on_event or (lambda _: None)
     named, pixels = _inputs(scenes)
-    job = make_job(model, config, **settings)
-    c = job.config
-    out = c.out if out is None else out
-    if out is not None and not str(out).strip():
-        raise ConfigError("out is empty; check the variable that was to hold it")
+    job = make_job(model, configured(config, out=None if out is None else str(out), **settings))
+    c, out = job.config, job.config.out
     in_process = out is None or bool(pixels)
     check_engine(job, in_process=in_process)
     ended: list[SceneResult] = []
@@ -102,9 +99,8 @@ def detect(
         emit(Note(about, important=True))
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
-    name = None if out is None else str(out)
     total = place.total() if isinstance(place, Folder) else None
-    return Result(tuple(ended), failures, name, time.monotonic() - started, total, outputs)
+    return Result(tuple(ended), failures, out, time.monotonic() - started, total, outputs)
 
 
 def _inputs(scenes: Any) -> tuple[list[str | Mapping[str, Any]], list[Any]]:

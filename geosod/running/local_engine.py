@@ -10,11 +10,9 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from queue import SimpleQueue
 
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import keep_freed_memory
@@ -29,6 +27,7 @@ from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDete
 from geosod.running.job import Job, load_fitting, resolve_execution
 from geosod.running.planning import ScenePlan
 from geosod.running.stages import (
+    READERS_PER_GPU,
     TileOutcome,
     UnitSummary,
     detect_tiles,
@@ -38,17 +37,16 @@ from geosod.running.stages import (
     read_tiles,
     settle_unit,
 )
+from geosod.running.threads import Threads
 from geosod.scene import TileBatch, Unit
 from geosod.scenes.read import ReadSummary
 
-#: A reader supplies so many detectors on CPUs; so many readers supply one GPU.
-DETECTORS_PER_READER, READERS_PER_GPU = 4, 8
+#: A reader supplies so many detectors on CPUs.
+DETECTORS_PER_READER = 4
 #: Threads that settle units, and merge and write scenes.
 OTHERS = 2
 #: Seconds in which nothing ends, after which a note says so.
 PATIENCE = 60.0
-
-_T = TypeVar("_T")
 
 
 def run(
@@ -103,7 +101,6 @@ class _Engine:
 
     def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit) -> None:
         self._job, self._finish, self._emit = job, finish, emit
-        self._done: SimpleQueue[Callable[[], SceneResult | None]] = SimpleQueue()
         self._room, self._stopped, self._waiting = threading.Condition(), False, 0
         self._units: deque[_Unit] = deque()
         self._tiles: deque[_Tiles] = deque()
@@ -115,10 +112,7 @@ class _Engine:
         self._workers = _workers(job, on_gpu=on_gpu)
         readers = min(usable_cpus(), READERS_PER_GPU) if on_gpu else -(-self._workers // DETECTORS_PER_READER)
         self._readers = max(1, readers)
-        self._threads = {
-            name: ThreadPoolExecutor(count, thread_name_prefix=name)
-            for name, count in (("read", self._readers), ("detect", self._workers), ("other", OTHERS))
-        }
+        self._threads: Threads[SceneResult | None] = Threads(read=self._readers, detect=self._workers, other=OTHERS)
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
         self._loaded = 0
         self._merged: list[_Scene] = []
@@ -126,13 +120,13 @@ class _Engine:
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
         """Results in the order in which scenes are finished."""
         self._emit(DetectorsStarted(0, self._workers))
-        self._start("detect", partial(load_fitting, self._job), self._end_first_load)
+        self._threads.start("detect", partial(load_fitting, self._job), self._end_first_load)
         while True:
             self._start_reading(plans)
             self._start_detecting()
             if not self._scenes and not self._plans_left:
                 return
-            result = self._next()()
+            result = self._threads.next(PATIENCE, self._tell_silence)()
             if result is not None:
                 yield result
 
@@ -143,28 +137,10 @@ class _Engine:
             self._room.notify_all()
         for _ in range(self._workers):
             self._free.put(None)
-        for threads in self._threads.values():
-            threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
-    def _next(self) -> Callable[[], SceneResult | None]:
-        """How to handle what ends next."""
-        while True:
-            try:
-                return self._done.get(timeout=PATIENCE)
-            except Empty:
-                self._emit(Note(f"nothing has finished for {PATIENCE:.0f} s; still waiting", important=True))
-
-    def _start(self, where: str, work: Callable[[], _T], end: Callable[[_T | Exception], SceneResult | None]) -> None:
-        """Do `work` in a thread, then call `end` with its result, or what it raised, in the calling thread."""
-
-        def do() -> None:
-            try:
-                result: _T | Exception = work()
-            except Exception as error:
-                result = error
-            self._done.put(partial(end, result))
-
-        self._threads[where].submit(do)
+    def _tell_silence(self) -> None:
+        self._emit(Note(f"nothing has finished for {PATIENCE:.0f} s; still waiting", important=True))
 
     # --- detectors
 
@@ -178,7 +154,7 @@ class _Engine:
         for scene in self._merged:
             self._start_finishing(scene)
         for _ in range(1, self._workers):
-            self._start("detect", partial(load_fitting, self._job, detector.execution), self._end_load)
+            self._threads.start("detect", partial(load_fitting, self._job, detector.execution), self._end_load)
 
     def _end_load(self, loaded: tuple[Detector, str] | Exception) -> None:
         if isinstance(loaded, Exception):
@@ -201,7 +177,7 @@ class _Engine:
                 return
             unit = self._units.popleft()
             self._reading += 1
-            self._start("read", partial(self._read, unit), partial(self._end_reading, unit))
+            self._threads.start("read", partial(self._read, unit), partial(self._end_reading, unit))
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
         if plan is None:
@@ -222,7 +198,7 @@ class _Engine:
                 return item
             with self._room:
                 self._waiting += len(item)
-            self._done.put(partial(self._end_batch_reading, unit, item))
+            self._threads.say(partial(self._end_batch_reading, unit, item))
             with self._room:
                 self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._workers)
                 if self._stopped:
@@ -251,7 +227,7 @@ class _Engine:
                 return
             parts = self._fill()
             self._detecting += 1
-            self._start("detect", partial(self._detect, parts), partial(self._end_detecting, parts))
+            self._threads.start("detect", partial(self._detect, parts), partial(self._end_detecting, parts))
 
     def _fill(self) -> list[_Tiles]:
         """Tiles for one batch from those that wait, across units and scenes."""
@@ -303,7 +279,7 @@ class _Engine:
         # In any order: what is merged is put into one of its own.
         settle = partial(settle_unit, self._job.rule, level, unit.unit, unit.summary, unit.outcomes)
         unit.summary = None
-        self._start("other", settle, partial(self._end_settling, unit))
+        self._threads.start("other", settle, partial(self._end_settling, unit))
 
     def _end_settling(self, unit: _Unit, settled: tuple[Settled, UnitSummary] | Exception) -> SceneResult | None:
         scene, unit.outcomes = unit.scene, []
@@ -326,13 +302,13 @@ class _Engine:
             # A scene without tiles; how detectors run, which outputs record, is known when one is loaded.
             self._merged.append(scene)
             return
-        self._start("other", partial(self._assemble, scene), partial(self._end_finishing, scene))
+        self._threads.start("other", partial(self._assemble, scene), partial(self._end_finishing, scene))
 
     def _assemble(self, scene: _Scene) -> SceneResult:
         plan, execution = scene.plan, self._execution
         merged = merge_units(plan, self._job.rule, scene.settled)
         outputs = assemble_scene(self._job, plan, execution, merged, [scene.summaries[u.id] for u in plan.units])
-        self._done.put(lambda: self._emit(Writing(plan.scene.id)))
+        self._threads.say(lambda: self._emit(Writing(plan.scene.id)))
         return self._finish(outputs)
 
     def _end_finishing(self, scene: _Scene, result: SceneResult | Exception) -> SceneResult:

@@ -61,7 +61,7 @@ def split_layer(name: str) -> tuple[str, str | None]:
     parts = name.split(":")
     for count in range(len(parts), 0, -1):
         file = ":".join(parts[:count])
-        if file and Path(file).expanduser().exists():
+        if file and Path(file).exists():
             return file, ":".join(parts[count:]) or None
     return name, None
 

@@ -12,7 +12,8 @@ import shapely
 from shapely import affinity
 from shapely.geometry.base import BaseGeometry
 
-from geosod.storage.sandbox import MAX_DEPTH, read_tile_index
+from geosod.errors import SceneError
+from geosod.storage.sandbox import MAX_DEPTH, local_target, read_tile_index
 
 Element = ElementTree.Element
 #: Kinds of VRT whose bands are computed, and have no sources with rectangles.
@@ -38,7 +39,7 @@ def vrt_gaps(dataset: Any, uri: str) -> tuple[BaseGeometry | None, str | None]:
             "is a warped VRT without nodata value or alpha band, so ground beyond its source counts as inspected; "
             "make it with gdalwarp -dstalpha"
         )
-    return _reported(_gaps(root, Path(uri).parent, 0), dataset)
+    return _reported(_gaps(root, uri, 0), dataset)
 
 
 def _reported(gaps: BaseGeometry, dataset: Any) -> tuple[BaseGeometry | None, str | None]:
@@ -59,7 +60,7 @@ def _index_gaps(dataset: Any, uri: str) -> BaseGeometry:
     return shapely.difference(frame, shapely.union_all(inside))
 
 
-def _gaps(root: Element, folder: Path, depth: int) -> BaseGeometry:
+def _gaps(root: Element, uri: str, depth: int) -> BaseGeometry:
     """The gaps of all bands: a pixel is covered where any band is."""
     frame = shapely.box(0, 0, float(root.get("rasterXSize", 0)), float(root.get("rasterYSize", 0)))
     covered = []
@@ -67,11 +68,11 @@ def _gaps(root: Element, folder: Path, depth: int) -> BaseGeometry:
         sources = [source for source in band if _children(source, "sourcefilename")]
         if _kind(root) in _COMPUTED or (not sources and _kind(band) in _COMPUTED_BANDS):
             return shapely.Polygon()
-        covered += [area for source in sources for area in _covered(source, frame, folder, depth)]
+        covered += [area for source in sources for area in _covered(source, frame, uri, depth)]
     return shapely.difference(frame, shapely.union_all(covered))
 
 
-def _covered(source: Element, frame: BaseGeometry, folder: Path, depth: int) -> Iterator[BaseGeometry]:
+def _covered(source: Element, frame: BaseGeometry, uri: str, depth: int) -> Iterator[BaseGeometry]:
     """The ground that a source covers, in pixels of the VRT."""
     into = _rectangle(source, "dstrect")
     if into is None:
@@ -80,7 +81,7 @@ def _covered(source: Element, frame: BaseGeometry, folder: Path, depth: int) -> 
     x, y, width, height = into
     left, top, right, bottom = (round(v) for v in (x, y, x + width, y + height))
     area: BaseGeometry = shapely.box(left, top, right, bottom)
-    nested = _nested(source, folder) if depth < MAX_DEPTH else None
+    nested = _nested(source, uri) if depth < MAX_DEPTH else None
     if nested is not None:
         root, inside = nested
         from_ = _rectangle(source, "srcrect") or (0.0, 0.0, *(float(root.get(f"raster{a}Size", 1)) for a in "XY"))
@@ -90,20 +91,19 @@ def _covered(source: Element, frame: BaseGeometry, folder: Path, depth: int) -> 
     yield area
 
 
-def _nested(source: Element, folder: Path) -> tuple[Element, Path] | None:
-    """The VRT that a source is, and the folder of its sources; None for another file."""
+def _nested(source: Element, uri: str) -> tuple[Element, str] | None:
+    """The VRT that a source of a VRT at `uri` is, and its own address; None for another file."""
     element = _children(source, "sourcefilename")[0]
     name = (element.text or "").strip()
     if name.startswith("<"):
-        return ElementTree.fromstring(name), folder
-    relative = any(key.lower() == "relativetovrt" and value.strip() == "1" for key, value in element.attrib.items())
-    path = folder / name if relative else Path(name)
+        return ElementTree.fromstring(name), uri
     try:
+        path = Path(local_target(uri, element, name))
         with path.open("rb") as file:
             if b"<vrtdataset" not in file.read(4096).lower():
                 return None
-        return ElementTree.fromstring(path.read_bytes()), path.parent
-    except (OSError, ValueError, ElementTree.ParseError):
+        return ElementTree.fromstring(path.read_bytes()), str(path)
+    except (SceneError, OSError, ValueError, ElementTree.ParseError):
         return None
 
 

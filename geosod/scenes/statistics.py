@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
-from geosod.arrays import FloatArray, PixelArray, percentile_limits
+from geosod.arrays import PixelArray, percentile_limits
 from geosod.errors import ReadError
-from geosod.scene import Scene, Window
+from geosod.scene import Scene
 from geosod.scenes.open import opened
 from geosod.scenes.pixels import blocks, read_window
+from geosod.scenes.sampling import patches
 from geosod.scenes.validity import valid_pixels
 
 #: Approximate side of the sample in pixels: of the nearest overview, or of all patches.
@@ -55,6 +56,7 @@ def percentiles(
 def _sample(dataset: Any, scene: Scene, bands: tuple[int, ...], samples: list[PixelArray]) -> RasterioError | None:
     """Append (C, n) valid pixels to `samples`; returns the last error, if some could not be read."""
     error = None
+    lattice = patches(scene.width, scene.height, count=_PATCHES, side=_PATCH)
     small = max(scene.width, scene.height) <= _SIDE
     factor = _factor(scene)
     if factor and not small:
@@ -63,7 +65,7 @@ def _sample(dataset: Any, scene: Scene, bands: tuple[int, ...], samples: list[Pi
             return None
         except RasterioError as caught:
             error = caught
-    for window in blocks(scene.window, (_PATCH, _PATCH)) if small else _patches(scene):
+    for window in blocks(scene.window, (_PATCH, _PATCH)) if small else lattice:
         try:
             pixels, valid = read_window(dataset, scene, bands, window)
             samples.append(pixels[:, valid])
@@ -90,14 +92,3 @@ def _decimated(dataset: Any, scene: Scene, bands: tuple[int, ...], factor: int) 
     shape = -(-scene.height // factor), -(-scene.width // factor)
     pixels, valid = valid_pixels(dataset, scene, bands, {"out_shape": shape, "resampling": Resampling.nearest})
     return pixels[:, valid]
-
-
-def _patches(scene: Scene) -> Iterator[Window]:
-    def starts(size: int) -> FloatArray:
-        """One patch in the middle of each equal part of an axis."""
-        middles = (np.arange(_PATCHES) + 0.5) * size / _PATCHES
-        return np.unique((middles - _PATCH / 2).clip(0, max(0, size - _PATCH)).round())
-
-    for row in starts(scene.height):
-        for col in starts(scene.width):
-            yield Window(int(col), int(row), min(_PATCH, scene.width), min(_PATCH, scene.height))

@@ -5,7 +5,7 @@ A pixel is invalid where the file's mask, or else its nodata value, says so, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +17,13 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.arrays import BoolArray, PixelArray
 from geosod.scene import Scene
+from geosod.scenes.sampling import patches
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 #: Side in pixels of the overview in which an alpha band is judged; without overviews, of each patch of a 4 x 4 lattice.
-_SIDE, _PATCH = 512, 128
+_SIDE, _PATCHES, _PATCH = 512, 4, 128
 #: An alpha band holds one value on at least this share of the pixels that it does not hide.
 _OPAQUE = 0.5
 #: GDAL takes numbers for equal that differ by less than this share of their sum, whatever their type.
@@ -159,19 +160,13 @@ def _sample(dataset: Any, band: int) -> PixelArray:
             return np.asarray(dataset.read(band, out_shape=tuple(-(-side // factor) for side in sides))).ravel()
     except RasterioError:
         pass
-    for window in _patches(*sides):
+    for patch in patches(dataset.width, dataset.height, count=_PATCHES, side=_PATCH):
+        window = GdalWindow(patch.col, patch.row, patch.width, patch.height)
         try:
             found.append(np.asarray(dataset.read(band, window=window)).ravel())
         except RasterioError:
             continue
     return np.concatenate(found) if found else np.empty(0, np.uint8)
-
-
-def _patches(height: int, width: int) -> Iterator[GdalWindow]:
-    for row in range(4):
-        for col in range(4):
-            left, top = (width * (2 * col + 1) // 8, height * (2 * row + 1) // 8)
-            yield GdalWindow(left, top, min(_PATCH, width - left), min(_PATCH, height - top))
 
 
 def _in_gaps(scene: Scene, gaps: BaseGeometry, window: GdalWindow | None, shape: tuple[int, ...]) -> BoolArray:

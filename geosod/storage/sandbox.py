@@ -68,7 +68,7 @@ def local_parts(uri: str, depth: int = 0) -> Iterator[str]:
         names = [index, *(str(Path(index).parent / name) for name in tiles["location"].astype(str))]
     elif b"<vrtdataset" in text and Path(uri).stat().st_size <= MAX_BYTES:
         root = _parse(uri, Path(uri).read_bytes())
-        names = [_local_target(uri, element, name) for element, name in _file_elements(uri, root)]
+        names = [local_target(uri, element, name) for element, name in _file_elements(uri, root)]
     else:
         return
     for name in names:
@@ -127,7 +127,7 @@ def _local_source(uri: str, depth: int) -> str:
     changed = False
     remote: list[tuple[ElementTree.Element, str]] = []
     for element, name in _file_elements(uri, root):
-        target = _local_target(uri, element, name)
+        target = local_target(uri, element, name)
         if is_remote(target):
             remote.append((element, target))
             continue
@@ -138,7 +138,7 @@ def _local_source(uri: str, depth: int) -> str:
     return ElementTree.tostring(root, "unicode") if changed or remote else uri
 
 
-def _local_target(uri: str, element: ElementTree.Element, name: str) -> str:
+def local_target(uri: str, element: ElementTree.Element, name: str) -> str:
     """The file that a local VRT refers to."""
     try:
         target = normalized(name)

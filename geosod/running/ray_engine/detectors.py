@@ -14,6 +14,7 @@ from geosod.running.events import DetectorsStarted, Emit, Note, Ready
 from geosod.running.job import Job
 from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
+from geosod.running.stages import READERS_PER_GPU
 
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
@@ -21,8 +22,6 @@ MAX_FAILED_BATCHES = 3
 LOADS = 3
 #: Seconds without an answer after which free resources are reported.
 PATIENCE = 60.0
-#: Readers that supply one GPU, where there are as many cores.
-READERS_PER_GPU = 8
 
 
 class DetectorPool:
