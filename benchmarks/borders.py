@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from geosod.demo.score import match
 from geosod.detections import Detections
-from geosod.merging import merge
+from geosod.merging.merge import merge
 from geosod.tiling.grid import Grid, make_grid
 
 TILES, OVERLAPS = (256, 512, 1024), (0.0, 0.125, 0.25, 0.5)

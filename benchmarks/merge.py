@@ -29,7 +29,10 @@ import torchvision
 
 from geosod.arrays import FloatArray
 from geosod.detections import Detections
-from geosod.merging import METHODS, MergeRule, merge, settle
+from geosod.merging.components import settle
+from geosod.merging.merge import merge
+from geosod.merging.methods import METHODS
+from geosod.merging.rule import MergeRule
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import plan_units
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from geosod.detectors.contract import RawBoxes as RawBoxes
     from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
-    from geosod.merging import merge as merge
+    from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
@@ -48,7 +48,7 @@ _HOMES = {
     "detect": "geosod.running.detect",
     "fragment_flags": "geosod.detections",
     "load_model": "geosod.api",
-    "merge": "geosod.merging",
+    "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
 }
 

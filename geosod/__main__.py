@@ -1,5 +1,5 @@
 """`python -m geosod` is `geosod`."""
 
-from geosod.cli.main import app
+from geosod.cli.main import run
 
-app(prog_name="geosod")
+run()

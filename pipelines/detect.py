@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import sys
 
-from geosod.cli.main import app
+from geosod.cli.main import run
 
 
 def main() -> None:
     """Run `geosod detect` with this script's arguments."""
-    # The name in the help: the script is the command.
-    app(["detect", *sys.argv[1:]], prog_name="geosod")
+    sys.argv[1:1] = ["detect"]
+    run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -64,3 +68,20 @@ app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)
 app.add_typer(model_app, name="model")
+
+
+def run() -> None:
+    """The command `geosod`. It ends its process at once, since Python takes a second to take apart torch and others."""
+    try:
+        app(prog_name="geosod")
+    except SystemExit as ended:
+        code = ended.code
+    else:
+        code = 0
+    if isinstance(code, str):
+        print_error(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from geosod.arrays import BoolArray, IntArray
 from geosod.detections import Detections, edge_flags
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
+from geosod.detectors.nms import nms
 from geosod.scene import TileBatch
 from geosod.tile_size import MAX_SIDE
 
@@ -105,7 +105,7 @@ def _suppressed(boxes: Tensor, group: Tensor, iou: float, tile: Tensor) -> Tenso
     rank = -torch.arange(len(boxes), dtype=torch.float64, device=boxes.device)
     for rows in parts:
         some = _shifted(boxes[rows], group[rows]) if boxes.is_cuda else boxes[rows]
-        kept[rows[torchvision.ops.nms(some, rank[rows].to(some.dtype), iou)]] = True
+        kept[rows[nms(some, rank[rows].to(some.dtype), iou)]] = True
     return kept
 
 

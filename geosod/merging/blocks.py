@@ -14,7 +14,7 @@ from geosod.merging.kernel import kernel
 from geosod.merging.match import Match, reach_of
 
 #: Boxes per block; the data of so many fits in a core's cache.
-_BLOCK = 16_384
+BLOCK = 16_384
 #: If more than this share of the boxes cross a block's edge, blocks are too small to help.
 _MAX_CROSSING = 0.2
 #: Upper limit for block numbers, so that they fit in an integer.
@@ -43,9 +43,9 @@ def by_block(
         (M,) int64, places.
     """
     places = places_of(index, ranking)
-    if len(ranking) <= 2 * _BLOCK:
+    if len(ranking) <= 2 * BLOCK:
         return places
-    blocks = len(ranking) / _BLOCK
+    blocks = len(ranking) / BLOCK
     low, spread = _spread(index.boxes)
     side = max((spread[0] * spread[1] / blocks) ** 0.5, spread.max() / blocks, np.finfo(np.float64).tiny)
     n = len(index.boxes)

@@ -11,6 +11,7 @@ import numpy as np
 from geosod.arrays import BoolArray
 from geosod.detections import Detections
 from geosod.merging.assign import assign, kept_boxes
+from geosod.merging.blocks import BLOCK
 from geosod.merging.borders import touching_sides
 from geosod.merging.graph import flood
 from geosod.merging.index import build_index
@@ -58,6 +59,26 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
     pending = flood(index, leaving, graph.match, graph.near)
     final, _ = kept_boxes(boxes, index, assign(boxes, index, pending, rule))
     return Settled(in_order(final), in_order(boxes[np.flatnonzero(pending)]))
+
+
+def prepare(rule: MergeRule) -> None:
+    """Load the compiled code that `settle` uses for few and for many boxes, or compile it where it is not cached.
+
+    It takes half a second to load, and some ten to compile: an engine does it in a thread while detectors work.
+    """
+    side = math.isqrt(BLOCK) + 8
+    corners = 256.0 * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
+    corners = np.concatenate([corners, corners + 1])
+    n = len(corners)
+    # All of them in pairs; the first ones form chains, are fragments of all kinds, or lie outside the core.
+    sizes, kind = np.where(np.arange(n) < 8 * side, 300.0, 9.0)[:, None], np.arange(n) % 16 * (np.arange(n) < 4 * side)
+    boxes = Detections(
+        boxes=np.hstack([corners, corners + sizes]),
+        scores=np.full(n, 0.5, np.float32),
+        labels=np.zeros(n, np.int32),
+        fragment=kind.astype(np.uint8),
+    )
+    settle(boxes, Window(0, 256, 256 * side, 256 * side), rule)
 
 
 def merge_group(

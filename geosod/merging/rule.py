@@ -20,7 +20,7 @@ class MergeRule:
     """When two boxes are the same object, and how they are merged. An immutable, hashable value.
 
     Attributes:
-        method: name of an entry of `geosod.merging.METHODS`; looked up when boxes are merged.
+        method: name of an entry of `geosod.merging.methods.METHODS`; looked up when boxes are merged.
         metric: "iou", intersection over union, or "ios", intersection over the smaller area.
         threshold: boxes match where the metric reaches this value, in (0, 1].
         class_agnostic: whether boxes of different classes may match. The metric must then reach the thresholds of

@@ -54,8 +54,9 @@ def read_failures(path: str | Path) -> pa.Table:
     if not Path(path).exists():
         return FAILURE_SCHEMA.empty_table()
     try:
-        return pq.read_table(path, schema=FAILURE_SCHEMA)
-    except (OSError, pa.ArrowException) as error:
+        with pq.ParquetFile(path) as file:  # read_table imports pandas
+            return file.read(columns=FAILURE_SCHEMA.names).select(FAILURE_SCHEMA.names).cast(FAILURE_SCHEMA)
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise OutputError(f"{path}: not readable as a failures file ({error}); move it away") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-import geopandas
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -53,6 +52,8 @@ def utc(moment: dt.datetime) -> dt.datetime:
 
 def _hilbert(scene: Scene, boxes: FloatArray) -> IntArray:
     """Distance of each centre along a Hilbert curve over the scene; in pixels, so that no projection interrupts it."""
+    import geopandas  # which imports pandas: not while detectors start
+
     size = np.array([scene.width, scene.height], np.float64)
     centres = np.clip((boxes[:, :2] + boxes[:, 2:]) / 2, 0, size)
     series = geopandas.GeoSeries(shapely.points(centres))

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from queue import SimpleQueue
 
 from geosod.detectors.detector import Detector
@@ -19,7 +20,7 @@ from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.models import ObjectModel
 from geosod.errors import EngineError
 from geosod.machine import usable_cpus
-from geosod.merging.components import Settled
+from geosod.merging.components import Settled, prepare
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
@@ -151,10 +152,17 @@ class _Engine:
         self._execution = detector.execution
         self._use(detector)
         self._emit(Ready(detector.execution, line, self._workers))
+        # Not before: imports hold the interpreter's lock, which the first detector needed to load.
+        self._threads.start("other", self._prepare, lambda _: None)
         for scene in self._merged:
             self._start_finishing(scene)
         for _ in range(1, self._workers):
             self._threads.start("detect", partial(load_fitting, self._job, detector.execution), self._end_load)
+
+    def _prepare(self) -> None:
+        """Load what settling and writing need, while detectors work."""
+        prepare(self._job.rule)
+        import_module("geopandas")
 
     def _end_load(self, loaded: tuple[Detector, str] | Exception) -> None:
         if isinstance(loaded, Exception):

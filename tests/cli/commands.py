@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Python's own arguments for a command in a new process.
-FROM_SCRATCH = [sys.executable, "-c", "from geosod.cli.main import app; app()"]
+FROM_SCRATCH = [sys.executable, "-c", "from geosod.cli.main import run; run()"]
 _PRELOADED = [
     "geosod.cli.main",
     "geosod.api",

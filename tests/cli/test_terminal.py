@@ -62,7 +62,7 @@ class Pty:
 
 
 def geosod(*args: object) -> list[str]:
-    return [sys.executable, "-c", "from geosod.cli.main import app; app()", *map(str, args)]
+    return [sys.executable, "-c", "from geosod.cli.main import run; run()", *map(str, args)]
 
 
 NOISE = """

@@ -180,7 +180,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(outs, tmp_path) -> None:
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000));"
-        "from geosod.cli.main import app; app()"
+        "from geosod.cli.main import run; run()"
     )
     command = [sys.executable, "-B", "-c", script, "deduplicate", *map(str, outs), "-o", str(tmp_path / "new")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -214,7 +214,7 @@ def test_empty_scenes(tmp_path) -> None:
 
 
 def geosod(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from geosod.cli.main import app; app()", "deduplicate", *map(str, args)]
+    command = [sys.executable, "-c", "from geosod.cli.main import run; run()", "deduplicate", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
 
 

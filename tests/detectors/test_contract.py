@@ -168,7 +168,7 @@ def test_a_strangers_adapter_passes_and_runs_in_every_engine(stranger, tmp_path)
 
 def test_the_command_line_runs_trusted_code_only(stranger, tmp_path) -> None:
     scene = spots(tmp_path)
-    command = [sys.executable, "-c", "from geosod.cli.main import app; app()", "detect", str(scene), "-m", stranger]
+    command = [sys.executable, "-c", "from geosod.cli.main import run; run()", "detect", str(scene), "-m", stranger]
     command += ["--engine", "serial", "-o", str(tmp_path / "out")]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "add --trust" in refused.stderr and not (tmp_path / "out").exists()

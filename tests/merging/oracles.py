@@ -6,7 +6,9 @@ import math
 import numpy as np
 
 from geosod.detections import Detections
-from geosod.merging import MergeRule, merge, merge_group, settle
+from geosod.merging.components import merge_group, settle
+from geosod.merging.merge import merge
+from geosod.merging.rule import MergeRule
 from geosod.tiling.units import merge_tree
 
 

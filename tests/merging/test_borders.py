@@ -10,7 +10,8 @@ from benchmarks.borders import GROUPS, MARGIN, Figures, draw_cases, seen, trial
 from geosod.demo.score import match
 from geosod.detections import BOTTOM, EDGE_MARGIN, EXCLUDED, LEFT, RIGHT, TOP, Detections, fragment_flags
 from geosod.errors import ConfigError
-from geosod.merging import METHODS, merge
+from geosod.merging.merge import merge
+from geosod.merging.methods import METHODS
 from geosod.tiling.grid import make_grid
 
 #: Tiles [0, 100] and [80, 180] along x, and the same along y.

@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.detections import Detections
-from geosod.merging import METHODS, MergeRule, settle
+from geosod.merging.components import settle
+from geosod.merging.methods import METHODS
+from geosod.merging.rule import MergeRule
 from geosod.scene import Window
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 
 from geosod.detections import EDGE_MARGIN, TOP, Detections
 from geosod.errors import ConfigError
-from geosod.merging import METHODS, MergeRule, blocks, merge, merge_polygons, settle
+from geosod.merging import blocks
+from geosod.merging.components import settle
 from geosod.merging.groups import Outcome
 from geosod.merging.index import places_of
 from geosod.merging.match import linked
-from geosod.merging.methods import Method
+from geosod.merging.merge import merge
+from geosod.merging.methods import METHODS, Method
+from geosod.merging.polygons import merge_polygons
+from geosod.merging.rule import MergeRule
 from geosod.scene import Window
 from tests.merging.oracles import (
     columns,
@@ -64,7 +68,7 @@ def test_every_method_is_its_plain_counterpart_in_any_order(case, rule, block):
     cloud, rng = case
     expected = columns(plain_merge(cloud, rule))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_BLOCK", block)
+        patch.setattr(blocks, "BLOCK", block)
         assert columns(merged_by(cloud, rule)) == expected
         assert columns(merged_by(cloud[rng.permutation(len(cloud))], rule)) == expected
 
@@ -77,7 +81,7 @@ def test_the_processing_order_does_not_change_the_result_of_many_boxes(method, t
     rule = MergeRule(method, threshold=threshold)
     expected = columns(merged_by(some, rule))
     for block in (20, 200):
-        monkeypatch.setattr(blocks, "_BLOCK", block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
         assert columns(merged_by(some, rule)) == expected
 
 

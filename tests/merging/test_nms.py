@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from geosod.detections import BOTTOM, RIGHT, Detections
 from geosod.errors import ConfigError
-from geosod.merging import MergeRule, merge
 from geosod.merging.graph import flood
 from geosod.merging.index import build_index
 from geosod.merging.match import match_of
+from geosod.merging.merge import merge
 from geosod.merging.order import canonical_order
+from geosod.merging.rule import MergeRule
 from tests.merging.oracles import columns, match_matrix, merged_by, plain_components, plain_nms, random_boxes
 
 rules = st.builds(

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from geosod.detections import Detections
-from geosod.merging import merge
+from geosod.merging.merge import merge
 from tests.merging.oracles import random_boxes
 
 CASES = 400

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from geosod.detections import Detections
 from geosod.errors import ConfigError
-from geosod.merging import MergeRule, areas, merge, merge_polygons
+from geosod.merging import areas
+from geosod.merging.merge import merge
+from geosod.merging.polygons import merge_polygons
+from geosod.merging.rule import MergeRule
 from tests.merging.oracles import columns, merged_by, plain_merge, random_boxes, ranking, with_known_classes
 
 METHODS = ["greedy_nmm", "nmm", "nms", "soft_nms"]

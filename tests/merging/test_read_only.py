@@ -10,8 +10,11 @@ import shapely
 
 import geosod.merging
 from geosod.detections import Detections
-from geosod.merging import METHODS, MergeRule, merge, merge_group, merge_polygons, settle
-from geosod.merging.methods import method_of
+from geosod.merging.components import merge_group, settle
+from geosod.merging.merge import merge
+from geosod.merging.methods import METHODS, method_of
+from geosod.merging.polygons import merge_polygons
+from geosod.merging.rule import MergeRule
 from geosod.scene import Window
 from tests.merging.oracles import columns, random_boxes
 

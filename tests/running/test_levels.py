@@ -18,7 +18,8 @@ import geosod
 from geosod.config import make_config
 from geosod.detections import RIGHT, Detections
 from geosod.errors import ConfigError
-from geosod.merging import MergeRule, settle
+from geosod.merging.components import settle
+from geosod.merging.rule import MergeRule
 from geosod.results import Execution
 from geosod.running.detect import make_job
 from geosod.running.planning import Level, _usual_sizes, plan_scene

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import geosod
 from geosod.detections import Detections
 from geosod.errors import OutputError
-from geosod.merging import MergeRule, Settled
+from geosod.merging.components import Settled
+from geosod.merging.rule import MergeRule
 from geosod.results import Coverage, Failure
 from geosod.running import unit_record
 from geosod.running.assemble import assemble_scene
