@@ -13,6 +13,16 @@ from tests.rasters import random_bundle
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests, or that start Ray, come first: run side by side, none of them is left for the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or "cluster" in _fixtures(item)}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Ray keeps its token, torch its compiled code and geosod its notes below HOME."""

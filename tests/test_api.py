@@ -122,8 +122,8 @@ image = np.zeros((300, 500), np.uint8)
 image[40:70, 100:160] = 250
 
 def guard(event, args):
-    if args and str(args[0]).startswith(os.environ["NUMBA_CACHE_DIR"]):
-        return  # numba's compiled code
+    if args and "__pycache__" in str(args[0]):
+        return  # compiled code
     if event == "open" and isinstance(args[0], str) and isinstance(args[1], str) and set(args[1]) & set("wax+"):
         raise AssertionError(f"writes {args[0]}")
     if event in ("os.mkdir", "os.rename", "os.remove"):
@@ -134,8 +134,7 @@ result = geosod.detect(image, model=detector)
 assert result["array"].detections.boxes.tolist() == [[100, 40, 160, 70]], result["array"]
 assert "ray" not in sys.modules
 """
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
     assert not list(tmp_path.rglob("*.tif"))
 
 

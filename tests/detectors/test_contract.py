@@ -155,7 +155,7 @@ def test_a_strangers_adapter_passes_and_runs_in_every_engine(stranger, tmp_path)
     geosod.detect(scene, model=stranger, out=tmp_path / "serial", engine="serial", **settings)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
     try:
-        geosod.detect(scene, model=stranger, out=tmp_path / "ray", engine="ray", workers=2, **settings)
+        geosod.detect(scene, model=stranger, out=tmp_path / "ray", engine="ray", workers=1, **settings)
     finally:
         ray.shutdown()
     written = tables(tmp_path / "serial")

@@ -104,7 +104,7 @@ def test_transient_errors_do_not_change_the_result_with_ray(
 ) -> None:
     server = serve(scene.parent)
     server.fault = at_first(Fault(status=503), 5)
-    result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray", workers=2)
+    result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray")
     assert not result.failures and pixels_of(tmp_path / "out") == local_tables
 
 
@@ -119,7 +119,7 @@ def test_a_reader_that_is_killed_while_it_reads_does_not_matter(
             killed.append(kill_a_worker("read"))
 
     server.fault = kill_who_asks
-    result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray", workers=2)
+    result = detect(f"{server.url}/scene.tif", rgb_bundle, tmp_path / "out", unit=UNIT, engine="ray")
     assert killed == [True] and not result.failures and pixels_of(tmp_path / "out") == local_tables
 
 

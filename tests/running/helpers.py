@@ -17,8 +17,11 @@ PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
 
 
 def detect(scenes: Any, model: Path, out: Path, **settings: Any) -> Result:
-    """Run with the plain execution unless told otherwise."""
-    return geosod.detect(scenes, model=model, out=out, **(PLAIN | {"engine": "serial"} | settings))
+    """Run with the plain execution unless told otherwise; in Ray with one detector, each of which takes long to start."""
+    settings = PLAIN | {"engine": "serial"} | settings
+    if settings["engine"] == "ray":
+        settings = {"workers": 1} | settings
+    return geosod.detect(scenes, model=model, out=out, **settings)
 
 
 def tables(out: Path) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ from tests.running.helpers import PLAIN, detect, files, ray_workers, tables
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
     yield
     ray.shutdown()
 
@@ -404,12 +404,12 @@ def test_a_detector_that_only_fails_is_given_up_and_the_others_do_the_work(clust
             # The scene must not be done before the successor has started and failed.
             time.sleep(0.3)
 
-    scene = write_tif(tmp_path / "s.tif", noise(3, 6000, 6000))
+    scene = write_tif(tmp_path / "s.tif", noise(3, 3000, 3000))
     result = detect(scene, bundle, tmp_path / "out", engine="ray", workers=2, on_event=on_event)
     assert killed and result.exit_code == 0
     assert given_up(told)
     tiles = sum(e.tiles for e in told if isinstance(e, TilesDetected))
-    assert tiles == result_tiles(6000), "every tile once, by the detector that is left"
+    assert tiles == result_tiles(3000), "every tile once, by the detector that is left"
 
 
 def given_up(told: list[object]) -> bool:

@@ -129,7 +129,7 @@ def test_a_detector_lost_while_it_loads_is_loaded_again(tmp_path, rgb_bundle, mo
     geosod.detect(scene, model="fragile:make", out=tmp_path / "serial", engine="serial", **settings)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
     try:
-        result = geosod.detect(scene, model="fragile:make", out=tmp_path / "ray", engine="ray", workers=2, **settings)
+        result = geosod.detect(scene, model="fragile:make", out=tmp_path / "ray", engine="ray", workers=1, **settings)
     finally:
         ray.shutdown()
     assert result.exit_code == 0 and len(list(tmp_path.glob("died-*"))) == 2

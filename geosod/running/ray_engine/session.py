@@ -105,23 +105,29 @@ def _check_reachable(address: str) -> None:
         ClusterError: nobody listens there, or who does is not a healthy Ray head within `ANSWER_SECONDS`.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return  # "auto": Ray itself finds the head
+    given = bool(host and port.isdigit())
+    if not given and address != "auto":
+        return  # Ray itself refuses it
     where = f"Ray at {address!r} cannot be reached"
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ClusterError(f"{where}: {error.strerror if isinstance(error, OSError) else error}; {_CHECK}") from error
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    if given:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ClusterError(f"{where}: {reason}; {_CHECK}") from error
+    # Without an address it finds the head of this machine, as "auto" does.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *(["--address", address] if given else [])]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        message = f"{where}: port {port} is open, but no Ray head answered within {ANSWER_SECONDS:.0f} s; {_CHECK}"
+        who = f"port {port} is open, but no Ray head" if given else "no Ray head of this machine"
+        message = f"{where}: {who} answered within {ANSWER_SECONDS:.0f} s; {_CHECK}"
         raise ClusterError(message) from error
     if asked.returncode:
         text = f"{asked.stdout} {asked.stderr}"
         remedy = _remedy(text)
-        problem = f"port {port} is open, but no healthy Ray head answers there; " if remedy == _CHECK else ""
+        who = f"port {port} is open, but no healthy Ray head answers there" if given else "no Ray head runs here"
+        problem = f"{who}; " if remedy == _CHECK else ""
         raise ClusterError(f"{where}: {problem}{remedy}")
 
 
