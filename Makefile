@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files of tests run side by side; fixtures of a module, such as a cluster, are made once.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Files of tests run side by side, and those with Ray in one process; see tests/conftest.py.
+PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test test-fast lint format bench clean

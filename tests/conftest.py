@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,38 @@ from tests.rasters import random_bundle
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests, or that start Ray, come first: run side by side, none of them is left for the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow") or "cluster" in _fixtures(item)}
-    items.sort(key=lambda item: item.path not in slow)
+    """What one process runs when there are several: a file, or the tests with Ray, which share one.
+
+    Those come first, then files with slow tests, so that none of them is left for the end.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not _in_ray(item), item.path not in slow))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if _in_ray(item) else str(item.path)))
 
 
-def _fixtures(item: pytest.Item) -> list[str]:
-    return getattr(item, "fixturenames", [])
+def _in_ray(item: Any) -> bool:
+    """Whether a test uses the fixture `cluster`, or has a parameter for which it asks for it."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return "cluster" in getattr(item, "fixturenames", ()) or "ray" in [p for p in parameters if isinstance(p, str)]
+
+
+@pytest.fixture
+def cluster() -> None:
+    """Ray on this machine, which the following tests with this fixture use too."""
+    from tests.running.helpers import start_ray
+
+    start_ray()
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(request: pytest.FixtureRequest) -> None:
+    """Tests that do not ask for Ray find none."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized() and not _in_ray(request.node):
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import Counter
@@ -106,7 +107,7 @@ class RunProgress:
     def status(self) -> Status:
         """What the run is doing. Every scene has the same share of it, so that the fraction never falls."""
         active = list(self._active.values())
-        fraction = (self._ended + sum(scene.fraction for scene in active)) / max(1, self._scenes)
+        fraction = math.fsum([self._ended, *(scene.fraction for scene in active)]) / max(1, self._scenes)
         phase = self._phase(active)
         if phase == "starting detectors":
             return Status(phase, None, self._loaded())

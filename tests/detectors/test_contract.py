@@ -153,7 +153,7 @@ def test_a_strangers_adapter_passes_and_runs_in_every_engine(stranger, tmp_path)
     assert len(in_memory.detections) > 40
     settings = PLAIN | {"batch": 2, "trust": True, "unit": (1, 2)}
     geosod.detect(scene, model=stranger, out=tmp_path / "serial", engine="serial", **settings)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
     try:
         geosod.detect(scene, model=stranger, out=tmp_path / "ray", engine="ray", workers=1, **settings)
     finally:

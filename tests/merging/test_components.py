@@ -77,7 +77,7 @@ def whole(tiles, grid, units, rule):
 
 
 @given(scenes(), all_rules, st.integers(2, 5))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_merging_unit_by_unit_is_merging_at_once_bit_for_bit(case, rule, fan_in):
     tiles, grid, units, rng = case
     result, _ = staged(tiles, grid, units, rule, fan_in=fan_in, rng=rng)
@@ -205,7 +205,7 @@ def dense(draw):
 
 
 @given(dense(), st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_clusters_that_move_across_units(case, threshold):
     tiles, grid, units, rng = case
     rule = MergeRule("wbf", threshold=threshold)

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import rasterio.shutil
-import ray
 
 from tests.rasters import noise, write_tif
 from tests.remote.server import Server, serving
@@ -72,13 +71,6 @@ def pixels_of(out: Path) -> dict[str, bytes]:
             writer.write_table(table.combine_chunks())
         found[name.replace("\\", "/")] = sink.getvalue().to_pybytes()
     return found
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

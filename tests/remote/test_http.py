@@ -30,12 +30,6 @@ def test_nginx_gives_the_same_result_as_the_file(nginx, rgb_bundle, local_tables
     assert detect(f"{nginx}/scene.tif", rgb_bundle, tmp_path, unit=(2, 3)).scenes[0].status == "skipped"
 
 
-@pytest.mark.slow
-def test_ray_workers_read_the_same(nginx, cluster, rgb_bundle, local_tables, tmp_path) -> None:
-    result = detect(f"{nginx}/scene.tif", rgb_bundle, tmp_path, unit=(2, 3), engine="ray")
-    assert result.exit_code == 0 and pixels_of(tmp_path) == local_tables
-
-
 @pytest.mark.parametrize("signature", [SIGNATURE, SIGNATURE.replace("X-Amz-Signature", "sig")])
 def test_signed_links_work_and_stay_secret(
     signature, scene, serve, rgb_bundle, local_tables, tmp_path, caplog, capfd

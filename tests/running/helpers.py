@@ -17,11 +17,20 @@ PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
 
 
 def detect(scenes: Any, model: Path, out: Path, **settings: Any) -> Result:
-    """Run with the plain execution unless told otherwise; in Ray with one detector, each of which takes long to start."""
+    """Run with the plain execution unless told otherwise; in Ray with one detector, since each takes long to start."""
     settings = PLAIN | {"engine": "serial"} | settings
     if settings["engine"] == "ray":
         settings = {"workers": 1} | settings
     return geosod.detect(scenes, model=model, out=out, **settings)
+
+
+def start_ray() -> None:
+    """Start Ray on this machine unless it runs; runs join the session that is open."""
+    import ray
+
+    if not ray.is_initialized():
+        memory = 400 << 20
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=memory)
 
 
 def tables(out: Path) -> dict[str, bytes]:

@@ -22,33 +22,33 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def nodes() -> Iterator[Cluster]:
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
     for _ in range(2):
-        started.add_node(num_cpus=2, object_store_memory=150 << 20)
+        started.add_node(num_cpus=1, object_store_memory=150 << 20)
     ray.init(address=started.address, log_to_driver=False)
     yield started
     ray.shutdown()
     started.shutdown()
 
 
-def test_a_cluster_gives_the_same_and_survives_the_loss_of_a_node(cluster, rgb_bundle, tmp_path: Path) -> None:
+def test_a_cluster_gives_the_same_and_survives_the_loss_of_a_node(nodes, rgb_bundle, tmp_path: Path) -> None:
     scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 700, 900, seed=i)) for i in range(3)]
     detect(scenes, rgb_bundle, tmp_path / "serial")
-    victim = next(iter(cluster.worker_nodes))
+    victim = next(iter(nodes.worker_nodes))
     lost = threading.Event()
 
     def lose_a_node(event: object) -> None:
         if isinstance(event, TilesDetected) and not lost.is_set():
             lost.set()
-            cluster.remove_node(victim, allow_graceful=False)
+            nodes.remove_node(victim, allow_graceful=False)
 
     result = detect(scenes, rgb_bundle, tmp_path / "ray", engine="ray", workers=2, unit=(1, 0), on_event=lose_a_node)
     assert lost.is_set() and result.exit_code == 0
     assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
 
 
-def test_the_job_script_joins_the_cluster(cluster, rgb_bundle, tmp_path: Path) -> None:
+def test_the_job_script_joins_the_cluster(nodes, rgb_bundle, tmp_path: Path) -> None:
     """What `ray job submit` starts on the head: RAY_ADDRESS is set, and the arguments are the command's."""
     scene = write_tif(tmp_path / "s.tif", noise(3, 300, 400))
     detect(scene, rgb_bundle, tmp_path / "serial")
@@ -69,7 +69,7 @@ def test_the_job_script_joins_the_cluster(cluster, rgb_bundle, tmp_path: Path) -
     ]
     done = subprocess.run(
         [str(word) for word in command],
-        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        env=os.environ | {"RAY_ADDRESS": nodes.address},
         capture_output=True,
         text=True,
         check=False,
@@ -77,7 +77,7 @@ def test_the_job_script_joins_the_cluster(cluster, rgb_bundle, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["detections"] > 0 and "2 detector(s), " in done.stderr
     assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
-    assert cluster.head_node is not None and ray.is_initialized(), "the cluster goes on without the job"
+    assert nodes.head_node is not None and ray.is_initialized(), "the cluster goes on without the job"
 
 
 def test_runs_in_two_threads_take_turns(rgb_bundle, tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-import ray
 
 from geosod.cli.progress import RunProgress
 from geosod.running.events import (
@@ -25,26 +23,20 @@ from tests.rasters import noise, write_tif
 from tests.running.helpers import detect
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module", params=["serial", "local", "ray"])
-def events(request, rgb_bundle, tmp_path_factory) -> list[Event]:
-    tmp_path = tmp_path_factory.mktemp("events")
-    if request.param == "ray":
+@pytest.mark.parametrize("engine", ["serial", "local", "ray"])
+def test_events(engine, rgb_bundle, tmp_path, request) -> None:
+    if engine == "ray":
         request.getfixturevalue("cluster")
     scenes = [write_tif(tmp_path / f"{i}.tif", noise(3, 300 + 200 * i, 500, seed=i)) for i in range(3)]
     seen: list[Event] = []
-    settings = {"unit": (2, 2), "levels": "1,0.5", "engine": request.param, "workers": 2}
+    settings = {"unit": (2, 2), "levels": "1,0.5", "engine": engine, "workers": 2}
     detect([*scenes, tmp_path / "missing.tif"], rgb_bundle, tmp_path / "out", on_event=seen.append, **settings)
-    return seen
+    every_scene_goes_through_the_same_events(seen)
+    detectors_are_counted_while_they_start(seen)
+    the_progress_never_falls(seen)
 
 
-def test_every_scene_goes_through_the_same_events(events) -> None:
+def every_scene_goes_through_the_same_events(events: list[Event]) -> None:
     assert events[0] == ScenesFound(4)
     planned = {e.scene_id: e for e in events if isinstance(e, ScenePlanned)}
     assert sorted(planned) == ["0", "1", "2"]
@@ -62,14 +54,14 @@ def test_every_scene_goes_through_the_same_events(events) -> None:
     assert sum(isinstance(e, SceneFinished) for e in events) == 4
 
 
-def test_detectors_are_counted_while_they_start(events) -> None:
+def detectors_are_counted_while_they_start(events: list[Event]) -> None:
     started = [e for e in events if isinstance(e, DetectorsStarted)]
     assert started[0].ready == 0 and started[-1].ready >= 1
     assert all(a.ready <= b.ready <= b.workers for a, b in pairwise(started))
     assert events.index(started[0]) < events.index(next(e for e in events if isinstance(e, Ready)))
 
 
-def test_the_progress_never_falls(events) -> None:
+def the_progress_never_falls(events: list[Event]) -> None:
     progress, fractions, phases = RunProgress(lambda: 0.0), [0.0], []
     for event in events:
         progress.add(event)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from geosod.detections import Detections
 from geosod.errors import ConfigError
@@ -58,14 +56,6 @@ def expected(scenes: list[Path], rgb_bundle: Path, tmp_path_factory: pytest.Temp
     return tables(out)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Ray on this machine for the whole module; runs join the session that is open."""
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=400 << 20)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.parametrize("unit", [(1, 0), (1, 1), (2, 3), (0, 1), (8, 8)])
 def test_units_do_not_matter(unit, scenes, rgb_bundle, expected, tmp_path: Path) -> None:
     result = detect(scenes, rgb_bundle, tmp_path, unit=unit)
@@ -85,17 +75,10 @@ def test_units_do_not_matter_where_tiles_are_not_square(tiling, scenes, rgb_bund
     assert tables(tmp_path / "local") == tables(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("workers", "unit"), [(1, (0, 0)), (2, (1, 0)), (2, (2, 3))])
+@pytest.mark.parametrize(("workers", "unit"), [(1, (1, 0)), (2, (2, 3))])
 def test_actors_and_engine_do_not_matter(workers, unit, scenes, rgb_bundle, expected, tmp_path, cluster) -> None:
     assert detect(scenes, rgb_bundle, tmp_path, engine="ray", workers=workers, unit=unit).exit_code == 0
     assert tables(tmp_path) == expected
-
-
-def test_tiles_that_are_not_square_in_ray(scenes, rgb_bundle, tmp_path, cluster) -> None:
-    tiling = {"tile": "160x96", "overlap": 0.25}
-    detect(scenes[0], rgb_bundle, tmp_path / "serial", unit=(0, 0), **tiling)
-    detect(scenes[0], rgb_bundle, tmp_path / "ray", engine="ray", unit=(2, 3), **tiling)
-    assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
 
 
 @pytest.mark.parametrize("method", ["soft_nms", "nmm", "greedy_nmm", "wbf"])
