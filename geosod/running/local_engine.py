@@ -16,7 +16,7 @@ from importlib import import_module
 from queue import SimpleQueue
 
 from geosod.detectors.detector import Detector
-from geosod.detectors.execution import keep_freed_memory
+from geosod.detectors.execution import MAX_BATCHES_AT_ONCE, batches_at_once, keep_freed_memory, own_stream
 from geosod.detectors.models import ObjectModel
 from geosod.errors import EngineError
 from geosod.machine import usable_cpus
@@ -113,9 +113,13 @@ class _Engine:
         self._workers = _workers(job, on_gpu=on_gpu)
         readers = min(usable_cpus(), READERS_PER_GPU) if on_gpu else -(-self._workers // DETECTORS_PER_READER)
         self._readers = max(1, readers)
-        self._threads: Threads[SceneResult | None] = Threads(read=self._readers, detect=self._workers, other=OTHERS)
+        self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
+        self._threads: Threads[SceneResult | None] = Threads(
+            read=self._readers, detect=self._detect_threads, other=OTHERS
+        )
+        #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
-        self._loaded = 0
+        self._loaded, self._places = 0, 0
         self._merged: list[_Scene] = []
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
@@ -136,7 +140,7 @@ class _Engine:
         with self._room:
             self._stopped = True
             self._room.notify_all()
-        for _ in range(self._workers):
+        for _ in range(self._detect_threads):
             self._free.put(None)
         self._threads.close()
 
@@ -172,7 +176,10 @@ class _Engine:
 
     def _use(self, detector: Detector) -> None:
         self._loaded += 1
-        self._free.put(detector)
+        at_once = 1 if isinstance(self._job.model, ObjectModel) else batches_at_once(detector.execution.device)
+        self._places += at_once
+        for _ in range(at_once):
+            self._free.put(detector)
         self._emit(DetectorsStarted(self._loaded, self._workers))
 
     # --- reading
@@ -208,7 +215,7 @@ class _Engine:
                 self._waiting += len(item)
             self._threads.say(partial(self._end_batch_reading, unit, item))
             with self._room:
-                self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._workers)
+                self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._detect_threads)
                 if self._stopped:
                     break
         raise EngineError("the run was stopped")
@@ -228,9 +235,9 @@ class _Engine:
     # --- detecting
 
     def _start_detecting(self) -> None:
-        """Give every detector one batch, and one more to begin with when it has finished that."""
+        """Give every detector the batches it works on at once, and one more to begin with when one is finished."""
         more = bool(self._reading or self._units or self._plans_left)
-        while self._loaded and self._detecting < 2 * self._loaded and self._tiles:
+        while self._detecting < self._places + self._loaded and self._tiles:
             if sum(len(tiles.batch) for tiles in self._tiles) < self._group and more:
                 return
             parts = self._fill()
@@ -257,7 +264,8 @@ class _Engine:
         if detector is None:
             raise EngineError("the run was stopped")
         try:
-            return detect_tiles(detector, [part.batch for part in parts])
+            with own_stream(detector.execution.device):
+                return detect_tiles(detector, [part.batch for part in parts])
         finally:
             self._free.put(detector)
 
