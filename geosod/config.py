@@ -21,7 +21,8 @@ from geosod.yaml_file import read_yaml
 
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
-_WITHOUT_EFFECT |= {"threads", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust", "model", "out"}
+_WITHOUT_EFFECT |= {"threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust"}
+_WITHOUT_EFFECT |= {"model", "out"}
 
 
 class RunConfig(BaseModel):
@@ -103,6 +104,9 @@ class RunConfig(BaseModel):
         None, ge=1, le=10_000, description="number of detectors; default: one per GPU, or per core"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one detector")
+    batch_timeout: float = Field(
+        600.0, gt=0, description="seconds after which a detector that hangs in a batch is given up (engine local)"
+    )
     ray_address: str | None = Field(None, description="a Ray cluster to join; else RAY_ADDRESS, else one is started")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the detector")
     backend: Literal["auto", "eager", "compile"] = Field("auto", description="how torch runs the network")

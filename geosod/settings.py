@@ -43,6 +43,7 @@ class Settings(TypedDict, total=False):
     engine: Literal["auto", "local", "ray", "serial"] | None
     workers: int | None
     threads: int | None
+    batch_timeout: float | None
     ray_address: str | None
     device: Literal["auto", "cpu", "cuda"] | None
     backend: Literal["auto", "eager", "compile"] | None

@@ -22,6 +22,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Output": ("crs", "overwrite"),
     "Execution": (
         *("engine", "workers", "ray_address", "device", "backend", "precision", "batch", "threads"),
+        "batch_timeout",
         *("unit", "read_threads", "cache_mb"),
     ),
 }

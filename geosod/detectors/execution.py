@@ -89,7 +89,7 @@ def own_stream(device: str) -> Iterator[None]:
         yield
         return
     if not hasattr(_own, "stream"):
-        _own.stream = torch.cuda.Stream()
+        _own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(_own.stream):
         yield
 

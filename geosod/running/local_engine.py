@@ -8,6 +8,7 @@ books: it alone starts work and handles what has ended, and it never reads, dete
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from geosod.running.stages import (
     TileOutcome,
     UnitSummary,
     detect_tiles,
+    failed_outcome,
     failed_read,
     merge_units,
     read_spec,
@@ -48,6 +50,8 @@ DETECTORS_PER_READER = 4
 OTHERS = 2
 #: Seconds in which nothing ends, after which a note says so.
 PATIENCE = 60.0
+#: Seconds for which what is still being done is waited for at the end of a run that fails.
+CLOSING = 20.0
 
 
 def run(
@@ -97,6 +101,14 @@ class _Tiles:
     batch: TileBatch
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Tiles for one call of a detector, which began with them at a time of `time.monotonic`, or has not yet."""
+
+    parts: list[_Tiles]
+    began: float | None = None
+
+
 class _Engine:
     """One run: work in progress, and the threads that do it."""
 
@@ -105,7 +117,8 @@ class _Engine:
         self._room, self._stopped, self._waiting = threading.Condition(), False, 0
         self._units: deque[_Unit] = deque()
         self._tiles: deque[_Tiles] = deque()
-        self._plans_left, self._reading, self._detecting, self._scenes = True, 0, 0, 0
+        self._batches: set[_Batch] = set()
+        self._plans_left, self._reading, self._scenes = True, 0, 0
         self._reasons: set[str] = set()
         self._execution = _execution(job)
         self._group = self._execution.batch
@@ -131,9 +144,13 @@ class _Engine:
             self._start_detecting()
             if not self._scenes and not self._plans_left:
                 return
-            result = self._threads.next(PATIENCE, self._tell_silence)()
-            if result is not None:
+            patience = min(PATIENCE, self._job.config.batch_timeout)
+            handle = self._threads.next(patience)
+            if handle is None:
+                self._emit(Note(f"nothing has finished for {patience:.0f} s; still waiting", important=True))
+            elif (result := handle()) is not None:
                 yield result
+            self._give_up_late()
 
     def close(self) -> None:
         """Stop; what is being done in threads is ended first, and nothing new is started."""
@@ -142,10 +159,7 @@ class _Engine:
             self._room.notify_all()
         for _ in range(self._detect_threads):
             self._free.put(None)
-        self._threads.close()
-
-    def _tell_silence(self) -> None:
-        self._emit(Note(f"nothing has finished for {PATIENCE:.0f} s; still waiting", important=True))
+        self._threads.close(CLOSING)
 
     # --- detectors
 
@@ -237,12 +251,12 @@ class _Engine:
     def _start_detecting(self) -> None:
         """Give every detector the batches it works on at once, and one more to begin with when one is finished."""
         more = bool(self._reading or self._units or self._plans_left)
-        while self._detecting < self._places + self._loaded and self._tiles:
+        while len(self._batches) < self._places + self._loaded and self._tiles:
             if sum(len(tiles.batch) for tiles in self._tiles) < self._group and more:
                 return
-            parts = self._fill()
-            self._detecting += 1
-            self._threads.start("detect", partial(self._detect, parts), partial(self._end_detecting, parts))
+            batch = _Batch(self._fill())
+            self._batches.add(batch)
+            self._threads.start("detect", partial(self._detect, batch), partial(self._end_detecting, batch))
 
     def _fill(self) -> list[_Tiles]:
         """Tiles for one batch from those that wait, across units and scenes."""
@@ -256,24 +270,46 @@ class _Engine:
             room -= len(parts[-1].batch)
         return parts
 
-    def _detect(self, parts: list[_Tiles]) -> tuple[list[TileOutcome], str | None]:
+    def _detect(self, batch: _Batch) -> tuple[list[TileOutcome], str | None]:
         with self._room:
-            self._waiting -= sum(len(part.batch) for part in parts)
+            self._waiting -= sum(len(part.batch) for part in batch.parts)
             self._room.notify_all()
         detector = self._free.get()
         if detector is None:
             raise EngineError("the run was stopped")
         try:
+            batch.began = time.monotonic()
             with own_stream(detector.execution.device):
-                return detect_tiles(detector, [part.batch for part in parts])
+                return detect_tiles(detector, [part.batch for part in batch.parts])
         finally:
             self._free.put(detector)
 
-    def _end_detecting(self, parts: list[_Tiles], found: tuple[list[TileOutcome], str | None] | Exception) -> None:
+    def _end_detecting(self, batch: _Batch, found: tuple[list[TileOutcome], str | None] | Exception) -> None:
         if isinstance(found, Exception):
             raise found
-        outcomes, reason = found
-        self._detecting -= 1
+        if batch not in self._batches:  # given up, and now finished after all
+            self._places += 1
+            return
+        self._end_batch(batch, *found)
+
+    def _give_up_late(self) -> None:
+        """Give up detectors that have not finished their batch in time; its ground counts as failed."""
+        limit = self._job.config.batch_timeout
+        late = [b for b in self._batches if b.began is not None and time.monotonic() - b.began > limit]
+        for batch in late:
+            error = EngineError(f"a detector has not finished its batch within {limit:g} s (batch_timeout)")
+            outcomes = [failed_outcome(part.batch.windows, error) for part in batch.parts]
+            self._places -= 1
+            self._end_batch(batch, outcomes, f"{error}; it is given up")
+        if late and not self._places:
+            raise EngineError(
+                f"no detector is left: each hangs, or needs more than {limit:g} s for a batch; raise --batch-timeout, "
+                "or lower --batch or --tile"
+            )
+
+    def _end_batch(self, batch: _Batch, outcomes: list[TileOutcome], reason: str | None) -> None:
+        self._batches.remove(batch)
+        parts = batch.parts
         if reason is not None and reason not in self._reasons:
             self._reasons.add(reason)
             self._emit(Note(reason, important=True))

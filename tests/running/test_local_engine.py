@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from geosod.detectors.detector import Detector
-from geosod.errors import ModelError
+from geosod.errors import EngineError, ModelError
 from geosod.running import local_engine, stages
 from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, TilesDetected, Writing
 from geosod.scene import TileBatch
@@ -234,6 +234,61 @@ def test_a_detector_that_does_not_answer_is_told(scenes, dense, tmp_path, monkey
     result = detect(scenes[1], dense, tmp_path, engine="local", workers=1, on_event=notes.append)
     assert result.exit_code == 0
     assert any("nothing has finished for" in event.text for event in notes if isinstance(event, Note))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_detector_that_hangs_is_given_up(workers, scenes, dense, tmp_path, monkeypatch) -> None:
+    """Its tiles count as failed; where no other one is left, the run ends, and what is committed stays."""
+    find, hung, over = Detector.detect_batch, threading.Event(), threading.Event()
+
+    def hang(self: Detector, batch: TileBatch) -> Any:
+        if not hung.is_set() and batch.windows[:, :2].any():
+            hung.set()
+            over.wait(60)
+        return find(self, batch)
+
+    monkeypatch.setattr(Detector, "detect_batch", hang)
+    monkeypatch.setattr(local_engine, "CLOSING", 0.5)
+    notes: list[Any] = []
+    settings: dict[str, Any] = {"engine": "local", "workers": workers, "batch_timeout": 1.0, "on_event": notes.append}
+    started = time.monotonic()
+    try:
+        if workers == 1:
+            with pytest.raises(EngineError, match=r"no detector is left.*--batch-timeout"):
+                detect(scenes[1], dense, tmp_path, **settings)
+            assert not [name for name in files(tmp_path) if name.endswith(".parquet")]
+        else:
+            result = detect(scenes[1], dense, tmp_path, **settings)
+            assert result.exit_code == 3 and result.scenes[0].status == "partial"
+            assert {f.stage for f in result.failures} == {"detect"} and len(result.failures) == 4
+            assert "has not finished its batch within 1 s" in result.failures[0].message
+            assert any("it is given up" in event.text for event in notes if isinstance(event, Note))
+    finally:
+        assert time.monotonic() - started < 30
+        over.set()
+
+
+@pytest.mark.parametrize("during", ["reading", "detecting", "writing"])
+def test_an_interrupt_does_not_wait_for_a_thread_that_hangs(during, scenes, dense, tmp_path, monkeypatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(local_engine, "CLOSING", 0.5)
+    monkeypatch.setattr(local_engine, "PATIENCE", 1.0)
+    owner, name = {
+        "reading": (local_engine, "read_tiles"),
+        "detecting": (local_engine, "detect_tiles"),
+        "writing": (local_engine, "assemble_scene"),
+    }[during]
+    monkeypatch.setattr(owner, name, lambda *args: over.wait(60))
+
+    def interrupt(event: object) -> None:
+        if isinstance(event, Note) and "nothing has finished" in event.text:
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        detect(scenes[1], dense, tmp_path, engine="local", on_event=interrupt)
+    assert time.monotonic() - started < 20
+    over.set()
 
 
 def test_arrays_and_results_in_memory(dense) -> None:

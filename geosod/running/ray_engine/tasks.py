@@ -10,6 +10,7 @@ import ray
 from geosod.arrays import IntArray
 from geosod.detections import Detections
 from geosod.merging.components import merge_group
+from geosod.merging.components import prepare as load_merging
 from geosod.merging.rule import MergeRule
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Execution, SceneResult
@@ -18,7 +19,7 @@ from geosod.running.memory import give_back_memory
 from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
 from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_tiles, settle_unit
-from geosod.scene import Scene, TileBatch, Unit, Window
+from geosod.scene import Scene, TileBatch, Unit
 from geosod.scenes.read import ReadSpec, ReadSummary
 from geosod.tiling.units import Group
 
@@ -105,8 +106,7 @@ def prepare(rule: MergeRule) -> None:
     """Start a worker and load its modules and compiled code, before there is work for it."""
     import geosod.running.assemble  # noqa: F401
 
-    box = Detections(boxes=[[0, 0, 1, 1]], scores=[1], labels=[0])
-    merge_group([box, box], Window(0, 0, 1, 1), rule)
+    load_merging(rule)
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
