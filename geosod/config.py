@@ -112,7 +112,9 @@ class RunConfig(BaseModel):
     backend: Literal["auto", "eager", "compile"] = Field("auto", description="how torch runs the network")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="precision of the forward pass")
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
-    unit: tuple[int, int] = Field((8, 8), description="tile rows and columns in one unit of work; 0 means all")
+    unit: tuple[int, int] | None = Field(
+        None, description="tile rows and columns in one unit of work, 0 for all; default: 8 8, less in small scenes"
+    )
     read_threads: int = Field(
         1, ge=1, le=64, description="decoding threads of one reader; more keep processes from forking later"
     )
@@ -220,8 +222,8 @@ class RunConfig(BaseModel):
 
     @field_validator("unit")
     @classmethod
-    def _unit_not_negative(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if min(value) < 0:
+    def _unit_not_negative(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 0:
             raise ValueError("must be two numbers of at least 0")
         return value
 

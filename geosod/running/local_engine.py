@@ -29,7 +29,6 @@ from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDete
 from geosod.running.job import Job, load_fitting, resolve_execution
 from geosod.running.planning import ScenePlan
 from geosod.running.stages import (
-    READERS_PER_GPU,
     TileOutcome,
     UnitSummary,
     detect_tiles,
@@ -124,7 +123,7 @@ class _Engine:
         self._group = self._execution.batch
         on_gpu = self._execution.device == "cuda"
         self._workers = _workers(job, on_gpu=on_gpu)
-        readers = min(usable_cpus(), READERS_PER_GPU) if on_gpu else -(-self._workers // DETECTORS_PER_READER)
+        readers = usable_cpus() if on_gpu else -(-self._workers // DETECTORS_PER_READER)
         self._readers = max(1, readers)
         self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
         self._threads: Threads[SceneResult | None] = Threads(

@@ -13,6 +13,7 @@ from geosod.arrays import BoolArray, FloatArray
 from geosod.errors import ConfigError, SceneError
 from geosod.georeference.points import georeferenced
 from geosod.georeference.sizes import check_ground
+from geosod.machine import usable_cpus
 from geosod.running.job import Job
 from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files, is_unnamed
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from geosod.detectors.card import ModelCard
 
 
+#: Tile rows, and as many columns, in a unit of a small scene, and of others.
+MIN_UNIT, MAX_UNIT = 4, 8
 #: Minimum and maximum √area; None for no maximum.
 Sizes = tuple[float, float | None]
 
@@ -121,7 +124,9 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     trees = []
     for level in levels:
         grid = make_grid(level.scene.width, level.scene.height, tile=job.tile, overlap=job.overlap)
-        mine = plan_units(scene.id, grid, shape=c.unit, level=level.scale, keep=_wanted(area, grid, scene))
+        mine = plan_units(
+            scene.id, grid, shape=c.unit or _unit_shape(grid), level=level.scale, keep=_wanted(area, grid, scene)
+        )
         trees.append(merge_tree(mine, grid))
         units += mine
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
@@ -167,6 +172,16 @@ def _tile_gsd(job: Job) -> float:
     if gsd is None:
         raise ConfigError(f"tile_gsd = 'model': {job.model.card.name} states no GSD; give one in metres")
     return float(gsd)
+
+
+def _unit_shape(grid: Grid) -> tuple[int, int]:
+    """Tile rows and columns of a unit: fewer where some cores would have no unit to read.
+
+    Not too few, since blocks across the borders of units are decoded once for each.
+    """
+    side = math.isqrt(grid.rows * grid.cols // usable_cpus())
+    side = max(MIN_UNIT, min(MAX_UNIT, side))
+    return side, side
 
 
 def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:

@@ -207,8 +207,10 @@ class _BatchBuilder:
         """Add a tile; the batch when it is full."""
         n, (width, height) = self.spec.chunk, self.spec.tile
         if self.pixels is None:
-            self.pixels = np.zeros((n, len(self.spec.bands), height, width), self.scene.dtype)
+            self.pixels = np.empty((n, len(self.spec.bands), height, width), self.scene.dtype)
         i, (h, w) = len(self.windows), pixels.shape[1:]
+        if (h, w) != (height, width):
+            self.pixels[i] = 0
         self.pixels[i, :, :h, :w] = pixels
         if (valid is not None or (h, w) != (height, width)) and self.valid is None:
             self.valid = np.ones((n, height, width), np.bool_)

@@ -54,7 +54,9 @@ def valid_pixels(
         valid = np.ones(pixels.shape[1:], np.bool_)
     declared = [scene.masks[band - 1] or scene.nodata[band - 1] is not None for band in bands]
     # A pixel is valid where any band is, as in GDAL, so nodata and masks matter only where every band has one.
-    if all(declared):
+    if all(declared) and _share_mask(dataset, scene, bands):
+        valid &= dataset.read_masks([bands[0]], **options)[0] != 0
+    elif all(declared):
         masked = any(scene.masks[band - 1] for band in bands)
         masks = dataset.read_masks(list(bands), **options) != 0 if masked else None
         valid &= _any_valid(pixels, masks, [(scene.nodata[band - 1], scene.masks[band - 1]) for band in bands])
@@ -63,8 +65,16 @@ def valid_pixels(
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=0)
     if not valid.all():
-        pixels = np.where(valid, pixels, np.zeros((), pixels.dtype))
+        np.copyto(pixels, 0, where=~valid)
     return pixels, valid
+
+
+def _share_mask(dataset: Any, scene: Scene, bands: tuple[int, ...]) -> bool:
+    """Whether all bands have one mask, that of the file, and nothing else."""
+    flags = dataset.mask_flag_enums
+    return all(
+        scene.masks[b - 1] and scene.nodata[b - 1] is None and MaskFlags.per_dataset in flags[b - 1] for b in bands
+    )
 
 
 def _any_valid(pixels: PixelArray, masks: BoolArray | None, declared: list[tuple[float | None, bool]]) -> BoolArray:

@@ -112,7 +112,7 @@ def test_without_the_border_policy_large_objects_are_reported_in_pieces(blocks, 
     assert missed >= 4 and extra > 20
 
 
-@pytest.mark.parametrize("unit", [(1, 0), (2, 1)])
+@pytest.mark.parametrize("unit", [(1, 0), (2, 3)])
 def test_the_result_does_not_depend_on_units(tmp_path, rgb_bundle, unit) -> None:
     scene = write_tif(tmp_path / "s.tif", noise(3, 900, 1300))
     for name, shape in {"whole": (0, 0), "units": unit}.items():
