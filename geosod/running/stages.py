@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Side of a coverage cell in pixels.
 COVERAGE_CELL = 32
-#: Readers that supply one GPU, where there are as many cores.
-READERS_PER_GPU = 8
 #: Characters of a foreign error that are kept.
 _MAX_MESSAGE = 500
 

@@ -14,8 +14,9 @@ from geosod.running.events import DetectorsStarted, Emit, Note, Ready
 from geosod.running.job import Job
 from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
-from geosod.running.stages import READERS_PER_GPU
 
+#: Readers that supply one GPU, where there are as many cores.
+READERS_PER_GPU = 8
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
 #: How often a detector is loaded whose process dies meanwhile.
