@@ -39,10 +39,11 @@ from geosod.scene import SceneRef, TileBatch
 from geosod.scenes.open import open_scene, opened
 
 
-def decode_once(scene: Path) -> float:
+def decode_once(scene: Path, *, threads: int | None = None) -> float:
     """Seconds to read every block of the scene once, in rows of blocks."""
     start = time.perf_counter()
-    with opened(SceneRef(str(scene), "scene"), threads=os.cpu_count() or 1, cache_mb=256) as dataset:
+    threads = threads or os.cpu_count() or 1
+    with opened(SceneRef(str(scene), "scene"), threads=threads, cache_mb=256) as dataset:
         step = dataset.block_shapes[0][0]
         for row in range(0, dataset.height, step):
             dataset.read(window=((row, min(row + step, dataset.height)), (0, dataset.width)))

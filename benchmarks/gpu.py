@@ -5,6 +5,7 @@ On one demo scene, all in one run:
 network       the network's forward pass on a batch that is already in the GPU's memory, for every way it could run
 detector      `Detector.detect_batch` on tiles in the host's memory, and each of its steps by itself
 run           `geosod.detect`, compared with reading alone and with the detector alone
+codecs        what a core decodes of the scene in other compressions, and how many cores keep this GPU busy
 
 Speeds are megapixels of tiles per second for the first two, and of the scene for the last; because tiles overlap, the
 network processes more.
@@ -15,13 +16,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rasterio
 import torch
+from rasterio.windows import Window
 
 from benchmarks.end_to_end import decode_once, geosod_detect, tiles_in_memory
 from geosod.demo.scene import write_scene
@@ -37,6 +42,12 @@ from geosod.running.stages import read_spec, read_tiles
 from geosod.scene import SceneRef, TileBatch
 
 GPU = torch.device("cuda")
+CODECS: dict[str, dict[str, object]] = {
+    "deflate": {"compress": "deflate", "predictor": 2},
+    "jpeg": {"compress": "jpeg", "photometric": "ycbcr"},
+    "zstd": {"compress": "zstd", "predictor": 2},
+    "lzw": {"compress": "lzw", "predictor": 2},
+}
 
 
 def seconds(work: Callable[[], object], *, at_least: float = 0.4) -> float:
@@ -150,6 +161,40 @@ def read_alone(job: Job, plan: ScenePlan, chunk: int) -> float:
     return time.perf_counter() - start
 
 
+def cores_by_codec(scene: Path, folder: Path, wanted: float) -> None:
+    """Print what one core decodes of a part of the scene, and how many cores decode `wanted` Mpx/s."""
+    print(f"\n{'codec':<44} {'Mpx/s a core':>12} {'cores for this GPU':>20}")
+    for codec, options in CODECS.items():
+        path = folder / f"{codec}.tif"
+        with rasterio.open(scene) as whole:
+            side = min(4096, whole.width)
+            window = Window((whole.width - side) // 2, (whole.height - side) // 2, side, side)
+            profile = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "tiled": True}
+            with rasterio.open(
+                path, "w", **profile, blockxsize=512, blockysize=512, interleave="pixel", **options
+            ) as to:
+                to.write(whole.read(window=window))
+        each = side * side / 1e6 / min(decode_once(path, threads=1) for _ in range(3))
+        print(f"{codec:<44} {each:>12.0f} {wanted / each:>20.1f}", flush=True)
+
+
+@contextmanager
+def utilisation(shares: list[float]) -> Iterator[None]:
+    """Sample the share of time in which the GPU computes, every 50 ms."""
+    over = threading.Event()
+
+    def sample() -> None:
+        with suppress(ModuleNotFoundError):  # torch asks for nvidia-ml-py
+            while not over.wait(0.05):
+                shares.append(torch.cuda.utilization() / 100)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=16384, help="side of the scene in pixels")
@@ -193,9 +238,16 @@ def main() -> None:
         row("read and cut tiles", read_alone(job, plan, chosen.batch))
         for engine in args.engines:
             settings = {"engine": engine, "device": "cuda", "backend": backend, "overwrite": True}
-            whole, steady = geosod_detect(scene, args.model, Path(folder) / engine, settings)
-            row(f"geosod, {engine}, in total", whole)
-            row(f"geosod, {engine}, after loading", steady)
+            shares: list[float] = []
+            # Twice, since the first run loads compiled code, and a machine may have none yet.
+            for name in ("first run", "second run"):
+                with utilisation(shares):
+                    whole, steady = geosod_detect(scene, args.model, Path(folder) / engine, settings)
+                row(f"geosod, {engine}, {name}, in total", whole)
+                row(f"geosod, {engine}, {name}, after loading", steady)
+            if shares:
+                print(f"{'GPU busy':<44} {100 * statistics.fmean(shares):>8.0f} %")
+        cores_by_codec(scene, Path(folder), mpx / (network * plan.tiles))
 
 
 if __name__ == "__main__":
