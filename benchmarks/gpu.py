@@ -125,13 +125,16 @@ def detector_steps(detector: Detector, tiles: TileBatch, network: float, *, prof
     with torch_settings(detector.execution), torch.inference_mode():
         images = network_input(batch, card, size=size, device=GPU)
         raw = detector.adapter.predict(images)
+        few = raw.wanted(len(batch), detector.threshold).on_cpu()
         steps = {
             "pixels to the GPU": lambda: host.to(GPU),
             "the same from pinned memory": lambda: pinned.to(GPU, non_blocking=True),
             "network input, pixels to the GPU included": lambda: network_input(batch, card, size=size, device=GPU),
             "network and decoding": lambda: detector.adapter.predict(images),
-            "checks of the answer": lambda: detector._check(raw, len(batch)),
-            "postprocessing": lambda: postprocess(raw, batch, card, threshold=detector.threshold),
+            "boxes to the CPU": lambda: raw.wanted(len(batch), detector.threshold).on_cpu(),
+            "checks of the answer": lambda: detector._check(few, len(batch)),
+            "postprocessing": lambda: postprocess(few, batch, card, threshold=detector.threshold),
+            "postprocessing on the GPU": lambda: postprocess(raw, batch, card, threshold=detector.threshold),
         }
         times = {name: seconds(step) / len(batch) for name, step in steps.items()}
     times["detector, in all"] = whole = seconds(lambda: detector.detect_batch(batch)) / len(batch)

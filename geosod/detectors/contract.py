@@ -90,6 +90,19 @@ class RawBoxes:
         tile = torch.arange(count, device=scores.device).repeat_interleave(rows)
         return cls(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1), tile, count, broken)
 
+    def wanted(self, tiles: int, threshold: float) -> RawBoxes:
+        """The boxes of the first tiles that are not below a score; those whose score is not a number stay."""
+        rows = torch.nonzero((self.tile < tiles) & ~(self.scores < threshold)).flatten()
+        boxes, scores, labels, tile = self.boxes[rows], self.scores[rows], self.labels[rows], self.tile[rows]
+        return RawBoxes(boxes, scores, labels, tile, self.tiles, self.broken)
+
+    def on_cpu(self) -> RawBoxes:
+        """The same boxes in the host's memory, in one copy for all columns, and one for the broken tiles."""
+        columns = [self.boxes, *(column[:, None] for column in (self.scores, self.labels, self.tile))]
+        table = torch.cat([column.double() for column in columns], dim=1).cpu()
+        broken = None if self.broken is None else self.broken.cpu()
+        return RawBoxes(table[:, :4], table[:, 4], table[:, 5], table[:, 6], self.tiles, broken)
+
 
 def _tensor(array: Any) -> Tensor:
     """An array of numpy, with any strides, or of torch as a tensor."""

@@ -27,6 +27,10 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate mem
 #: How an object runs that a user made without saying so.
 IN_PROCESS = Execution("cpu", "eager", "fp32", 1, 1)
 
+#: So many boxes of a batch on a GPU are brought to the CPU before postprocessing: it is many small operations, each of
+#: which a GPU needs ten microseconds to start. More are left there.
+MAX_BOXES_ON_CPU = 20_000
+
 T = TypeVar("T")
 
 
@@ -165,6 +169,9 @@ class Detector:
                 f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "
                 "RawBoxes, such as RawBoxes.per_tile([(boxes, scores, labels), ...])"
             )
+        raw = raw.wanted(len(batch), self.threshold)
+        if raw.boxes.device.type != "cpu" and len(raw.boxes) <= MAX_BOXES_ON_CPU:
+            raw = raw.on_cpu()
         self._check(raw, len(batch))
         return postprocess(raw, batch, self.card, threshold=self.threshold)
 

@@ -145,3 +145,20 @@ def test_a_gpu_gives_what_the_cpu_gives() -> None:
     there = RawBoxes(*(column.cuda() for column in columns))
     here, other = (postprocess(r, batch, card, threshold=0.2).detections for r in (raw, there))
     assert here.to_arrow().equals(other.to_arrow())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 9999), st.integers(1, 5), st.integers(0, 80), st.sampled_from([0.0, 0.4]))
+def test_boxes_that_are_brought_to_the_cpu_are_those_that_are_left(seed, tiles, count, threshold) -> None:
+    rng = np.random.default_rng(seed)
+    card = fake_card(tile=(WIDTH, HEIGHT), overlap=0, nms_iou=0.4, top_k=9, classes=("a", "b", "c"))
+    raw, batch = raw_boxes(rng, tiles, count), batch_of(rng, tiles, holes=True)
+    raw.scores[rng.random(count) < 0.1] = float("nan")
+    raw = RawBoxes(raw.boxes, raw.scores, raw.labels, raw.tile, tiles, torch.from_numpy(rng.random(tiles) < 0.5))
+    few = raw.wanted(tiles, threshold).on_cpu()
+    assert few.broken is not None and torch.equal(few.broken, raw.broken) and few.tiles == tiles
+    assert ((few.tile < tiles) & ~(few.scores < threshold)).all()
+    whole, part = (postprocess(r, batch, card, threshold=threshold) for r in (raw, few))
+    assert whole.detections.to_arrow().equals(part.detections.to_arrow())
+    for name in ("counts", "capped", "degenerate"):
+        assert np.array_equal(getattr(whole, name), getattr(part, name))
