@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-fast lint format bench clean
+.PHONY: setup demo demo-gigapixel test test-fast lint format bench clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ demo: setup
 	$(BIN)/geosod demo -o demo $(DEMO)
 	@echo
 	@echo 'To have the command geosod on your PATH: source $(BIN)/activate'
+
+demo-gigapixel: setup
+	$(BIN)/geosod demo -o demo --size 32768 $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest -q $(PARALLEL) $(TEST)

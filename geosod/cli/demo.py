@@ -14,7 +14,7 @@ from geosod.cli.streams import print_error
 
 
 def demo_command(
-    size: Annotated[int, typer.Option("--size", min=1024, max=131072, help="Side of the scene in pixels.")] = 32768,
+    size: Annotated[int, typer.Option("--size", min=1024, max=131072, help="Side of the scene in pixels.")] = 16384,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the scene and all results.")] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, max=999, help="Number of the scene to draw.")] = 7,
     engine: Annotated[

@@ -48,7 +48,7 @@ class DetectionColumns:
 def run_demo(
     out: str | Path,
     *,
-    size: int = 32768,
+    size: int = 16384,
     seed: int = SEED,
     model: str = MODEL,
     on_drawn: Callable[[float], None] | None = None,
