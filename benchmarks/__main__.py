@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("merge", "borders", "deduplicate", "end_to_end", "startup", "memory", "aoi", "remote", "gpu")
+NAMES = ("merge", "borders", "deduplicate", "end_to_end", "startup", "write", "memory", "aoi", "remote", "gpu")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from pyproj import Proj
+from pyproj import Geod, Transformer
 
 from geosod.arrays import FloatArray
 from geosod.errors import SceneError
@@ -121,7 +121,7 @@ def equal_area(scene: Scene, xy: FloatArray) -> FloatArray:
     """
     projection = _equal_area_projection(scene)
     lon, lat = _finite_lonlat(scene, np.asarray(xy, np.float64).reshape(-1, 2)).T
-    out = np.stack(projection(lon, lat), axis=1)
+    out = np.stack(projection.transform(lon, lat), axis=1)
     if not np.isfinite(out).all():
         raise SceneError(f"scene {scene.id!r}: areas cannot be computed for all of it; check its georeference")
     return out
@@ -139,7 +139,7 @@ def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=64)
-def _equal_area_projection(scene: Scene) -> Proj:
+def _equal_area_projection(scene: Scene) -> Transformer:
     grid = lattice(np.linspace(0, scene.width, _SAMPLES), np.linspace(0, scene.height, _SAMPLES))
     lonlat = pixel_to_lonlat(scene, grid)
     finite = np.isfinite(lonlat).all(axis=1)
@@ -149,5 +149,11 @@ def _equal_area_projection(scene: Scene) -> Proj:
     centre = int(np.argmin(((grid - (grid.min(axis=0) + grid.max(axis=0)) / 2) ** 2).sum(axis=1)))
     reach = geod.inv(np.full(len(lon), lon[centre]), np.full(len(lon), lat[centre]), lon, lat)[2]
     if np.max(reach) < np.pi / 2 * geod.a:
-        return Proj(proj="laea", lat_0=lat[centre], lon_0=lon[centre], a=geod.a, b=geod.b)
-    return Proj(proj="cea", lon_0=lon[centre], a=geod.a, b=geod.b, over=True)
+        return _projection(f"+proj=laea +lat_0={float(lat[centre])!r}", float(lon[centre]), geod)
+    return _projection("+proj=cea +over", float(lon[centre]), geod)
+
+
+def _projection(projection: str, lon: float, geod: Geod) -> Transformer:
+    """Degrees → metres about a meridian. Threads may share a Transformer, but not a Proj."""
+    steps = f"+step +proj=unitconvert +xy_in=deg +xy_out=rad +step {projection}"
+    return Transformer.from_pipeline(f"+proj=pipeline {steps} +lon_0={lon!r} +a={float(geod.a)!r} +b={float(geod.b)!r}")

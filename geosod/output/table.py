@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,11 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.detections import Detections
 from geosod.errors import ModelError
 from geosod.georeference.points import georeferenced, on_earth, placed
-from geosod.georeference.polygons import ground_polygons, lonlat_centres, pixel_polygons
+from geosod.georeference.polygons import lonlat_centres
 from geosod.georeference.sizes import ground_size
-from geosod.output.geoparquet import BBOX_TYPE, geometry_columns
+from geosod.machine import usable_cpus
+from geosod.output.box_geometry import box_columns
+from geosod.output.geoparquet import BBOX_TYPE
 from geosod.results import Provenance
 from geosod.scene import Scene
 
@@ -41,7 +45,10 @@ DETECTION_SCHEMA = pa.schema(
     ]
 )
 
+_T = TypeVar("_T")
 _HILBERT_LEVEL = 16
+#: Rows whose positions are computed at once.
+_PART = 1 << 16
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
@@ -56,9 +63,13 @@ def _hilbert(scene: Scene, boxes: FloatArray) -> IntArray:
 
     size = np.array([scene.width, scene.height], np.float64)
     centres = np.clip((boxes[:, :2] + boxes[:, 2:]) / 2, 0, size)
-    series = geopandas.GeoSeries(shapely.points(centres))
     bounds = np.array([0.0, 0.0, *size])
-    return np.asarray(series.hilbert_distance(total_bounds=bounds, level=_HILBERT_LEVEL), np.int64)
+
+    def distance(part: FloatArray) -> IntArray:
+        series = geopandas.GeoSeries(shapely.points(part))
+        return np.asarray(series.hilbert_distance(total_bounds=bounds, level=_HILBERT_LEVEL), np.int64)
+
+    return np.concatenate(_by_part(distance, centres))
 
 
 def row_order(scene: Scene, detections: Detections) -> IntArray:
@@ -163,13 +174,6 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
     n, boxes = len(rows), rows.boxes
     on_map = georeferenced(scene)
     acquired = None if scene.ref.datetime is None else utc(scene.ref.datetime)
-    geometry, bbox = geometry_columns(ground_polygons(scene, boxes, crs) if on_map else pixel_polygons(boxes))
-    ground: dict[str, Any] = dict.fromkeys(("lon", "lat", "width_m", "height_m", "area_m2"))
-    if on_map and n:
-        if on_earth(scene):
-            ground["lon"], ground["lat"] = np.ascontiguousarray(lonlat_centres(scene, boxes).T)
-        sizes = ground_size(scene, boxes)
-        ground |= dict(zip(("width_m", "height_m", "area_m2"), (s.astype(np.float32) for s in sizes), strict=True))
     pixels = dict(
         zip(
             ("px_xmin", "px_ymin", "px_xmax", "px_ymax"),
@@ -179,13 +183,11 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
     )
     columns: dict[str, Any] = {
         "detection_id": detection_ids(scene.id, boxes, rows.labels),
-        "geometry": geometry,
-        "bbox": bbox,
         "label": _labels(rows.labels, provenance.classes),
         "label_id": rows.labels,
         "score": rows.scores,
         **pixels,
-        **ground,
+        **_ground_columns(scene, boxes, crs if on_map else None),
         "truncated": rows.truncated,
         "n_merged": rows.n_merged,
         "level": rows.level * np.float32(np.sqrt(scene.scale[0] * scene.scale[1])),
@@ -193,6 +195,38 @@ def detection_table(scene: Scene, detections: Detections, provenance: Provenance
         "datetime": pa.repeat(pa.scalar(acquired, DETECTION_SCHEMA.field("datetime").type), n),
     }
     return pa.Table.from_arrays([_column(columns[f.name], f, n) for f in DETECTION_SCHEMA], schema=DETECTION_SCHEMA)
+
+
+def _ground_columns(scene: Scene, boxes: FloatArray, crs: str | None) -> dict[str, Any]:
+    """The columns that need the boxes' positions on the ground; `crs` is None without."""
+    found = _by_part(lambda part: _ground_part(scene, part, crs), boxes)
+    return {name: _joined_parts([part[name] for part in found]) for name in found[0]}
+
+
+def _by_part(compute: Callable[[FloatArray], _T], rows: FloatArray) -> list[_T]:
+    """The results for parts of `_PART` rows, computed on all cores."""
+    parts = [rows[i : i + _PART] for i in range(0, len(rows), _PART)] or [rows]
+    if len(parts) == 1:
+        return [compute(rows)]
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        return list(threads.map(compute, parts))
+
+
+def _ground_part(scene: Scene, boxes: FloatArray, crs: str | None) -> dict[str, Any]:
+    geometry, bbox = box_columns(scene, boxes, crs)
+    ground: dict[str, Any] = dict.fromkeys(("lon", "lat", "width_m", "height_m", "area_m2"))
+    if crs is not None and len(boxes):
+        if on_earth(scene):
+            ground["lon"], ground["lat"] = np.ascontiguousarray(lonlat_centres(scene, boxes).T)
+        sizes = ground_size(scene, boxes)
+        ground |= dict(zip(("width_m", "height_m", "area_m2"), (s.astype(np.float32) for s in sizes), strict=True))
+    return {"geometry": geometry, "bbox": bbox, **ground}
+
+
+def _joined_parts(parts: list[Any]) -> Any:
+    if parts[0] is None or len(parts) == 1:
+        return parts[0]
+    return pa.concat_arrays(parts) if isinstance(parts[0], pa.Array) else np.concatenate(parts)
 
 
 def _column(values: Any, field: pa.Field, length: int) -> pa.Array:
