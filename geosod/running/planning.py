@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -174,12 +175,16 @@ def _tile_gsd(job: Job) -> float:
     return float(gsd)
 
 
+#: Asked once, since it is read from files.
+_cores = cache(usable_cpus)
+
+
 def _unit_shape(grid: Grid) -> tuple[int, int]:
     """Tile rows and columns of a unit: fewer where some cores would have no unit to read.
 
     Not too few, since blocks across the borders of units are decoded once for each.
     """
-    side = math.isqrt(grid.rows * grid.cols // usable_cpus())
+    side = math.isqrt(grid.rows * grid.cols // _cores())
     side = max(MIN_UNIT, min(MAX_UNIT, side))
     return side, side
 
