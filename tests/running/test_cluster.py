@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def nodes() -> Iterator[Cluster]:
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
     for _ in range(2):
-        started.add_node(num_cpus=1, object_store_memory=150 << 20)
+        started.add_node(num_cpus=2, object_store_memory=150 << 20)
     ray.init(address=started.address, log_to_driver=False)
     yield started
     ray.shutdown()
