@@ -176,7 +176,9 @@ def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> No
             display.say(event.text)
         case Ready(workers=n):
             display.say(f"{n} detector(s), the first ready after {seconds:.0f} s: {event.line}", "detail")
-        case SceneFinished(result=r) if r.status in ("done", "partial") or (verbose and r.status == "skipped"):
+        case SceneFinished(result=r) if r.status != "failed" and (
+            verbose or (r.status != "skipped" and r.counts.tiles)
+        ):
             display.say(f"{r.scene_id}: {ENDINGS[r.status]}, {r.detections:,} detections")
         case _:
             pass
