@@ -54,7 +54,8 @@ def decode_once(scene: Path, *, threads: int | None = None) -> float:
 def tiles_in_memory(job: Job, plan: Any, count: int) -> TileBatch:
     parts: list[TileBatch] = []
     for unit in plan.units:
-        parts += [t for t in read_tiles(plan.scene, unit, read_spec(job, plan, 16)) if isinstance(t, TileBatch)]
+        spec = read_spec(job, plan, plan.scene, "eager", 16)
+        parts += [t for t in read_tiles(plan.scene, unit, spec) if isinstance(t, TileBatch)]
         if sum(map(len, parts)) >= count:
             break
     return TileBatch.concat(parts)[:count]

@@ -157,7 +157,7 @@ def job_pixels(batch: TileBatch) -> int:
 def read_alone(job: Job, plan: ScenePlan, chunk: int) -> float:
     """Seconds to read and cut all tiles in one thread, which all cores decode for."""
     start = time.perf_counter()
-    spec = replace(read_spec(job, plan, chunk), threads=usable_cpus())
+    spec = replace(read_spec(job, plan, plan.scene, "eager", chunk), threads=usable_cpus())
     for unit in plan.units:
         for _ in read_tiles(plan.scene, unit, spec):
             pass

@@ -176,10 +176,15 @@ def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> No
             display.say(event.text)
         case Ready(workers=n):
             display.say(f"{n} detector(s), the first ready after {seconds:.0f} s: {event.line}", "detail")
-        case SceneFinished(result=r) if r.status in ("done", "partial") or (verbose and r.status == "skipped"):
+        case SceneFinished(result=r) if _worth_a_line(r, verbose=verbose):
             display.say(f"{r.scene_id}: {ENDINGS[r.status]}, {r.detections:,} detections")
         case _:
             pass
+
+
+def _worth_a_line(result: SceneResult, *, verbose: bool) -> bool:
+    """Failures have lines of their own; scenes that were skipped, or lie outside the AOI, are told with -v."""
+    return result.status != "failed" and (verbose or (result.status != "skipped" and result.counts.tiles > 0))
 
 
 def _say_failed(display: Display, event: Failed, shown: Counter[str], *, verbose: bool) -> None:

@@ -14,14 +14,16 @@ from geosod.scene import TileBatch, channels_first
 from geosod.tile_size import MAX_SIDE, STRIDE
 
 
-def tiles_of(array: PixelArray, card: ModelCard) -> Iterator[TileBatch]:
+def tiles_of(array: PixelArray, card: ModelCard, *, any_size: bool) -> Iterator[TileBatch]:
     """Every image of an array as a batch of one tile, filled up with invalid pixels.
 
-    Up to the card's tile size where the image fits into it, as small scenes are; else to a multiple of 32.
+    To a multiple of 32, as small scenes are; or up to the card's tile size, if the network takes no other and the image
+    fits into it.
 
     Args:
         array: (C, H, W), (N, C, H, W), or channels last where only that fits.
         card: bands, pixel type and limits.
+        any_size: whether the network takes images of any size in multiples of 32.
 
     Raises:
         ModelError: the array does not fit the card.
@@ -37,10 +39,10 @@ def tiles_of(array: PixelArray, card: ModelCard) -> Iterator[TileBatch]:
         )
     images = pixels if pixels.ndim == 4 else pixels[None]
     for image in images:
-        yield _tile(channels_first(image, len(card.bands)), card)
+        yield _tile(channels_first(image, len(card.bands)), card, any_size=any_size)
 
 
-def _tile(image: PixelArray, card: ModelCard) -> TileBatch:
+def _tile(image: PixelArray, card: ModelCard, *, any_size: bool) -> TileBatch:
     bands, height, width = image.shape
     if min(height, width) < 1 or max(height, width) > MAX_SIDE:
         raise ModelError(
@@ -52,7 +54,7 @@ def _tile(image: PixelArray, card: ModelCard) -> TileBatch:
     image = np.ma.getdata(image)
     tile_width, tile_height = card.tile_size
     shape = (tile_height, tile_width)
-    if height > tile_height or width > tile_width:
+    if any_size or height > tile_height or width > tile_width:
         shape = (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
     padded = np.zeros((1, bands, *shape), image.dtype)
     valid = np.zeros((1, *padded.shape[2:]), np.bool_)

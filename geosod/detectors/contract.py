@@ -120,7 +120,8 @@ def _boxes(boxes: Any) -> Tensor:
 class Adapter(Protocol):
     """A network, ready to run.
 
-    An attribute `min_score`, where there is one, is a score below which it returns no boxes.
+    An attribute `min_score`, where there is one, is a score below which it returns no boxes. An attribute `any_size`
+    that is true says that H and W may be any multiples of 32; scenes smaller than a tile are then not filled up to it.
     """
 
     def predict(self, images: Tensor) -> RawBoxes:

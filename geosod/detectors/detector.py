@@ -80,6 +80,11 @@ class Detector:
             )
         self._device = torch.device(self.execution.device)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the adapter takes images of any size in multiples of 32, as its attribute of this name says."""
+        return bool(getattr(self.adapter, "any_size", False))
+
     def with_threshold(self, threshold: float | None) -> Detector:
         """The same network with another minimum score; None keeps this one's."""
         same = threshold is None or threshold == self.threshold
@@ -107,7 +112,7 @@ class Detector:
         """
         if isinstance(tiles, TileBatch):
             return self.detect_batch(tiles).per_tile()
-        found = self.detect_batch(TileBatch.concat(list(tiles_of(tiles, self.card)))).per_tile()
+        found = self.detect_batch(TileBatch.concat(list(tiles_of(tiles, self.card, any_size=self.any_size)))).per_tile()
         return found if np.ndim(tiles) == 4 else found[0]
 
     def detect_batch(self, batch: TileBatch) -> BatchDetections:

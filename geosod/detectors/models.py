@@ -39,6 +39,11 @@ class Model(Protocol):
         """Minimum score of a box, unless a run asks for another."""
         ...
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the network takes images of any size in multiples of 32, so that small scenes are not filled up."""
+        ...
+
     def load(self, execution: Execution, *, threshold: float) -> Detector:
         """The detector, ready to run as `execution` says."""
         ...
@@ -65,6 +70,11 @@ class BundleModel:
         """That of the card."""
         return self.card.threshold
 
+    @property
+    def any_size(self) -> bool:
+        """Networks of the zoo do."""
+        return self.card.adapter == "zoo"
+
     def load(self, execution: Execution, *, threshold: float) -> Detector:
         """Read the weights, verify them once more, and make the network.
 
@@ -89,12 +99,14 @@ class FactoryModel:
         card: what the function's detector states.
         digest: of the card, the name and the module's source.
         threshold: that of its detector.
+        any_size: that of its detector's adapter.
     """
 
     factory: str
     card: ModelCard
     digest: str
     threshold: float
+    any_size: bool = False
 
     def load(self, execution: Execution, *, threshold: float) -> Detector:
         """Call the function.
@@ -131,6 +143,11 @@ class ObjectModel:
     def threshold(self) -> float:
         """The detector's."""
         return self.detector.threshold
+
+    @property
+    def any_size(self) -> bool:
+        """That of its adapter."""
+        return self.detector.any_size
 
     def load(self, execution: Execution, *, threshold: float) -> Detector:  # noqa: ARG002
         """The detector itself; it runs as it was loaded, whatever `execution`."""
@@ -176,7 +193,8 @@ def _factory(name: str) -> FactoryModel:
     from geosod.detectors.detector import IN_PROCESS
 
     made = _made(name, IN_PROCESS)
-    return FactoryModel(name, made.card, _digest(made.card, f"{name} {code_digest(name)}"), made.threshold)
+    digest = _digest(made.card, f"{name} {code_digest(name)}")
+    return FactoryModel(name, made.card, digest, made.threshold, made.any_size)
 
 
 def _made(name: str, execution: Execution) -> Detector:

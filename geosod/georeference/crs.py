@@ -13,6 +13,10 @@ from pyproj.transformer import TransformerGroup
 
 from geosod.errors import ConfigError, SceneError
 
+# PROJ warns of better transformations whose grids are not installed. `warnings.catch_warnings` would not do, since threads
+# that plan scenes undo each other's.
+warnings.filterwarnings("ignore", message="Best transformation is not available", category=UserWarning)
+
 #: Longitude and latitude in degrees on WGS 84, in this order.
 LONLAT = "OGC:CRS84"
 #: Ellipsoids whose radii differ by a smaller ratio belong to the same body, as in PROJ.
@@ -143,10 +147,7 @@ def _best_transformer(start: CRS, end: CRS, near: tuple[float, float]) -> Transf
     area = AreaOfInterest(max(lon - reach, -180.0), south, min(lon + reach, 180.0), north)
     fallback = None
     for around in (area, None):
-        with warnings.catch_warnings():
-            # PROJ warns of better transformations whose grids are not installed.
-            warnings.simplefilter("ignore", UserWarning)
-            group = TransformerGroup(start, end, always_xy=True, area_of_interest=around)  # type: ignore[arg-type]
+        group = TransformerGroup(start, end, always_xy=True, area_of_interest=around)  # type: ignore[arg-type]
         # Ballpark transformations ignore the change of datum; they are the last resort, even if made for the area.
         exact = [one for one in group.transformers if "allpark" not in one.description]
         if exact:

@@ -38,10 +38,12 @@ from geosod.running.stages import (
     read_spec,
     read_tiles,
     settle_unit,
+    size_to_fill,
 )
 from geosod.running.threads import Threads
 from geosod.scene import TileBatch, Unit
 from geosod.scenes.read import ReadSummary
+from geosod.tile_size import TileSize
 
 #: A reader supplies so many detectors on CPUs.
 DETECTORS_PER_READER = 4
@@ -98,6 +100,11 @@ class _Tiles:
 
     unit: _Unit
     batch: TileBatch
+
+    @property
+    def size(self) -> TileSize:
+        height, width = self.batch.pixels.shape[2:]
+        return width, height
 
 
 @dataclass(slots=True, eq=False)
@@ -221,7 +228,8 @@ class _Engine:
         """Read a unit; its batches are handed over one by one, while there is room for more."""
         plan = unit.scene.plan
         level = plan.level(unit.unit)
-        for item in read_tiles(level.scene, unit.unit, read_spec(self._job, plan, self._group)):
+        spec = read_spec(self._job, plan, level.scene, self._execution.backend, self._group)
+        for item in read_tiles(level.scene, unit.unit, spec):
             if isinstance(item, ReadSummary):
                 return item
             with self._room:
@@ -251,22 +259,28 @@ class _Engine:
         """Give every detector the batches it works on at once, and one more to begin with when one is finished."""
         more = bool(self._reading or self._units or self._plans_left)
         while len(self._batches) < self._places + self._loaded and self._tiles:
-            if sum(len(tiles.batch) for tiles in self._tiles) < self._group and more:
+            size = size_to_fill(((t.size, len(t.batch)) for t in self._tiles), self._group, more=more)
+            if size is None:
                 return
-            batch = _Batch(self._fill())
+            batch = _Batch(self._fill(size))
             self._batches.add(batch)
             self._threads.start("detect", partial(self._detect, batch), partial(self._end_detecting, batch))
 
-    def _fill(self) -> list[_Tiles]:
-        """Tiles for one batch from those that wait, across units and scenes."""
+    def _fill(self, size: TileSize) -> list[_Tiles]:
+        """Tiles of one size for a batch, from those that wait, across units and scenes."""
         parts: list[_Tiles] = []
+        others: list[_Tiles] = []
         room = self._group
         while room and self._tiles:
             first = self._tiles.popleft()
+            if first.size != size:
+                others.append(first)
+                continue
             parts.append(_Tiles(first.unit, first.batch[:room]))
             if len(first.batch) > room:
                 self._tiles.appendleft(_Tiles(first.unit, first.batch[room:]))
             room -= len(parts[-1].batch)
+        self._tiles.extendleft(reversed(others))
         return parts
 
     def _detect(self, batch: _Batch) -> tuple[list[TileOutcome], str | None]:

@@ -51,7 +51,7 @@ def _announced(plan: ScenePlan, emit: Emit) -> ScenePlan:
     for kind in (kind for kind, area in plan.masks.items() if area.is_empty):
         emit(Note(f"{plan.scene.id}: the mask {kind!r} masks nothing here"))
     if plan.outside:
-        emit(Note(f"{plan.scene.id}: lies outside the AOI; nothing is searched"))
+        emit(Note(f"{plan.scene.id}: lies outside the AOI; nothing is searched", important=True))
     emit(ScenePlanned(plan.scene.id, len(plan.units), plan.tiles, plan.scene.megapixels))
     return plan
 

@@ -83,7 +83,8 @@ class Result:
     @property
     def megapixels(self) -> float:
         """Size of the scenes this run worked on."""
-        return sum(scene.megapixels for scene in self.scenes if scene.status in ("done", "partial"))
+        worked_on = [s for s in self.scenes if s.status in ("done", "partial") and s.counts.tiles]
+        return sum(scene.megapixels for scene in worked_on)
 
     @property
     def exit_code(self) -> int:

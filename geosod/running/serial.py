@@ -72,7 +72,7 @@ def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit:
     """Read, detect and settle one unit."""
     outcomes: list[TileOutcome] = []
     level = plan.level(unit)
-    spec = read_spec(job, plan, detector.execution.batch)
+    spec = read_spec(job, plan, level.scene, detector.execution.backend, detector.execution.batch)
     for item in _ahead(read_tiles(level.scene, unit, spec)):
         if isinstance(item, ReadSummary):
             return settle_unit(job.rule, level, unit, item, outcomes)

@@ -8,7 +8,8 @@ No stage changes its arguments.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from geosod.running.job import Job
 from geosod.running.planning import Level, ScenePlan
 from geosod.scene import Scene, TileBatch, Unit, Window
 from geosod.scenes.read import ReadSpec, ReadSummary, read_unit
+from geosod.tile_size import STRIDE, TileSize
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
@@ -75,10 +77,42 @@ class UnitSummary:
     failures: tuple[Failure, ...]
 
 
-def read_spec(job: Job, plan: ScenePlan, chunk: int) -> ReadSpec:
-    """How to read the units of a scene, in batches of at most `chunk` tiles."""
-    c = job.config
-    return ReadSpec(plan.bands, job.tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
+def input_size(job: Job, scene: Scene, backend: str) -> TileSize:
+    """(width, height) in pixels of the network's input for tiles of a scene, a level of the scene that was given.
+
+    Along an axis where the scene is smaller than a tile, the next multiple of 32, if the network takes any size, and is
+    not compiled for one. It depends on nothing else, so what is found does not either.
+    """
+    if not job.model.any_size or backend == "compile":
+        return job.tile
+    sides = zip(job.tile, (scene.width, scene.height), strict=True)
+    width, height = (min(tile, -(-side // STRIDE) * STRIDE) for tile, side in sides)
+    return width, height
+
+
+def size_to_fill(waiting: Iterable[tuple[TileSize, int]], group: int, *, more: bool) -> TileSize | None:
+    """The size of the tiles for the next batch of `group`, or None if it is better to wait.
+
+    Args:
+        waiting: sizes and numbers of the tiles that wait, the oldest first.
+        group: tiles in a batch, all of one size.
+        more: whether more tiles will come.
+
+    Returns:
+        The first size that fills a batch; else that of the oldest tile, if no more come or two batches wait in all.
+    """
+    counts: Counter[TileSize] = Counter()
+    for size, count in waiting:
+        counts[size] += count
+        if counts[size] >= group:
+            return size
+    return next(iter(counts), None) if not more or counts.total() >= 2 * group else None
+
+
+def read_spec(job: Job, plan: ScenePlan, scene: Scene, backend: str, chunk: int) -> ReadSpec:
+    """How to read the units of a level of a scene, in batches of at most `chunk` tiles."""
+    c, tile = job.config, input_size(job, scene, backend)
+    return ReadSpec(plan.bands, tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
 
 
 def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Generator[TileBatch | ReadSummary, None, None]:

@@ -71,6 +71,8 @@ def network(card: ModelCard) -> Any:
 class ZooAdapter:
     """A network of the zoo on a device, in a precision, compiled if so asked."""
 
+    any_size = True
+
     def __init__(self, card: ModelCard, model: Network, execution: Execution, *, threshold: float) -> None:
         self._card, self._network, self._execution = card, model, execution
         #: Boxes below it are not returned.

@@ -30,8 +30,9 @@ from geosod.running.ray_engine.session import (
     group_size,
     one_line,
 )
-from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
+from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec, size_to_fill
 from geosod.scenes.read import ReadSummary
+from geosod.tile_size import TileSize
 
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
@@ -115,8 +116,10 @@ class Flow:
             plan = unit.scene.plan
             options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
             reader = tasks.read.options(num_returns="streaming", **options)
-            ref = reader.remote(plan.level(unit.unit).scene, unit.unit, read_spec(self._job, plan, self._group_size))
-            self._readers[ref] = unit
+            scene = plan.level(unit.unit).scene
+            spec = read_spec(self._job, plan, scene, self._pool.execution.backend, self._group_size)
+            unit.size = spec.tile
+            self._readers[reader.remote(scene, unit.unit, spec)] = unit
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
         if plan is None:
@@ -149,26 +152,31 @@ class Flow:
 
     def _start_batches(self) -> None:
         reading = bool(self._readers or self._units or self._plans_left)
-        while self._tiles and (self._tiles_waiting >= self._group_size or not reading):
-            detector = self._pool.free()
-            if detector is None:
+        while (detector := self._pool.free()) is not None:
+            size = size_to_fill(((t.unit.size, len(t)) for t in self._tiles), self._group_size, more=reading)
+            if size is None:
                 return
-            parts = self._fill()
+            parts = self._fill(size)
             cuts = [(part.start, part.stop) for part in parts]
             outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
             self._batches[counts] = BatchInProgress(detector, outcomes, parts)
 
-    def _fill(self) -> list[TilesInProgress]:
-        """Tiles for one batch group from those that wait, across units and scenes."""
+    def _fill(self, size: TileSize) -> list[TilesInProgress]:
+        """Tiles of one size for a batch group, from those that wait, across units and scenes."""
         parts: list[TilesInProgress] = []
+        others: list[TilesInProgress] = []
         room = self._group_size
         while room and self._tiles:
             first = self._tiles.popleft()
+            if first.unit.size != size:
+                others.append(first)
+                continue
             stop = min(first.stop, first.start + room)
             parts.append(replace(first, stop=stop))
             room -= stop - first.start
             if stop < first.stop:
                 self._tiles.appendleft(replace(first, start=stop))
+        self._tiles.extendleft(reversed(others))
         self._tiles_waiting -= self._group_size - room
         return parts
 

@@ -9,6 +9,7 @@ from geosod.arrays import IntArray
 from geosod.running.planning import ScenePlan
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
+from geosod.tile_size import TileSize
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +28,7 @@ class UnitInProgress:
 
     scene: SceneInProgress
     unit: Unit
+    size: TileSize = (0, 0)
     summary: ReadSummary | None = None
     tiles: int = 0
     outstanding: int = 0
