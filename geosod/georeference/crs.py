@@ -13,8 +13,8 @@ from pyproj.transformer import TransformerGroup
 
 from geosod.errors import ConfigError, SceneError
 
-# PROJ warns of better transformations whose grids are not installed. `warnings.catch_warnings` would not do, since threads
-# that plan scenes undo each other's.
+# PROJ warns of better transformations whose grids are not installed. `warnings.catch_warnings` would not do, since
+# threads that plan scenes undo each other's.
 warnings.filterwarnings("ignore", message="Best transformation is not available", category=UserWarning)
 
 #: Longitude and latitude in degrees on WGS 84, in this order.
