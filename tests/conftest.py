@@ -22,9 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Those come first, then files with slow tests, so that none of them is left for the end.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (not _in_ray(item), item.path not in slow))
+    items.sort(key=lambda item: (not _starts_ray(item), item.path not in slow))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if _in_ray(item) else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else str(item.path)))
+
+
+def _starts_ray(item: Any) -> bool:
+    """Whether a test uses the shared Ray, or starts one of its own; several at once would wait for each other."""
+    return _in_ray(item) or item.path.name in ("test_cluster.py", "test_unreachable.py")
 
 
 def _in_ray(item: Any) -> bool:

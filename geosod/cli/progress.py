@@ -184,7 +184,8 @@ def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> No
 
 def _worth_a_line(result: SceneResult, *, verbose: bool) -> bool:
     """Failures have lines of their own; scenes that were skipped, or lie outside the AOI, are told with -v."""
-    return result.status != "failed" and (verbose or (result.status != "skipped" and result.counts.tiles > 0))
+    searched = result.status != "skipped" and (result.counts.tiles > 0 or result.detections > 0)
+    return result.status != "failed" and (verbose or searched)
 
 
 def _say_failed(display: Display, event: Failed, shown: Counter[str], *, verbose: bool) -> None:
