@@ -219,3 +219,21 @@ def test_an_empty_output_is_not_this_folder(scene, rgb_bundle, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     done = geosod("detect", scene, "-m", rgb_bundle, "-o", "", *PLAIN)
     assert done.returncode == 2 and "is empty" in done.stderr and not (tmp_path / "detections").exists()
+
+
+def test_scenes_outside_the_aoi_are_told_in_a_few_lines(tmp_path, rgb_bundle) -> None:
+    import geopandas
+    import shapely
+    from affine import Affine
+
+    scenes = [
+        write_tif(tmp_path / f"s{i}.tif", noise(3, 64, 64), transform=Affine(1, 0, 5e5 + 9000 * i, 0, -1, 5.8e6))
+        for i in range(9)
+    ]
+    box = shapely.box(5e5, 5.8e6 - 64, 5e5 + 64, 5.8e6)
+    geopandas.GeoSeries([box], crs=32631).to_file(tmp_path / "aoi.gpkg")
+    done = geosod("detect", *scenes, "-m", rgb_bundle, "-o", tmp_path / "out", "--aoi", tmp_path / "aoi.gpkg")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("lies outside the AOI") == 3 and "the same of more scenes (-v shows all)" in done.stderr
+    assert done.stderr.count("detections\n") <= 2 + done.stderr.count("detections in") and "s0: done" in done.stderr
+    assert "s3: done" not in done.stderr

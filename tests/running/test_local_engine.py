@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import geosod
@@ -322,7 +322,9 @@ def test_small_scenes_are_filled_up_to_what_the_network_needs(engine, tmp_path) 
     for any_size in (True, False):
         adapter, card = Shapes(any_size=any_size), fake_card(tile=256, overlap=32)
         detector = Detector(card, adapter, Execution("cpu", "eager", "fp32", 3, 1))
-        result = geosod.detect(scenes, model=detector, engine=engine)
+        notes: list[Any] = []
+        result = geosod.detect(scenes, model=detector, engine=engine, on_event=notes.append)
+        assert not [event for event in notes if isinstance(event, Note)], "no batch failed"
         found[any_size] = {name: result[name].detections.to_arrow() for name in pixels}
         assert all(len(table) == 1 for table in found[any_size].values())
         small = {(64, 96), (256, 32), (256, 256)}
@@ -331,6 +333,7 @@ def test_small_scenes_are_filled_up_to_what_the_network_needs(engine, tmp_path) 
 
 
 @given(st.lists(st.tuples(st.sampled_from([(32, 32), (64, 32), (64, 64)]), st.integers(1, 5)), max_size=9))
+@example([((32, 32), 3), ((64, 32), 3), ((64, 64), 3)])
 def test_batches_of_one_size_are_filled_first(waiting) -> None:
     counts = {size: sum(n for s, n in waiting if s == size) for size, _ in waiting}
     chosen = stages.size_to_fill(waiting, 4, more=True)
@@ -341,6 +344,26 @@ def test_batches_of_one_size_are_filled_first(waiting) -> None:
         assert chosen == (waiting[0][0] if sum(counts.values()) >= 8 else None)
     last = stages.size_to_fill(waiting, 4, more=False)
     assert (last is None) == (not waiting)
+
+
+def test_a_process_ends_although_a_detector_hangs() -> None:
+    script = (
+        "import time, numpy as np, geosod\n"
+        "from geosod.errors import EngineError\n"
+        "from geosod.running import local_engine\n"
+        "from geosod.testing import BrightSpots, fake_card\n"
+        "class Hangs(BrightSpots):\n"
+        "    def predict(self, images):\n"
+        "        time.sleep(1000)\n"
+        "local_engine.CLOSING = 0.2\n"
+        "detector = geosod.Detector(fake_card(), Hangs())\n"
+        "try:\n"
+        "    geosod.detect(np.zeros((1, 64, 64), np.uint8), model=detector, batch_timeout=0.5)\n"
+        "except EngineError:\n"
+        "    print('given up')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "given up\n"
 
 
 def test_arrays_and_results_in_memory(dense) -> None:

@@ -267,3 +267,14 @@ def test_memory_is_bounded_by_the_unit_not_the_scene(tmp_path: Path, monkeypatch
     monkeypatch.setattr(read._StripReader, "cut", lambda self, w: sizes.append(self.pixels.nbytes) or original(self, w))
     read_all(scene, tile=128, overlap=32, unit=(4, 4))
     assert max(sizes) <= (128 + 64 + 64) * (4 * 96 + 32)
+
+
+def test_what_is_beyond_a_small_scene_is_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = scene_of(write_tif(tmp_path / "a.tif", noise(1, 50, 40)))
+    whole = np.empty
+    # Memory that is taken again holds what was there before.
+    monkeypatch.setattr(read.np, "empty", lambda *args, **settings: whole(*args, **settings) * 0 + 7)
+    tiles, _ = read_all(scene, tile=(64, 96), overlap=0)
+    monkeypatch.undo()
+    ((pixels,), _) = tiles[Window(0, 0, 40, 50)]
+    assert pixels.shape == (96, 64) and not pixels[50:].any() and not pixels[:, 40:].any() and pixels[:50, :40].any()
