@@ -55,7 +55,7 @@ def test_a_head_that_is_gone_costs_one_line(address, tmp_path, rgb_bundle, monke
 def test_a_port_that_is_not_rays(silent, tmp_path, rgb_bundle, monkeypatch) -> None:
     """Somebody listens: who never says a word, or who answers HTTP."""
     import_module("geosod.running.ray_engine")
-    monkeypatch.setattr(sys.modules["geosod.running.ray_engine.session"], "ANSWER_SECONDS", 12.0)
+    monkeypatch.setattr(sys.modules["geosod.running.ray_engine.session"], "ANSWER_SECONDS", 6.0)
     server = socket.create_server(("127.0.0.1", 0))
     kept: list[socket.socket] = []
 
