@@ -7,23 +7,21 @@ medians are printed. What the plain loop and SAHI import is what they need, and 
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
+from benchmarks.timing import medians
 from geosod.demo.scene import write_scene
 
 
-def seconds(command: Sequence[object]) -> float:
-    """Wall time of a command, which must succeed."""
-    start = time.perf_counter()
+def run(command: Sequence[object]) -> None:
+    """Run a command, which must succeed."""
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
 def commands(scene: Path, out: Path, model: str, peers: str) -> dict[str, list[object]]:
@@ -68,13 +66,9 @@ def main() -> None:
             scene = Path(folder) / f"{size}.tif"
             write_scene(scene, size=size, seed=7)
             ways = commands(scene, Path(folder) / "out", args.model, args.peers)
-            times: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(args.rounds):
-                for name, command in ways.items():
-                    times[name].append(seconds(command))
-            ours = statistics.median(times["geosod"])
-            for name, values in times.items():
-                each = statistics.median(values)
+            times = medians({name: partial(run, command) for name, command in ways.items()}, args.rounds)
+            ours = times["geosod"]
+            for name, each in times.items():
                 print(
                     f"{size:>5} x {size:<8} {size**2 / 1e6:>7.0f}  {name:<12} {each:>8.2f} {each / ours:>9.2f} x",
                     flush=True,

@@ -7,9 +7,7 @@ and write polygons with a covering, compressed with zstd. Rounds alternate; medi
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import shapely
 from pyproj import Geod
 
 from benchmarks.machine import describe_machine
+from benchmarks.timing import medians
 from geosod.demo.scene import write_scene
 from geosod.detections import Detections
 from geosod.output.geoparquet import write_geoparquet
@@ -76,12 +75,6 @@ def with_geopandas(scene: Scene, found: Detections, path: Path) -> None:
     frame.to_parquet(path, compression="zstd", write_covering_bbox=True)
 
 
-def seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -99,13 +92,9 @@ def main() -> None:
             "detections to file": lambda: with_geosod(scene, found, folder / "g"),
             "geopandas": lambda: with_geopandas(scene, found, folder / "p"),
         }
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(args.rounds):
-            for way, work in ways.items():
-                times[way].append(seconds(work))
-        ours = statistics.median(times["detections to file"])
-        for way, values in times.items():
-            each = statistics.median(values)
+        times = medians(ways, args.rounds)
+        ours = times["detections to file"]
+        for way, each in times.items():
             print(
                 f"{way:<20} {args.rows:>10,} rows {each:>8.2f} s {each / ours:>8.2f} x detections to file", flush=True
             )

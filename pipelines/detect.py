@@ -15,8 +15,7 @@ from geosod.cli.main import run
 
 def main() -> None:
     """Run `geosod detect` with this script's arguments."""
-    sys.argv[1:1] = ["detect"]
-    run()
+    run(["detect", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -70,10 +70,14 @@ app.command("config")(config_command)
 app.add_typer(model_app, name="model")
 
 
-def run() -> None:
-    """The command `geosod`. It ends its process at once, since Python takes a second to take apart torch and others."""
+def run(args: list[str] | None = None) -> None:
+    """The command `geosod`. It ends its process at once, since Python takes a second to take apart torch and others.
+
+    Args:
+        args: the command line; None takes that of the process.
+    """
     try:
-        app(prog_name="geosod")
+        app(args, prog_name="geosod")
     except SystemExit as ended:
         code = ended.code
     else:

@@ -183,7 +183,7 @@ def _say(display: Display, event: Event, *, verbose: bool, seconds: float) -> No
 
 
 def _worth_a_line(result: SceneResult, *, verbose: bool) -> bool:
-    """Failures have lines of their own; scenes that were skipped, or lie outside the AOI, are told with -v."""
+    """Failures have lines of their own; scenes that were skipped, or lie outside the AOI, are shown with -v."""
     searched = result.status != "skipped" and (result.counts.tiles > 0 or result.detections > 0)
     return result.status != "failed" and (verbose or searched)
 

@@ -61,7 +61,7 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
     return Settled(in_order(final), in_order(boxes[np.flatnonzero(pending)]))
 
 
-def prepare(rule: MergeRule) -> None:
+def load_kernels(rule: MergeRule) -> None:
     """Load the compiled code that `settle` uses for few and for many boxes, or compile it where it is not cached.
 
     It takes half a second to load, and some ten to compile: an engine does it in a thread while detectors work.

@@ -79,10 +79,9 @@ def _quadrilaterals(ring: FloatArray) -> tuple[pa.Array, pa.Array]:
     records: npt.NDArray[Any] = np.empty(n, _WKB)
     records["order"], records["type"], records["rings"], records["points"] = 1, 3, 1, 5
     records["xy"][:, :4], records["xy"][:, 4] = ring, ring[:, 0]
-    offsets = np.arange(n + 1, dtype=np.int64) * _WKB.itemsize
-    large = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(records.tobytes())]
-    )
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(_WKB.itemsize)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(records.view(np.uint8))]
     low, high = ring.min(axis=1), ring.max(axis=1)
     columns = [pa.array(np.ascontiguousarray(c)) for c in (*low.T, *high.T)]
-    return large.cast(pa.binary()), pa.StructArray.from_arrays(columns, fields=list(BBOX_TYPE))
+    wkb = pa.BinaryArray.from_buffers(pa.binary(), n, buffers)
+    return wkb, pa.StructArray.from_arrays(columns, fields=list(BBOX_TYPE))

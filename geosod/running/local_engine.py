@@ -21,7 +21,7 @@ from geosod.detectors.execution import MAX_BATCHES_AT_ONCE, batches_at_once, kee
 from geosod.detectors.models import ObjectModel
 from geosod.errors import EngineError
 from geosod.machine import usable_cpus
-from geosod.merging.components import Settled, prepare
+from geosod.merging.components import Settled, load_kernels
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
@@ -185,7 +185,7 @@ class _Engine:
 
     def _prepare(self) -> None:
         """Load what settling and writing need, while detectors work."""
-        prepare(self._job.rule)
+        load_kernels(self._job.rule)
         import_module("geopandas")
 
     def _end_load(self, loaded: tuple[Detector, str] | Exception) -> None:

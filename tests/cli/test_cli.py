@@ -164,9 +164,8 @@ def test_an_installation_that_cannot_be_written_to() -> None:
     # Kernels are looked for in the cache when their modules are imported.
     imported = (
         "import geosod, geosod.running.local_engine, geosod.demo.run, geosod.demo.scene, geosod.deduplication.run; "
-        "import numpy as np; from geosod.merging.order import in_order; "
-        "d = geosod.Detections(boxes=[[0, 0, 9, 9], [0, 0, 5, 5]], scores=[0.5, 0.6], labels=[0, 0]); "
-        "assert in_order(d).scores[0] == np.float32(0.6)"
+        "d = geosod.Detections(boxes=[[0, 0, 9, 9]] * 2, scores=[0.5, 0.6], labels=[0, 0]); "
+        "assert len(geosod.merge(d)) == 1"
     )
     subprocess.run([sys.executable, "-c", imported], check=True, env=environment)
     command = [*FROM_SCRATCH, "doctor", "--no-ray"]
@@ -222,7 +221,7 @@ def test_an_empty_output_is_not_this_folder(scene, rgb_bundle, tmp_path, monkeyp
     assert done.returncode == 2 and "is empty" in done.stderr and not (tmp_path / "detections").exists()
 
 
-def test_scenes_outside_the_aoi_are_told_in_a_few_lines(tmp_path, rgb_bundle) -> None:
+def test_scenes_outside_the_aoi_take_few_lines(tmp_path, rgb_bundle) -> None:
     import geopandas
     import shapely
     from affine import Affine

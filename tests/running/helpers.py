@@ -17,7 +17,7 @@ PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
 
 
 def detect(scenes: Any, model: Path, out: Path, **settings: Any) -> Result:
-    """Run with the plain execution unless told otherwise; in Ray with one detector, since each takes long to start."""
+    """Run with the plain execution, which settings may replace; in Ray with one detector, as each is slow to start."""
     settings = PLAIN | {"engine": "serial"} | settings
     if settings["engine"] == "ray":
         settings = {"workers": 1} | settings

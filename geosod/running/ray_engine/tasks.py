@@ -9,8 +9,7 @@ import ray
 
 from geosod.arrays import IntArray
 from geosod.detections import Detections
-from geosod.merging.components import merge_group
-from geosod.merging.components import prepare as load_merging
+from geosod.merging.components import load_kernels, merge_group
 from geosod.merging.rule import MergeRule
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Execution, SceneResult
@@ -106,7 +105,7 @@ def prepare(rule: MergeRule) -> None:
     """Start a worker and load its modules and compiled code, before there is work for it."""
     import geosod.running.assemble  # noqa: F401
 
-    load_merging(rule)
+    load_kernels(rule)
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
