@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,15 +38,18 @@ from geosod.running.stages import (
     read_spec,
     read_tiles,
     settle_unit,
-    size_to_fill,
 )
 from geosod.running.threads import Threads
+from geosod.running.tile_queue import TileQueue
+from geosod.running.unit_queue import UnitQueue
 from geosod.scene import TileBatch, Unit
 from geosod.scenes.read import ReadSummary
 from geosod.tile_size import TileSize
 
-#: A reader supplies so many detectors on CPUs.
+#: A reader supplies so many detectors on CPUs, at first.
 DETECTORS_PER_READER = 4
+#: Another reader begins after so many batches, at the end of which a detector had nothing to do.
+HUNGRY = 2
 #: Threads that settle units, and merge and write scenes.
 OTHERS = 2
 #: Seconds in which nothing ends, after which a note says so.
@@ -101,10 +104,18 @@ class _Tiles:
     unit: _Unit
     batch: TileBatch
 
+    def __len__(self) -> int:
+        return len(self.batch)
+
     @property
     def size(self) -> TileSize:
+        """(width, height) of each tile."""
         height, width = self.batch.pixels.shape[2:]
         return width, height
+
+    def part(self, start: int, stop: int) -> _Tiles:
+        """Some of the tiles."""
+        return _Tiles(self.unit, self.batch[start:stop])
 
 
 @dataclass(slots=True, eq=False)
@@ -121,21 +132,20 @@ class _Engine:
     def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit) -> None:
         self._job, self._finish, self._emit = job, finish, emit
         self._room, self._stopped, self._waiting = threading.Condition(), False, 0
-        self._units: deque[_Unit] = deque()
-        self._tiles: deque[_Tiles] = deque()
+        self._units: UnitQueue[_Unit] = UnitQueue()
         self._batches: set[_Batch] = set()
         self._plans_left, self._reading, self._scenes = True, 0, 0
         self._reasons: set[str] = set()
         self._execution = _execution(job)
         self._group = self._execution.batch
+        self._tiles: TileQueue[_Tiles] = TileQueue(self._group)
         on_gpu = self._execution.device == "cuda"
         self._workers = _workers(job, on_gpu=on_gpu)
-        readers = usable_cpus() if on_gpu else -(-self._workers // DETECTORS_PER_READER)
-        self._readers = max(1, readers)
+        self._most_readers = most = max(1, usable_cpus())
+        self._readers = most if on_gpu else min(most, -(-self._workers // DETECTORS_PER_READER))
+        self._hungry = 0
         self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
-        self._threads: Threads[SceneResult | None] = Threads(
-            read=self._readers, detect=self._detect_threads, other=OTHERS
-        )
+        self._threads: Threads[SceneResult | None] = Threads(read=most, detect=self._detect_threads, other=OTHERS)
         #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
         self._loaded, self._places = 0, 0
@@ -208,11 +218,11 @@ class _Engine:
         while self._reading < self._readers:
             while not self._units and self._plans_left:
                 self._add_scene(next(plans, None))
-            if not self._units:
+            unit = self._units.take()
+            if unit is None:
                 return
-            unit = self._units.popleft()
             self._reading += 1
-            self._threads.start("read", partial(self._read, unit), partial(self._end_reading, unit))
+            self._threads.start("read", partial(self._read, unit), self._end_reading)
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
         if plan is None:
@@ -220,68 +230,73 @@ class _Engine:
             return
         self._scenes += 1
         scene = _Scene(plan, len(plan.units))
-        self._units.extend(_Unit(scene, unit) for unit in plan.units)
+        self._units.extend([_Unit(scene, unit) for unit in plan.units])
         if not plan.units:
             self._start_finishing(scene)
 
-    def _read(self, unit: _Unit) -> ReadSummary:
-        """Read a unit; its batches are handed over one by one, while there is room for more."""
-        plan = unit.scene.plan
-        level = plan.level(unit.unit)
+    def _read(self, first: _Unit) -> None:
+        """Read a unit, and those below it that no other reader takes first."""
+        plan, unit = first.scene.plan, first
+        level = plan.level(first.unit)
         spec = read_spec(self._job, plan, level.scene, self._execution.backend, self._group)
-        for item in read_tiles(level.scene, unit.unit, spec):
-            if isinstance(item, ReadSummary):
-                return item
-            with self._room:
-                self._waiting += len(item)
-            self._threads.say(partial(self._end_batch_reading, unit, item))
-            with self._room:
-                self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._detect_threads)
-                if self._stopped:
-                    break
-        raise EngineError("the run was stopped")
+
+        def column() -> Iterator[Unit]:
+            nonlocal unit
+            yield unit.unit
+            while not self._stopped and (below := self._units.take_below(unit)) is not None:
+                unit = below
+                yield unit.unit
+
+        done = False
+        try:
+            for item in read_tiles(level.scene, column(), spec):
+                if done := isinstance(item, ReadSummary):
+                    self._threads.say(partial(self._end_unit, unit, item))
+                else:
+                    self._hand_over(unit, item)
+        except Exception as error:
+            if done:
+                raise
+            self._threads.say(partial(self._end_unit, unit, error))
+
+    def _hand_over(self, unit: _Unit, batch: TileBatch) -> None:
+        """Hand over a batch, then wait until there is room for more."""
+        with self._room:
+            self._waiting += len(batch)
+        self._threads.say(partial(self._end_batch_reading, unit, batch))
+        with self._room:
+            self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._detect_threads)
+            if self._stopped:
+                raise EngineError("the run was stopped")
 
     def _end_batch_reading(self, unit: _Unit, batch: TileBatch) -> None:
         self._tiles.append(_Tiles(unit, batch))
         unit.tiles += len(batch)
         unit.outstanding += len(batch)
 
-    def _end_reading(self, unit: _Unit, summary: ReadSummary | Exception) -> None:
-        self._reading -= 1
+    def _end_unit(self, unit: _Unit, summary: ReadSummary | Exception) -> None:
         if isinstance(summary, Exception):
             summary = failed_read(unit.scene.plan.level(unit.unit).scene, unit.unit, summary, unit.tiles)
         unit.summary = summary
         self._settle_if_done(unit)
+
+    def _end_reading(self, ended: Exception | None) -> None:
+        self._reading -= 1
+        if isinstance(ended, Exception):
+            raise ended
 
     # --- detecting
 
     def _start_detecting(self) -> None:
         """Give every detector the batches it works on at once, and one more to begin with when one is finished."""
         more = bool(self._reading or self._units or self._plans_left)
-        while len(self._batches) < self._places + self._loaded and self._tiles:
-            size = size_to_fill(((t.size, len(t.batch)) for t in self._tiles), self._group, more=more)
-            if size is None:
+        while len(self._batches) < self._places + self._loaded:
+            parts = self._tiles.batch(more=more)
+            if parts is None:
                 return
-            batch = _Batch(self._fill(size))
+            batch = _Batch(parts)
             self._batches.add(batch)
             self._threads.start("detect", partial(self._detect, batch), partial(self._end_detecting, batch))
-
-    def _fill(self, size: TileSize) -> list[_Tiles]:
-        """Tiles of one size for a batch, from those that wait, across units and scenes."""
-        parts: list[_Tiles] = []
-        others: list[_Tiles] = []
-        room = self._group
-        while room and self._tiles:
-            first = self._tiles.popleft()
-            if first.size != size:
-                others.append(first)
-                continue
-            parts.append(_Tiles(first.unit, first.batch[:room]))
-            if len(first.batch) > room:
-                self._tiles.appendleft(_Tiles(first.unit, first.batch[room:]))
-            room -= len(parts[-1].batch)
-        self._tiles.extendleft(reversed(others))
-        return parts
 
     def _detect(self, batch: _Batch) -> tuple[list[TileOutcome], str | None]:
         with self._room:
@@ -304,6 +319,10 @@ class _Engine:
             self._places += 1
             return
         self._end_batch(batch, *found)
+        # Before this one ended there was nothing else to do, and readers are slower than the detectors.
+        self._hungry += len(self._batches) < self._places and not self._tiles and bool(self._units)
+        if self._hungry >= HUNGRY and self._readers < self._most_readers:
+            self._readers, self._hungry = self._readers + 1, 0
 
     def _give_up_late(self) -> None:
         """Give up detectors that have not finished their batch in time; its ground counts as failed."""

@@ -73,7 +73,7 @@ def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit:
     outcomes: list[TileOutcome] = []
     level = plan.level(unit)
     spec = read_spec(job, plan, level.scene, detector.execution.backend, detector.execution.batch)
-    for item in _ahead(read_tiles(level.scene, unit, spec)):
+    for item in _ahead(read_tiles(level.scene, [unit], spec)):
         if isinstance(item, ReadSummary):
             return settle_unit(job.rule, level, unit, item, outcomes)
         found, failed = detect_tiles(detector, [item])

@@ -8,7 +8,6 @@ No stage changes its arguments.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from geosod.results import FAILED, Coverage, Failure
 from geosod.running.job import Job
 from geosod.running.planning import Level, ScenePlan
 from geosod.scene import Scene, TileBatch, Unit, Window
-from geosod.scenes.read import ReadSpec, ReadSummary, read_unit
+from geosod.scenes.read import ReadSpec, ReadSummary, UnitReader
 from geosod.tile_size import STRIDE, TileSize
 
 if TYPE_CHECKING:
@@ -90,40 +89,31 @@ def input_size(job: Job, scene: Scene, backend: str) -> TileSize:
     return width, height
 
 
-def size_to_fill(waiting: Iterable[tuple[TileSize, int]], group: int, *, more: bool) -> TileSize | None:
-    """The size of the tiles for the next batch of `group`, or None if it is better to wait.
-
-    Args:
-        waiting: sizes and numbers of the tiles that wait, the oldest first.
-        group: tiles in a batch, all of one size.
-        more: whether more tiles will come.
-
-    Returns:
-        The first size that fills a batch; else that of the oldest tile, if no more come or two batches wait in all.
-    """
-    counts: Counter[TileSize] = Counter()
-    for size, count in waiting:
-        counts[size] += count
-        if counts[size] >= group:
-            return size
-    return next(iter(counts), None) if not more or counts.total() >= 2 * group else None
-
-
 def read_spec(job: Job, plan: ScenePlan, scene: Scene, backend: str, chunk: int) -> ReadSpec:
     """How to read the units of a level of a scene, in batches of at most `chunk` tiles."""
     c, tile = job.config, input_size(job, scene, backend)
     return ReadSpec(plan.bands, tile, chunk, COVERAGE_CELL, c.read_threads, c.cache_mb, limits=plan.limits)
 
 
-def read_tiles(scene: Scene, unit: Unit, spec: ReadSpec) -> Generator[TileBatch | ReadSummary, None, None]:
-    """`read_unit`; a file that fails altogether is reported in the summary instead of raised."""
-    read = 0
+def read_tiles(scene: Scene, units: Iterable[Unit], spec: ReadSpec) -> Generator[TileBatch | ReadSummary, None, None]:
+    """The batches and the summary of each unit in turn; blocks across a unit and the next one below are decoded once.
+
+    A file that fails altogether is reported in the summary instead of raised.
+    """
+    reader = UnitReader(scene, spec)
     try:
-        for item in read_unit(scene, unit, spec):
-            read += len(item) if isinstance(item, TileBatch) else 0
-            yield item
-    except GeosodError as error:
-        yield failed_read(scene, unit, error, read)
+        for unit in units:
+            read = 0
+            try:
+                for item in reader.read(unit):
+                    read += len(item) if isinstance(item, TileBatch) else 0
+                    yield item
+            except GeosodError as error:
+                reader.close()
+                reader = UnitReader(scene, spec)
+                yield failed_read(scene, unit, error, read)
+    finally:
+        reader.close()
 
 
 def failed_read(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadSummary:

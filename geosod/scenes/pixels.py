@@ -26,14 +26,16 @@ class Subwindow(Window):
     """A window of a view that is read as it is, not in whole blocks."""
 
 
-def read_window(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
+def read_window(
+    dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window, out: PixelArray | None = None
+) -> tuple[PixelArray, BoolArray]:
     """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
 
-    RasterioError where GDAL cannot read it.
+    RasterioError where GDAL cannot read it. The pixels are in `out`, where there is one of that shape.
     """
     if scene.view is None or isinstance(window, Subwindow):
-        return valid_pixels(dataset, scene, bands, {"window": _gdal_window(window)})
-    pixels = np.empty((len(bands), window.height, window.width), scene.dtype)
+        return valid_pixels(dataset, scene, bands, {"window": _gdal_window(window)}, out)
+    pixels = np.empty((len(bands), window.height, window.width), scene.dtype) if out is None else out
     valid = np.empty((window.height, window.width), np.bool_)
     for part in blocks(window, scene.block_shape):
         # Always the whole block, so that pixels do not depend on the window; see `geosod.scenes.view`.
@@ -72,16 +74,17 @@ def block_at(part: Window, scene: Scene) -> Window:
     return block
 
 
-def strips(unit: Unit, rows: int) -> Iterator[tuple[list[Window], Window | None]]:
+def strips(unit: Unit, rows: int, *, height: int, bottom: int = 0) -> Iterator[tuple[list[Window], Window | None]]:
     """Each row of tiles of a unit, with the strip across the unit that must be read for it.
 
-    Strips end at multiples of `rows` and do not overlap; None where the strips before cover the row of tiles.
+    Strips end at multiples of `rows`, or at the `height` of the scene, and do not overlap; None where the strips
+    before, or what is read already down to `bottom`, cover the row of tiles.
     """
-    hull, bottom = unit.read_window, 0
+    hull = unit.read_window
     for top, group in groupby(unit.windows, key=lambda window: window.row):
         tiles = list(group)
         start = max(top, bottom)
-        bottom = max(start, min(-(-tiles[0].bottom // rows) * rows, hull.bottom))
+        bottom = max(start, min(-(-tiles[0].bottom // rows) * rows, height))
         yield tiles, Window(hull.col, start, hull.width, bottom - start) if bottom > start else None
 
 

@@ -33,7 +33,7 @@ _EXACT = 2**53
 
 
 def valid_pixels(
-    dataset: Any, scene: Scene, bands: tuple[int, ...], options: Mapping[str, Any]
+    dataset: Any, scene: Scene, bands: tuple[int, ...], options: Mapping[str, Any], out: PixelArray | None = None
 ) -> tuple[PixelArray, BoolArray]:
     """Pixels (C, h, w) in the scene's dtype and validity (h, w); invalid pixels are set to 0.
 
@@ -42,6 +42,7 @@ def valid_pixels(
         scene: the scene.
         bands: 1-based bands.
         options: ``window`` or ``out_shape`` and others of rasterio's `read`.
+        out: an array for the pixels, which need not be contiguous; None makes one.
 
     Raises:
         RasterioError: GDAL cannot read it.
@@ -49,8 +50,11 @@ def valid_pixels(
     if scene.alpha is not None and scene.alpha not in bands:
         stack = dataset.read([*bands, scene.alpha], **options)
         pixels, valid = stack[:-1], stack[-1] != 0
+        if out is not None:
+            out[:] = pixels
+            pixels = out
     else:
-        pixels = dataset.read(list(bands), **options)
+        pixels = dataset.read(list(bands), out=out, **options)
         valid = np.ones(pixels.shape[1:], np.bool_)
     declared = [scene.masks[band - 1] or scene.nodata[band - 1] is not None for band in bands]
     # A pixel is valid where any band is, as in GDAL, so nodata and masks matter only where every band has one.

@@ -24,6 +24,7 @@ from geosod.errors import EngineError, ModelError
 from geosod.results import Execution
 from geosod.running import local_engine, stages
 from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, TilesDetected, Writing
+from geosod.running.tile_queue import size_to_fill
 from geosod.scene import TileBatch
 from geosod.testing import BrightSpots, fake_card
 from tests.rasters import noise, random_bundle, write_tif
@@ -109,7 +110,7 @@ def test_torch_is_left_as_it_was_and_nothing_slow_is_imported(scenes, dense, tmp
 def test_tiles_that_wait_are_bounded(scenes, dense, tmp_path, monkeypatch) -> None:
     """Readers are far faster than this detector."""
     lock, waiting, most = threading.Lock(), 0, 0
-    read, find = stages.read_unit, Detector.detect_batch
+    read, find = stages.read_tiles, Detector.detect_batch
 
     def counted(*args: Any) -> Iterator[Any]:
         nonlocal waiting, most
@@ -127,7 +128,7 @@ def test_tiles_that_wait_are_bounded(scenes, dense, tmp_path, monkeypatch) -> No
             waiting -= len(batch)
         return find(self, batch)
 
-    monkeypatch.setattr(stages, "read_unit", counted)
+    monkeypatch.setattr(local_engine, "read_tiles", counted)
     monkeypatch.setattr(Detector, "detect_batch", slow)
     result = detect(scenes, dense, tmp_path, engine="local", workers=2, batch=2, unit=(2, 2))
     assert result.exit_code == 0
@@ -139,9 +140,10 @@ def test_tiles_that_wait_are_bounded(scenes, dense, tmp_path, monkeypatch) -> No
 def test_a_reader_that_raises_costs_its_unit(scenes, dense, tmp_path, monkeypatch) -> None:
     read = local_engine.read_tiles
 
-    def broken(scene: Any, unit: Any, spec: Any) -> Iterator[Any]:
-        for i, item in enumerate(read(scene, unit, spec)):
-            if unit.index == (0, 0) and scene.id == "s0" and i == 1:
+    def broken(scene: Any, units: Any, spec: Any) -> Iterator[Any]:
+        current: list[Any] = []
+        for i, item in enumerate(read(scene, (current.append(unit) or unit for unit in units), spec)):
+            if current[0].index == (0, 0) and scene.id == "s0" and i == 1:
                 raise RuntimeError("the reader broke")
             yield item
 
@@ -336,13 +338,13 @@ def test_small_scenes_are_filled_up_to_what_the_network_needs(engine, tmp_path) 
 @example([((32, 32), 3), ((64, 32), 3), ((64, 64), 3)])
 def test_batches_of_one_size_are_filled_first(waiting) -> None:
     counts = {size: sum(n for s, n in waiting if s == size) for size, _ in waiting}
-    chosen = stages.size_to_fill(waiting, 4, more=True)
+    chosen = size_to_fill(waiting, 4, more=True)
     if any(n >= 4 for n in counts.values()):
         assert chosen is not None and counts[chosen] >= 4
     else:
         # The oldest, once too many wait: readers stop then, so nothing else would ever come.
         assert chosen == (waiting[0][0] if sum(counts.values()) >= 8 else None)
-    last = stages.size_to_fill(waiting, 4, more=False)
+    last = size_to_fill(waiting, 4, more=False)
     assert (last is None) == (not waiting)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.errors import SceneError
 from geosod.results import FAILED, INSPECTED, NODATA
-from geosod.scene import Scene, SceneRef, TileBatch, Window
+from geosod.scene import Scene, SceneRef, TileBatch, Unit, Window
 from geosod.scenes import read
 from geosod.scenes.open import open_scene
-from geosod.scenes.read import ReadSpec, ReadSummary, read_unit
+from geosod.scenes.read import ReadSpec, ReadSummary, UnitReader
+from geosod.scenes.strip import Strip
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units
 from tests.rasters import noise, write_tif
@@ -26,6 +29,17 @@ from tests.rasters import noise, write_tif
 
 def scene_of(path: Path) -> Scene:
     return open_scene(SceneRef(str(path), path.stem))
+
+
+def read_units(scene: Scene, units: Sequence[Unit], spec: ReadSpec) -> list[list[TileBatch | ReadSummary]]:
+    """What one reader yields for each unit."""
+    with closing(UnitReader(scene, spec)) as reader:
+        return [list(reader.read(unit)) for unit in units]
+
+
+def read_unit(scene: Scene, unit: Unit, spec: ReadSpec) -> list[TileBatch | ReadSummary]:
+    """What a reader of its own yields for a unit."""
+    return read_units(scene, [unit], spec)[0]
 
 
 def read_all(
@@ -114,9 +128,9 @@ def test_each_block_row_is_read_once_in_a_unit(tmp_path: Path, monkeypatch: pyte
     requested: list[Window] = []
     original = read.read_window
 
-    def spy(dataset, scene, bands, window):
+    def spy(dataset, scene, bands, window, out):
         requested.append(window)
-        return original(dataset, scene, bands, window)
+        return original(dataset, scene, bands, window, out)
 
     monkeypatch.setattr(read, "read_window", spy)
     read_all(scene, tile=128, overlap=32, unit=(0, 0))
@@ -124,6 +138,73 @@ def test_each_block_row_is_read_once_in_a_unit(tmp_path: Path, monkeypatch: pyte
     assert edges[0][0] == 0 and edges[-1][1] == 500
     assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))
     assert all(stop % scene.block_shape[0] == 0 for _, stop in edges[:-1])
+
+
+@pytest.mark.parametrize("block", [64, 128, 0])
+def test_blocks_across_units_are_read_once_where_a_reader_goes_on(tmp_path: Path, monkeypatch, block: int) -> None:
+    """Down a column of units; the tiles and summaries are those of units that are read by themselves."""
+    scene = scene_of(write_tif(tmp_path / "s.tif", noise(3, 900, 500), block=block))
+    units = plan_units("s", make_grid(500, 900, tile=128, overlap=32), shape=(2, 2))
+    column = [unit for unit in units if unit.index[1] == 1]
+    spec = ReadSpec((1, 2, 3), (128, 128), 5, cell=16)
+    alone = [read_unit(scene, unit, spec) for unit in column]
+    seen = np.zeros(900, int)
+    original = read.read_window
+
+    def watched(dataset, scene, bands, window, out):
+        seen[window.row : window.bottom] += 1
+        return original(dataset, scene, bands, window, out)
+
+    monkeypatch.setattr(read, "read_window", watched)
+    together = read_units(scene, column, spec)
+    assert len(column) > 2 and set(seen) == {1}
+    assert_same_items(together, alone)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_reader_goes_on_with_any_unit(tmp_path: Path, seed: int) -> None:
+    """In any order, with an AOI, masked ground and blocks that are lost: as units that are read by themselves."""
+    rng = np.random.default_rng(seed)
+    pixels = noise(2, 600, 500, seed=seed)
+    pixels[:, rng.random((600, 500)) < 0.3] = 0
+    path = write_tif(tmp_path / "s.tif", pixels, block=int(rng.choice([16, 64, 128])), nodata=0)
+    if seed % 2:
+        damage(path, rng)
+    scene = scene_of(path)
+    grid = make_grid(500, 600, tile=(96, 128), overlap=32)
+    keep = rng.random((grid.rows, grid.cols)) < rng.choice([0.4, 0.9, 1.0])
+    units = list(plan_units("s", grid, shape=(2, 2), keep=keep))
+    if seed >= 4:
+        # Down the columns, as a reader of the local engine goes.
+        units.sort(key=lambda unit: unit.index[::-1])
+    else:
+        units = [units[i] for i in rng.permutation(len(units))]
+    spec = ReadSpec((2, 1), (96, 128), 3, cell=16)
+    alone = [read_unit(scene, unit, spec) for unit in units]
+    together = read_units(scene, units, spec)
+    assert_same_items(together, alone)
+    assert any(unit[-1].failures for unit in alone) == bool(seed % 2)
+
+
+def damage(path: Path, rng: np.random.Generator) -> None:
+    """Overwrite parts of a compressed file behind its header."""
+    data = bytearray(path.read_bytes())
+    for start in rng.integers(len(data) // 4, len(data) * 3 // 4, 3):
+        data[start : start + 64] = b"\xff" * 64
+    path.write_bytes(bytes(data))
+
+
+def assert_same_items(found: list, expected: list) -> None:
+    """The batches and summaries of units, one by one."""
+    assert [len(unit) for unit in found] == [len(unit) for unit in expected]
+    for ours, theirs in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(ours, ReadSummary):
+            assert (ours.tiles, ours.empty, ours.failures) == (theirs.tiles, theirs.empty, theirs.failures)
+            np.testing.assert_array_equal(ours.coverage.codes, theirs.coverage.codes)
+        else:
+            for name in ("pixels", "windows", "valid"):
+                np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 def test_skipped_tile_rows_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +227,9 @@ def test_only_blocks_under_wanted_tiles_are_read(tmp_path: Path, monkeypatch: py
     seen = np.zeros((700, 900), int)
     original = read.read_window
 
-    def watched(dataset, scene, bands, window):
+    def watched(dataset, scene, bands, window, out):
         seen[window.row : window.bottom, window.col : window.right] += 1
-        return original(dataset, scene, bands, window)
+        return original(dataset, scene, bands, window, out)
 
     monkeypatch.setattr(read, "read_window", watched)
     some, _ = read_all(scene, tile=64, overlap=16, unit=(0, 0), keep=keep)
@@ -263,8 +344,8 @@ def test_a_file_that_is_gone_is_a_scene_error(tmp_path: Path) -> None:
 def test_memory_is_bounded_by_the_unit_not_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = scene_of(write_tif(tmp_path / "s.tif", noise(1, 1024, 1024)))
     sizes = []
-    original = read._StripReader.cut
-    monkeypatch.setattr(read._StripReader, "cut", lambda self, w: sizes.append(self.pixels.nbytes) or original(self, w))
+    original = Strip.cut
+    monkeypatch.setattr(Strip, "cut", lambda self, w: sizes.append(self._pixels.nbytes) or original(self, w))
     read_all(scene, tile=128, overlap=32, unit=(4, 4))
     assert max(sizes) <= (128 + 64 + 64) * (4 * 96 + 32)
 

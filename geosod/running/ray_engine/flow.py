@@ -30,9 +30,9 @@ from geosod.running.ray_engine.session import (
     group_size,
     one_line,
 )
-from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec, size_to_fill
+from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
+from geosod.running.tile_queue import TileQueue
 from geosod.scenes.read import ReadSummary
-from geosod.tile_size import TileSize
 
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
@@ -51,8 +51,7 @@ class Flow:
         self._plans_left = True
         self._units: deque[UnitInProgress] = deque()
         self._readers: dict[Any, UnitInProgress] = {}
-        self._tiles: deque[TilesInProgress] = deque()
-        self._tiles_waiting = 0
+        self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group_size)
         self._batches: dict[Any, BatchInProgress] = {}
         self._settling: dict[Any, UnitInProgress] = {}
         self._merging: dict[Any, SceneInProgress] = {}
@@ -100,7 +99,7 @@ class Flow:
     def _pending(self) -> list[Any]:
         """References to wait for, first those that free a detector; readers only while there is room for tiles."""
         refs = [*self._batches, *self._finishing, *self._settling, *self._merging]
-        if self._tiles_waiting < 2 * self._group_size * self._pool.workers:
+        if len(self._tiles) < 2 * self._group_size * self._pool.workers:
             refs += self._readers
         return [*refs, *self._pool.loading()] if refs else refs
 
@@ -138,7 +137,6 @@ class Flow:
                 self._tiles.append(TilesInProgress(unit, next(reader), item, 0, len(item)))
                 unit.tiles += len(item)
                 unit.outstanding += len(item)
-                self._tiles_waiting += len(item)
                 return
         except (RayError, StopIteration) as error:
             item = failed_read(
@@ -153,32 +151,12 @@ class Flow:
     def _start_batches(self) -> None:
         reading = bool(self._readers or self._units or self._plans_left)
         while (detector := self._pool.free()) is not None:
-            size = size_to_fill(((t.unit.size, len(t)) for t in self._tiles), self._group_size, more=reading)
-            if size is None:
+            parts = self._tiles.batch(more=reading)
+            if parts is None:
                 return
-            parts = self._fill(size)
             cuts = [(part.start, part.stop) for part in parts]
             outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
             self._batches[counts] = BatchInProgress(detector, outcomes, parts)
-
-    def _fill(self, size: TileSize) -> list[TilesInProgress]:
-        """Tiles of one size for a batch group, from those that wait, across units and scenes."""
-        parts: list[TilesInProgress] = []
-        others: list[TilesInProgress] = []
-        room = self._group_size
-        while room and self._tiles:
-            first = self._tiles.popleft()
-            if first.unit.size != size:
-                others.append(first)
-                continue
-            stop = min(first.stop, first.start + room)
-            parts.append(replace(first, stop=stop))
-            room -= stop - first.start
-            if stop < first.stop:
-                self._tiles.appendleft(replace(first, start=stop))
-        self._tiles.extendleft(reversed(others))
-        self._tiles_waiting -= self._group_size - room
-        return parts
 
     def _end_batch(self, ref: Any) -> None:
         batch = self._batches.pop(ref)
@@ -209,8 +187,7 @@ class Flow:
 
     def _try_again(self, batch: BatchInProgress) -> None:
         # First, and in the same batches, so that one bad tile does not fail others.
-        self._tiles.extendleft(replace(part, attempts=part.attempts + 1) for part in reversed(batch.parts))
-        self._tiles_waiting += len(batch)
+        self._tiles.put_back(replace(part, attempts=part.attempts + 1) for part in batch.parts)
 
     # --- merging
 

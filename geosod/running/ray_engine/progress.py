@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geosod.arrays import IntArray
@@ -48,6 +48,15 @@ class TilesInProgress:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @property
+    def size(self) -> TileSize:
+        """(width, height) of each tile."""
+        return self.unit.size
+
+    def part(self, start: int, stop: int) -> TilesInProgress:
+        """Some of the tiles."""
+        return replace(self, start=self.start + start, stop=self.start + stop)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
