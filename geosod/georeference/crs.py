@@ -131,9 +131,9 @@ def transformer(source: str, target: str, near: tuple[float, float] | None = Non
             f"give --crs a CRS of {here}, such as {_example(source)}"
         )
     try:
-        best = _best_transformer(start, end, near) if near is not None else None
+        best = _best_transformer(source, target, near) if near is not None else None
         return best or Transformer.from_crs(start, end, always_xy=True)
-    except ProjError as error:
+    except (ProjError, IndexError) as error:  # a group without members is an IndexError
         reason = str(error).splitlines()[0][:200]
         raise SceneError(
             f"CRS {crs_name(source)[:80]!r} cannot be transformed to {crs_name(target)[:80]!r} ({reason}); "
@@ -141,19 +141,44 @@ def transformer(source: str, target: str, near: tuple[float, float] | None = Non
         ) from error
 
 
-def _best_transformer(start: CRS, end: CRS, near: tuple[float, float]) -> Transformer | None:
+def _best_transformer(source: str, target: str, near: tuple[float, float]) -> Transformer | None:
+    """The best transformation at a position, or None."""
+    only = _only_transformer(source, target)
+    if only is not None:
+        return only
     (lon, lat), reach = near, 0.01
     south, north = max(lat - reach, -90.0), min(lat + reach, 90.0)
     area = AreaOfInterest(max(lon - reach, -180.0), south, min(lon + reach, 180.0), north)
     fallback = None
     for around in (area, None):
-        group = TransformerGroup(start, end, always_xy=True, area_of_interest=around)  # type: ignore[arg-type]
+        known = _known_transformers(source, target, around).transformers
         # Ballpark transformations ignore the change of datum; they are the last resort, even if made for the area.
-        exact = [one for one in group.transformers if "allpark" not in one.description]
+        exact = [one for one in known if "allpark" not in one.description]
         if exact:
-            return exact[0]
-        fallback = fallback or (group.transformers[0] if group.transformers else None)
-    return fallback
+            return _shared(exact[0])
+        fallback = fallback or (known[0] if known else None)
+    return None if fallback is None else _shared(fallback)
+
+
+@lru_cache(maxsize=64)
+def _only_transformer(source: str, target: str) -> Transformer | None:
+    """The transformation between two CRSs if PROJ knows just one; else None.
+
+    Searching for one around a position takes PROJ a second where it finds none.
+    """
+    group = _known_transformers(source, target, None)
+    only = len(group.transformers) == 1 and not group.unavailable_operations
+    return _shared(group.transformers[0]) if only else None
+
+
+def _known_transformers(source: str, target: str, around: AreaOfInterest | None) -> TransformerGroup:
+    start, end = horizontal_crs(source), horizontal_crs(target)
+    return TransformerGroup(start, end, always_xy=True, area_of_interest=around)  # type: ignore[arg-type]
+
+
+def _shared(member: Transformer) -> Transformer:
+    """The same transformation for use in several threads, which would crash with the members of a group."""
+    return Transformer.from_pipeline(member.definition)
 
 
 def _example(text: str) -> str:
