@@ -38,50 +38,57 @@ def box_columns(scene: Scene, boxes: FloatArray, crs: str | None) -> tuple[pa.Ar
     """
     x0, y0, x1, y1 = np.asarray(boxes, np.float64).reshape(-1, 4).T
     # The order in which shapely goes around a box.
-    ring = np.stack([np.stack(p, axis=1) for p in ((x1, y0), (x1, y1), (x0, y1), (x0, y0))], axis=1)
+    x, y = np.stack([x1, x1, x0, x0]), np.stack([y0, y1, y1, y0])
     if crs is None:
-        return _quadrilaterals(ring)
-    ring = project(scene, ring.reshape(-1, 2), crs).reshape(-1, 4, 2)
-    turns = _turns(ring)
-    clockwise = (turns < 0).all(axis=1)
-    ring[clockwise, 1:] = ring[clockwise, :0:-1]
-    plain = (clockwise | (turns > 0).all(axis=1)) & _in_one_piece(ring, crs)
-    wkb, bbox = _quadrilaterals(ring[plain])
+        return _quadrilaterals(x, y)
+    x, y = np.ascontiguousarray(project(scene, np.stack([x.ravel(), y.ravel()], axis=1), crs).T).reshape(2, 4, -1)
+    turns = _turns(x, y)
+    clockwise = (turns < 0).all(axis=0)
+    x[1], x[3] = np.where(clockwise, x[3], x[1]), np.where(clockwise, x[1], x[3])
+    y[1], y[3] = np.where(clockwise, y[3], y[1]), np.where(clockwise, y[1], y[3])
+    plain = (clockwise | (turns > 0).all(axis=0)) & _in_one_piece(x, y, crs)
     if plain.all():
-        return wkb, bbox
+        return _quadrilaterals(x, y)
+    wkb, bbox = _quadrilaterals(x[:, plain], y[:, plain])
     others = geometry_columns(ground_polygons(scene, boxes[~plain], crs))
-    order = np.empty(len(ring), np.int64)
+    order = np.empty(len(plain), np.int64)
     order[plain], order[~plain] = np.arange(plain.sum()), plain.sum() + np.arange((~plain).sum())
     return pa.concat_arrays([wkb, others[0]]).take(order), pa.concat_arrays([bbox, others[1]]).take(order)
 
 
-def _turns(ring: FloatArray) -> FloatArray:
-    """(N, 4), twice the area to the left of each corner's turn; all of one sign where a ring is convex."""
-    before, after = ring - np.roll(ring, 1, axis=1), np.roll(ring, -1, axis=1) - ring
-    return np.asarray(before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0])
+def _edges(corners: FloatArray) -> FloatArray:
+    """(4, N) of the corners of N rings → (4, N), from each to the next."""
+    return np.asarray(np.roll(corners, -1, axis=0) - corners)
 
 
-def _in_one_piece(ring: FloatArray, crs: str) -> BoolArray:
-    """(N,) bool, which rings lie on the map and do not cross its edge."""
+def _turns(x: FloatArray, y: FloatArray) -> FloatArray:
+    """(4, N), twice the area to the left of each corner's turn; all of one sign where a ring is convex."""
+    after_x, after_y = _edges(x), _edges(y)
+    return np.asarray(np.roll(after_x, 1, axis=0) * after_y - np.roll(after_y, 1, axis=0) * after_x)
+
+
+def _in_one_piece(x: FloatArray, y: FloatArray, crs: str) -> BoolArray:
+    """(N,) bool, which of the rings (4, N) lie on the map and do not cross its edge."""
     target = horizontal_crs(crs)
-    edge = np.abs(np.roll(ring, -1, axis=1) - ring)
+    across = np.abs(_edges(x)).max(axis=0)
     if target.is_geographic:
         half = full_circle(target) / 2
-        inside = (np.abs(ring) <= (half, half / 2)).all(axis=(1, 2))
-        return np.asarray(inside & (edge[..., 0] < half / 2).all(axis=1))
+        return np.asarray(
+            (across < half / 2) & (np.abs(x).max(axis=0) <= half) & (np.abs(y).max(axis=0) <= half / 2), np.bool_
+        )
     limit = np.pi / 2 * radius(crs) / target.axis_info[0].unit_conversion_factor
-    return np.asarray((edge < limit / 2).all(axis=(1, 2)))
+    return np.asarray((across < limit / 2) & (np.abs(_edges(y)).max(axis=0) < limit / 2), np.bool_)
 
 
-def _quadrilaterals(ring: FloatArray) -> tuple[pa.Array, pa.Array]:
-    """Convex rings (N, 4, 2), counter-clockwise and open, as columns."""
-    n = len(ring)
+def _quadrilaterals(x: FloatArray, y: FloatArray) -> tuple[pa.Array, pa.Array]:
+    """Convex rings, counter-clockwise and open, as columns; `x` and `y` of their corners are (4, N)."""
+    n = x.shape[1]
     records: npt.NDArray[Any] = np.empty(n, _WKB)
     records["order"], records["type"], records["rings"], records["points"] = 1, 3, 1, 5
-    records["xy"][:, :4], records["xy"][:, 4] = ring, ring[:, 0]
+    for corner in range(5):
+        records["xy"][:, corner, 0], records["xy"][:, corner, 1] = x[corner % 4], y[corner % 4]
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(_WKB.itemsize)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(records.view(np.uint8))]
-    low, high = ring.min(axis=1), ring.max(axis=1)
-    columns = [pa.array(np.ascontiguousarray(c)) for c in (*low.T, *high.T)]
+    columns = [pa.array(c) for c in (x.min(axis=0), y.min(axis=0), x.max(axis=0), y.max(axis=0))]
     wkb = pa.BinaryArray.from_buffers(pa.binary(), n, buffers)
     return wkb, pa.StructArray.from_arrays(columns, fields=list(BBOX_TYPE))

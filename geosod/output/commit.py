@@ -120,7 +120,7 @@ def commit_scene(
     folder: OutputFolder,
     scene: Scene,
     *,
-    detections: pa.Table,
+    detections: pa.Table | pa.RecordBatchReader,
     coverage: pa.Table,
     item: Mapping[str, Any],
     crs: str,
@@ -134,7 +134,7 @@ def commit_scene(
     Args:
         folder: from `open_output`.
         scene: the scene.
-        detections: from `table.detection_table`, in `crs`.
+        detections: from `table.detection_rows` or `table.detection_table`, in `crs`.
         coverage: from `coverage.coverage_table`, in `crs`.
         item: from `stac_item.scene_item` with ``hrefs=folder.files(scene).hrefs()``.
         crs: CRS of the dataset.
@@ -279,7 +279,7 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
     paths = commit_scene(
         folder,
         scene,
-        detections=outputs.detection_table(),
+        detections=outputs.detection_rows(),
         coverage=coverage,
         item=item,
         crs=outputs.crs,

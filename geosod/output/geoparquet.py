@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -28,6 +29,8 @@ BBOX_TYPE = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in 
 _TYPE_NAMES = {3: "Polygon", 6: "MultiPolygon"}
 #: Columns with few distinct values, which are dictionary encoded.
 REPEATING = ("label", "scene_id", "status", "reason")
+#: What bounds a file, for each field of the bounding boxes.
+_ENDS = (pc.min, pc.min, pc.max, pc.max)
 
 
 def file_metadata(scene: Scene, provenance: Provenance) -> dict[str, object]:
@@ -65,78 +68,58 @@ def geometry_columns(geometries: Any) -> tuple[pa.Array, pa.Array]:
     return wkb, pa.StructArray.from_arrays(columns, fields=list(BBOX_TYPE))
 
 
-def _geometry_types(column: pa.ChunkedArray) -> list[str]:
-    """Names of the geometry types present, read from bytes 1 to 4 of each little-endian WKB."""
-    codes = pc.unique(pc.binary_slice(column, 1, 5)).to_pylist() if len(column) else []
-    return sorted(_TYPE_NAMES[int.from_bytes(code, "little")] for code in codes)
-
-
-def geo_metadata(table: pa.Table, *, crs: str | None, geometry_types: Sequence[str] | None = None) -> dict[str, Any]:
-    """The ``geo`` metadata of GeoParquet 1.1.0.
+def geo_metadata(crs: str | None, geometry_types: Iterable[str], bounds: Sequence[float] | None) -> dict[str, Any]:
+    """The ``geo`` metadata of GeoParquet 1.1.0, for the columns ``geometry`` (WKB) and ``bbox``.
 
     Args:
-        table: has the columns ``geometry`` (WKB) and ``bbox``.
         crs: CRS of the geometries; None writes ``null``, which GeoParquet defines as coordinates without a CRS.
-        geometry_types: names of the geometry types in the table; by default they are read from the WKB.
+        geometry_types: names of the geometry types in the file.
+        bounds: xmin, ymin, xmax, ymax of all geometries; None where there are none.
     """
-    types = _geometry_types(table["geometry"]) if geometry_types is None else sorted(geometry_types)
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": types,
-        "crs": None if crs is None else parse_crs(crs).to_json_dict(),
+        "geometry_types": sorted(geometry_types),
+        "crs": None if crs is None else _projjson(crs),
         "orientation": "counterclockwise",
-        "covering": {"bbox": {name: ["bbox", name] for name in ("xmin", "ymin", "xmax", "ymax")}},
+        "covering": {"bbox": {name: ["bbox", name] for name in BBOX_TYPE.names}},
     }
-    if len(table):
-        bbox = table["bbox"].combine_chunks()
-        ends = {"xmin": pc.min, "ymin": pc.min, "xmax": pc.max, "ymax": pc.max}
-        column["bbox"] = [end(bbox.field(name)).as_py() for name, end in ends.items()]
+    if bounds is not None:
+        column["bbox"] = list(bounds)
     return {"version": GEOPARQUET_VERSION, "primary_column": "geometry", "columns": {"geometry": column}}
 
 
+@lru_cache(maxsize=64)
+def _projjson(crs: str) -> dict[str, Any]:
+    return parse_crs(crs).to_json_dict()
+
+
 def write_geoparquet(
-    table: pa.Table,
+    rows: pa.Table | pa.RecordBatchReader,
     path: str | Path | IO[bytes],
     *,
     crs: str | None,
     metadata: Mapping[str, object],
-    geometry_types: Sequence[str] | None = None,
 ) -> None:
-    """Write a table as GeoParquet 1.1.
+    """Write a table, or rows that are made while they are read, as GeoParquet 1.1.
 
-    The bytes depend only on the arguments and the version of pyarrow: no time or path is written.
+    The bytes depend only on the rows, the arguments and the version of pyarrow: no time or path is written.
 
     Args:
-        table: has the columns ``geometry`` (WKB, polygons with counter-clockwise shells) and ``bbox``.
+        rows: have the columns ``geometry`` (WKB, polygons with counter-clockwise shells) and ``bbox``.
         path: local file, which is replaced, or an open one.
         crs: CRS of the geometries, or None for pixels.
         metadata: written as JSON under the key ``geosod``.
-        geometry_types: as `geo_metadata`.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    geo = geo_metadata(table, crs=crs, geometry_types=geometry_types)
-    keys = _file_keys(geo, metadata)
-    stamped = table.combine_chunks().replace_schema_metadata(keys)
+    tables = [rows] if isinstance(rows, pa.Table) else (pa.Table.from_batches([batch]) for batch in rows)
     try:
-        pq.write_table(
-            stamped,
-            path,
-            compression="zstd",
-            row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=_dictionary_columns(table.schema),
-        )
+        with GeoParquetWriter(path, rows.schema, crs=crs, metadata=metadata) as writer:
+            for table in tables:
+                writer.write(table)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
-
-
-def _file_keys(geo: Mapping[str, object], metadata: Mapping[str, object]) -> dict[str, str]:
-    return {"geo": json.dumps(geo), "geosod": json.dumps(dict(metadata), sort_keys=True, default=str)}
-
-
-def _dictionary_columns(schema: pa.Schema) -> list[str]:
-    return [name for name in REPEATING if name in schema.names]
 
 
 class GeoParquetWriter:
@@ -145,11 +128,13 @@ class GeoParquetWriter:
     The bounds and geometry types for the ``geo`` metadata are collected on the way and written last.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, crs: str | None, metadata: Mapping[str, object]) -> None:
+    def __init__(
+        self, path: str | Path | IO[bytes], schema: pa.Schema, *, crs: str | None, metadata: Mapping[str, object]
+    ) -> None:
         """Open a new file.
 
         Args:
-            path: local file; it is replaced.
+            path: local file, which is replaced, or an open one.
             schema: of the rows; has ``geometry`` (WKB) and ``bbox``.
             crs: CRS of the geometries, or None for pixels.
             metadata: written as JSON under the key ``geosod``.
@@ -166,19 +151,13 @@ class GeoParquetWriter:
             path,
             self._schema,
             compression="zstd",
-            use_dictionary=_dictionary_columns(self._schema),
+            use_dictionary=[name for name in REPEATING if name in schema.names],
             store_schema=False,
         )
 
     def write(self, table: pa.Table) -> None:
         """Append rows with the schema of the file."""
         self.rows += len(table)
-        if len(table) == 0:
-            return
-        column = geo_metadata(table.select(["geometry", "bbox"]), crs=None)["columns"]["geometry"]
-        low, high = column["bbox"][:2], column["bbox"][2:]
-        self._bounds = np.concatenate([np.minimum(self._bounds[:2], low), np.maximum(self._bounds[2:], high)])
-        self._types |= set(column["geometry_types"])
         self._waiting.append(table.replace_schema_metadata(None))
         self._flush(ROW_GROUP_ROWS)
 
@@ -194,10 +173,17 @@ class GeoParquetWriter:
         if sum(map(len, self._waiting)) < min_rows:
             return
         table = pa.concat_tables(self._waiting)
-        while len(table) >= min_rows and len(table):
-            self._writer.write_table(table[:ROW_GROUP_ROWS].combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+        while len(table) >= min_rows:
+            self._write_group(table[:ROW_GROUP_ROWS].combine_chunks())
             table = table[ROW_GROUP_ROWS:]
-        self._waiting = [table] if len(table) else []
+        self._waiting = [table]
+
+    def _write_group(self, group: pa.Table) -> None:
+        bbox = group["bbox"].combine_chunks()
+        ends = [end(bbox.field(name)).as_py() for name, end in zip(BBOX_TYPE.names, _ENDS, strict=True)]
+        self._bounds = np.concatenate([np.minimum(self._bounds[:2], ends[:2]), np.maximum(self._bounds[2:], ends[2:])])
+        self._types |= _geometry_types(group["geometry"])
+        self._writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
 
     def __enter__(self) -> Self:
         return self
@@ -207,14 +193,17 @@ class GeoParquetWriter:
     ) -> None:
         if kind is None:
             self._flush(1)
-            self._writer.add_key_value_metadata(_file_keys(self._geo(), self._metadata))
+            bounds = self._bounds.tolist() if self.rows else None
+            geo = json.dumps(geo_metadata(self._crs, self._types, bounds))
+            own = json.dumps(self._metadata, sort_keys=True, default=str)
+            self._writer.add_key_value_metadata({"geo": geo, "geosod": own})
         self._writer.close()
 
-    def _geo(self) -> dict[str, Any]:
-        geo = geo_metadata(self._schema.empty_table(), crs=self._crs, geometry_types=sorted(self._types))
-        if self.rows:
-            geo["columns"]["geometry"]["bbox"] = self._bounds.tolist()
-        return geo
+
+def _geometry_types(column: pa.ChunkedArray) -> set[str]:
+    """Names of the geometry types present, read from bytes 1 to 4 of each little-endian WKB."""
+    codes = pc.unique(pc.binary_slice(column, 1, 5)).to_pylist()
+    return {_TYPE_NAMES[int.from_bytes(code, "little")] for code in codes}
 
 
 def read_metadata(path: str | Path, *, key: str = "geosod") -> dict[str, Any] | None:

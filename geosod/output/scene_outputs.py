@@ -14,7 +14,7 @@ from geosod.errors import ConfigError
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import coverage_table
 from geosod.output.geoparquet import file_metadata, write_geoparquet
-from geosod.output.table import detection_table
+from geosod.output.table import detection_rows, detection_table
 from geosod.results import Counts, Coverage, Failure, Provenance, SceneResult
 from geosod.scene import Scene
 
@@ -64,8 +64,12 @@ class SceneOutputs:
         failures = tuple(replace(failure, scene_id=ref.id) for failure in self.failures)
         return replace(self, scene=replace(self.scene, ref=ref), failures=failures)
 
+    def detection_rows(self) -> pa.RecordBatchReader:
+        """The rows of the detections file, made while they are read; see `geosod.output.table.detection_rows`."""
+        return detection_rows(self.scene, self.detections, self.provenance, crs=self.crs)
+
     def detection_table(self) -> pa.Table:
-        """The rows of the detections file, with `geosod.output.table.DETECTION_SCHEMA`."""
+        """`detection_rows` as a table, with `geosod.output.table.DETECTION_SCHEMA`."""
         return detection_table(self.scene, self.detections, self.provenance, crs=self.crs)
 
     def coverage_table(self) -> pa.Table:
@@ -74,7 +78,7 @@ class SceneOutputs:
 
     def to_geopandas(self) -> geopandas.GeoDataFrame:
         """The detections as a GeoDataFrame: the same as reading the file that `geosod.detect(out=...)` writes."""
-        return self._as_read(self.detection_table())
+        return self._as_read(self.detection_rows())
 
     def coverage_to_geopandas(self) -> geopandas.GeoDataFrame:
         """The ground as a GeoDataFrame, with `status`, `reason` and `area_km2`."""
@@ -98,12 +102,12 @@ class SceneOutputs:
             data={"class_name": names[d.labels]},
         )
 
-    def _as_read(self, table: pa.Table) -> geopandas.GeoDataFrame:
+    def _as_read(self, rows: pa.Table | pa.RecordBatchReader) -> geopandas.GeoDataFrame:
         import geopandas
 
         buffer = io.BytesIO()
         crs = self.crs if georeferenced(self.scene) else None
-        write_geoparquet(table, buffer, crs=crs, metadata=file_metadata(self.scene, self.provenance))
+        write_geoparquet(rows, buffer, crs=crs, metadata=file_metadata(self.scene, self.provenance))
         return geopandas.read_parquet(io.BytesIO(buffer.getvalue()))
 
 

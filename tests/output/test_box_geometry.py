@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.georeference.polygons import ground_polygons, pixel_polygons
-from geosod.output import table
 from geosod.output.box_geometry import box_columns
 from geosod.output.geoparquet import geometry_columns
 from geosod.scene import Scene, SceneRef
@@ -66,15 +65,3 @@ def test_boxes_of_pixel_scenes(scenes) -> None:
     expected = geometry_columns(pixel_polygons(boxes))
     found = box_columns(scenes["utm"], boxes, None)
     assert found[0].equals(expected[0]) and found[1].equals(expected[1])
-
-
-@pytest.mark.parametrize("place", ["utm", "antimeridian"])
-def test_parts_give_the_columns_of_the_whole(place, scenes, monkeypatch) -> None:
-    boxes = some_boxes(3, 500, 60.0)
-    whole = table._ground_columns(scenes[place], boxes, "OGC:CRS84")
-    monkeypatch.setattr(table, "_PART", 37)
-    parts = table._ground_columns(scenes[place], boxes, "OGC:CRS84")
-    assert whole.keys() == parts.keys()
-    for name, column in whole.items():
-        same = column.equals(parts[name]) if name in ("geometry", "bbox") else np.array_equal(column, parts[name])
-        assert same, name

@@ -6,17 +6,17 @@ import datetime as dt
 import hashlib
 from pathlib import Path
 
-import geopandas
 import numpy as np
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.detections import Detections
-from geosod.errors import ModelError
+from geosod.errors import ModelError, SceneError
 from geosod.output.geoparquet import file_metadata, write_geoparquet
-from geosod.output.table import DETECTION_SCHEMA, detection_ids, detection_table
+from geosod.output.table import DETECTION_SCHEMA, detection_rows, detection_table
 from tests.output.samples import CRS84, PROVENANCE, SCENES, make_scene, random_detections
 
 CONTRACT = [
@@ -110,36 +110,43 @@ def test_bytes_depend_only_on_the_set_of_boxes(
     assert len(digests) == 1
 
 
-def test_rows_follow_the_hilbert_curve() -> None:
-    table = detection_table(SCENES["utm"], random_detections(5, 500), PROVENANCE, crs="EPSG:32633")
-    x, y = ((table[f"px_{a}min"].to_numpy() + table[f"px_{a}max"].to_numpy()) / 2 for a in "xy")
-    distance = geopandas.GeoSeries.from_xy(x, y).hilbert_distance(total_bounds=(0, 0, 1000, 800), level=16)
-    assert (np.diff(distance.to_numpy().astype(np.int64)) >= 0).all()
-    # Neighbours in the file are neighbours on the ground: much nearer than in random order.
-    assert np.hypot(np.diff(x), np.diff(y)).mean() < 80
-
-
-def test_identifiers_are_stable_and_unique() -> None:
-    boxes = np.array([[1.0, 2, 3, 4], [1, 2, 3, 4], [-0.0, 2, 3, 4], [0.0, 2, 3, 4], [1, 2, 3, 4]])
-    labels = np.array([0, 0, 0, 1, 1], np.int32)
-    names = detection_ids("s", boxes, labels).to_pylist()
-    assert len(set(names)) == 5
-    assert names[1] == names[0] + "-1"
-    assert (
-        detection_ids("s", boxes[2:3], labels[:1]).to_pylist() == detection_ids("s", boxes[3:4], labels[:1]).to_pylist()
-    )
-    # Pinned: an identifier must not change between versions, or reruns would not match earlier results.
-    assert names[0] == detection_ids("s", boxes[:1], labels[:1]).to_pylist()[0] == "s-bf4777d7f100da71"
-
-
-def test_hashes_are_well_distributed() -> None:
-    grid = np.stack(np.meshgrid(np.arange(300.0), np.arange(300.0)), axis=-1).reshape(-1, 2)
-    boxes = np.hstack([grid, grid + 1])
-    names = detection_ids("s", boxes, np.zeros(len(boxes), np.int32)).to_pylist()
-    assert len({name[:11] for name in names}) > 80_000  # 36 bits are enough for nearly all of 90,000 to differ
-    assert not any(name.count("-") > 1 for name in names)
-
-
 def test_unnamed_label_is_refused() -> None:
     with pytest.raises(ModelError, match="lists 2 classes"):
         detection_table(SCENES["utm"], Detections(boxes=[[0, 0, 1, 1]], scores=[1], labels=[2]), PROVENANCE, crs=CRS84)
+
+
+def written(folder: Path, name: str, detections: Detections) -> bytes:
+    rows = detection_rows(SCENES[name], detections, PROVENANCE, crs=CRS84)
+    write_geoparquet(rows, folder / "x.parquet", crs=CRS84, metadata={})
+    return (folder / "x.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["utm", "across"])
+def test_bytes_do_not_depend_on_parts_and_cores(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setattr("geosod.output.geoparquet.ROW_GROUP_ROWS", 500)
+    detections = random_detections(8, 1730, duplicates=True)
+    expected = written(tmp_path, name, detections)
+    table = detection_table(SCENES[name], detections, PROVENANCE, crs=CRS84)
+    write_geoparquet(table, tmp_path / "t.parquet", crs=CRS84, metadata={})
+    assert (tmp_path / "t.parquet").read_bytes() == expected
+    for rows, cpus in ((37, 1), (37, 5), (500, 2), (1729, 2)):
+        monkeypatch.setattr("geosod.output.parts.PART_ROWS", rows)
+        monkeypatch.setattr("geosod.output.parts.usable_cpus", lambda cpus=cpus: cpus)
+        assert written(tmp_path, name, detections) == expected, (rows, cpus)
+
+
+def test_rows_are_made_while_they_are_read(monkeypatch) -> None:
+    monkeypatch.setattr("geosod.output.parts.PART_ROWS", 10)
+    reader = detection_rows(SCENES["utm"], random_detections(2, 95), PROVENANCE, crs=CRS84)
+    assert [len(batch) for batch in reader] == [10] * 9 + [5]
+
+
+def test_an_error_of_a_part_reaches_the_reader(monkeypatch) -> None:
+    monkeypatch.setattr("geosod.output.parts.PART_ROWS", 10)
+    beyond = make_scene(crs="EPSG:4326", transform=Affine(1, 0, 0, 0, -1, 95), size=(20, 200))
+    boxes = np.array([[1.0, 20 + i, 3, 21 + i] for i in range(170)])
+    rows = detection_rows(
+        beyond, Detections(boxes=boxes, scores=np.ones(170), labels=np.zeros(170)), PROVENANCE, crs="EPSG:3857"
+    )
+    with pytest.raises(SceneError, match="has no coordinates"):
+        rows.read_all()
