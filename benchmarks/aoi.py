@@ -1,13 +1,10 @@
 """A small area of interest in a large scene: work, bytes and time are proportional to the tiles it covers.
 
-Ten polygons are scattered over a demo scene, at several sizes. For each size this prints the fraction of the scene's
-tiles that they cover, and the tiles detected, bytes read and time as fractions of a run without an AOI in the same
-process.
+Ten polygons of several sizes are scattered over a drawn scene.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +16,16 @@ import psutil
 import shapely
 
 import geosod
-from geosod.demo.scene import write_scene
+from benchmarks.options import Options, say
+from benchmarks.scenes import demo_scene
+from benchmarks.table import Row, Table
 from geosod.running.detect import make_job
 from geosod.running.events import Ready, TilesDetected
 from geosod.running.planning import plan_scene
 from geosod.scene import Scene, SceneRef
+
+#: Of the scene that the polygons cover.
+SHARES = (0.001, 0.01, 0.05)
 
 
 def ten_polygons(scene: Scene, *, share: float, seed: int) -> geopandas.GeoDataFrame:
@@ -61,34 +63,27 @@ def measure(scene: Path, model: str, **settings: Any) -> dict[str, float]:
     return {"tiles": counts["tiles"], "bytes": read, "seconds": time.perf_counter() - counts["loaded"]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=32768, help="side of the scene in pixels")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.001, 0.01, 0.05])
-    parser.add_argument("--scene", type=Path, help="an existing demo scene")
-    parser.add_argument("--model", default="demo-harbour")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = args.scene or Path(folder) / "scene.tif"
-        if args.scene is None:
-            write_scene(path, size=args.size, seed=7)
-        plan = plan_scene(make_job(args.model), SceneRef(str(path), "scene"))
-        whole = measure(path, args.model)
-        print(
-            f"whole scene: {plan.scene.megapixels:.0f} Mpx, {whole['tiles']} tiles with valid pixels of {plan.tiles}, ",
-            end="",
-        )
-        print(f"{whole['bytes'] / 1e6:.1f} MB, {whole['seconds']:.1f} s", flush=True)
-        print(f"{'AOI':>7} {'tiles covered':>14} {'detected':>9} {'bytes':>8} {'time':>8} {'s':>7}")
-        for i, share in enumerate(args.shares):
-            aoi = Path(folder) / f"{i}.gpkg"
-            ten_polygons(plan.scene, share=share, seed=i).to_file(aoi)
-            covered = plan_scene(make_job(args.model, aoi=aoi), SceneRef(str(path), "scene"))
-            part = measure(path, args.model, aoi=aoi)
-            shares = [part[name] / whole[name] for name in ("tiles", "bytes", "seconds")]
-            cells = " ".join(f"{value:>8.2%}" for value in shares)
-            print(f"{share:>7.1%} {covered.tiles / plan.tiles:>14.2%}  {cells} {part['seconds']:>7.1f}", flush=True)
+def run(options: Options) -> list[Table]:
+    path = demo_scene(options, options.pick(32768, 2048))
+    ref = SceneRef(str(path), "scene")
+    plan = plan_scene(make_job(options.model), ref)
+    whole = measure(path, options.model)
+    rows: list[Row] = [described("whole scene", 1.0, whole, whole)]
+    for i, share in enumerate(options.pick(SHARES, (0.05,))):
+        say(f"an area of interest of {share:.1%}")
+        aoi = options.folder / f"{i}.gpkg"
+        ten_polygons(plan.scene, share=share, seed=i).to_file(aoi)
+        covered = plan_scene(make_job(options.model, aoi=aoi), ref)
+        part = measure(path, options.model, aoi=aoi)
+        rows.append(described(f"{share:.1%}", covered.tiles / plan.tiles, part, whole))
+    return [Table.of("aoi", f"Ten hexagons on a scene of {plan.scene.megapixels:,.0f} Mpx, serial engine", rows)]
 
 
-if __name__ == "__main__":
-    main()
+def described(aoi: str, covered: float, part: dict[str, float], whole: dict[str, float]) -> Row:
+    """A row of the table: what a run did, and in percent of a run without an AOI."""
+    shares = {name: 100 * part[name] / whole[name] for name in ("tiles", "bytes", "seconds")}
+    return {
+        "AOI, share of the scene": aoi, "tiles covered, %": 100 * covered, "tiles detected, %": shares["tiles"],
+        "bytes read, %": shares["bytes"], "time, %": shares["seconds"], "tiles": int(part["tiles"]),
+        "MB": part["bytes"] / 1e6, "seconds": part["seconds"],
+    }  # fmt: skip

@@ -1,14 +1,12 @@
-"""How objects at tile borders are reported: ``python -m benchmarks.borders [DOCS]``.
+"""How objects at tile borders are reported.
 
 A simulated perfect detector finds each object in every tile that shows a part of it. Its boxes are off by some jitter,
 have random scores, and end up to a model card's margin before the tile's edge. Objects have sides of 4 pixels to 3
-tiles, thin ones included, and do not touch. The benchmark prints the figures with and without the border policy. Given
-the documentation's folder, it also writes the table and the pictures there.
+tiles, thin ones included, and do not touch.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import product
@@ -17,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.options import Options
+from benchmarks.table import Row, Table
 from geosod.demo.score import match
 from geosod.detections import Detections
 from geosod.merging.merge import merge
@@ -121,25 +121,25 @@ def trial(tile: int, share: float, seed: int, *, borders: bool, method: str = "n
     )
 
 
-def table(seeds: int = 6) -> str:
-    """The figures of all tiles and overlaps, in Markdown."""
-    lines = [
-        "| tile | overlap | objects | number | found | duplicates | fragments "
-        "| without: found | duplicates | fragments |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for tile, share in product(TILES, OVERLAPS):
+def run(options: Options) -> list[Table]:
+    """The figures of all tiles and overlaps; with the documentation's folder it draws the pictures there, too."""
+    rows: list[Row] = []
+    seeds = options.pick(6, 1)
+    for tile, share in product(options.pick(TILES, TILES[:1]), OVERLAPS):
         runs = [[trial(tile, share, seed, borders=b) for seed in range(seeds)] for b in (True, False)]
         for k, name in enumerate(GROUPS):
-            kept, plain = (sum((run[k] for run in group), Figures()) for group in runs)
+            kept, plain = (sum((trial[k] for trial in group), Figures()) for group in runs)
             if kept.objects:
-                shares = " | ".join(_shares(f) for f in (kept, plain))
-                lines.append(f"| {tile} | {share:.1%} | {name} | {kept.objects} | {shares} |")
-    return "\n".join(lines)
+                row: Row = {"tile": str(tile), "overlap": f"{share:.1%}", "objects": name, "number": kept.objects}
+                rows.append({**row, **_shares(kept, ""), **_shares(plain, "without: ")})
+    if options.docs is not None:
+        draw_cases(options.docs / "images")
+    return [Table.of("borders", "Objects at borders of tiles, with and without the border policy", rows)]
 
 
-def _shares(f: Figures) -> str:
-    return " | ".join(f"{n / f.objects:.2%}" for n in (f.found, f.duplicates, f.fragments))
+def _shares(f: Figures, prefix: str) -> Row:
+    counts = {"found": f.found, "duplicates": f.duplicates, "fragments": f.fragments}
+    return {f"{prefix}{name}": f"{count / f.objects:.2%}" for name, count in counts.items()}
 
 
 #: Name, title, overlap and objects of the pictures; tiles of 100 pixels.
@@ -204,22 +204,3 @@ def _corners(grid: Grid) -> Boxes:
 def _rect(box: Iterable[float], style: str) -> str:
     x0, y0, x1, y1 = (round(float(v), 1) for v in box)
     return f'<rect x="{x0}" y="{y0}" width="{round(x1 - x0, 1)}" height="{round(y1 - y0, 1)}" {style}/>'
-
-
-#: The table of docs/merging.md is between these lines.
-BEGIN, END = "<!-- borders: begin -->", "<!-- borders: end -->"
-
-
-def main() -> None:
-    markdown = table()
-    print(markdown)
-    if len(sys.argv) > 1:
-        docs = Path(sys.argv[1])
-        before, _, rest = (docs / "merging.md").read_text().partition(BEGIN)
-        (docs / "merging.md").write_text(f"{before}{BEGIN}\n{markdown}\n{END}{rest.partition(END)[2]}")
-        for path in draw_cases(docs / "images"):
-            print(path)
-
-
-if __name__ == "__main__":
-    main()

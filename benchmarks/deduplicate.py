@@ -1,26 +1,21 @@
 """Deduplicating the outputs of overlapping scenes: geosod and geopandas, each in a separate process.
 
-    python -m benchmarks.deduplicate [--rows 2000000] [--no-peer]
-    python -m benchmarks.deduplicate --deep 365 --rows 2000 --no-peer
-
 Four scenes in a square overlap by a fifth of their area. Both programs read their detections, find boxes of different
 scenes with an IoU of at least 0.5, keep the one with the higher score, and write the rest as GeoParquet. The geopandas
 script holds all boxes in memory, finds pairs with an STR tree and measures polygons with shapely (as geosod does), then
 loops over the matches in Python. It writes no coverage, no items and no duplicates.
 
-With `--deep N` there are N scenes of the same place; in each, one of ten objects is missing.
+There are also stacks of many scenes of the same place; in each, one of ten objects is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
-import json
 import resource
-import subprocess
-import sys
-import tempfile
+import shutil
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import geopandas
@@ -30,6 +25,10 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 
+from benchmarks.options import Options, say
+from benchmarks.processes import call
+from benchmarks.table import Row, Table
+from benchmarks.timing import alternate, median_of
 from geosod import deduplicate
 from geosod.arrays import FloatArray
 from geosod.detections import Detections
@@ -139,85 +138,66 @@ def geopandas_deduplicate(outputs: list[Path], out: Path) -> tuple[int, int]:
     return len(frame), len(rest)
 
 
-def measure(program: str, output: Path, out: Path) -> dict[str, float]:
-    """Run one program in a separate process."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.deduplicate",
-        "--only",
-        program,
-        "--output",
-        str(output),
-        "--out",
-        str(out),
-    ]
-    figures: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return figures
-
-
-def run_one(program: str, output: Path, out: Path) -> None:
+def run_one(program: str, output: str, out: str) -> dict[str, float]:
+    """Run one program in this process, which is a new one: a forked process starts at the peak of its parent."""
     start, cpu = time.perf_counter(), time.process_time()
     if program == "geosod":
         result = deduplicate([output], out=out)
         before, after = result.rows_in, result.rows_out
     else:
-        before, after = geopandas_deduplicate([output], out)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        before, after = geopandas_deduplicate([Path(output)], Path(out))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    print(json.dumps({"before": before, "after": after, "seconds": seconds, "cpu": cpu, "peak": peak}))
+    return {"before": before, "after": after, "seconds": seconds, "cpu": cpu, "peak": peak}
 
 
-def print_table(results: dict[str, dict[str, float]]) -> None:
-    print(f"{'':>10} {'rows in':>10} {'rows out':>10} {'wall s':>8} {'CPU s':>8} {'rows/s':>10} {'peak GiB':>9}")
-    for program, t in results.items():
-        speed = t["before"] / t["seconds"]
-        print(
-            f"{program:>10} {t['before']:10,} {t['after']:10,} {t['seconds']:8.1f} {t['cpu']:8.1f} {speed:10,.0f}"
-            f" {t['peak']:9.2f}"
-        )
-    if len(results) == 2:
-        ours, theirs = results["geosod"], results["geopandas"]
-        print(
-            f"geopandas takes {theirs['seconds'] / ours['seconds']:.1f} times as long and "
-            f"{theirs['peak'] / ours['peak']:.1f} times the memory"
-        )
+def make(out: str, rows: int, deep: int) -> None:
+    """Make the scenes: `deep` of one place, or four that overlap if that is 0."""
+    if deep:
+        make_stack(Path(out), rows, deep)
+    else:
+        make_output(Path(out), rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=2_000_000,
-        help="detections in total, or with --deep in each scene (default: %(default)s)",
-    )
-    parser.add_argument("--deep", type=int, default=0, metavar="N", help="number of scenes of the same place")
-    parser.add_argument("--no-peer", action="store_true", help="leave geopandas out")
-    parser.add_argument("--only", choices=("geosod", "geopandas", "make"), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.only == "make":
-        if options.deep:
-            make_stack(options.output, options.rows, options.deep)
-        else:
-            make_output(options.output, options.rows)
-        return
-    if options.only:
-        run_one(options.only, options.output, options.out)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        print("making the scenes", file=sys.stderr)
-        # In a separate process, since the peak of a forked process starts at the memory of its parent.
-        command = [sys.executable, "-m", "benchmarks.deduplicate", "--only", "make", "--rows", str(options.rows)]
-        command += ["--deep", str(options.deep)]
-        subprocess.run([*command, "--output", str(root / "scenes")], check=True)
-        names = ["geosod"] if options.no_peer else ["geosod", "geopandas"]
-        results = {program: measure(program, root / "scenes", root / program) for program in names}
-    print_table(results)
+def run(options: Options) -> list[Table]:
+    compared = measured(options.pick(2_000_000, 4_000), 0, ("geosod", "geopandas"), options)
+    ours = compared["geosod"]
+    rows: list[Row] = [
+        {
+            "": program, "rows in": int(found["before"]), "rows out": int(found["after"]), "seconds": found["seconds"],
+            "CPU s": found["cpu"], "rows/s": found["before"] / found["seconds"], "peak GiB": found["peak"] / 2**30,
+            "time relative to geosod's": found["seconds"] / ours["seconds"],
+            "memory relative to geosod's": found["peak"] / ours["peak"],
+        }
+        for program, found in compared.items()
+    ]  # fmt: skip
+    sizes = [(each, 0) for each in options.pick((200_000, 5_000_000), ())]
+    stacks = [(options.pick(2_000, 200), depth) for depth in options.pick((12, 50, 365), (3,))]
+    growth: list[Row] = []
+    for number, depth in [*sizes, *stacks]:
+        found = measured(number, depth, ("geosod",), options)["geosod"]
+        growth.append({
+            "scenes": depth or 4, "rows in": int(found["before"]), "rows out": int(found["after"]),
+            "seconds": found["seconds"], "peak MiB": found["peak"] / 2**20,
+        })  # fmt: skip
+    return [
+        Table.of("deduplicate", "Four scenes that overlap by a fifth, on all cores", rows),
+        Table.of("deduplicate-growth", "By number of rows, and of scenes of one place", growth),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def measured(rows: int, deep: int, programs: Sequence[str], options: Options) -> dict[str, dict[str, float]]:
+    """Medians of each program on scenes that are made for it."""
+    say(f"{rows:,} rows, {deep or 4} scenes")
+    output = options.folder / f"scenes-{rows}-{deep}"
+    call("benchmarks.deduplicate:make", out=output, rows=rows, deep=deep)
+
+    def once(program: str) -> dict[str, float]:
+        out = options.folder / program
+        value: dict[str, float] = call("benchmarks.deduplicate:run_one", program=program, output=output, out=out).value
+        shutil.rmtree(out)
+        return value
+
+    found = alternate({program: partial(once, program) for program in programs}, options.rounds)
+    shutil.rmtree(output)
+    return {program: median_of(each) for program, each in found.items()}

@@ -7,15 +7,13 @@ detector      `Detector.detect_batch` on tiles in the host's memory, and each of
 run           `geosod.detect`, compared with reading alone and with the detector alone
 codecs        what a core decodes of the scene in other compressions, and how many cores keep this GPU busy
 
-Speeds are megapixels of tiles per second for the first two, and of the scene for the last; because tiles overlap, the
+Speeds are megapixels of tiles per second for the first two, and of the scene for the others; because tiles overlap, the
 network processes more.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,30 +22,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import rasterio
 import torch
-from rasterio.windows import Window
 
-from benchmarks.end_to_end import decode_once, geosod_detect, tiles_in_memory
-from geosod.demo.scene import write_scene
+from benchmarks.detect_run import detect
+from benchmarks.limits import decode_once, read_alone, sample_tiles
+from benchmarks.options import Options, UnavailableError, say
+from benchmarks.scenes import CODECS, demo_scene, recoded
+from benchmarks.table import Row, Table
+from geosod.detectors.bundle import shipped_models
 from geosod.detectors.detector import Detector, torch_settings
 from geosod.detectors.postprocess import postprocess
 from geosod.detectors.radiometry import network_input
-from geosod.machine import usable_cpus
 from geosod.results import Execution
 from geosod.running.detect import make_job
 from geosod.running.job import Job, resolve_execution
-from geosod.running.planning import ScenePlan, plan_scene
-from geosod.running.stages import read_spec, read_tiles
+from geosod.running.planning import plan_scene
 from geosod.scene import SceneRef, TileBatch
 
 GPU = torch.device("cuda")
-CODECS: dict[str, dict[str, object]] = {
-    "deflate": {"compress": "deflate", "predictor": 2},
-    "jpeg": {"compress": "jpeg", "photometric": "ycbcr"},
-    "zstd": {"compress": "zstd", "predictor": 2},
-    "lzw": {"compress": "lzw", "predictor": 2},
-}
+ENGINES = ("local", "ray")
 
 
 def seconds(work: Callable[[], object], *, at_least: float = 0.4) -> float:
@@ -70,23 +63,25 @@ def network_of(detector: Detector) -> Any:
     return detector.adapter._model  # type: ignore[attr-defined]
 
 
-def network_alone(job: Job, chosen: Execution, *, compiled: bool) -> float:
-    """Print the speed of the forward pass for every way of running it; seconds per tile as `chosen`."""
-    (width, height), bands = job.tile, len(job.model.card.bands)
-    size = chosen.batch
+def ways_of(chosen: Execution, *, compiled: bool) -> list[tuple[Execution, bool, bool]]:
+    """Every way to run a network: the execution, whether fp32 is computed as TF32, and whether channels come last."""
     eager = replace(chosen, backend="eager")
-    ways: list[tuple[Execution, bool, bool]] = []
-    ways += [(replace(eager, precision="fp32"), tf32, last) for tf32 in (False, True) for last in (False, True)]
+    ways = [(replace(eager, precision="fp32"), tf32, last) for tf32 in (False, True) for last in (False, True)]
     ways += [(replace(eager, precision="bf16"), False, last) for last in (False, True)]
-    sizes = sorted({1, 2, 4, 8, 16, 32, 64} - {size})
+    sizes = sorted({1, 2, 4, 8, 16, 32, 64} - {chosen.batch})
     ways += [(replace(eager, precision="bf16", batch=n), False, True) for n in sizes]
     if compiled:
-        whole = replace(chosen, backend="compile")
-        ways += [(replace(whole, precision="bf16", batch=n), False, True) for n in (size, 4 * size)]
-    print(f"{'network alone':<44} {'ms a tile':>10} {'tiles/s':>9} {'Mpx/s':>9} {'of chosen':>10}")
-    results: list[tuple[str, float]] = []
+        whole = replace(chosen, backend="compile", precision="bf16")
+        ways += [(replace(whole, batch=n), False, True) for n in (chosen.batch, 4 * chosen.batch)]
+    return ways
+
+
+def network_alone(job: Job, chosen: Execution, *, compiled: bool) -> tuple[list[Row], float]:
+    """The speed of the forward pass for every way of running it; and the seconds a tile as `chosen`."""
+    (width, height), bands = job.tile, len(job.model.card.bands)
+    found: list[tuple[dict[str, Any], float]] = []
     reference = 0.0
-    for execution, tf32, last in ways:
+    for execution, tf32, last in ways_of(chosen, compiled=compiled):
         layout = torch.channels_last if last else torch.contiguous_format
         network = network_of(job.model.load(execution, threshold=job.threshold))
         if not last:
@@ -96,28 +91,32 @@ def network_alone(job: Job, chosen: Execution, *, compiled: bool) -> float:
         images = torch.rand(shape, device=GPU).to(dtype, memory_format=layout)
         with torch_settings(execution), torch.inference_mode():
             torch.backends.cudnn.allow_tf32 = tf32
-            start = time.perf_counter()
-            network(images)
-            torch.cuda.synchronize()
-            first = time.perf_counter() - start
             each = seconds(lambda network=network, images=images: network(images)) / execution.batch
             torch.backends.cudnn.allow_tf32 = True
-        name = f"{execution.precision}{' as TF32' if tf32 else ''}, {execution.backend}, "
-        name += f"{'channels last' if last else 'channels first'}, {execution.batch}"
-        name += f" (first {first:.0f} s)" if first > 2 else ""
-        results.append((name, each))
         if execution == chosen and last:
             reference = each
+        way = {
+            "model": job.model.card.name, "precision": "TF32" if tf32 else execution.precision,
+            "backend": execution.backend, "channels": "last" if last else "first", "batch": execution.batch,
+            "chosen": execution == chosen and last,
+        }  # fmt: skip
+        found.append((way, each))
         del network, images
         torch.cuda.empty_cache()
-    for name, each in results:
-        mark = f"{each / reference:>9.2f} x" if reference else ""
-        print(f"{name:<44} {1e3 * each:>10.3f} {1 / each:>9.0f} {width * height / 1e6 / each:>9.0f} {mark}", flush=True)
-    return reference
+    pixels = width * height / 1e6
+    return [
+        {**way, **speeds(each, pixels), "time relative to the chosen one": each / reference if reference else None}
+        for way, each in found
+    ], reference
 
 
-def detector_steps(detector: Detector, tiles: TileBatch, network: float, *, profile: bool) -> float:
-    """Print what a detector needs for a tile in the host's memory, step by step; returns the seconds in all."""
+def speeds(each: float, pixels: float) -> Row:
+    """The speed of something that takes so many seconds a tile, which has so many megapixels."""
+    return {"ms a tile": 1e3 * each, "tiles/s": 1 / each, "Mpx/s": pixels / each}
+
+
+def detector_steps(detector: Detector, tiles: TileBatch) -> dict[str, float]:
+    """Seconds a tile of a detector on tiles in the host's memory, step by step, and in all."""
     card, size = detector.card, detector.execution.batch
     batch = tiles[:size]
     host = torch.from_numpy(batch.pixels)
@@ -126,7 +125,7 @@ def detector_steps(detector: Detector, tiles: TileBatch, network: float, *, prof
         images = network_input(batch, card, size=size, device=GPU)
         raw = detector.adapter.predict(images)
         few = raw.wanted(len(batch), detector.threshold).on_cpu()
-        steps = {
+        steps: dict[str, Callable[[], object]] = {
             "pixels to the GPU": lambda: host.to(GPU),
             "the same from pinned memory": lambda: pinned.to(GPU, non_blocking=True),
             "network input, pixels to the GPU included": lambda: network_input(batch, card, size=size, device=GPU),
@@ -137,48 +136,19 @@ def detector_steps(detector: Detector, tiles: TileBatch, network: float, *, prof
             "postprocessing on the GPU": lambda: postprocess(raw, batch, card, threshold=detector.threshold),
         }
         times = {name: seconds(step) / len(batch) for name, step in steps.items()}
-    times["detector, in all"] = whole = seconds(lambda: detector.detect_batch(batch)) / len(batch)
-    pixels = job_pixels(batch) / 1e6
-    print(f"\n{'detector':<44} {'ms a tile':>10} {'tiles/s':>9} {'Mpx/s':>9} {'of network':>10}")
-    for name, each in times.items():
-        print(f"{name:<44} {1e3 * each:>10.3f} {1 / each:>9.0f} {pixels / each:>9.0f} {each / network:>9.2f} x")
-    if profile:
-        with torch.profiler.profile() as found:
-            detector.detect_batch(batch)
-            torch.cuda.synchronize()
-        print(found.key_averages().table(sort_by="cuda_time_total", row_limit=14, max_name_column_width=50))
-    return whole
+    times["detector, in all"] = seconds(lambda: detector.detect_batch(batch)) / len(batch)
+    return times
 
 
-def job_pixels(batch: TileBatch) -> int:
-    return int(batch.pixels.shape[-1] * batch.pixels.shape[-2])
-
-
-def read_alone(job: Job, plan: ScenePlan, chunk: int) -> float:
-    """Seconds to read and cut all tiles in one thread, which all cores decode for."""
-    start = time.perf_counter()
-    spec = replace(read_spec(job, plan, plan.scene, "eager", chunk), threads=usable_cpus())
-    for unit in plan.units:
-        for _ in read_tiles(plan.scene, unit, spec):
-            pass
-    return time.perf_counter() - start
-
-
-def cores_by_codec(scene: Path, folder: Path, wanted: float) -> None:
-    """Print what one core decodes of a part of the scene, and how many cores decode `wanted` Mpx/s."""
-    print(f"\n{'codec':<44} {'Mpx/s a core':>12} {'cores for this GPU':>20}")
-    for codec, options in CODECS.items():
-        path = folder / f"{codec}.tif"
-        with rasterio.open(scene) as whole:
-            side = min(4096, whole.width)
-            window = Window((whole.width - side) // 2, (whole.height - side) // 2, side, side)
-            profile = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "tiled": True}
-            with rasterio.open(
-                path, "w", **profile, blockxsize=512, blockysize=512, interleave="pixel", **options
-            ) as to:
-                to.write(whole.read(window=window))
-        each = side * side / 1e6 / min(decode_once(path, threads=1) for _ in range(3))
-        print(f"{codec:<44} {each:>12.0f} {wanted / each:>20.1f}", flush=True)
+def cores_by_codec(scene: Path, options: Options, wanted: float) -> list[Row]:
+    """What one core decodes of a part of the scene, and how many cores decode `wanted` Mpx/s."""
+    rows: list[Row] = []
+    for codec in CODECS:
+        path = recoded(scene, options.folder / f"{codec}.tif", codec, side=4096)
+        with_one = min(decode_once(path, threads=1) for _ in range(3))
+        speed = plan_scene(make_job(options.model), SceneRef(str(path), "part")).scene.megapixels / with_one
+        rows.append({"codec": codec, "Mpx/s a core": speed, "cores for this GPU": wanted / speed})
+    return rows
 
 
 @contextmanager
@@ -198,60 +168,69 @@ def utilisation(shares: list[float]) -> Iterator[None]:
     thread.join()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=16384, help="side of the scene in pixels")
-    parser.add_argument("--model", default="demo-harbour")
-    parser.add_argument("--engines", nargs="*", default=["local", "ray"])
-    parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile makes")
-    parser.add_argument("--network-only", action="store_true", help="measure no scene; for models of other bands")
-    parser.add_argument("--profile", action="store_true", help="print the slowest operations of the detector")
-    args = parser.parse_args()
+def run(options: Options) -> list[Table]:
     if not torch.cuda.is_available():
-        print("torch sees no CUDA GPU on this machine, so there is nothing to measure")
-        return
-    backend = "eager" if args.no_compile else None
-    job = make_job(args.model, device="cuda", backend=backend)
-    chosen, line = resolve_execution(job)
-    print(f"{torch.cuda.get_device_name()}, {usable_cpus()} cores, torch {torch.__version__}; chosen: {line}\n")
-    network = network_alone(job, chosen, compiled=not args.no_compile)
-    if args.network_only:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        scene = Path(folder) / "scene.tif"
-        write_scene(scene, size=args.size, seed=7, threads=usable_cpus())
-        plan = plan_scene(job, SceneRef(str(scene), "scene"))
-        mpx = plan.scene.megapixels
-        detector = job.model.load(chosen, threshold=job.threshold)
-        # From the middle of the scene: tiles at its edges show nodata, which takes longer.
-        middle = replace(plan, units=plan.units[len(plan.units) // 2 :])
-        alone = detector_steps(detector, tiles_in_memory(job, middle, chosen.batch), network, profile=args.profile)
-        del detector
-        print(f"\n{args.size} x {args.size}, {plan.tiles} tiles of {job.tile[0]} x {job.tile[1]}")
-        decode = min(decode_once(scene) for _ in range(3))
-        limit = max(decode, network * plan.tiles)
+        raise UnavailableError("gpu: torch sees no CUDA GPU on this machine, so there is nothing to measure")
+    networks: list[Row] = []
+    reference = 0.0
+    for name in shipped_models():
+        job = make_job(name, device="cuda")
+        chosen, line = resolve_execution(job)
+        say(f"{torch.cuda.get_device_name()}: {name}: {line}")
+        rows, each = network_alone(job, chosen, compiled=not options.quick)
+        networks += rows
+        reference = each if name == options.model else reference
+    job = make_job(options.model, device="cuda")
+    chosen, _ = resolve_execution(job)
+    reference = reference or network_alone(job, chosen, compiled=False)[1]
+    scene = demo_scene(options, options.pick(16384, 2048))
+    detector = job.model.load(chosen, threshold=job.threshold)
+    steps = detector_steps(detector, sample_tiles(scene, job.model.card, chosen.batch))
+    del detector
+    pixels, device = job.tile[0] * job.tile[1] / 1e6, torch.cuda.get_device_name()
+    detector_rows: list[Row] = [
+        {"step": name, **speeds(each, pixels), "time relative to the network": each / reference}
+        for name, each in steps.items()
+    ]
+    runs, mpx, tiles = whole_runs(scene, job, chosen, reference, steps["detector, in all"], options)
+    codecs = cores_by_codec(scene, options, mpx / reference / tiles)
+    return [
+        Table.of("gpu-network", f"Networks alone, tiles in the memory of the {device}", networks),
+        Table.of("gpu-detector", f"{options.model}, tiles in the host's memory", detector_rows),
+        Table.of("gpu", f"Whole runs on a scene of {mpx:,.0f} Mpx", runs),
+        Table.of("gpu-codecs", "Cores that keep this GPU busy", codecs),
+    ]
 
-        def row(name: str, duration: float) -> None:
-            speed = f"{duration:>8.2f} s {mpx / duration:>8.0f} Mpx/s"
-            print(f"{name:<44} {speed} {duration / limit:>8.2f} x the slower of decoding and network", flush=True)
 
-        row("decode once, all cores", decode)
-        row("network alone", network * plan.tiles)
-        row("detector alone", alone * plan.tiles)
-        row("read and cut tiles", read_alone(job, plan, chosen.batch))
-        for engine in args.engines:
-            settings = {"engine": engine, "device": "cuda", "backend": backend, "overwrite": True}
-            shares: list[float] = []
-            # Twice, since the first run loads compiled code, and a machine may have none yet.
-            for name in ("first run", "second run"):
-                with utilisation(shares):
-                    whole, steady = geosod_detect(scene, args.model, Path(folder) / engine, settings)
-                row(f"geosod, {engine}, {name}, in total", whole)
-                row(f"geosod, {engine}, {name}, after loading", steady)
+def whole_runs(
+    scene: Path, job: Job, chosen: Execution, network: float, detector: float, options: Options
+) -> tuple[list[Row], float, int]:
+    """Rows for the limits and for runs of every engine in this process; megapixels and tiles of the scene."""
+    plan = plan_scene(job, SceneRef(str(scene), "scene"))
+    mpx, tiles = plan.scene.megapixels, plan.tiles
+    times: dict[str, float] = {
+        "every block once, all cores": min(decode_once(scene) for _ in range(3)),
+        "network alone": network * tiles,
+        "detector alone": detector * tiles,
+        "read and cut tiles": read_alone(job, plan, chunk=chosen.batch),
+    }
+    limit = max(times["every block once, all cores"], times["network alone"])
+    busy: dict[str, float] = {}
+    for engine in ENGINES:
+        shares: list[float] = []
+        # Twice, since the first run loads compiled code, and a machine may have none yet.
+        for name in ("first run", "second run"):
+            with utilisation(shares):
+                out = str(options.folder / engine)
+                marks = detect(str(scene), options.model, out, {"engine": engine, "device": "cuda"})
+            times[f"{engine} engine, {name}, call of detect"] = marks["end"] - marks["called"]
+            times[f"{engine} engine, {name}, after loading"] = marks["end"] - marks["loaded"]
             if shares:
-                print(f"{'GPU busy':<44} {100 * statistics.fmean(shares):>8.0f} %")
-        cores_by_codec(scene, Path(folder), mpx / (network * plan.tiles))
-
-
-if __name__ == "__main__":
-    main()
+                busy[f"{engine} engine, {name}, call of detect"] = 100 * statistics.fmean(shares)
+    return [
+        {
+            "step": name, "seconds": each, "Mpx/s": mpx / each,
+            "time relative to the slower of decoding and network": each / limit, "GPU busy, %": busy.get(name),
+        }
+        for name, each in times.items()
+    ], mpx, tiles  # fmt: skip

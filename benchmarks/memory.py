@@ -1,57 +1,47 @@
-"""Peak memory of a run by scene size: it must not grow with the scene.
-
-Draws demo scenes of increasing size, runs `geosod detect` on each in a separate process, and prints the peak of the
-sum of proportional set sizes (PSS) over all processes of the run.
-"""
+"""Peak memory and time of a run by size of the scene: memory must not grow with it, and time no faster than it."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+import numpy as np
 
-from geosod.demo.scene import write_scene
+from benchmarks.detect_run import run_detect
+from benchmarks.options import Options, say
+from benchmarks.scenes import demo_scene, repeated
+from benchmarks.table import Row, Table
 
-RUN = """
-import json, sys
-import geosod
-from geosod.running.memory import peak_memory
-with peak_memory(every=0.25) as peak:
-    result = geosod.detect(sys.argv[1], model=sys.argv[2], out=sys.argv[3])
-print(json.dumps({"peak": peak.pss_bytes, "seconds": result.seconds, "mpx": result.megapixels,
-                  "detections": result.detections, "exit_code": result.exit_code}))
-"""
+#: How often the drawn scene stands side by side and below itself.
+REPEATS = ((1, 1), (2, 2), (4, 2), (4, 4), (8, 4))
 
 
-def measure(scene: Path, model: str, out: Path) -> dict[str, float]:
-    command = [sys.executable, "-c", RUN, str(scene), model, str(out)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    figures: dict[str, float] = json.loads(lines[-1])
-    assert figures["exit_code"] == 0
-    return figures
+def run(options: Options) -> list[Table]:
+    block = demo_scene(options, options.pick(16384, 1024))
+    rows: list[dict[str, float]] = []
+    for across, down in options.pick(REPEATS, ((1, 1), (2, 1))):
+        path = options.folder / "scene.tif"
+        say(f"writing and searching {across} x {down} drawn scenes")
+        repeated(block, path, across, down)
+        ended = run_detect(path, options.model, options.folder / "out", watch=True)
+        rows.append({"seconds": ended.seconds, "peak": ended.peak} | ended.value)
+        path.unlink()
+    growth: list[Row] = [
+        {
+            "Gpx": row["megapixels"] / 1e3, "peak GiB": row["peak"] / 2**30,
+            "peak relative to the first": row["peak"] / rows[0]["peak"], "seconds": row["seconds"],
+            "Mpx/s": row["megapixels"] / row["seconds"], "tiles": int(row["tiles"]),
+            "detections": int(row["detections"]),
+        }
+        for row in rows
+    ]  # fmt: skip
+    return [
+        Table.of("memory", "A run by size of the scene, whole process", growth),
+        Table.of("memory-growth", "How they grow", [exponents(rows)]),
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16384, 32768], help="sides of the scenes in pixels")
-    parser.add_argument("--model", default="demo-harbour")
-    args = parser.parse_args()
-    peaks = []
-    print(f"{'scene':>14} {'Gpx':>6} {'peak GiB':>9} {'of first':>9} {'seconds':>8} {'Mpx/s':>7} {'detections':>11}")
-    with tempfile.TemporaryDirectory() as folder:
-        for size in args.sizes:
-            scene = Path(folder) / f"{size}.tif"
-            write_scene(scene, size=size, seed=7)
-            m = measure(scene, args.model, Path(folder) / "out")
-            peaks.append(m["peak"])
-            speed, growth = m["mpx"] / m["seconds"], m["peak"] / peaks[0]
-            row = f"{f'{size} x {size}':>14} {m['mpx'] / 1e3:>6.2f} {m['peak'] / 2**30:>9.2f} {growth:>9.1%}"
-            print(f"{row} {m['seconds']:>8.1f} {speed:>7.1f} {m['detections']:>11,}", flush=True)
-            scene.unlink()
-
-
-if __name__ == "__main__":
-    main()
+def exponents(rows: list[dict[str, float]]) -> Row:
+    """Powers of the scene's size that time and peak memory grow with, fitted to all sizes on logarithmic scales."""
+    size = np.log([row["megapixels"] for row in rows])
+    after = [row["end"] - row["first"] for row in rows]
+    fits = {"seconds": [row["seconds"] for row in rows], "seconds from the first detection on": after}
+    fits["peak"] = [row["peak"] for row in rows]
+    return {f"exponent of {name}": float(np.polyfit(size, np.log(values), 1)[0]) for name, values in fits.items()}

@@ -1,15 +1,13 @@
 """The cost of reading over a network: throughput relative to the local file, and bytes for a small area.
 
-Writes a large tiled COG, serves it on loopback from a separate process, without and with added latency, and reads it
-as the engines do. Prints tiles per second of `read_unit` over all units, scene megapixels per second of
-`geosod.detect`, their ratios to the local file, and the fraction of the file that is read for an area of one tile.
+A large tiled COG is served on loopback from a separate process, without and with added latency, and read as the
+engines do.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import tempfile
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,8 @@ import rasterio.shutil
 import shapely
 
 import geosod
+from benchmarks.options import Options, say
+from benchmarks.table import Row, Table
 from geosod.scene import TileBatch
 from geosod.scenes.open import open_scene
 from geosod.scenes.read import ReadSpec, read_unit
@@ -32,6 +32,8 @@ from geosod.tiling.units import plan_units
 from tests.remote.server import serving
 
 BLOCK = 512
+#: Seconds of delay before each response.
+LATENCIES = (0.0, 0.03)
 
 
 def write_scene(path: Path, side: int) -> None:
@@ -108,45 +110,40 @@ def detect_speed(uri: str, model: str, engine: str, folder: Path) -> float:
     return result.megapixels / (time.perf_counter() - marks[0])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=8192, help="pixels on a side, a multiple of 512")
-    parser.add_argument(
-        "--latency", type=float, nargs="+", default=[0.0, 0.03], help="seconds of delay before each response"
-    )
-    parser.add_argument("--model", default="demo-harbour")
-    parser.add_argument("--engine", nargs="*", default=["serial"], choices=["serial", "ray"])
-    parser.add_argument("--repeat", type=int, default=3, help="number of runs; the best one is printed")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        scene = folder / "site" / "scene.tif"
-        scene.parent.mkdir()
-        write_scene(scene, args.side)
-        size = scene.stat().st_size
-        print(f"{args.side} x {args.side} px RGB, deflate, {size / 1e6:.0f} MB")
-        local = {"read": max(read_speed(str(scene)) for _ in range(args.repeat))}
-        local |= {
-            e: max(detect_speed(str(scene), args.model, e, folder) for _ in range(args.repeat)) for e in args.engine
-        }
-        _row("local", local, local)
-        for latency in args.latency:
-            with server(scene.parent, latency) as served:
-                uri = f"{served.url}/scene.tif"
-                speeds = {"read": max(read_speed(uri) for _ in range(args.repeat))}
-                for engine in args.engine:
-                    speeds[engine] = max(detect_speed(uri, args.model, engine, folder) for _ in range(args.repeat))
-                _row(f"{latency * 1e3:.0f} ms", speeds, local)
-                served.counts()
-                _small_area(uri, args.model, folder)
-                requests, sent = served.counts()
-                print(f"{'':>10}  area of one tile: {requests} requests, {sent / size:.2%} of the file")
+def run(options: Options) -> list[Table]:
+    scene = options.folder / "site" / "scene.tif"
+    scene.parent.mkdir()
+    side = options.pick(8192, 2048)
+    write_scene(scene, side)
+    size = scene.stat().st_size
+    local = speeds(str(scene), options)
+    rows: list[Row] = [described("local file", local, local)]
+    for latency in LATENCIES:
+        say(f"server with {latency * 1e3:.0f} ms before each response")
+        with server(scene.parent, latency) as served:
+            uri = f"{served.url}/scene.tif"
+            row = described(f"{latency * 1e3:.0f} ms before each response", speeds(uri, options), local)
+            served.counts()
+            _small_area(uri, options.model, options.folder)
+            requests, sent = served.counts()
+        rows.append({**row, "requests for one tile": requests, "bytes for one tile, %": 100 * sent / size})
+    title = f"{side} × {side} pixels of RGB, deflate, {size / 1e6:.0f} MB; the server shares the cores"
+    return [Table.of("remote", title, rows)]
 
 
-def _row(label: str, speeds: dict[str, float], local: dict[str, float]) -> None:
-    units = {"read": "tiles/s"}
-    parts = [f"{k} {v:7.1f} {units.get(k, 'Mpx/s')} ({v / local[k]:4.0%})" for k, v in speeds.items()]
-    print(f"{label:>10}  " + "   ".join(parts), flush=True)
+def speeds(uri: str, options: Options) -> dict[str, float]:
+    """Medians of the speed of reading and of a whole run."""
+    read = [read_speed(uri) for _ in range(options.rounds)]
+    detect = [detect_speed(uri, options.model, "serial", options.folder) for _ in range(options.rounds)]
+    return {"read_unit, tiles/s": statistics.median(read), "detect, serial, Mpx/s": statistics.median(detect)}
+
+
+def described(source: str, found: dict[str, float], local: dict[str, float]) -> Row:
+    """A row of the table, each speed also in percent of that of the local file."""
+    row: dict[str, str | float | None] = {"": source}
+    for name, speed in found.items():
+        row |= {name: speed, f"{name.partition(',')[0]}, % of local": 100 * speed / local[name]}
+    return row
 
 
 def _small_area(uri: str, model: str, folder: Path) -> None:
@@ -154,7 +151,3 @@ def _small_area(uri: str, model: str, folder: Path) -> None:
     geopandas.GeoSeries([shapely.box(500_600, 5_799_300, 500_700, 5_799_400)], crs=32631).to_file(area)
     out = folder / f"out-{time.monotonic_ns()}"
     assert geosod.detect(uri, model=model, out=out, engine="serial", aoi=area).exit_code == 0
-
-
-if __name__ == "__main__":
-    main()

@@ -1,79 +1,73 @@
-"""Whole commands by scene size, start-up included: `geosod detect`, a plain loop and SAHI, each in a new process.
+"""Whole commands by size of the scene, start-up included, and what the start of a command consists of.
 
-All have the same network behind them, with the same weights, tiles, precision and threads; rounds alternate, and
-medians are printed. What the plain loop and SAHI import is what they need, and no more.
+All have the same network behind them, with the same weights, tiles, precision and cores. What the plain loop and SAHI
+import is what they need, and no more.
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
-from benchmarks.timing import medians
-from geosod.demo.scene import write_scene
+from benchmarks.detect_run import GEOSOD, durations, run_detect
+from benchmarks.options import Options, UnavailableError, say
+from benchmarks.peers.environments import python_of
+from benchmarks.processes import Ended, call, command
+from benchmarks.scenes import demo_scene
+from benchmarks.table import Row, Table
+from benchmarks.timing import alternate
+
+PEERS = {"plain loop": ("plain-loop", "plain_loop"), "SAHI": ("sahi", "sahi_slices")}
 
 
-def run(command: Sequence[object]) -> None:
-    """Run a command, which must succeed."""
-    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def run(options: Options) -> list[Table]:
+    sizes = options.pick((1024, 4096, 8192, 16384), (1024,))
+    rows = [by_size(size, options) for size in sizes]
+    return [
+        Table.of("startup", "Whole commands by size of the scene, seconds", rows),
+        Table.of("startup-parts", "What a command takes before there is a result", parts(options)),
+    ]
 
 
-def commands(scene: Path, out: Path, model: str, peers: str) -> dict[str, list[object]]:
-    """The commands to compare, by name."""
-    alone = ["-m", "benchmarks.startup", "--model", model, "--scene", scene, "--only"]
-    found: dict[str, list[object]] = {
-        "geosod": [sys.executable, "-m", "geosod", "detect", scene, "-m", model, "-o", out, "--overwrite", "-q"],
-        "plain loop": [sys.executable, *alone, "loop"],
+def by_size(size: int, options: Options) -> Row:
+    """A row for a drawn scene: seconds, and those of peers relative to geosod's."""
+    scene = demo_scene(options, size)
+    say(f"{size} x {size} pixels")
+    detect = [*GEOSOD, "detect", scene, "-m", options.model, "-o", options.folder / "out", "--overwrite", "-q"]
+    ways: dict[str, Callable[[], Ended]] = {"geosod detect": partial(command, detect)}
+    for name, (peer, module) in PEERS.items():
+        try:
+            python = python_of(peer)
+        except UnavailableError as reason:
+            say(str(reason))
+            continue
+        given = {"scene": scene, "model": options.model, "out": options.folder / "peer.npz", "settings": {}}
+        ways[name] = partial(call, f"benchmarks.peers.{module}:run", python=python, **given)
+    seconds = {
+        name: statistics.median([run.seconds for run in runs]) for name, runs in alternate(ways, options.rounds).items()
     }
-    if subprocess.run([peers, "-c", "import sahi"], check=False, capture_output=True).returncode == 0:
-        found["SAHI"] = [peers, *alone, "sahi"]
-    return found
+    row: dict[str, str | float | None] = {"scene": f"{size} × {size}", "Mpx": round(size**2 / 1e6)}
+    for name, each in seconds.items():
+        row[name] = each
+        if name != "geosod detect":
+            row[f"{name}, relative to geosod"] = each / seconds["geosod detect"]
+    return row
 
 
-def run_peer(name: str, scene: Path, model: str) -> None:
-    """What a process of a peer does."""
-    from benchmarks.end_to_end import plain_loop, sahi
-    from geosod.running.detect import make_job
-    from geosod.running.job import resolve_execution
-
-    job = make_job(model)
-    execution, _ = resolve_execution(job)
-    (plain_loop if name == "loop" else sahi)(scene, job, execution)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096, 8192, 16384], help="sides in pixels")
-    parser.add_argument("--model", default="demo-harbour")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default=sys.executable, help="Python of an environment that has geosod and SAHI")
-    parser.add_argument("--only", choices=("loop", "sahi"), help=argparse.SUPPRESS)
-    parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.only:
-        run_peer(args.only, args.scene, args.model)
-        return
-    print(describe_machine())
-    print(f"\n{'scene':<16} {'Mpx':>7}  {'':<12} {'seconds':>8} {'of geosod':>10}")
-    with tempfile.TemporaryDirectory() as folder:
-        for size in args.sizes:
-            scene = Path(folder) / f"{size}.tif"
-            write_scene(scene, size=size, seed=7)
-            ways = commands(scene, Path(folder) / "out", args.model, args.peers)
-            times = medians({name: partial(run, command) for name, command in ways.items()}, args.rounds)
-            ours = times["geosod"]
-            for name, each in times.items():
-                print(
-                    f"{size:>5} x {size:<8} {size**2 / 1e6:>7.0f}  {name:<12} {each:>8.2f} {each / ours:>9.2f} x",
-                    flush=True,
-                )
-
-
-if __name__ == "__main__":
-    main()
+def parts(options: Options) -> list[Row]:
+    """Seconds of commands that detect nothing, and until the first tile of a scene is detected."""
+    scene, missing = demo_scene(options, options.pick(4096, 1024)), Path("no-such-scene.tif")
+    refused = [*GEOSOD, "detect", missing, "-m", options.model, "-o", options.folder / "out"]
+    ways: dict[str, Callable[[], Ended]] = {
+        "geosod --version": partial(command, [*GEOSOD, "--version"]),
+        "geosod --help": partial(command, [*GEOSOD, "--help"]),
+        "a scene that does not exist is refused": partial(command, refused, code=2),
+        "first tile": partial(run_detect, scene, options.model, options.folder / "out"),
+    }
+    found = alternate(ways, options.rounds)
+    until_first = durations(found.pop("first tile"))["to first"]
+    seconds = {name: statistics.median([run.seconds for run in runs]) for name, runs in found.items()}
+    seconds["geosod.detect, until the first tile is done"] = until_first
+    return [{"": name, "seconds": each} for name, each in seconds.items()]
