@@ -32,7 +32,7 @@ def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch
     limits = np.empty((len(batch), len(card.bands), 2), np.float32)
     limits[:] = card_limits(card) if batch.limits is None else batch.limits
     pixels = torch.from_numpy(np.ascontiguousarray(batch.pixels)).to(device)
-    scaled = _scaled(pixels, torch.from_numpy(limits).to(device), card.gamma)
+    scaled = _scaled(pixels, limits, card.gamma)
     if batch.valid is not None:
         # Invalid pixels are 0 after scaling, whatever 0 means in the scene's units.
         scaled *= torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
@@ -43,9 +43,14 @@ def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch
     return padded
 
 
-def _scaled(pixels: Tensor, limits: Tensor, gamma: float) -> Tensor:
+def _scaled(pixels: Tensor, limits: npt.NDArray[np.float32], gamma: float) -> Tensor:
     """Pixels (B, C, H, W) as fractions of the distance between their band's limits (B, C, 2), gamma applied."""
-    low, high = limits[..., None, None].unbind(2)
+    span = torch.from_numpy(limits[..., 1] - limits[..., 0]).to(pixels.device)[..., None, None]
     # A copy, also of float32: what follows changes it in place.
-    scaled = pixels.to(torch.float32, copy=True).sub_(low).div_(high - low).clamp_(0, 1)
+    scaled = pixels.to(torch.float32, copy=True)
+    if limits[..., 0].any():
+        scaled.sub_(torch.from_numpy(limits[..., 0]).to(pixels.device)[..., None, None])
+    scaled.div_(span)
+    if pixels.dtype != torch.uint8 or limits[..., 0].max() > 0 or limits[..., 1].min() < 255:
+        scaled.clamp_(0, 1)
     return scaled if gamma == 1 else scaled.pow_(1 / gamma)

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from geosod.detectors.card import ModelCard
 
 
-#: Tile rows, and as many columns, in a unit of a small scene, and of others.
-MIN_UNIT, MAX_UNIT = 4, 8
+#: Minimum tile rows and columns of a unit, and maximum rows and columns.
+MIN_UNIT, MAX_UNIT = 4, (8, 16)
+#: A unit has fewer columns where a row of its tiles would need more bytes; a reader holds not much more than a row.
+MAX_ROW_BYTES = 64 << 20
 #: Minimum and maximum √area; None for no maximum.
 Sizes = tuple[float, float | None]
 
@@ -123,11 +125,11 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
     aoi, masks, area = _areas(job, scene)
     units: list[Unit] = []
     trees = []
+    pixel_bytes = len(bands) * np.dtype(scene.dtype).itemsize
     for level in levels:
         grid = make_grid(level.scene.width, level.scene.height, tile=job.tile, overlap=job.overlap)
-        mine = plan_units(
-            scene.id, grid, shape=c.unit or _unit_shape(grid), level=level.scale, keep=_wanted(area, grid, scene)
-        )
+        shape = c.unit or _unit_shape(grid, pixel_bytes)
+        mine = plan_units(scene.id, grid, shape=shape, level=level.scale, keep=_wanted(area, grid, scene))
         trees.append(merge_tree(mine, grid))
         units += mine
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
@@ -179,14 +181,21 @@ def _tile_gsd(job: Job) -> float:
 _cores = cache(usable_cpus)
 
 
-def _unit_shape(grid: Grid) -> tuple[int, int]:
-    """Tile rows and columns of a unit: fewer where some cores would have no unit to read.
+def _unit_shape(grid: Grid, pixel_bytes: int) -> tuple[int, int]:
+    """Tile rows and columns of a unit: fewer where some cores would have no unit to read, or a row would be large.
 
-    Not too few, since blocks across the borders of units are decoded once for each.
+    Not too few, since blocks across the borders of units may be decoded once for each; as even as they can be.
     """
     side = math.isqrt(grid.rows * grid.cols // _cores())
-    side = max(MIN_UNIT, min(MAX_UNIT, side))
-    return side, side
+    wide = MAX_ROW_BYTES // (grid.tile_width * grid.tile_height * pixel_bytes)
+    most = (MAX_UNIT[0], min(MAX_UNIT[1], wide))
+    rows, cols = (max(MIN_UNIT, min(limit, side)) for limit in most)
+    return _even(grid.rows, rows), _even(grid.cols, cols)
+
+
+def _even(count: int, most: int) -> int:
+    """Size of parts of `count`, as even as they can be, so that no part is larger than `most`."""
+    return -(-count // -(-count // most))
 
 
 def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:

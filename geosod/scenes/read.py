@@ -7,7 +7,7 @@ that blocks across the border of the two are decoded once as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -150,7 +150,7 @@ class _BatchBuilder:
         if not self.windows or self.pixels is None:
             return None
         n = len(self.windows)
-        windows = np.array([astuple(w) for w in self.windows], np.int64)
+        windows = np.array([(w.col, w.row, w.width, w.height) for w in self.windows], np.int64)
         valid = None if self.valid is None else self.valid[:n]
         size = np.tile(np.array([self.scene.width, self.scene.height], np.int64), (n, 1))
         limits = None if self.spec.limits is None else np.tile(np.array(self.spec.limits, np.float32), (n, 1, 1))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geosod.detectors.zoo.peaks import highest_around
 from geosod.errors import ConfigError
 
 #: Sides are regressed as exponents, in cells of the output; beyond this a box would leave any tile.
@@ -26,7 +27,7 @@ class _ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.conv(x))
-        return F.relu(y + x if self.residual else y)
+        return F.relu(y.add_(x) if self.residual else y, inplace=True)
 
 
 def _stage(inner: int, outer: int, *, blocks: int, kernel: int = 3, stride: int = 2) -> nn.Sequential:
@@ -90,9 +91,9 @@ class SmallFPN(nn.Module):
         c16 = self.level16(c8)
         c32 = self.level32(c16)
         a16, a8, a4 = self.fusion
-        top = self.lateral[1](c16) + a16 * _double(self.lateral[0](c32))
-        top = self.lateral[2](c8) + a8 * _double(top)
-        raw: Tensor = self.out(self.head(self.smooth(c4 + a4 * _double(top))))
+        top = torch.add(self.lateral[1](c16), _double(self.lateral[0](c32)), alpha=a16)
+        top = torch.add(self.lateral[2](c8), _double(top), alpha=a8)
+        raw: Tensor = self.out(self.head(self.smooth(torch.add(c4, _double(top), alpha=a4))))
         return raw
 
     def fused(self) -> SmallFPN:
@@ -147,8 +148,8 @@ def decode(
     """
     batch, channels, rows, cols = raw.shape
     classes = channels - 4
-    scores = raw[:, :classes].float().sigmoid()
-    peak = F.max_pool2d(scores, 3, stride=1, padding=1) == scores
+    scores = raw[:, :classes].float().contiguous().sigmoid()
+    peak = highest_around(scores, 3) == scores
     scores = torch.where(peak & (scores >= threshold), scores, torch.full_like(scores, -torch.inf))
     best, index = scores.flatten(1).topk(min(topk, classes * rows * cols), dim=1)
     cell = index % (rows * cols)

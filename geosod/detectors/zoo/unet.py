@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geosod.detectors.zoo.peaks import highest_around
 from geosod.errors import ConfigError
 
 #: Parts of a pixel to which peaks are placed. A power of two: positions and boxes are then exact in float32, whatever
@@ -31,7 +32,7 @@ class _ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(self.conv(x))
-        return F.relu(y + x if self.residual else y)
+        return F.relu(y.add_(x) if self.residual else y, inplace=True)
 
 
 class _Up(nn.Module):
@@ -199,9 +200,7 @@ def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int)
     """
     _, classes, rows, cols = raw.shape
     heat = raw.float()
-    reach = window // 2
-    highest = F.max_pool2d(heat, (1, window), stride=1, padding=(0, reach))
-    highest = F.max_pool2d(highest, (window, 1), stride=1, padding=(reach, 0))
+    highest = highest_around(heat, window)
     # Scores are compared below; here it only keeps the many faint peaks out.
     faint = math.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -math.inf
     best, index = _ranked(heat.flatten(1), ((highest == heat) & (heat >= faint)).flatten(1), topk)
