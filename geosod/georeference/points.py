@@ -217,11 +217,9 @@ def project(scene: Scene, xy: npt.ArrayLike, crs: str) -> FloatArray:
     points = np.asarray(xy, np.float64).reshape(-1, 2)
     native, text = pixel_to_crs(scene, points)
     out = np.stack(transformer_to(scene, crs).transform(*native.T), axis=1)
-    bad = ~np.isfinite(out).all(axis=1)
-    if not placed_everywhere(scene):
-        bad |= ~np.isfinite(pixel_to_lonlat(scene, points)).all(axis=1)
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
+    lonlat = out if placed_everywhere(scene) else pixel_to_lonlat(scene, points)
+    if not (np.isfinite(out).all() and np.isfinite(lonlat).all()):
+        i = int(np.flatnonzero(~np.isfinite(out + lonlat).all(axis=1))[0])
         raise SceneError(
             f"scene {scene.id!r}: pixel ({points[i, 0]:.1f}, {points[i, 1]:.1f}) at {native[i, 0]:.6g}, "
             f"{native[i, 1]:.6g} in {crs_name(text)[:60]} has no coordinates in {crs_name(crs)[:60]}; check the "

@@ -86,10 +86,10 @@ def ground_size(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray
     x0, y0, x1, y1 = boxes.T
     xc, yc = (x0 + x1) / 2, (y0 + y1) / 2
     ends = np.concatenate([np.stack(p, axis=1) for p in ((x0, yc), (x1, yc), (xc, y0), (xc, y1))])
-    (lon, lat), geod = _finite_lonlat(scene, ends).T, ellipsoid(scene.crs or "")
-    west, east, north, south = np.split(np.arange(len(ends)), 4)
-    width = geod.inv(lon[west], lat[west], lon[east], lat[east])[2]
-    height = geod.inv(lon[north], lat[north], lon[south], lat[south])[2]
+    lonlat, geod = _finite_lonlat(scene, ends).T, ellipsoid(scene.crs or "")
+    west, east, north, south = np.ascontiguousarray(lonlat).reshape(2, 4, -1).transpose(1, 0, 2)
+    width = geod.inv(*west, *east)[2]
+    height = geod.inv(*north, *south)[2]
     area = _areas(scene, boxes, 1)
     long = np.maximum(width, height) > _STRAIGHT
     if long.any():
@@ -129,9 +129,8 @@ def equal_area(scene: Scene, xy: FloatArray) -> FloatArray:
 
 def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
     out = pixel_to_lonlat(scene, xy, trusted=placed_everywhere(scene))
-    bad = ~np.isfinite(out).all(axis=1)
-    if bad.any():
-        x, y = xy[int(np.flatnonzero(bad)[0])]
+    if not np.isfinite(out).all():
+        x, y = xy[int(np.flatnonzero(~np.isfinite(out).all(axis=1))[0])]
         raise SceneError(
             f"scene {scene.id!r}: pixel ({x:.1f}, {y:.1f}) has no position on the ground; check its georeference"
         )

@@ -78,22 +78,32 @@ def repeated_boxes(detections: Detections, order: npt.NDArray[Any]) -> Repeats:
         detections: N boxes.
         order: (N,) their order in the file.
     """
-    hashes = np.empty(len(detections), np.uint64)
-
-    def hashed(part: slice) -> None:
-        hashes[part] = box_hashes(detections.boxes[part], detections.labels[part])
-
-    for _ in by_part(hashed, len(hashes)):
-        pass
-    ranked = np.sort(hashes)
+    ranked = _hashes(detections)
+    ranked.sort()
     several = np.unique(ranked[1:][ranked[1:] == ranked[:-1]])
-    rows = np.flatnonzero(np.isin(hashes, several)[order]) if len(several) else np.empty(0, np.int64)
+    del ranked
+    if len(several) == 0:
+        return Repeats(np.empty(0, np.int64), np.empty(0, np.int64))
+    hashes = _hashes(detections)
+    rows = np.flatnonzero(np.isin(hashes, several)[order])
     hashes = hashes[order[rows]]
     by_hash = np.argsort(hashes, kind="stable")
     first = np.searchsorted(hashes[by_hash], hashes[by_hash])
     numbers = np.empty(len(rows), np.int64)
     numbers[by_hash] = np.arange(len(rows)) - first
     return Repeats(rows[numbers > 0], numbers[numbers > 0])
+
+
+def _hashes(detections: Detections) -> Hashes:
+    """`box_hashes` on all cores."""
+    hashes = np.empty(len(detections), np.uint64)
+
+    def fill(part: slice) -> None:
+        hashes[part] = box_hashes(detections.boxes[part], detections.labels[part])
+
+    for _ in by_part(fill, len(hashes)):
+        pass
+    return hashes
 
 
 def _mix(values: Hashes) -> Hashes:

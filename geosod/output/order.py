@@ -31,18 +31,18 @@ def row_order(scene: Scene, detections: Detections) -> npt.NDArray[np.uint32]:
     size = np.array([scene.width, scene.height], np.float64)
     keys = np.empty(n, "<u8")
     named = keys.view(_KEY)
-    named["row"] = np.arange(n, dtype=np.uint32)
 
-    def distances(part: slice) -> None:
+    def fill(part: slice) -> None:
         centres = np.clip((boxes[part, :2] + boxes[part, 2:]) / 2, 0, size)
         named["distance"][part] = hilbert_distance(centres * (((1 << _LEVEL) - 1) / size))
+        named["row"][part] = np.arange(part.start, part.stop)
 
-    for _ in by_part(distances, n):
+    for _ in by_part(fill, n):
         pass
     keys.sort()
     order = named["row"].copy()
-    same = named["distance"][1:] == named["distance"][:-1]
-    tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    first = np.flatnonzero(named["distance"][1:] == named["distance"][:-1])
+    tied = np.union1d(first, first + 1)
     if len(tied):
         rows, distance = order[tied], named["distance"][tied]
         canonical = np.empty(len(rows), np.int64)

@@ -57,7 +57,10 @@ def with_ground_position(scene: Scene, detections: Detections) -> Detections:
     Raises:
         SceneError: no part of the scene has a position on the ground.
     """
-    return detections[np.flatnonzero(placed(scene, detections.boxes))] if georeferenced(scene) else detections
+    if not georeferenced(scene):
+        return detections
+    here = placed(scene, detections.boxes)
+    return detections if here.all() else detections[np.flatnonzero(here)]
 
 
 def detection_rows(scene: Scene, detections: Detections, provenance: Provenance, *, crs: str) -> pa.RecordBatchReader:
