@@ -43,4 +43,4 @@ bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .peers demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis

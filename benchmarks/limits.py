@@ -44,17 +44,28 @@ def decode_once(scene: Path, *, threads: int | None = None) -> float:
 
 
 def read_alone(job: Job, plan: ScenePlan, *, threads: int | None = None, chunk: int = 16) -> float:
-    """Seconds to read and cut all tiles of a scene and do nothing with them, in as many threads as there are cores."""
+    """Seconds to read and cut all tiles of a scene and do nothing with them, in as many threads as there are cores.
+
+    Threads go down columns of units, as the readers of the local engine do.
+    """
     spec = read_spec(job, plan, plan.scene, "eager", chunk)
     start = time.perf_counter()
 
-    def read(unit: Unit) -> None:
-        for _ in read_tiles(plan.scene, unit, spec):
+    def read(column: list[Unit]) -> None:
+        for _ in read_tiles(plan.scene, column, spec):
             pass
 
     with ThreadPoolExecutor(threads or usable_cpus()) as pool:
-        list(pool.map(read, plan.units))
+        list(pool.map(read, columns_of(plan.units)))
     return time.perf_counter() - start
+
+
+def columns_of(units: Sequence[Unit]) -> list[list[Unit]]:
+    """Units below one another, from top to bottom, column by column."""
+    columns: dict[int, list[Unit]] = defaultdict(list)
+    for unit in units:
+        columns[unit.index[1]].append(unit)
+    return list(columns.values())
 
 
 def sample_tiles(scene: Path, card: ModelCard, count: int) -> TileBatch:

@@ -38,7 +38,7 @@ def by_codec(scene: Path, options: Options) -> list[Row]:
     """A row for each codec: Mpx/s of each step, and in brackets relative to the limit."""
     rows: list[Row] = []
     side = options.pick(16384, 1024)
-    for codec in CODECS:
+    for codec in options.pick(tuple(CODECS), ("JPEG",)):
         say(f"{side} x {side} pixels as {codec}")
         path = recoded(scene, options.folder / f"{codec}.tif", codec, side=side)
         mpx, seconds = measured(path, options)

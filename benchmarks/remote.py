@@ -21,11 +21,13 @@ import rasterio.shutil
 import shapely
 
 import geosod
+from benchmarks.limits import columns_of
 from benchmarks.options import Options, say
 from benchmarks.table import Row, Table
+from geosod.running.stages import read_tiles
 from geosod.scene import TileBatch
 from geosod.scenes.open import open_scene
-from geosod.scenes.read import ReadSpec, read_unit
+from geosod.scenes.read import ReadSpec
 from geosod.scenes.sources import find_scenes
 from geosod.tiling.grid import make_grid
 from geosod.tiling.units import plan_units
@@ -84,14 +86,15 @@ def server(root: Path, latency: float) -> Iterator[Served]:
 
 
 def read_speed(uri: str) -> float:
-    """Tiles per second of `read_unit` over all units of a scene, including lookup and opening."""
+    """Tiles per second of `read_tiles` over all units of a scene, including lookup and opening."""
     started = time.perf_counter()
     (ref,), _ = find_scenes([uri])
     scene = open_scene(ref)
     grid = make_grid(scene.width, scene.height, tile=(512, 512), overlap=(102, 102))
     tiles = 0
-    for unit in plan_units(scene.id, grid, shape=(8, 8), keep=None):
-        for item in read_unit(scene, unit, ReadSpec((1, 2, 3), (512, 512), 16)):
+    units = plan_units(scene.id, grid, shape=(8, 8), keep=None)
+    for column in columns_of(units):
+        for item in read_tiles(scene, column, ReadSpec((1, 2, 3), (512, 512), 16)):
             tiles += len(item) if isinstance(item, TileBatch) else 0
     return tiles / (time.perf_counter() - started)
 
@@ -135,7 +138,7 @@ def speeds(uri: str, options: Options) -> dict[str, float]:
     """Medians of the speed of reading and of a whole run."""
     read = [read_speed(uri) for _ in range(options.rounds)]
     detect = [detect_speed(uri, options.model, "serial", options.folder) for _ in range(options.rounds)]
-    return {"read_unit, tiles/s": statistics.median(read), "detect, serial, Mpx/s": statistics.median(detect)}
+    return {"reading, tiles/s": statistics.median(read), "detect, serial, Mpx/s": statistics.median(detect)}
 
 
 def described(source: str, found: dict[str, float], local: dict[str, float]) -> Row:
