@@ -52,12 +52,18 @@ def pixel_on_ground(scene: Scene) -> tuple[float, float] | None:
     columns, rows = (np.linspace(0, side - 1, min(_SAMPLES, side)).round() for side in (scene.width, scene.height))
     corners = np.concatenate([middle[None], lattice(columns, rows)])
     corners = corners[np.argsort(((corners - middle) ** 2).sum(axis=1), kind="stable")]
+    # The first is nearly always enough.
+    return _first_pixel(scene, corners[:1]) or _first_pixel(scene, corners[1:])
+
+
+def _first_pixel(scene: Scene, corners: FloatArray) -> tuple[float, float] | None:
+    """Width and height in metres of the first of some pixels that has a position and a size."""
     boxes = np.concatenate([corners, corners + 1], axis=1)
     x0, y0, x1, y1 = boxes.T
     around = np.stack([np.stack(p, axis=1) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
     try:
         placed = np.isfinite(pixel_to_lonlat(scene, around.reshape(-1, 2))).all(axis=1).reshape(4, -1).all(axis=0)
-        width, height, _ = ground_size(scene, boxes[placed])
+        width, height = _lengths(scene, boxes[placed])
     except SceneError:
         return None
     # At a pole, which grids may go beyond by half a pixel, pixels have no width.
@@ -83,6 +89,16 @@ def ground_size(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray
         SceneError: a box has no position, or the CRS has no ellipsoid.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    width, height = _lengths(scene, boxes)
+    area = _areas(scene, boxes, 1)
+    long = np.maximum(width, height) > _STRAIGHT
+    if long.any():
+        area[long] = _areas(scene, boxes[long], _SEGMENTS)
+    return width, height, area
+
+
+def _lengths(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Width and height of `ground_size`."""
     x0, y0, x1, y1 = boxes.T
     xc, yc = (x0 + x1) / 2, (y0 + y1) / 2
     ends = np.concatenate([np.stack(p, axis=1) for p in ((x0, yc), (x1, yc), (xc, y0), (xc, y1))])
@@ -90,11 +106,7 @@ def ground_size(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray
     west, east, north, south = np.ascontiguousarray(lonlat).reshape(2, 4, -1).transpose(1, 0, 2)
     width = geod.inv(*west, *east)[2]
     height = geod.inv(*north, *south)[2]
-    area = _areas(scene, boxes, 1)
-    long = np.maximum(width, height) > _STRAIGHT
-    if long.any():
-        area[long] = _areas(scene, boxes[long], _SEGMENTS)
-    return np.asarray(width, np.float64), np.asarray(height, np.float64), area
+    return np.asarray(width, np.float64), np.asarray(height, np.float64)
 
 
 def _areas(scene: Scene, boxes: FloatArray, segments: int) -> FloatArray:

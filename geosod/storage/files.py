@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 def file_stamp(path: str | Path) -> tuple[int, int] | None:
     """Size in bytes and modification time in ns of a local file; None where it cannot be read."""
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
@@ -59,24 +60,23 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> tuple[str,
         return _request(uri, lambda: _probe_s3(uri, count), attempts)
     if is_web(uri):
         return _request(uri, lambda: _probe_web(uri, count), attempts)
-    path = Path(uri)
     try:
-        path.stat()
-        with path.open("rb") as file:
+        with open(uri, "rb") as file:  # noqa: PTH123
             head = file.read(count) if count > 1 else b""
     except OSError as error:
         raise SceneError(f"{uri}: cannot be read: {error.strerror or error}") from error
-    stamps = [stamp for file in (path, *_sidecars(path)) if (stamp := file_stamp(file)) is not None]
+    stamps = [stamp for file in (uri, *_sidecars(uri)) if (stamp := file_stamp(file)) is not None]
     return "+".join(f"{size}-{modified}" for size, modified in stamps), head
 
 
-def _sidecars(path: Path) -> list[Path]:
+def _sidecars(path: str) -> list[str]:
     """Files next to a local one that GDAL reads with it: mask, overviews, metadata, header, world file, RPCs."""
-    names = [path.with_name(path.name + end) for end in (".msk", ".ovr", ".aux.xml", ".hdr")]
-    if path.suffix:
-        names += [path.with_suffix(end) for end in (".wld", ".hdr", ".RPB", ".rpb", ".IMD")]
-        names.append(path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w"))
-    return names + [path.with_name(path.stem + end) for end in ("_RPC.TXT", "_rpc.txt")]
+    # Paths as text: as objects they took a third of the time of reading a small scene.
+    stem, suffix = os.path.splitext(path)  # noqa: PTH122
+    names = [path + end for end in (".msk", ".ovr", ".aux.xml", ".hdr")]
+    if len(suffix) > 1:
+        names += [stem + end for end in (".wld", ".hdr", ".RPB", ".rpb", ".IMD", f"{suffix[:2]}{suffix[-1]}w")]
+    return names + [stem + end for end in ("_RPC.TXT", "_rpc.txt")]
 
 
 def document(uri: str) -> bytes:
