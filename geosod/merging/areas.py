@@ -11,7 +11,7 @@ from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import EDGE_MARGIN, EXCLUDED, SIDES, Detections
 from geosod.merging.borders import touching_sides
 from geosod.merging.index import Index, Pairs, cells_of, run_of
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, lean_kernel
 from geosod.merging.match import MIN_AGREEMENT, MIN_INSIDE, Match, limit_of
 from geosod.merging.rule import MergeRule
 
@@ -142,7 +142,7 @@ def _limits(match: Match, labels: npt.NDArray[np.int32], others: npt.NDArray[np.
     return limits
 
 
-@kernel
+@lean_kernel
 def _candidates(index: Index, first: int, match: Match, chunk: int, left: IntArray, right: IntArray) -> tuple[int, int]:
     """Write the rows of pairs of boxes that share some area, each pair once, until there are at least `chunk`.
 

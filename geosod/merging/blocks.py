@@ -10,7 +10,7 @@ import numpy.typing as npt
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.merging.graph import flood
 from geosod.merging.index import Index, places_of, restore
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, lean_kernel
 from geosod.merging.match import Match, reach_of
 
 #: Boxes per block; the data of so many fits in a core's cache.
@@ -71,7 +71,7 @@ def sort_into(part: IntArray, ranking: IntArray, count: int) -> IntArray:
     return ordered
 
 
-@kernel
+@lean_kernel
 def _sort_into(
     part: IntArray, ranking: IntArray, slot: IntArray, parts: npt.NDArray[np.int32], ordered: IntArray
 ) -> None:
@@ -96,7 +96,7 @@ def _spread(boxes: FloatArray) -> Any:
     return low, high - low
 
 
-@kernel
+@lean_kernel
 def _blocks(
     boxes: FloatArray, low: FloatArray, side: float, reach: float, block: IntArray, cols: IntArray, crossing: BoolArray
 ) -> int:

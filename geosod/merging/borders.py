@@ -18,7 +18,7 @@ from geosod.detections import EXCLUDED, SIDES, Detections
 from geosod.merging.graph import components, pop_matches
 from geosod.merging.groups import Outcome, enclosing
 from geosod.merging.index import Index, restore
-from geosod.merging.kernel import kernel, read_only
+from geosod.merging.kernel import lean_kernel, read_only
 from geosod.merging.match import Match
 
 
@@ -75,7 +75,7 @@ def _assign(index: Index, whole: IntArray, fragments: IntArray, match: Match) ->
     present[fragments] = True
     restore(index, present)
     target = np.full(len(present), -1)
-    _absorb(index, whole, match, len(fragments), target)
+    _absorb(index, whole, match, len(fragments), target, np.empty(len(target), np.int64))
     unassigned = fragments[target[fragments] < 0]
     label, starts = components(index, match, len(unassigned))
     _group(label, unassigned, np.full(len(starts) - 1, -1), target)
@@ -97,9 +97,8 @@ def _stitched_columns(detections: Detections, kept_index: IntArray) -> dict[str,
     return columns | {"fragment": remaining}
 
 
-@kernel
-def _absorb(index: Index, whole: IntArray, match: Match, remaining: int, target: IntArray) -> None:
-    found = np.empty(len(target), np.int64)
+@lean_kernel
+def _absorb(index: Index, whole: IntArray, match: Match, remaining: int, target: IntArray, found: IntArray) -> None:
     for i in whole:
         count = pop_matches(index, i, match, found) if remaining else 0
         remaining -= count
@@ -107,7 +106,7 @@ def _absorb(index: Index, whole: IntArray, match: Match, remaining: int, target:
             target[found[f]] = i
 
 
-@kernel
+@lean_kernel
 def _group(label: IntArray, ranked: IntArray, first: IntArray, target: IntArray) -> None:
     for place in ranked:
         component = label[place]
@@ -116,7 +115,7 @@ def _group(label: IntArray, ranked: IntArray, first: IntArray, target: IntArray)
         target[place] = first[component]
 
 
-@kernel
+@lean_kernel
 def _set_remaining_sides(
     boxes: FloatArray,
     stitched: FloatArray,

@@ -7,8 +7,8 @@ import numpy as np
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES
 from geosod.merging.index import Index, Pairs, cells_of, next_of, run_of
-from geosod.merging.kernel import kernel
-from geosod.merging.match import Match, fragment_overlap, limit_of, linked, overlap, reach_of, search_margin
+from geosod.merging.kernel import kernel, lean_kernel
+from geosod.merging.match import Match, edge, limit_of, linked, reach_of, search_margin
 
 
 def flood(index: Index, seeds: BoolArray, match: Match, near: float = 0.0) -> BoolArray:
@@ -25,8 +25,10 @@ def flood(index: Index, seeds: BoolArray, match: Match, near: float = 0.0) -> Bo
     """
     if not seeds.any():
         return seeds.copy()
-    reached = np.empty(len(seeds), np.bool_)
-    reached[index.order] = _flood(index, seeds[index.order], match, near)
+    n = len(seeds)
+    by_place, reached = seeds[index.order], np.empty(n, np.bool_)
+    _flood(index, by_place, match, near, np.empty(n, np.int64), np.empty(n, np.int64))
+    reached[index.order] = by_place
     return reached
 
 
@@ -61,8 +63,10 @@ def components(index: Index, match: Match, count: int) -> tuple[IntArray, IntArr
         (N,) int64 by place, the number of each box's component, or -1 for a box that was not in the index;
         and (C + 1,) int64, how many boxes the components before each one have in total.
     """
-    label, sizes = _label(index, match, count)
-    return label, np.append(0, np.cumsum(sizes, dtype=np.int64))
+    n, sizes = len(index.boxes), np.zeros(count, np.int64)
+    label = np.full(n, -1)
+    number = _label(index, match, label, sizes, np.empty(n, np.int64), np.empty(n, np.int64))
+    return label, np.append(0, np.cumsum(sizes[:number], dtype=np.int64))
 
 
 @kernel
@@ -83,7 +87,7 @@ def connected(n: int, one: IntArray, two: IntArray) -> IntArray:
     return head
 
 
-@kernel
+@lean_kernel
 def pop_matches(index: Index, i: int, match: Match, found: IntArray) -> int:
     """Remove the boxes that match the box at place `i`, and that box, from the index.
 
@@ -95,40 +99,23 @@ def pop_matches(index: Index, i: int, match: Match, found: IntArray) -> int:
     listed: int = _pop_listed(index.pairs, index, i, match, found)
     if listed >= 0:
         return listed
-    # Local names: numba counts references each time an array is read from a tuple.
-    boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
-    n = 0
-    x0, y0, x1, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-    area, label, flags = (x1 - x0) * (y1 - y0), labels[i], fragment[i]
-    own_limit, margin = limit_of(match, label), search_margin(match)
+    boxes, skip, n, margin = index.boxes, index.skip, 0, search_margin(match)
+    x0, y0, x1, y1 = boxes[i, 0] - margin, boxes[i, 1] - margin, boxes[i, 2] + margin, boxes[i, 3] + margin
     for k in range(len(index.levels)):
-        row, row_high, col_low, col_high = cells_of(index, k, x0 - margin, y0 - margin, x1 + margin, y1 + margin)
+        row, row_high, col_low, col_high = cells_of(index, k, x0, y0, x1, y1)
         while row <= row_high and col_low <= col_high:
             place, end, row = run_of(index, k, row, col_low, col_high)
             place = np.int64(next_of(skip, place))
             while place < end:
-                value = 0.0
-                if labels[place] == label or match.class_agnostic:
-                    if flags or fragment[place]:
-                        value = fragment_overlap(boxes[i], boxes[place], flags, fragment[place], match)
-                    else:
-                        width = min(x1, boxes[place, 2]) - max(x0, boxes[place, 0])
-                        height = min(y1, boxes[place, 3]) - max(y0, boxes[place, 1])
-                        if width > 0 and height > 0:
-                            inter = width * height
-                            other = (boxes[place, 2] - boxes[place, 0]) * (boxes[place, 3] - boxes[place, 1])
-                            value = inter / (min(area, other) if match.ios else area + other - inter)
-                if value > 0:
-                    limit = own_limit if labels[place] == label else max(own_limit, limit_of(match, labels[place]))
-                    if value >= limit:
-                        found[n] = place
-                        n += 1
-                        skip[place] = place + 1
+                if edge(index, i, place, match) > 0:
+                    found[n] = place
+                    n += 1
+                    skip[place] = place + 1
                 place = np.int64(next_of(skip, place + 1))
     return n
 
 
-@kernel
+@lean_kernel
 def _pop_listed(pairs: Pairs | None, index: Index, i: int, match: Match, found: IntArray) -> int:
     """`pop_matches` by `Index.pairs`; -1 if that is None."""
     if pairs is None:
@@ -147,7 +134,7 @@ def _pop_listed(pairs: Pairs | None, index: Index, i: int, match: Match, found: 
     return n
 
 
-@kernel
+@lean_kernel
 def matches_of(index: Index, i: int, match: Match, found: IntArray, values: FloatArray) -> int:
     """Find the boxes in the index that match the box at place `i`.
 
@@ -159,28 +146,22 @@ def matches_of(index: Index, i: int, match: Match, found: IntArray, values: Floa
     listed: int = _matches_listed(index.pairs, index, i, match, found, values)
     if listed >= 0:
         return listed
-    boxes, labels, skip = index.boxes, index.labels, index.skip
-    n, label = 0, labels[i]
-    own_limit = limit_of(match, label)
+    boxes, skip, n = index.boxes, index.skip, 0
     for k in range(len(index.levels)):
         row, row_high, col_low, col_high = cells_of(index, k, boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3])
         while row <= row_high and col_low <= col_high:
             place, end, row = run_of(index, k, row, col_low, col_high)
             place = np.int64(next_of(skip, place))
             while place < end:
-                value = 0.0
-                if labels[place] == label or match.class_agnostic:
-                    value = overlap(index, i, place, match)
+                value = edge(index, i, place, match)
                 if value > 0:
-                    limit = own_limit if labels[place] == label else max(own_limit, limit_of(match, labels[place]))
-                    if value >= limit:
-                        found[n], values[n] = place, value
-                        n += 1
+                    found[n], values[n] = place, value
+                    n += 1
                 place = np.int64(next_of(skip, place + 1))
     return n
 
 
-@kernel
+@lean_kernel
 def _matches_listed(
     pairs: Pairs | None, index: Index, i: int, match: Match, found: IntArray, values: FloatArray
 ) -> int:
@@ -197,7 +178,7 @@ def _matches_listed(
     return n
 
 
-@kernel
+@lean_kernel
 def pop_linked(index: Index, i: int, match: Match, near: float, found: IntArray) -> int:
     """As `pop_matches`, but whole boxes are connected by `linked`; fragments by `match`."""
     boxes, labels, fragment, skip = index.boxes, index.labels, index.fragment, index.skip
@@ -213,8 +194,7 @@ def pop_linked(index: Index, i: int, match: Match, near: float, found: IntArray)
                 joined = False
                 if labels[place] == label or match.class_agnostic:
                     if (flags | fragment[place]) & (SIDES | EXCLUDED):
-                        value = overlap(index, i, place, match)
-                        joined = value > 0 and value >= max(limit_of(match, label), limit_of(match, labels[place]))
+                        joined = edge(index, i, place, match) > 0
                     else:
                         joined = linked(box, boxes[place], near)
                 if joined:
@@ -225,15 +205,15 @@ def pop_linked(index: Index, i: int, match: Match, near: float, found: IntArray)
     return n
 
 
-@kernel
-def _flood(index: Index, seeds: BoolArray, match: Match, near: float) -> BoolArray:
-    n = len(seeds)
-    reached, stack, found = seeds.copy(), np.empty(n, np.int64), np.empty(n, np.int64)
-    top = 0
-    for i in range(n):
-        if seeds[i]:
+@lean_kernel
+def _flood(index: Index, reached: BoolArray, match: Match, near: float, stack: IntArray, found: IntArray) -> None:
+    top, skip = 0, index.skip
+    for i in range(len(reached)):
+        if reached[i]:
             stack[top] = i
             top += 1
+            # Boxes without area, and excluded ones, do not match themselves.
+            skip[i] = i + 1
     while top:
         top -= 1
         i = stack[top]
@@ -243,10 +223,9 @@ def _flood(index: Index, seeds: BoolArray, match: Match, near: float) -> BoolArr
                 reached[found[f]] = True
                 stack[top] = found[f]
                 top += 1
-    return reached
 
 
-@kernel
+@lean_kernel
 def _suppress(
     index: Index, ordered: IntArray, match: Match, chained: bool, kept_index: IntArray, found: IntArray
 ) -> None:
@@ -262,13 +241,11 @@ def _suppress(
                     kept_index[found[f]] = kept
 
 
-@kernel
-def _label(index: Index, match: Match, count: int) -> tuple[IntArray, IntArray]:
-    n, skip = len(index.boxes), index.skip
-    label, stack, found = np.full(n, -1, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    sizes = np.zeros(count, np.int64)
-    components = 0
-    for first in range(n):
+@lean_kernel
+def _label(index: Index, match: Match, label: IntArray, sizes: IntArray, stack: IntArray, found: IntArray) -> int:
+    """Write the component of each box and the size of each component; returns their number."""
+    skip, components = index.skip, 0
+    for first in range(len(label)):
         if skip[first] != first:
             continue
         top, stack[0], label[first] = 1, first, components
@@ -282,4 +259,4 @@ def _label(index: Index, match: Match, count: int) -> tuple[IntArray, IntArray]:
                 stack[top + f] = found[f]
             top += popped
         components += 1
-    return label, sizes[:components]
+    return components

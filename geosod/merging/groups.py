@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, lean_kernel
 
 
 class Outcome(NamedTuple):
@@ -52,7 +52,7 @@ def group_sums(kept_index: IntArray, values: npt.NDArray[Any]) -> IntArray:
     return sums
 
 
-@kernel
+@lean_kernel
 def _enclose(boxes: FloatArray, scores: Any, truncated: BoolArray, kept_index: IntArray) -> None:
     for i in range(len(kept_index)):
         kept = kept_index[i]

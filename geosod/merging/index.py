@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import Detections
-from geosod.merging.kernel import kernel, read_only
+from geosod.merging.kernel import kernel, lean_kernel, read_only
 from geosod.merging.order import ascending
 
 _LEVEL_RATIO = 4.0
@@ -131,7 +131,7 @@ def restore(index: Index, present: BoolArray) -> None:
     _restore(index.skip, present)
 
 
-@kernel
+@lean_kernel
 def _places_of(order: IntArray, rows: IntArray, place: npt.NDArray[Any], places: IntArray) -> None:
     for k in range(len(order)):
         place[order[k]] = k
@@ -139,7 +139,7 @@ def _places_of(order: IntArray, rows: IntArray, place: npt.NDArray[Any], places:
         places[k] = place[rows[k]]
 
 
-@kernel
+@lean_kernel
 def _restore(skip: npt.NDArray[Any], present: BoolArray) -> None:
     for place in range(len(present)):
         skip[place] = place if present[place] else place + 1
@@ -150,7 +150,7 @@ def _base_cell(sides: FloatArray) -> float:
     return float(np.quantile(sides, 0.05)) * 2 if len(sides) else 1.0
 
 
-@kernel
+@lean_kernel
 def _gather(
     order: IntArray, boxes: Any, labels: Any, fragment: Any, to_boxes: Any, to_labels: Any, to_fragment: Any
 ) -> None:
@@ -172,13 +172,13 @@ def _sides(boxes: FloatArray) -> tuple[FloatArray, BoolArray]:
     return sides, has_area
 
 
-@kernel
+@lean_kernel
 def _cell(value: float, size: float) -> np.int64:
     """Column or row of a coordinate, clamped to the outermost one, so that the order of coordinates is kept."""
     return np.int64(min(max(np.floor(value / size), -_HALF), _HALF - 1)) + _HALF
 
 
-@kernel
+@lean_kernel
 def _row(key: int) -> Any:
     """Row of a cell, from its key."""
     return (key >> _BITS) & _LOW
@@ -213,7 +213,7 @@ def _table_bounds(levels: IntArray) -> IntArray:
     return np.column_stack([np.append(0, ends)[:-1], ends]).astype(np.int64)
 
 
-@kernel
+@lean_kernel
 def _fill_tables(keys: IntArray, levels: IntArray, tables: IntArray, table: npt.NDArray[Any]) -> None:
     for k in range(len(levels)):
         cell, end = tables[k, 0], tables[k, 1]
@@ -228,7 +228,7 @@ def _fill_tables(keys: IntArray, levels: IntArray, tables: IntArray, table: npt.
         table[cell:end] = levels[k, 2]
 
 
-@kernel
+@lean_kernel
 def lower_bound(keys: IntArray, key: int, low: int, high: int) -> int:
     """First position in ``[low, high)`` of ascending keys that is not less than `key`, else `high`."""
     while low < high:
@@ -240,7 +240,7 @@ def lower_bound(keys: IntArray, key: int, low: int, high: int) -> int:
     return low
 
 
-@kernel
+@lean_kernel
 def next_of(skip: npt.NDArray[Any], place: int) -> Any:
     """First place from `place` on whose box is in the index; shortens the path for later calls."""
     while skip[place] != place:
@@ -249,7 +249,7 @@ def next_of(skip: npt.NDArray[Any], place: int) -> Any:
     return place
 
 
-@kernel
+@lean_kernel
 def run_of(index: Index, k: int, row: int, col_low: int, col_high: int) -> Any:
     """The run of places in a row of cells.
 
@@ -276,7 +276,7 @@ def run_of(index: Index, k: int, row: int, col_low: int, col_high: int) -> Any:
     return place, end, row + 1
 
 
-@kernel
+@lean_kernel
 def cells_of(index: Index, k: int, x0: float, y0: float, x1: float, y1: float) -> Any:
     """First and last row, first and last column of the cells of a level whose boxes may overlap a box."""
     size, longest, levels = index.sizes[k, 0], index.sizes[k, 1], index.levels

@@ -32,8 +32,22 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     numba notices a change of the cached function itself, but not of a function that it calls in another file. The
     cache files are named after the function's qualified name, so a hash of the whole package is appended to that.
     """
+    return _compiled(function, counts_references=True)
+
+
+def lean_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `kernel`, for functions that neither create nor return arrays.
+
+    numba counts references each time such a function gets an array or reads one from a tuple. That costs small
+    functions more time than their work, and their callers keep the arrays alive anyway. They are therefore compiled
+    without numba's runtime; numba refuses to compile them if they create arrays.
+    """
+    return _compiled(function, counts_references=False)
+
+
+def _compiled(function: Callable[..., Any], *, counts_references: bool) -> Callable[..., Any]:
     function.__qualname__ += f"_{_STATE}"
-    return njit(nogil=True, error_model="numpy")(function)
+    return njit(nogil=True, error_model="numpy", _nrt=counts_references)(function)
 
 
 def read_only(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:

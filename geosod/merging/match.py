@@ -9,7 +9,7 @@ import numpy as np
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES
 from geosod.merging.index import Index, lower_bound
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, lean_kernel
 from geosod.merging.rule import MergeRule
 
 #: Bisections after which `linked` gives up and says yes.
@@ -75,7 +75,7 @@ def match_of(rule: MergeRule, *, any_overlap: bool = False) -> Match:
     return Match(rule.metric == "ios", threshold, bool(rule.class_agnostic), labels, thresholds, margin, gap)
 
 
-@kernel
+@lean_kernel
 def limit_of(match: Match, label: int) -> float:
     """Threshold of a class."""
     labels = match.labels
@@ -83,7 +83,7 @@ def limit_of(match: Match, label: int) -> float:
     return match.thresholds[place] if place < len(labels) and labels[place] == label else match.threshold
 
 
-@kernel
+@lean_kernel
 def overlap(index: Index, i: int, j: int, match: Match) -> Any:
     """The metric of the boxes at two places, whatever their classes; 0 where they share no area."""
     if index.fragment[i] or index.fragment[j]:
@@ -91,7 +91,18 @@ def overlap(index: Index, i: int, j: int, match: Match) -> Any:
     return measure(index.boxes[i], index.boxes[j], match.ios)
 
 
-@kernel
+@lean_kernel
+def edge(index: Index, i: int, j: int, match: Match) -> Any:
+    """The metric of the boxes at two places if they match, else 0."""
+    label, other_label = index.labels[i], index.labels[j]
+    if label != other_label and not match.class_agnostic:
+        return 0.0
+    value = overlap(index, i, j, match)
+    matched = value > 0 and value >= max(limit_of(match, label), limit_of(match, other_label))
+    return value if matched else 0.0
+
+
+@lean_kernel
 def fragment_overlap(a: FloatArray, b: FloatArray, flags: int, other_flags: int, match: Match) -> Any:
     """The metric of two boxes of which at least one is a fragment, in the edge margin, or excluded.
 
@@ -114,7 +125,7 @@ def fragment_overlap(a: FloatArray, b: FloatArray, flags: int, other_flags: int,
     return inter / (_area(a) if flags else _area(b)) if inter > 0 else 0.0
 
 
-@kernel
+@lean_kernel
 def _belong_together(a: FloatArray, b: FloatArray, flags: int, other_flags: int, match: Match) -> Any:
     if flags & SIDES and other_flags & SIDES:
         return _agree(a, b, flags, other_flags, match.margin, match.gap)
@@ -123,7 +134,7 @@ def _belong_together(a: FloatArray, b: FloatArray, flags: int, other_flags: int,
     return _contained(b, a, other_flags, match.margin)
 
 
-@kernel
+@lean_kernel
 def _agree(a: FloatArray, b: FloatArray, flags: int, other_flags: int, margin: float, gap: float) -> Any:
     """Whether two fragments agree on the ground that both tiles show.
 
@@ -156,19 +167,19 @@ def _agree(a: FloatArray, b: FloatArray, flags: int, other_flags: int, margin: f
     return inter >= MIN_AGREEMENT * max(area, other)
 
 
-@kernel
+@lean_kernel
 def _area(box: FloatArray) -> Any:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-@kernel
+@lean_kernel
 def _intersection(a: FloatArray, b: FloatArray) -> Any:
     """The area that two boxes share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return width * height if width > 0 and height > 0 else 0.0
 
 
-@kernel
+@lean_kernel
 def _contained(fragment: FloatArray, whole: FloatArray, flags: int, margin: float) -> Any:
     """Whether a fragment belongs to a whole object.
 
@@ -191,19 +202,19 @@ def _contained(fragment: FloatArray, whole: FloatArray, flags: int, margin: floa
     return inter > 0 and inter >= MIN_INSIDE * area and _area(fragment) > 0 and _area(whole) > 0
 
 
-@kernel
+@lean_kernel
 def search_margin(match: Match) -> float:
     """Pixels around a box within which the boxes lie for which `fragment_overlap` may not be 0."""
     return max(2 * match.margin, match.gap)
 
 
-@kernel
+@lean_kernel
 def reach_of(near: float) -> float:
     """The maximum gap between two boxes that both have an IoU of `near` with a third, in sides of the smaller one."""
     return max(0.0, (1 - 2 * near) / near)
 
 
-@kernel
+@lean_kernel
 def measure(a: FloatArray, b: FloatArray, ios: bool) -> Any:
     """IoU of two boxes, or intersection over the smaller area; 0 where they share no area."""
     inter, area, other = _intersection(a, b), _area(a), _area(b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.detections import Detections
-from geosod.merging.kernel import kernel, read_only
+from geosod.merging.kernel import kernel, lean_kernel, read_only
 
 _INT32 = np.iinfo(np.int32).max
 #: How many scores are sampled to see whether many are equal.
@@ -54,7 +55,7 @@ def _mostly_distinct(scores: npt.NDArray[np.float32]) -> bool:
     return len(np.unique(sample)) > 0.9 * len(sample)
 
 
-@kernel
+@lean_kernel
 def _sort_runs(order: IntArray, ranked: npt.NDArray[np.uint64], x0: FloatArray, work: int, same: BoolArray) -> bool:
     """Sort runs of equal keys by x0.
 
@@ -91,7 +92,12 @@ def _sort_runs(order: IntArray, ranked: npt.NDArray[np.uint64], x0: FloatArray, 
 def in_order(detections: Detections) -> Detections:
     """The boxes in canonical order."""
     order = canonical_order(detections)
-    return detections if (order[1:] > order[:-1]).all() else detections[order]
+    return detections if (order[1:] > order[:-1]).all() else take(detections, order)
+
+
+def take(detections: Detections, rows: IntArray) -> Detections:
+    """As ``detections[rows]``, but several times as fast."""
+    return Detections(**{f.name: getattr(detections, f.name).take(rows, axis=0) for f in fields(detections)})
 
 
 def ascending(keys: npt.NDArray[np.uint64]) -> tuple[IntArray, npt.NDArray[np.uint64]]:
@@ -132,7 +138,7 @@ def _radix(
     return order, keys
 
 
-@kernel
+@lean_kernel
 def _leading_key(
     scores: npt.NDArray[np.uint32],
     boxes: npt.NDArray[np.uint64],

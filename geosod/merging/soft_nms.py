@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,34 @@ from geosod.merging.blocks import sort_into
 from geosod.merging.graph import components, matches_of
 from geosod.merging.groups import Outcome
 from geosod.merging.index import Index, places_of, restore
-from geosod.merging.kernel import kernel
-from geosod.merging.match import Graph, Match, match_of
+from geosod.merging.kernel import lean_kernel
+from geosod.merging.match import Graph, Match, edge, match_of
 from geosod.merging.rule import MergeRule
+
+#: Comparing all boxes of a component is faster than searching the index if there are no more than this.
+_FEW = 64
+
+
+class _State(NamedTuple):
+    """The scores so far, by place.
+
+    Attributes:
+        scores: (N,) float64, current scores.
+        rank: (N,) int64, rank of the raw box.
+        last: (N,) bool, boxes that come after all others.
+        kept_index: (N,) int64, the own place of a kept box; the place of the box that lowered another one most, or -1.
+        min_factor: (N,) float64, the factor by which that box lowered it.
+        sigma: of the Gaussian decay; 0 for linear decay.
+        min_score: boxes whose score falls below this value are dropped.
+    """
+
+    scores: FloatArray
+    rank: IntArray
+    last: BoolArray
+    kept_index: IntArray
+    min_factor: FloatArray
+    sigma: float
+    min_score: float
 
 
 def graph(rule: MergeRule) -> Graph:
@@ -44,87 +69,129 @@ def soft_nms(detections: Detections, index: Index, ranking: IntArray, rule: Merg
         none if it was below `min_score` from the start and overlaps nothing.
     """
     match, places = graph(rule).match, places_of(index, ranking)
-    present = np.zeros(len(index.order), np.bool_)
+    n = len(index.order)
+    present = np.zeros(n, np.bool_)
     present[places] = True
     label, starts = components(index, match, len(places))
     members = sort_into(label, places, len(starts) - 1)
     restore(index, present)
-    rank = np.empty(len(present), np.int64)
+    rank = np.empty(n, np.int64)
     rank[places] = np.arange(len(places))
-    last = index.fragment != 0
     scores = detections.scores[index.order].astype(np.float64)
     sigma = float(rule.sigma) if rule.decay == "gaussian" else 0.0
-    kept_index = _soften(index, members, starts, rank, last, scores, match, sigma, float(rule.min_score))
-    return Outcome(kept_index, {"scores": scores.astype(np.float32)})
+    state = _State(scores, rank, index.fragment != 0, np.full(n, -1), np.ones(n), sigma, float(rule.min_score))
+    _soften(index, members, starts, match, state, scores.copy(), np.empty(n, np.int64), np.empty(n))
+    return Outcome(state.kept_index, {"scores": scores.astype(np.float32)})
 
 
-@kernel
-def _before(i: int, j: int, key: FloatArray, rank: IntArray, last: BoolArray) -> Any:
-    if last[i] != last[j]:
-        return last[j]
-    return key[i] > key[j] or (key[i] == key[j] and rank[i] < rank[j])
+@lean_kernel
+def _before(i: int, j: int, key: FloatArray, state: _State) -> Any:
+    if state.last[i] != state.last[j]:
+        return state.last[j]
+    return key[i] > key[j] or (key[i] == key[j] and state.rank[i] < state.rank[j])
 
 
-@kernel
-def _sift(heap: IntArray, at: int, length: int, key: FloatArray, rank: IntArray, last: BoolArray) -> None:
-    """Restore the heap order after the key of the entry at `at` got worse."""
-    moved = heap[at]
-    while 2 * at + 1 < length:
-        child = 2 * at + 1
-        if child + 1 < length and _before(heap[child + 1], heap[child], key, rank, last):
-            child += 1
-        if not _before(heap[child], moved, key, rank, last):
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = moved
+@lean_kernel
+def _lower(i: int, j: int, value: float, state: _State) -> Any:
+    """Lower the score of the box at place `j`, which overlaps a kept box; returns whether it remains."""
+    factor = math.exp(-(value * value) / state.sigma) if state.sigma else 1 - value
+    state.scores[j] *= factor
+    if factor < state.min_factor[j]:
+        state.min_factor[j], state.kept_index[j] = factor, i
+    return state.scores[j] >= state.min_score
 
 
-@kernel
+@lean_kernel
 def _soften(
     index: Index,
     members: IntArray,
     starts: IntArray,
-    rank: IntArray,
-    last: BoolArray,
-    scores: FloatArray,
     match: Match,
-    sigma: float,
-    min_score: float,
-) -> IntArray:
-    """Decay `scores`, by place, in place; linearly if `sigma` is 0.
+    state: _State,
+    key: FloatArray,
+    found: IntArray,
+    values: FloatArray,
+) -> None:
+    """Decay scores component by component.
 
-    Returns:
-        (N,) int64, the own place of a kept box; the place of the box that lowered a dropped one most, or -1.
+    Args:
+        members: places of the boxes by component, best first; overwritten.
+        starts: where each component starts in `members`, and the end of the last one.
+        key: the scores; overwritten.
+        found, values: room for the matches of a box.
     """
-    n, skip = len(index.boxes), index.skip
-    found, values = np.empty(n, np.int64), np.empty(n)
-    kept_index, min_factor, key = np.full(n, -1, np.int64), np.ones(n), scores.copy()
     for component in range(len(starts) - 1):
-        # Members are sorted by rank, which is a valid heap.
-        heap = members[starts[component] : starts[component + 1]]
-        length = len(heap)
-        while length:
-            i = heap[0]
-            if skip[i] == i and key[i] != scores[i]:
-                key[i] = scores[i]
-                _sift(heap, 0, length, key, rank, last)
+        part = members[starts[component] : starts[component + 1]]
+        if len(part) <= _FEW and index.pairs is None:
+            _soften_few(index, part, match, state)
+        else:
+            _soften_many(index, part, match, state, key, found, values)
+
+
+@lean_kernel
+def _soften_few(index: Index, members: IntArray, match: Match, state: _State) -> None:
+    """Take the best box, and compare all others with it while looking for the next one."""
+    best, length = 0, len(members)
+    while length:
+        i = members[best]
+        members[best] = members[length - 1]
+        kept = state.scores[i] >= state.min_score
+        if kept:
+            state.kept_index[i] = i
+        best, remaining = 0, 0
+        for m in range(length - 1):
+            j = members[m]
+            value = edge(index, i, j, match) if kept else 0.0
+            if value > 0 and not _lower(i, j, value, state):
                 continue
-            if skip[i] == i:
-                skip[i] = i + 1
-                if scores[i] >= min_score:
-                    kept_index[i] = i
-                    count = matches_of(index, i, match, found, values) if length > 1 else 0
-                    for f in range(count):
-                        j, value = found[f], values[f]
-                        factor = math.exp(-(value * value) / sigma) if sigma else 1 - value
-                        scores[j] *= factor
-                        if factor < min_factor[j]:
-                            min_factor[j], kept_index[j] = factor, i
-                        if scores[j] < min_score:
-                            skip[j] = j + 1
-            length -= 1
-            heap[0] = heap[length]
-            if length:
-                _sift(heap, 0, length, key, rank, last)
-    return kept_index
+            if _before(j, members[best], state.scores, state):
+                best = remaining
+            members[remaining] = j
+            remaining += 1
+        length = remaining
+
+
+@lean_kernel
+def _soften_many(
+    index: Index,
+    heap: IntArray,
+    match: Match,
+    state: _State,
+    key: FloatArray,
+    found: IntArray,
+    values: FloatArray,
+) -> None:
+    """Keep the boxes in a heap; sorted by rank, they are one. Boxes get their place for a lower score at the top."""
+    skip, scores, length = index.skip, state.scores, len(heap)
+    while length:
+        i = heap[0]
+        if skip[i] == i and key[i] != scores[i]:
+            key[i] = scores[i]
+            _sift(heap, length, key, state)
+            continue
+        if skip[i] == i:
+            skip[i] = i + 1
+            if scores[i] >= state.min_score:
+                state.kept_index[i] = i
+                count = matches_of(index, i, match, found, values) if length > 1 else 0
+                for f in range(count):
+                    if not _lower(i, found[f], values[f], state):
+                        skip[found[f]] = found[f] + 1
+        length -= 1
+        heap[0] = heap[length]
+        _sift(heap, length, key, state)
+
+
+@lean_kernel
+def _sift(heap: IntArray, length: int, key: FloatArray, state: _State) -> None:
+    """Restore the heap order after the key of the first entry got worse."""
+    at, moved = 0, heap[0]
+    while 2 * at + 1 < length:
+        child = 2 * at + 1
+        if child + 1 < length and _before(heap[child + 1], heap[child], key, state):
+            child += 1
+        if not _before(heap[child], moved, key, state):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = moved

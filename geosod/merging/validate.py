@@ -10,7 +10,7 @@ import numpy.typing as npt
 from geosod.arrays import FloatArray
 from geosod.detections import Detections
 from geosod.errors import ConfigError
-from geosod.merging.kernel import kernel, read_only
+from geosod.merging.kernel import lean_kernel, read_only
 from geosod.merging.rule import MergeRule
 
 #: How many label ids an error message lists.
@@ -68,7 +68,7 @@ def _listed(labels: list[int]) -> str:
     return f"{text}, … ({len(labels)} in total)" if len(labels) > _MAX_LISTED else text
 
 
-@kernel
+@lean_kernel
 def _count(boxes: FloatArray, scores: npt.NDArray[np.float32]) -> Any:
     """Numbers of boxes with coordinates that are not finite, with such scores, inverted ones, with a negative zero."""
     not_finite = no_score = inverted = negative_zeros = 0

@@ -13,7 +13,7 @@ from geosod.errors import ConfigError
 from geosod.merging.blocks import by_block
 from geosod.merging.groups import Outcome, group_sums
 from geosod.merging.index import Index, cells_of, places_of, run_of
-from geosod.merging.kernel import kernel
+from geosod.merging.kernel import kernel, lean_kernel
 from geosod.merging.match import Graph, Match, limit_of, match_of, measure, reach_of
 from geosod.merging.rule import MergeRule
 
@@ -94,7 +94,7 @@ def _firsts(ends: IntArray) -> IntArray:
     return firsts
 
 
-@kernel
+@lean_kernel
 def _best(
     index: Index,
     i: int,
@@ -133,7 +133,7 @@ def _best(
     return chosen
 
 
-@kernel
+@lean_kernel
 def _link(i: int, first: int, head: IntArray, after: IntArray, before: IntArray) -> None:
     after[i], before[i] = head[first], -1
     if head[first] >= 0:
@@ -141,7 +141,7 @@ def _link(i: int, first: int, head: IntArray, after: IntArray, before: IntArray)
     head[first] = i
 
 
-@kernel
+@lean_kernel
 def _unlink(i: int, first: int, head: IntArray, after: IntArray, before: IntArray) -> None:
     if before[i] >= 0:
         after[before[i]] = after[i]
@@ -151,7 +151,7 @@ def _unlink(i: int, first: int, head: IntArray, after: IntArray, before: IntArra
         before[after[i]] = before[i]
 
 
-@kernel
+@lean_kernel
 def _move(fused: FloatArray, box: FloatArray, share: float) -> None:
     """Move a fused box a share of the way to a box, with rounding clamped between the two."""
     for axis in range(4):

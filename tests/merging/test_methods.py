@@ -135,6 +135,18 @@ def test_soft_nms_on_paper():
     assert (len(kept), kept.n_merged.tolist()) == (2, [2, 1])
 
 
+@pytest.mark.parametrize("decay", ["gaussian", "linear"])
+@pytest.mark.parametrize("n", [64, 65, 300])
+def test_soft_nms_of_small_and_large_components(n, decay):
+    rng = np.random.default_rng(n)
+    cloud = random_boxes(rng, n, extent=20, sizes=(8, 16), labels=1)
+    cloud = cloud.with_columns(fragment=EDGE_MARGIN * (rng.random(n) < 0.2))
+    rule = MergeRule("soft_nms", threshold=0.1, sigma=3.0, min_score=0.1, decay=decay)
+    expected = plain_merge(cloud, rule)
+    assert 0 < len(expected) < n
+    assert columns(merged_by(cloud, rule)) == columns(expected)
+
+
 def test_wbf_on_paper():
     # The fused box of the first two is [0.4, 0, 10.4, 1]; the third has IoU 0.72 with it and 0.67 with the first.
     three = Detections(

@@ -86,11 +86,14 @@ def test_kept_boxes_do_not_match_and_every_box_is_counted(case, rule):
 
 @given(clouds(), rules, st.floats(0, 0.3))
 @settings(deadline=None)
-def test_flood_finds_the_components_of_the_seeds(case, rule, share):
+def test_flood_finds_the_components_of_the_seeds_and_removes_them(case, rule, share):
     cloud, rng = case
     seeds = rng.random(len(cloud)) < share
-    found = flood(build_index(cloud, borders=rule.borders), seeds, match_of(rule))
+    index = build_index(cloud, borders=rule.borders)
+    found = flood(index, seeds, match_of(rule))
     assert (found == plain_components(cloud, rule, seeds)).all()
+    held = index.skip[:-1] == np.arange(len(cloud))
+    assert (held == ~found[index.order]).all(), "the index holds all other boxes, and none of these"
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
