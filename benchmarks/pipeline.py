@@ -45,7 +45,7 @@ def measured(size: int, options: Options) -> tuple[dict[str, float], float]:
     job = make_job(options.model)
     execution, line = resolve_execution(job)
     say(f"{size} x {size} pixels, {line}")
-    tiles = sample_tiles(scene, job.model.card, execution.batch * options.pick(8, 1))
+    tiles = sample_tiles(scene, job.model.card, execution.batch * options.pick(24, 1))
     runs: dict[str, list[Ended]] = {engine: [] for engine in ENGINES}
 
     def engine_run(engine: str) -> float:
