@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def network_alone(job: Job, chosen: Execution, *, compiled: bool) -> tuple[list[
         images = torch.rand(shape, device=GPU).to(dtype, memory_format=layout)
         with torch_settings(execution), torch.inference_mode():
             torch.backends.cudnn.allow_tf32 = tf32
-            each = seconds(lambda network=network, images=images: network(images)) / execution.batch
+            each = seconds(partial(network, images)) / execution.batch
             torch.backends.cudnn.allow_tf32 = True
         if execution == chosen and last:
             reference = each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
 from benchmarks.detect_run import durations, run_detect
 from benchmarks.limits import decode_once, model_alone, sample_tiles
@@ -56,7 +57,7 @@ def measured(size: int, options: Options) -> tuple[dict[str, float], float]:
         {
             "read": lambda: decode_once(scene),
             "model": lambda: model_alone(job.model, [execution], tiles, rounds=1)[0]["detector"],
-            **{engine: lambda engine=engine: engine_run(engine) for engine in ENGINES},
+            **{engine: partial(engine_run, engine) for engine in ENGINES},
         },
         options.rounds,
     )

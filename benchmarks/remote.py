@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -99,7 +100,7 @@ def read_speed(uri: str) -> float:
     return tiles / (time.perf_counter() - started)
 
 
-def detect_speed(uri: str, model: str, engine: str, folder: Path) -> float:
+def detect_speed(uri: str, model: str, engine: Any, folder: Path) -> float:
     """Scene megapixels per second, after detectors are loaded."""
     marks: list[float] = []
 

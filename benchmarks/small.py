@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import rasterio
@@ -29,7 +30,7 @@ def run(options: Options) -> list[Table]:
     inputs = {"one scene of the same pixels": whole, f"{count:,} scenes": folder}
     detect = [*GEOSOD, "detect", "-m", options.model, "--overwrite", "-q", "-o"]
     times = medians(
-        {name: lambda given=given: command([*detect, options.folder / "out", given]) for name, given in inputs.items()},
+        {name: partial(command, [*detect, options.folder / "out", given]) for name, given in inputs.items()},
         options.rounds,
     )
     one, many = times.values()

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.detect_run import GEOSOD, durations, run_detect
 from benchmarks.options import Options, UnavailableError, say
@@ -43,7 +44,12 @@ def by_size(size: int, options: Options) -> Row:
         except UnavailableError as reason:
             say(str(reason))
             continue
-        given = {"scene": scene, "model": options.model, "out": options.folder / "peer.npz", "settings": {}}
+        given: dict[str, Any] = {
+            "scene": scene,
+            "model": options.model,
+            "out": options.folder / "peer.npz",
+            "settings": {},
+        }
         ways[name] = partial(call, f"benchmarks.peers.{module}:run", python=python, **given)
     seconds = {
         name: statistics.median([run.seconds for run in runs]) for name, runs in alternate(ways, options.rounds).items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def medians(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each way, in alternating rounds."""
-    times = alternate({name: lambda work=work: timed(work) for name, work in ways.items()}, rounds)
+    times = alternate({name: partial(timed, work) for name, work in ways.items()}, rounds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

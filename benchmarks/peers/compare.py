@@ -94,7 +94,7 @@ def peer_programs(settings: dict[str, Any], options: Options) -> list[Program]:
 
 def best_batch(settings: dict[str, Any], options: Options) -> int | None:
     """The batch size with which SAHI is fastest, above 1, on a smaller scene; None without SAHI."""
-    given = {"model": options.model, "out": options.folder / "trial.npz", "settings": settings}
+    given: dict[str, Any] = {"model": options.model, "out": options.folder / "trial.npz", "settings": settings}
     try:
         python = python_of("sahi")
     except UnavailableError:
@@ -146,7 +146,7 @@ def after_loading(run: Ended) -> float:
 
 def deepforest(options: Options) -> Table:
     """DeepForest with its own network, and geosod with the same one."""
-    size = options.pick(1206, 416)
+    size = options.pick(1601, 416)
     scene = recoded(demo_scene(options, options.pick(2048, 1024)), options.folder / "part.tif", "deflate", side=size)
     programs = [
         # Single tiles, as DeepForest takes them: the last batch of a scene so small would be half empty.

@@ -49,7 +49,7 @@ def set_up() -> int:
         # Paths in such a file come after the environment's own packages.
         (Path(own) / "geosod.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
         pins = REQUIREMENTS / f"{peer}.txt"
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", pins]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(pins)]
         if subprocess.run(install, check=False).returncode:
             print(f"{peer} could not be installed", flush=True)
             failed += 1

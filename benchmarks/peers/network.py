@@ -48,6 +48,10 @@ def predict(detector: Detector, images: Sequence[Pixels]) -> list[Detections]:
 def report(out: str, loaded: float, boxes: Any, scores: Any, labels: Any) -> dict[str, float]:
     """Write what was found where `benchmarks.peers.compare` finds it."""
     end = time.monotonic()
-    arrays = {"boxes": np.reshape(boxes, (-1, 4)), "scores": np.asarray(scores), "labels": np.asarray(labels)}
+    arrays: dict[str, Any] = {
+        "boxes": np.reshape(boxes, (-1, 4)),
+        "scores": np.asarray(scores),
+        "labels": np.asarray(labels),
+    }
     np.savez(Path(out), **arrays)
     return {"loaded": loaded, "end": end}
