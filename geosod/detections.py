@@ -129,9 +129,7 @@ class Detections:
         chosen = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         if not isinstance(chosen, slice) and chosen.ndim != 1:
             raise ConfigError(f"Detections: an index of shape {chosen.shape} chooses no boxes; give one dimension")
-        if not isinstance(chosen, slice) and chosen.size == 0:
-            chosen = chosen.astype(np.int64)
-        return Detections._of({f.name: np.ascontiguousarray(getattr(self, f.name)[chosen]) for f in fields(self)})
+        return Detections._of({f.name: _chosen(getattr(self, f.name), chosen) for f in fields(self)})
 
     def with_columns(self, **columns: npt.ArrayLike) -> Detections:
         """The same boxes with some columns replaced."""
@@ -159,6 +157,13 @@ class Detections:
         columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
         boxes = np.stack([columns.pop(name) for name in ("x0", "y0", "x1", "y1")], axis=1)
         return cls(boxes=boxes, **columns)
+
+
+def _chosen(column: npt.NDArray[Any], index: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if isinstance(index, slice) or (index.dtype == np.bool_ and len(index)):
+        return np.ascontiguousarray(column[index])
+    # Several times as fast as brackets, for boxes.
+    return np.take(column, index if len(index) else index.astype(np.int64), axis=0)
 
 
 def fragment_flags(

@@ -11,7 +11,7 @@ from geosod.merging.groups import Outcome, group_sums
 from geosod.merging.index import Index, places_of, restore
 from geosod.merging.match import match_of
 from geosod.merging.methods import method_of
-from geosod.merging.order import canonical_order, take
+from geosod.merging.order import canonical_order
 from geosod.merging.rule import MergeRule
 
 
@@ -41,9 +41,7 @@ def assign(detections: Detections, index: Index, pending: BoolArray, rule: Merge
         restore(index, ~(pending | separate)[index.order])
     outcome = method.run(detections, index, ordinary, rule)
     if any_separate:
-        outcome = add_fragments(
-            outcome, take(detections, index.order), index, places_of(index, ranking), match_of(rule)
-        )
+        outcome = add_fragments(outcome, detections[index.order], index, places_of(index, ranking), match_of(rule))
     return outcome
 
 

@@ -17,7 +17,7 @@ from geosod.merging.graph import flood
 from geosod.merging.index import build_index
 from geosod.merging.match import match_of, search_margin
 from geosod.merging.methods import method_of
-from geosod.merging.order import in_order, take
+from geosod.merging.order import in_order
 from geosod.merging.rule import MergeRule
 from geosod.merging.validate import check_boxes
 from geosod.scene import Window
@@ -58,7 +58,7 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
         return Settled(Detections.empty(), in_order(boxes))
     pending = flood(index, leaving, graph.match, graph.near)
     final, _ = kept_boxes(boxes, index, assign(boxes, index, pending, rule))
-    return Settled(in_order(final), in_order(take(boxes, np.flatnonzero(pending))))
+    return Settled(in_order(final), in_order(boxes[np.flatnonzero(pending)]))
 
 
 def load_kernels(rule: MergeRule) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -92,12 +91,7 @@ def _sort_runs(order: IntArray, ranked: npt.NDArray[np.uint64], x0: FloatArray, 
 def in_order(detections: Detections) -> Detections:
     """The boxes in canonical order."""
     order = canonical_order(detections)
-    return detections if (order[1:] > order[:-1]).all() else take(detections, order)
-
-
-def take(detections: Detections, rows: IntArray) -> Detections:
-    """As ``detections[rows]``, but several times as fast."""
-    return Detections(**{f.name: getattr(detections, f.name).take(rows, axis=0) for f in fields(detections)})
+    return detections if (order[1:] > order[:-1]).all() else detections[order]
 
 
 def ascending(keys: npt.NDArray[np.uint64]) -> tuple[IntArray, npt.NDArray[np.uint64]]:
