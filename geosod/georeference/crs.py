@@ -41,6 +41,7 @@ def parse_crs(text: str) -> CRS:
         raise ConfigError(f"CRS {text[:80]!r} is not known to PROJ; give an EPSG code such as EPSG:32633") from error
 
 
+@lru_cache(maxsize=64)
 def crs_name(text: str) -> str:
     """Short name of a CRS in any form that pyproj accepts: "AUTHORITY:CODE", else its name, else its WKT."""
     crs = parse_crs(text)

@@ -40,6 +40,11 @@ def code_outlines(
     Returns:
         (K,) object array of valid shapely Polygons, shells counter-clockwise, and (K,) uint8, the code of each.
     """
+    if mask is None and transform == _IDENTITY and codes.size and (codes == codes.flat[0]).all():
+        # Most small scenes are of one code, and GDAL takes longer to start than numpy to find that out.
+        rows, cols = codes.shape
+        whole = shapely.Polygon([(0, 0), (cols, 0), (cols, rows), (0, rows)])
+        return np.array([whole], object), codes.reshape(-1)[:1]
     found = list(islice(shapes(codes, mask=mask, connectivity=4, transform=transform), limit))
     polygons = np.empty(len(found), object)
     polygons[:] = [shapely.Polygon(rings[0], rings[1:]) for rings in (outline["coordinates"] for outline, _ in found)]

@@ -152,7 +152,7 @@ def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
 @lru_cache(maxsize=64)
 def _equal_area_projection(scene: Scene) -> Transformer:
     grid = lattice(np.linspace(0, scene.width, _SAMPLES), np.linspace(0, scene.height, _SAMPLES))
-    lonlat = pixel_to_lonlat(scene, grid)
+    lonlat = pixel_to_lonlat(scene, grid, trusted=placed_everywhere(scene))
     finite = np.isfinite(lonlat).all(axis=1)
     if not finite.any():
         raise SceneError(f"scene {scene.id!r}: no part has a position on the ground; check its georeference")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,11 +83,20 @@ def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
     """PROJJSON or name of the CRS of some file of the dataset."""
     if folder.name is not None:
         return None
-    for path in (folder.root / "detections").glob("acq_date=*/*.parquet"):
+    for path in _detection_files(folder):
         geo = None if path.stem == but else read_metadata(path, key="geo")
         if geo is not None:
             return geometry_crs(geo)
     return None
+
+
+def _detection_files(folder: OutputFolder) -> Iterator[Path]:
+    """The detections files of a dataset, in any order; `glob` would list all before the first."""
+    with suppress(FileNotFoundError), os.scandir(folder.root / "detections") as dates:
+        for date in dates:
+            if date.name.startswith("acq_date=") and date.is_dir():
+                with os.scandir(date) as files:
+                    yield from (Path(file.path) for file in files if file.name.endswith(".parquet"))
 
 
 def dataset_crs(folder: OutputFolder, *, but: str | None = None) -> str | None:
@@ -158,8 +169,7 @@ def commit_scene(
             write_geoparquet(detections, staged.detections, crs=file_crs, metadata=metadata)
             write_geoparquet(coverage, staged.coverage, crs=file_crs, metadata=metadata)
             staged.item.write_text(json.dumps(item, indent=1, ensure_ascii=False) + "\n", "utf-8")
-            for path in (staged.detections, staged.coverage, staged.item):
-                flush(path)
+            flush(staged.detections, staged.coverage, staged.item)
             with locked(folder):
                 if file_crs is not None:
                     check_dataset_crs(folder, file_crs, but=scene.id)
@@ -192,9 +202,8 @@ def _put(folder: OutputFolder, scene_id: str, staged: SceneFiles, files: SceneFi
             if path != files.detections:
                 path.unlink(missing_ok=True)
     try:
-        move(staged.detections, files.detections)
-        move(staged.coverage, files.coverage)
-        move(staged.item, files.item)
+        move({staged.detections: files.detections, staged.coverage: files.coverage})
+        move({staged.item: files.item})
     except OSError:
         # Rows without an item would still be read as part of the dataset.
         for path in (files.item, files.detections, files.coverage):
@@ -235,7 +244,7 @@ def _replace_failures(
         return None
     pq.write_table(rows, stage / "failures.parquet", compression="zstd")
     flush(stage / "failures.parquet")
-    move(stage / "failures.parquet", folder.failures)
+    move({stage / "failures.parquet": folder.failures})
     return folder.failures
 
 

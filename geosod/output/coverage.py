@@ -164,5 +164,5 @@ def area_km2(table: pa.Table, status: Status = "inspected") -> float | None:
     """Square kilometres of one status in a coverage table; None for a pixel scene."""
     if table["area_km2"].null_count:
         return None
-    chosen = table.filter(pc.equal(table["status"], status))["area_km2"]
+    chosen = table["area_km2"].filter(pc.equal(table["status"], status))
     return float(pc.sum(chosen).as_py() or 0.0)

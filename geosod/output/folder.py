@@ -12,7 +12,8 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,8 +232,17 @@ def remove_stale_staging(folder: OutputFolder) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+def flush(*paths: Path) -> None:
+    """Wait until files and folders are on the disk; at once, since file systems write several in the time of one."""
+    if len(paths) == 1:
+        _flush(paths[0])
+        return
+    with ThreadPoolExecutor(len(paths)) as threads:
+        for done in [threads.submit(_flush, path) for path in paths]:
+            done.result()
+
+
+def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -240,9 +250,15 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def move(source: Path, target: Path) -> None:
-    """Rename a file into place and flush its new folder."""
+def move(targets: Mapping[Path, Path]) -> None:
+    """Rename files into place, each to its target, and flush their new folders."""
+    for source, target in targets.items():
+        rename(source, target)
+    if os.name == "posix":
+        flush(*sorted({target.parent for target in targets.values()}))
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file, and create its new folder if necessary."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-    if os.name == "posix":
-        flush(target.parent)

@@ -209,7 +209,7 @@ def _geometry_types(column: pa.ChunkedArray) -> set[str]:
 def read_metadata(path: str | Path, *, key: str = "geosod") -> dict[str, Any] | None:
     """The file metadata under ``geosod`` or ``geo``, or None if the path is not a Parquet file with such a key."""
     try:
-        stored = pq.read_schema(path).metadata or {}
+        stored = pq.read_metadata(path).metadata or {}
         value = json.loads(stored[key.encode()])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         return None

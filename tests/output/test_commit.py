@@ -175,15 +175,15 @@ def test_a_crash_between_renames_leaves_nothing_committed(
     out, scene = open_output(tmp_path), make_scene("a")
     if before:
         put(out, scene, n=7)
-    calls = []
+    calls, original = [], folder.rename
 
-    def move(source: Path, target: Path) -> None:
+    def rename(source: Path, target: Path) -> None:
         if len(calls) == fail_at:
             raise OSError("disk is gone")
         calls.append(target)
-        folder.move(source, target)
+        original(source, target)
 
-    monkeypatch.setattr(commit, "move", move)
+    monkeypatch.setattr(folder, "rename", rename)
     with pytest.raises(OutputError, match="disk is gone"):
         put(out, scene)
     assert committed(out, "a") is None
@@ -198,15 +198,15 @@ def test_a_crash_between_renames_leaves_nothing_committed(
 def test_a_process_killed_between_renames_has_not_committed(tmp_path: Path, monkeypatch, fail_at: int) -> None:
     out, scene = open_output(tmp_path), make_scene("a")
     put(out, scene, n=7)
-    calls = []
+    calls, original = [], folder.rename
 
-    def move(source: Path, target: Path) -> None:
+    def rename(source: Path, target: Path) -> None:
         if len(calls) == fail_at:
             raise KeyboardInterrupt  # no handler cleans up, as after a kill
         calls.append(target)
-        folder.move(source, target)
+        original(source, target)
 
-    monkeypatch.setattr(commit, "move", move)
+    monkeypatch.setattr(folder, "rename", rename)
     with pytest.raises(KeyboardInterrupt):
         put(out, scene)
     assert committed(out, "a") is None
@@ -222,7 +222,7 @@ def test_a_failed_write_leaves_the_earlier_commit(tmp_path: Path, monkeypatch) -
     put(out, scene, n=7)
     before = {path: (tmp_path / path).read_bytes() for path in tree(tmp_path)}
 
-    def full(path: Path) -> None:
+    def full(*paths: Path) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(commit, "flush", full)
