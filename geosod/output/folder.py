@@ -13,7 +13,6 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,21 +232,13 @@ def remove_stale_staging(folder: OutputFolder) -> None:
 
 
 def flush(*paths: Path) -> None:
-    """Wait until files and folders are on the disk; at once, since file systems write several in the time of one."""
-    if len(paths) == 1:
-        _flush(paths[0])
-        return
-    with ThreadPoolExecutor(len(paths)) as threads:
-        for done in [threads.submit(_flush, path) for path in paths]:
-            done.result()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Wait until files and folders are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def move(targets: Mapping[Path, Path]) -> None:
