@@ -17,6 +17,8 @@ from geosod.scene import Scene
 
 #: Points along each side of a scene that are sampled to find its centre on the ground.
 _SAMPLES = 33
+#: Points that are checked one by one.
+_FEW = 64
 #: Edges of boxes longer than this, in metres, are split into segments, since they are curves on the ground.
 _STRAIGHT, _SEGMENTS = 10_000.0, 4
 
@@ -140,7 +142,8 @@ def equal_area(scene: Scene, xy: FloatArray) -> FloatArray:
 
 
 def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
-    out = pixel_to_lonlat(scene, xy, trusted=placed_everywhere(scene))
+    # For a few points the round trip costs less than to find out that every pixel has a position.
+    out = pixel_to_lonlat(scene, xy, trusted=len(xy) > _FEW and placed_everywhere(scene))
     if not np.isfinite(out).all():
         x, y = xy[int(np.flatnonzero(~np.isfinite(out).all(axis=1))[0])]
         raise SceneError(

@@ -52,6 +52,8 @@ DETECTORS_PER_READER = 4
 HUNGRY = 2
 #: Threads that settle units, and merge and write scenes.
 OTHERS = 2
+#: No other scene is begun while so many are in progress, and two batches of scenes with one tile.
+MAX_SCENES = 32
 #: Seconds in which nothing ends, after which a note says so.
 PATIENCE = 60.0
 #: Seconds for which what is still being done is waited for at the end of a run that fails.
@@ -145,6 +147,8 @@ class _Engine:
         self._readers = most if on_gpu else min(most, -(-self._workers // DETECTORS_PER_READER))
         self._hungry = 0
         self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
+        # With fewer, tiles could wait for others that never come.
+        self._most_scenes = MAX_SCENES + 2 * self._group * self._detect_threads
         self._threads: Threads[SceneResult | None] = Threads(read=most, detect=self._detect_threads, other=OTHERS)
         #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
@@ -216,7 +220,7 @@ class _Engine:
 
     def _start_reading(self, plans: Iterator[ScenePlan]) -> None:
         while self._reading < self._readers:
-            while not self._units and self._plans_left:
+            while not self._units and self._plans_left and self._scenes < self._most_scenes:
                 self._add_scene(next(plans, None))
             unit = self._units.take()
             if unit is None:

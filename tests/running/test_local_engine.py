@@ -23,7 +23,7 @@ from geosod.detectors.detector import Detector
 from geosod.errors import EngineError, ModelError
 from geosod.results import Execution
 from geosod.running import local_engine, stages
-from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, TilesDetected, Writing
+from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, ScenePlanned, TilesDetected, Writing
 from geosod.running.tile_queue import size_to_fill
 from geosod.scene import TileBatch
 from geosod.testing import BrightSpots, fake_card
@@ -135,6 +135,31 @@ def test_tiles_that_wait_are_bounded(scenes, dense, tmp_path, monkeypatch) -> No
     tiles = sum(scene.counts.tiles for scene in result.scenes)
     # Two batches each that wait and that are being detected on, and one that the reader holds.
     assert 4 <= most <= 2 * (2 + 2) * 2 + 2 < tiles
+
+
+def test_scenes_in_progress_are_bounded(tmp_path, monkeypatch) -> None:
+    """Scenes are written more slowly here than they are planned, read and detected on."""
+    image = np.zeros((1, 40, 40), np.uint8)
+    image[0, 5:12, 3:14] = 250
+    scenes = [write_tif(tmp_path / f"s{i:02}.tif", image) for i in range(40)]
+    assemble, events = local_engine.assemble_scene, []
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.02)
+        return assemble(*args)
+
+    monkeypatch.setattr(local_engine, "assemble_scene", slow)
+    monkeypatch.setattr(local_engine, "MAX_SCENES", 4)
+    detector = Detector(fake_card(tile=256, overlap=32), Shapes(any_size=True), Execution("cpu", "eager", "fp32", 2, 1))
+    result = geosod.detect(scenes, model=detector, engine="local", on_event=events.append)
+    assert result.exit_code == 0 and result.detections == len(scenes)
+    planned = ended = most = 0
+    for event in events:
+        planned += isinstance(event, ScenePlanned)
+        ended += isinstance(event, SceneFinished)
+        most = max(most, planned - ended)
+    # Two batches of two tiles beside the four; the next scene is announced before it is asked for.
+    assert 4 <= most <= 4 + 2 * 2 + 1
 
 
 def test_a_reader_that_raises_costs_its_unit(scenes, dense, tmp_path, monkeypatch) -> None:
