@@ -161,6 +161,29 @@ def test_blocks_across_units_are_read_once_where_a_reader_goes_on(tmp_path: Path
     assert_same_items(together, alone)
 
 
+def test_a_mosaic_that_resamples_is_read_unit_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pixels may depend on the window, so that windows must not depend on where a reader comes from."""
+    source = write_tif(tmp_path / "s.tif", noise(1, 300, 170), block=64)
+    vrt = tmp_path / "s.vrt"
+    vrt.write_text(
+        '<VRTDataset rasterXSize="500" rasterYSize="900"><VRTRasterBand dataType="Byte" band="1">'
+        f'<SimpleSource resampling="bilinear"><SourceFilename relativeToVRT="1">{source.name}</SourceFilename>'
+        '<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="170" ySize="300"/>'
+        '<DstRect xOff="0" yOff="0" xSize="500" ySize="900"/></SimpleSource></VRTRasterBand></VRTDataset>'
+    )
+    scene = scene_of(vrt)
+    units = plan_units("s", make_grid(500, 900, tile=128, overlap=32), shape=(2, 2))
+    column = [unit for unit in units if unit.index[1] == 0]
+    spec = ReadSpec((1,), (128, 128), 5, cell=16)
+    requested: list[Window] = []
+    original = read.read_window
+    monkeypatch.setattr(read, "read_window", lambda *a: requested.append(a[3]) or original(*a))
+    alone = [read_unit(scene, unit, spec) for unit in column]
+    windows, requested[:] = requested.copy(), []
+    assert_same_items(read_units(scene, column, spec), alone)
+    assert requested == windows
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_reader_goes_on_with_any_unit(tmp_path: Path, seed: int) -> None:
     """In any order, with an AOI, masked ground and blocks that are lost: as units that are read by themselves."""
