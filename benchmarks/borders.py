@@ -148,20 +148,20 @@ CASES = (
         "within",
         "An object within the overlap: its fragments are assigned to the whole box",
         30,
-        [[92, 34, 116, 62], [150, 120, 170, 160]],
+        [[92.0, 34, 116, 62], [150.0, 120, 170, 160]],
     ),
     (
         "larger",
         "Larger than the overlap: fragments that agree where tiles overlap are stitched",
         20,
-        [[40, 30, 150, 70]],
+        [[40.0, 30, 150, 70]],
     ),
-    ("giant", "Larger than a tile, where four tiles meet", 20, [[25, 20, 215, 150]]),
+    ("giant", "Larger than a tile, where four tiles meet", 20, [[25.0, 20, 215, 150]]),
     (
         "none",
         "No overlap: fragments on either side of an edge are stitched",
         0,
-        [[60, 30, 250, 75], [30, 110, 60, 170]],
+        [[60.0, 30, 250, 75], [30.0, 110, 60, 170]],
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from functools import partial
 
 from benchmarks.detect_run import durations, run_detect
@@ -53,14 +54,12 @@ def measured(size: int, options: Options) -> tuple[dict[str, float], float]:
         runs[engine].append(run_detect(scene, options.model, options.folder / engine, engine=engine))
         return runs[engine][-1].seconds
 
-    times = alternate(
-        {
-            "read": lambda: decode_once(scene),
-            "model": lambda: model_alone(job.model, [execution], tiles, rounds=1)[0]["detector"],
-            **{engine: partial(engine_run, engine) for engine in ENGINES},
-        },
-        options.rounds,
-    )
+    ways: dict[str, Callable[[], float]] = {
+        "read": lambda: decode_once(scene),
+        "model": lambda: model_alone(job.model, [execution], tiles, rounds=1)[0]["detector"],
+        **{engine: partial(engine_run, engine) for engine in ENGINES},
+    }
+    times = alternate(ways, options.rounds)
     value = runs["local"][0].value
     read, each = statistics.median(times["read"]), statistics.median(times["model"])
     seconds = {"every block once": read, "model alone": each * value["tiles"]}

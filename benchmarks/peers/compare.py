@@ -108,13 +108,15 @@ def best_batch(settings: dict[str, Any], options: Options) -> int | None:
 def measured(programs: list[Program], scene: Path, model: str, truth: Truth | None, options: Options) -> list[Row]:
     """A row for each program that can run: a first run for memory and boxes, then alternating rounds for time."""
     first: dict[str, Row] = {}
+    missing: list[Row] = []
     ways: dict[str, Callable[[], Ended]] = {}
     for program in programs:
         out = options.folder / "out"
         try:
             ended = program.run(scene, model, out, watch=True)
         except (UnavailableError, ProgramError) as error:
-            say(f"{program.name}: {error}")
+            say(f"{program.name}: {str(error).strip().splitlines()[-1]}")
+            missing.append({"": f"{program.name} ({'failed' if isinstance(error, ProgramError) else 'not installed'})"})
             continue
         found = program.found(ended, out)
         row: dict[str, Any] = {"peak GiB": ended.peak / 2**30, "boxes": len(found["boxes"])}
@@ -130,13 +132,14 @@ def measured(programs: list[Program], scene: Path, model: str, truth: Truth | No
         name: statistics.median([run.value["end"] - run.value["loaded"] for run in each]) for name, each in runs.items()
     }
     ours = seconds.get("geosod", min(seconds.values(), default=1.0))
-    return [
+    rows: list[Row] = [
         {
             "": name, "seconds, whole process": seconds[name], "after loading": after[name],
             "time relative to geosod's": seconds[name] / ours, **row,
         }
         for name, row in first.items()
     ]  # fmt: skip
+    return rows + missing
 
 
 def after_loading(run: Ended) -> float:
