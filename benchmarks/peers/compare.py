@@ -128,14 +128,12 @@ def measured(programs: list[Program], scene: Path, model: str, truth: Truth | No
         ways[program.name] = partial(program.run, scene, model, out)
     runs = alternate(ways, options.rounds)
     seconds = {name: statistics.median([run.seconds for run in each]) for name, each in runs.items()}
-    after = {
-        name: statistics.median([run.value["end"] - run.value["loaded"] for run in each]) for name, each in runs.items()
-    }
-    ours = seconds.get("geosod", min(seconds.values(), default=1.0))
+    after = {name: statistics.median(map(after_loading, each)) for name, each in runs.items()}
+    ours = seconds.get("geosod")
     rows: list[Row] = [
         {
             "": name, "seconds, whole process": seconds[name], "after loading": after[name],
-            "time relative to geosod's": seconds[name] / ours, **row,
+            "time relative to geosod's": seconds[name] / ours if ours else None, **row,
         }
         for name, row in first.items()
     ]  # fmt: skip
