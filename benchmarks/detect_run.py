@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def detect(scene: str, model: str, out: str, settings: dict[str, Any]) -> dict[s
             first.append(time.monotonic())
 
     called = time.monotonic()
-    result = geosod.detect(scene, model=model, out=out, overwrite=True, on_event=on_event, **settings)
+    result = geosod.detect(scene, model=loaded_model(model), out=out, overwrite=True, on_event=on_event, **settings)
     end = time.monotonic()
     if result.exit_code:
         raise RuntimeError(f"{scene}: {result.failures}")
@@ -39,6 +40,14 @@ def detect(scene: str, model: str, out: str, settings: dict[str, Any]) -> dict[s
         "detections": result.detections, "tiles": sum(c.tiles - c.empty for c in counts),
         "files": [str(path) for each in result.scenes for path in each.paths],
     }  # fmt: skip
+
+
+def loaded_model(model: str) -> Any:
+    """A model's name as it is; for ``object module:function`` what the function returns."""
+    if not model.startswith("object "):
+        return model
+    module, function = model.removeprefix("object ").split(":")
+    return getattr(import_module(module), function)()
 
 
 def run_detect(

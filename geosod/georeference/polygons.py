@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,7 @@ def lonlat_centres(scene: Scene, boxes: FloatArray) -> FloatArray:
     return out
 
 
+@lru_cache(maxsize=64)
 def footprint(scene: Scene, crs: str = LONLAT) -> Any:
     """Outline in `crs` of the part of a scene with a position: a Polygon, or a MultiPolygon across the antimeridian.
 

@@ -50,7 +50,8 @@ from geosod.tile_size import TileSize
 DETECTORS_PER_READER = 4
 #: Another reader begins after so many batches, at the end of which a detector had nothing to do.
 HUNGRY = 2
-#: Threads that settle units, and merge and write scenes.
+#: Threads that settle units, and merge and write scenes: at most so many, and one on two cores. There a second one
+#: made many small scenes take a fifth longer, since all of these hold the interpreter's lock.
 OTHERS = 2
 #: No other scene is begun while so many are in progress, and two batches of scenes with one tile.
 MAX_SCENES = 32
@@ -149,7 +150,8 @@ class _Engine:
         self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
         # With fewer, tiles could wait for others that never come.
         self._most_scenes = MAX_SCENES + 2 * self._group * self._detect_threads
-        self._threads: Threads[SceneResult | None] = Threads(read=most, detect=self._detect_threads, other=OTHERS)
+        others = max(1, min(OTHERS, most - 1))
+        self._threads: Threads[SceneResult | None] = Threads(read=most, detect=self._detect_threads, other=others)
         #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
         self._loaded, self._places = 0, 0
@@ -200,7 +202,8 @@ class _Engine:
     def _prepare(self) -> None:
         """Load what settling and writing need, while detectors work."""
         load_kernels(self._job.rule)
-        import_module("geopandas")
+        # pyarrow imports it when it is given the first array.
+        import_module("pandas")
 
     def _end_load(self, loaded: tuple[Detector, str] | Exception) -> None:
         if isinstance(loaded, Exception):
