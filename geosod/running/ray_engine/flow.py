@@ -32,8 +32,11 @@ from geosod.running.ray_engine.session import (
 )
 from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
 from geosod.running.tile_queue import TileQueue
+from geosod.running.unit_queue import UnitQueue
 from geosod.scenes.read import ReadSummary
 
+#: Maximum number of units that one task reads.
+MAX_COLUMN = 4
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
 #: How often tiles are given to detectors that die or cannot be loaded before they count as failed: once more than a
@@ -49,8 +52,8 @@ class Flow:
         self._reasons: set[str] = set()
         self._group_size = group_size(job, pool.execution)
         self._plans_left = True
-        self._units: deque[UnitInProgress] = deque()
-        self._readers: dict[Any, UnitInProgress] = {}
+        self._units: UnitQueue[UnitInProgress] = UnitQueue()
+        self._readers: dict[Any, deque[UnitInProgress]] = {}
         self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group_size)
         self._batches: dict[Any, BatchInProgress] = {}
         self._settling: dict[Any, UnitInProgress] = {}
@@ -109,28 +112,38 @@ class Flow:
         while len(self._readers) < self._pool.readers:
             while not self._units and self._plans_left:
                 self._add_scene(next(plans, None))
-            if not self._units:
+            first = self._units.take()
+            if first is None:
                 return
-            unit = self._units.popleft()
-            plan = unit.scene.plan
+            units = self._column(first)
+            plan = first.scene.plan
             options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
             reader = tasks.read.options(num_returns="streaming", **options)
-            scene = plan.level(unit.unit).scene
+            scene = plan.level(first.unit).scene
             spec = read_spec(self._job, plan, scene, self._pool.execution.backend, self._group_size)
-            unit.size = spec.tile
-            self._readers[reader.remote(scene, unit.unit, spec)] = unit
+            for unit in units:
+                unit.size = spec.tile
+            self._readers[reader.remote(scene, [unit.unit for unit in units], spec)] = units
+
+    def _column(self, first: UnitInProgress) -> deque[UnitInProgress]:
+        """A unit and some of those below it, so that one task reads them with blocks across them decoded once."""
+        units, share = deque([first]), 1 + len(self._units) // self._pool.readers
+        while len(units) < min(MAX_COLUMN, share) and (below := self._units.take_below(units[-1])) is not None:
+            units.append(below)
+        return units
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
         if plan is None:
             self._plans_left = False
             return
         scene = SceneInProgress(plan, len(plan.units))
-        self._units.extend(UnitInProgress(scene, unit) for unit in plan.units)
+        self._units.extend([UnitInProgress(scene, unit) for unit in plan.units])
         if not plan.units:
             self._merged.append(scene)
 
     def _advance_reader(self, reader: Any) -> None:
-        unit = self._readers[reader]
+        units = self._readers[reader]
+        unit = units[0]
         try:
             item = ray.get(next(reader))
             if not isinstance(item, ReadSummary):
@@ -142,7 +155,11 @@ class Flow:
             item = failed_read(
                 unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(one_line(error)), unit.tiles
             )
-        del self._readers[reader]
+            # Others below it may fare better.
+            self._units.extend([units.pop() for _ in range(1, len(units))][::-1])
+        units.popleft()
+        if not units:
+            del self._readers[reader]
         unit.summary = item
         self._settle_if_done(unit)
 

@@ -31,9 +31,9 @@ DETECT_RETRIES = 4
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES)
-def read(scene: Scene, unit: Unit, spec: ReadSpec) -> Iterator[IntArray | TileBatch | ReadSummary]:
-    """Yield windows and pixels of each batch in turn, then the summary."""
-    for item in read_tiles(scene, [unit], spec):
+def read(scene: Scene, units: list[Unit], spec: ReadSpec) -> Iterator[IntArray | TileBatch | ReadSummary]:
+    """Yield for each unit windows and pixels of each batch in turn, then the summary."""
+    for item in read_tiles(scene, units, spec):
         if isinstance(item, TileBatch):
             yield item.windows
         yield item
