@@ -59,7 +59,7 @@ class Program:
 
 def compare(options: Options) -> list[Table]:
     """The tables of the benchmark `peers`."""
-    size = options.pick(16384, 1024)
+    size = options.pick(8192, 1024)
     scene, truth = demo_scene(options, size), demo_truth(size)
     tables = []
     for name, title, settings in (
