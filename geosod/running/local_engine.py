@@ -7,11 +7,9 @@ books: it alone starts work and handles what has ended, and it never reads, dete
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
@@ -27,7 +25,9 @@ from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job, load_fitting, resolve_execution
+from geosod.running.local_progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
 from geosod.running.planning import ScenePlan
+from geosod.running.readers import Readers, Room
 from geosod.running.stages import (
     TileOutcome,
     UnitSummary,
@@ -36,15 +36,12 @@ from geosod.running.stages import (
     failed_read,
     merge_units,
     read_spec,
-    read_tiles,
     settle_unit,
 )
 from geosod.running.threads import Threads
 from geosod.running.tile_queue import TileQueue
-from geosod.running.unit_queue import UnitQueue
-from geosod.scene import TileBatch, Unit
-from geosod.scenes.read import ReadSummary
-from geosod.tile_size import TileSize
+from geosod.scene import TileBatch
+from geosod.scenes.read import ReadSpec, ReadSummary
 
 #: A reader supplies so many detectors on CPUs, at first.
 DETECTORS_PER_READER = 4
@@ -77,56 +74,7 @@ def run(
         engine.close()
 
 
-@dataclass(slots=True, eq=False)
-class _Scene:
-    """A scene in progress, of which `waiting` units are not settled."""
-
-    plan: ScenePlan
-    waiting: int
-    error: Exception | None = None
-    settled: dict[str, Settled] = field(default_factory=dict)
-    summaries: dict[str, UnitSummary] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Unit:
-    """A unit in progress. It is finished when its summary has arrived and no tile is outstanding."""
-
-    scene: _Scene
-    unit: Unit
-    summary: ReadSummary | None = None
-    tiles: int = 0
-    outstanding: int = 0
-    outcomes: list[TileOutcome] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tiles:
-    """Tiles of a unit that wait for a detector."""
-
-    unit: _Unit
-    batch: TileBatch
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    @property
-    def size(self) -> TileSize:
-        """(width, height) of each tile."""
-        height, width = self.batch.pixels.shape[2:]
-        return width, height
-
-    def part(self, start: int, stop: int) -> _Tiles:
-        """Some of the tiles."""
-        return _Tiles(self.unit, self.batch[start:stop])
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """Tiles for one call of a detector, which began with them at a time of `time.monotonic`, or has not yet."""
-
-    parts: list[_Tiles]
-    began: float | None = None
+_Settling = tuple[Settled, UnitSummary]
 
 
 class _Engine:
@@ -134,28 +82,30 @@ class _Engine:
 
     def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit) -> None:
         self._job, self._finish, self._emit = job, finish, emit
-        self._room, self._stopped, self._waiting = threading.Condition(), False, 0
-        self._units: UnitQueue[_Unit] = UnitQueue()
-        self._batches: set[_Batch] = set()
-        self._plans_left, self._reading, self._scenes = True, 0, 0
+        self._batches: set[BatchInProgress] = set()
+        self._plans_left, self._scenes = True, 0
         self._reasons: set[str] = set()
         self._execution = _execution(job)
         self._group = self._execution.batch
-        self._tiles: TileQueue[_Tiles] = TileQueue(self._group)
+        self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group)
         on_gpu = self._execution.device == "cuda"
         self._workers = _workers(job, on_gpu=on_gpu)
         self._most_readers = most = max(1, usable_cpus())
-        self._readers = most if on_gpu else min(most, -(-self._workers // DETECTORS_PER_READER))
+        self._most_reading = most if on_gpu else min(most, -(-self._workers // DETECTORS_PER_READER))
         self._hungry = 0
         self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
         # With fewer, tiles could wait for others that never come.
         self._most_scenes = MAX_SCENES + 2 * self._group * self._detect_threads
         others = max(1, min(OTHERS, most - 1))
         self._threads: Threads[SceneResult | None] = Threads(read=most, detect=self._detect_threads, other=others)
+        self._room = Room(2 * self._group * self._detect_threads)
+        self._readers: Readers[UnitInProgress] = Readers(
+            self._threads, self._room, spec=self._read_spec, on_batch=self._end_batch_reading, on_unit=self._end_reading
+        )
         #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
         self._loaded, self._places = 0, 0
-        self._merged: list[_Scene] = []
+        self._merged: list[SceneInProgress] = []
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
         """Results in the order in which scenes are finished."""
@@ -176,9 +126,7 @@ class _Engine:
 
     def close(self) -> None:
         """Stop; what is being done in threads is ended first, and nothing new is started."""
-        with self._room:
-            self._stopped = True
-            self._room.notify_all()
+        self._room.close()
         for _ in range(self._detect_threads):
             self._free.put(None)
         self._threads.close(CLOSING)
@@ -222,93 +170,51 @@ class _Engine:
     # --- reading
 
     def _start_reading(self, plans: Iterator[ScenePlan]) -> None:
-        while self._reading < self._readers:
-            while not self._units and self._plans_left and self._scenes < self._most_scenes:
+        while self._readers.running < self._most_reading:
+            while not self._readers.units and self._plans_left and self._scenes < self._most_scenes:
                 self._add_scene(next(plans, None))
-            unit = self._units.take()
-            if unit is None:
+            if not self._readers.start():
                 return
-            self._reading += 1
-            self._threads.start("read", partial(self._read, unit), self._end_reading)
 
     def _add_scene(self, plan: ScenePlan | None) -> None:
         if plan is None:
             self._plans_left = False
             return
         self._scenes += 1
-        scene = _Scene(plan, len(plan.units))
-        self._units.extend([_Unit(scene, unit) for unit in plan.units])
+        scene = SceneInProgress(plan, len(plan.units))
+        self._readers.units.extend([UnitInProgress(scene, unit) for unit in plan.units])
         if not plan.units:
             self._start_finishing(scene)
 
-    def _read(self, first: _Unit) -> None:
-        """Read a unit, and those below it that no other reader takes first."""
-        plan, unit = first.scene.plan, first
-        level = plan.level(first.unit)
-        spec = read_spec(self._job, plan, level.scene, self._execution.backend, self._group)
+    def _read_spec(self, unit: UnitInProgress) -> ReadSpec:
+        return read_spec(self._job, unit.scene.plan, unit.level_scene, self._execution.backend, self._group)
 
-        def column() -> Iterator[Unit]:
-            nonlocal unit
-            yield unit.unit
-            while not self._stopped and (below := self._units.take_below(unit)) is not None:
-                unit = below
-                yield unit.unit
-
-        done = False
-        try:
-            for item in read_tiles(level.scene, column(), spec):
-                if done := isinstance(item, ReadSummary):
-                    self._threads.say(partial(self._end_unit, unit, item))
-                else:
-                    self._hand_over(unit, item)
-        except Exception as error:
-            if done:
-                raise
-            self._threads.say(partial(self._end_unit, unit, error))
-
-    def _hand_over(self, unit: _Unit, batch: TileBatch) -> None:
-        """Hand over a batch, then wait until there is room for more."""
-        with self._room:
-            self._waiting += len(batch)
-        self._threads.say(partial(self._end_batch_reading, unit, batch))
-        with self._room:
-            self._room.wait_for(lambda: self._stopped or self._waiting < 2 * self._group * self._detect_threads)
-            if self._stopped:
-                raise EngineError("the run was stopped")
-
-    def _end_batch_reading(self, unit: _Unit, batch: TileBatch) -> None:
-        self._tiles.append(_Tiles(unit, batch))
+    def _end_batch_reading(self, unit: UnitInProgress, batch: TileBatch) -> None:
+        self._tiles.append(TilesInProgress(unit, batch))
         unit.tiles += len(batch)
         unit.outstanding += len(batch)
 
-    def _end_unit(self, unit: _Unit, summary: ReadSummary | Exception) -> None:
+    def _end_reading(self, unit: UnitInProgress, summary: ReadSummary | Exception) -> None:
         if isinstance(summary, Exception):
-            summary = failed_read(unit.scene.plan.level(unit.unit).scene, unit.unit, summary, unit.tiles)
+            summary = failed_read(unit.level_scene, unit.unit, summary, unit.tiles)
         unit.summary = summary
         self._settle_if_done(unit)
-
-    def _end_reading(self, ended: Exception | None) -> None:
-        self._reading -= 1
-        if isinstance(ended, Exception):
-            raise ended
 
     # --- detecting
 
     def _start_detecting(self) -> None:
         """Give every detector the batches it works on at once, and one more to begin with when one is finished."""
-        more = bool(self._reading or self._units or self._plans_left)
+        more = bool(self._readers.running or self._readers.units or self._plans_left)
         while len(self._batches) < self._places + self._loaded:
             parts = self._tiles.batch(more=more)
             if parts is None:
                 return
-            batch = _Batch(parts)
+            batch = BatchInProgress(parts)
             self._batches.add(batch)
             self._threads.start("detect", partial(self._detect, batch), partial(self._end_detecting, batch))
 
-    def _detect(self, batch: _Batch) -> tuple[list[TileOutcome], str | None]:
-        with self._room:
-            self._waiting -= sum(len(part.batch) for part in batch.parts)
-            self._room.notify_all()
+    def _detect(self, batch: BatchInProgress) -> tuple[list[TileOutcome], str | None]:
+        self._room.remove(sum(map(len, batch.parts)))
         detector = self._free.get()
         if detector is None:
             raise EngineError("the run was stopped")
@@ -319,7 +225,7 @@ class _Engine:
         finally:
             self._free.put(detector)
 
-    def _end_detecting(self, batch: _Batch, found: tuple[list[TileOutcome], str | None] | Exception) -> None:
+    def _end_detecting(self, batch: BatchInProgress, found: tuple[list[TileOutcome], str | None] | Exception) -> None:
         if isinstance(found, Exception):
             raise found
         if batch not in self._batches:  # given up, and now finished after all
@@ -327,9 +233,9 @@ class _Engine:
             return
         self._end_batch(batch, *found)
         # Before this one ended there was nothing else to do, and readers are slower than the detectors.
-        self._hungry += len(self._batches) < self._places and not self._tiles and bool(self._units)
-        if self._hungry >= HUNGRY and self._readers < self._most_readers:
-            self._readers, self._hungry = self._readers + 1, 0
+        self._hungry += len(self._batches) < self._places and not self._tiles and bool(self._readers.units)
+        if self._hungry >= HUNGRY and self._most_reading < self._most_readers:
+            self._most_reading, self._hungry = self._most_reading + 1, 0
 
     def _give_up_late(self) -> None:
         """Give up detectors that have not finished their batch in time; its ground counts as failed."""
@@ -346,7 +252,7 @@ class _Engine:
                 "or lower --batch or --tile"
             )
 
-    def _end_batch(self, batch: _Batch, outcomes: list[TileOutcome], reason: str | None) -> None:
+    def _end_batch(self, batch: BatchInProgress, outcomes: list[TileOutcome], reason: str | None) -> None:
         self._batches.remove(batch)
         parts = batch.parts
         if reason is not None and reason not in self._reasons:
@@ -363,16 +269,17 @@ class _Engine:
 
     # --- merging and writing
 
-    def _settle_if_done(self, unit: _Unit) -> None:
+    def _settle_if_done(self, unit: UnitInProgress) -> None:
         if unit.summary is None or unit.outstanding:
             return
-        level = unit.scene.plan.level(unit.unit)
         # In any order: what is merged is put into one of its own.
-        settle = partial(settle_unit, self._job.rule, level, unit.unit, unit.summary, unit.outcomes)
+        settle = partial(settle_unit, self._job.rule, unit.level, unit.unit, unit.summary, unit.outcomes)
         unit.summary = None
         self._threads.start("other", settle, partial(self._end_settling, unit))
 
-    def _end_settling(self, unit: _Unit, settled: tuple[Settled, UnitSummary] | Exception) -> SceneResult | None:
+    def _end_settling(
+        self, unit: UnitInProgress, settled: tuple[Settled, UnitSummary] | Exception
+    ) -> SceneResult | None:
         scene, unit.outcomes = unit.scene, []
         scene.waiting -= 1
         if isinstance(settled, Exception):
@@ -388,21 +295,21 @@ class _Engine:
         self._start_finishing(scene)
         return None
 
-    def _start_finishing(self, scene: _Scene) -> None:
+    def _start_finishing(self, scene: SceneInProgress) -> None:
         if not self._loaded:
             # A scene without tiles; how detectors run, which outputs record, is known when one is loaded.
             self._merged.append(scene)
             return
         self._threads.start("other", partial(self._assemble, scene), partial(self._end_finishing, scene))
 
-    def _assemble(self, scene: _Scene) -> SceneResult:
+    def _assemble(self, scene: SceneInProgress) -> SceneResult:
         plan, execution = scene.plan, self._execution
         merged = merge_units(plan, self._job.rule, scene.settled)
         outputs = assemble_scene(self._job, plan, execution, merged, [scene.summaries[u.id] for u in plan.units])
         self._threads.say(lambda: self._emit(Writing(plan.scene.id)))
         return self._finish(outputs)
 
-    def _end_finishing(self, scene: _Scene, result: SceneResult | Exception) -> SceneResult:
+    def _end_finishing(self, scene: SceneInProgress, result: SceneResult | Exception) -> SceneResult:
         self._scenes -= 1
         return failed_result(scene.plan.scene, result) if isinstance(result, Exception) else result
 

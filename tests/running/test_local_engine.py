@@ -22,7 +22,7 @@ from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
 from geosod.errors import EngineError, ModelError
 from geosod.results import Execution
-from geosod.running import local_engine, stages
+from geosod.running import local_engine, readers, stages
 from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, ScenePlanned, TilesDetected, Writing
 from geosod.running.tile_queue import size_to_fill
 from geosod.scene import TileBatch
@@ -128,13 +128,40 @@ def test_tiles_that_wait_are_bounded(scenes, dense, tmp_path, monkeypatch) -> No
             waiting -= len(batch)
         return find(self, batch)
 
-    monkeypatch.setattr(local_engine, "read_tiles", counted)
+    monkeypatch.setattr(readers, "read_tiles", counted)
     monkeypatch.setattr(Detector, "detect_batch", slow)
     result = detect(scenes, dense, tmp_path, engine="local", workers=2, batch=2, unit=(2, 2))
     assert result.exit_code == 0
     tiles = sum(scene.counts.tiles for scene in result.scenes)
     # Two batches each that wait and that are being detected on, and one that the reader holds.
     assert 4 <= most <= 2 * (2 + 2) * 2 + 2 < tiles
+
+
+def test_more_readers_begin_where_detectors_have_nothing_to_do(scenes, dense, expected, tmp_path, monkeypatch) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+    read = readers.read_tiles
+
+    def slow(*args: Any) -> Iterator[Any]:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        for item in read(*args):
+            time.sleep(0.05)
+            yield item
+        with lock:
+            now -= 1
+
+    monkeypatch.setattr(readers, "read_tiles", slow)
+    monkeypatch.setattr(local_engine, "usable_cpus", lambda: 3)
+    settings: dict[str, Any] = {"engine": "local", "unit": (1, 1), "merge_threshold": 0.3}
+    assert detect(scenes, dense, tmp_path / "slow", workers=1, **settings).exit_code == 0
+    assert most == 3 and tables(tmp_path / "slow") == expected
+    # Readers that are fast enough stay alone.
+    find, most = Detector.detect_batch, 0
+    monkeypatch.setattr(Detector, "detect_batch", lambda self, batch: time.sleep(0.2) or find(self, batch))
+    assert detect(scenes[1], dense, tmp_path / "fast", workers=1, **settings).exit_code == 0
+    assert most == 1
 
 
 def test_scenes_in_progress_are_bounded(tmp_path, monkeypatch) -> None:
@@ -163,7 +190,7 @@ def test_scenes_in_progress_are_bounded(tmp_path, monkeypatch) -> None:
 
 
 def test_a_reader_that_raises_costs_its_unit(scenes, dense, tmp_path, monkeypatch) -> None:
-    read = local_engine.read_tiles
+    read = readers.read_tiles
 
     def broken(scene: Any, units: Any, spec: Any) -> Iterator[Any]:
         current: list[Any] = []
@@ -172,7 +199,7 @@ def test_a_reader_that_raises_costs_its_unit(scenes, dense, tmp_path, monkeypatc
                 raise RuntimeError("the reader broke")
             yield item
 
-    monkeypatch.setattr(local_engine, "read_tiles", broken)
+    monkeypatch.setattr(readers, "read_tiles", broken)
     result = detect(scenes, dense, tmp_path, engine="local", workers=2, unit=(2, 3))
     assert result.exit_code == 3
     assert {scene.scene_id for scene in result.scenes if scene.status == "partial"} == {"s0"}
@@ -307,7 +334,7 @@ def test_an_interrupt_does_not_wait_for_a_thread_that_hangs(during, scenes, dens
     monkeypatch.setattr(local_engine, "CLOSING", 0.5)
     monkeypatch.setattr(local_engine, "PATIENCE", 1.0)
     owner, name = {
-        "reading": (local_engine, "read_tiles"),
+        "reading": (readers, "read_tiles"),
         "detecting": (local_engine, "detect_tiles"),
         "writing": (local_engine, "assemble_scene"),
     }[during]
