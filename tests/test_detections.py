@@ -113,3 +113,15 @@ def test_unusable_columns_are_refused(columns: dict[str, Any]) -> None:
         Detections(**(usable | columns))
     with pytest.raises(ConfigError, match="one dimension"):
         Detections(**usable)[np.array([[0, 1]])]
+
+
+def test_rows_are_chosen_as_numpy_does() -> None:
+    made = some(5)
+    for index in ([], [4, 0, 0], [-1], np.array([3, 1], np.uint32), slice(4, 0, -2), made.scores > 0.5):
+        chosen = made[index]
+        rows = np.asarray(index, np.int64) if isinstance(index, list) else index
+        for field in fields(made):
+            np.testing.assert_array_equal(getattr(chosen, field.name), getattr(made, field.name)[rows])
+    for wrong in ([5], [0.5], [True, False]):
+        with pytest.raises((IndexError, TypeError)):
+            made[wrong]

@@ -207,6 +207,17 @@ def test_a_reader_that_raises_costs_its_unit(scenes, dense, tmp_path, monkeypatc
     assert "the reader broke" in failure.message and failure.stage == "read"
 
 
+def test_an_error_between_two_units_ends_the_run(scenes, dense, tmp_path, monkeypatch) -> None:
+    """It belongs to neither unit, so that no result would be complete."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the queue broke")
+
+    monkeypatch.setattr(readers.UnitQueue, "take_below", broken)
+    with pytest.raises(RuntimeError, match="the queue broke"):
+        detect(scenes[1], dense, tmp_path, engine="local", unit=(2, 3))
+
+
 def test_a_detector_that_raises_costs_its_tiles(scenes, dense, tmp_path, monkeypatch) -> None:
     find = Detector.detect_batch
 

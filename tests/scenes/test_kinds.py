@@ -117,6 +117,17 @@ def test_an_mrf_does_not_fetch(tmp_path: Path) -> None:
         scene_of(path)
 
 
+def test_a_pixel_is_measured_where_the_scene_has_a_position(tmp_path: Path) -> None:
+    """A geostationary view of which the centre looks past the Earth."""
+    path = write_tif(
+        tmp_path / "s.tif", noise(1, 40, 120), crs="+proj=geos +h=35785831 +lon_0=0 +ellps=WGS84",
+        transform=Affine(100_000, 0, 1_000_000, 0, -100_000, 2_000_000),
+    )  # fmt: skip
+    scene = scene_of(path)
+    # Nearest to the centre is the limb, where pixels are long.
+    assert scene.pixel is not None and min(scene.pixel) > 90_000
+
+
 def test_a_vrt_does_not_lead_to_a_service(tmp_path: Path) -> None:
     """GDAL opens the sources of a VRT with every driver it has."""
     (tmp_path / "a.tif").write_text(
