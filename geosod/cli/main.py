@@ -36,6 +36,8 @@ class _Commands(TyperGroup):
             print_error(f"geosod: {error}")
             raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
         except KeyboardInterrupt:
+            # Objects that were being made, such as code being compiled, raise errors when they are deleted half-made.
+            sys.unraisablehook = lambda _: None
             print_error("geosod: interrupted; run the same command again to continue")
             raise SystemExit(130) from None
 

@@ -145,6 +145,25 @@ def test_ctrl_c_gives_the_cursor_back(tmp_path) -> None:
     assert "Traceback" not in terminal.text
 
 
+def test_what_an_interrupt_leaves_half_made_is_not_reported() -> None:
+    script = """
+import geosod.cli.main as main
+
+class Compiled:
+    def __init__(self):
+        raise KeyboardInterrupt
+
+    def __del__(self):
+        self.handle.close()
+
+main.TyperGroup.invoke = lambda *_: Compiled()
+main.run(["doctor"])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr == "geosod: interrupted; run the same command again to continue\n"
+
+
 def test_a_run_on_a_terminal(rgb_bundle, tmp_path) -> None:
     """The status goes to the terminal, the result to standard output."""
     scene = write_tif(tmp_path / "scene.tif", noise(3, 400, 400))
