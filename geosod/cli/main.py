@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -36,8 +37,9 @@ class _Commands(TyperGroup):
             print_error(f"geosod: {error}")
             raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
         except KeyboardInterrupt:
-            # Objects that were being made, such as code being compiled, raise errors when they are deleted half-made.
-            sys.unraisablehook = lambda _: None
+            # Objects that were being made, such as code being compiled, raise errors when they are deleted half-made, and
+            # so do threads that share them.
+            sys.unraisablehook = threading.excepthook = lambda _: None
             print_error("geosod: interrupted; run the same command again to continue")
             raise SystemExit(130) from None
 
