@@ -37,11 +37,16 @@ class _Commands(TyperGroup):
             print_error(f"geosod: {error}")
             raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
         except KeyboardInterrupt:
-            # Objects that were being made, such as code being compiled, raise errors when they are deleted half-made, and
-            # so do threads that share them.
-            sys.unraisablehook = threading.excepthook = lambda _: None
+            # Objects that were being made, such as code being compiled, raise errors when they are deleted half-made,
+            # and so do threads that share them.
+            sys.unraisablehook = _say_nothing
+            threading.excepthook = _say_nothing
             print_error("geosod: interrupted; run the same command again to continue")
             raise SystemExit(130) from None
+
+
+def _say_nothing(_: object) -> None:
+    """Take an error that nobody can do anything about."""
 
 
 app = typer.Typer(
