@@ -6,15 +6,14 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from geosod.running.memory import Peak, peak_memory
 
 ROOT = Path(__file__).parents[1]
 #: Lines of a failed program's standard error that are shown.
@@ -58,9 +57,10 @@ def command(words: Sequence[object], *, watch: bool = False, code: int = 0) -> E
         program = subprocess.Popen(
             [str(word) for word in words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, stdin=subprocess.DEVNULL
         )
-        with watched(program.pid, ended) if watch else nullcontext():
+        with peak_memory(pid=program.pid) if watch else nullcontext(Peak()) as peak:
             returned = program.wait()
-        ended.seconds = time.monotonic() - ended.began
+            ended.seconds = time.monotonic() - ended.began
+        ended.peak = peak.pss_bytes
         if returned != code:
             errors.seek(0)
             last = "".join(errors.readlines()[-_LAST_LINES:])
@@ -80,32 +80,3 @@ def call(target: str, *, python: str | Path = sys.executable, watch: bool = Fals
         ended = command([python, "-m", "benchmarks.child", target, text, result], watch=watch)
         ended.value = json.loads(result.read_text())
     return ended
-
-
-@contextmanager
-def watched(pid: int, ended: Ended, *, every: float = 0.5) -> Iterator[None]:
-    """Note the peak of a process tree's memory; shared pages count once among the processes that share them."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(every):
-            ended.peak = max(ended.peak, tree_pss(pid))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def tree_pss(pid: int) -> int:
-    """Proportional set size of a process and its descendants in bytes."""
-    total = 0
-    with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            with suppress(psutil.Error):
-                total += getattr(process.memory_full_info(), "pss", 0)
-    return total

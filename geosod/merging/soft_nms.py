@@ -22,7 +22,7 @@ _FEW = 64
 
 
 class _State(NamedTuple):
-    """The scores so far, by place.
+    """The scores so far, by place, and room to work in.
 
     Attributes:
         scores: (N,) float64, current scores.
@@ -32,6 +32,9 @@ class _State(NamedTuple):
         min_factor: (N,) float64, the factor by which that box lowered it.
         sigma: of the Gaussian decay; 0 for linear decay.
         min_score: boxes whose score falls below this value are dropped.
+        key: (N,) float64, the scores by which a heap is ordered.
+        found: (N,) int64, room for the matches of a box.
+        values: (N,) float64, the same for their values.
     """
 
     scores: FloatArray
@@ -41,6 +44,9 @@ class _State(NamedTuple):
     min_factor: FloatArray
     sigma: float
     min_score: float
+    key: FloatArray
+    found: IntArray
+    values: FloatArray
 
 
 def graph(rule: MergeRule) -> Graph:
@@ -79,8 +85,9 @@ def soft_nms(detections: Detections, index: Index, ranking: IntArray, rule: Merg
     rank[places] = np.arange(len(places))
     scores = detections.scores[index.order].astype(np.float64)
     sigma = float(rule.sigma) if rule.decay == "gaussian" else 0.0
-    state = _State(scores, rank, index.fragment != 0, np.full(n, -1), np.ones(n), sigma, float(rule.min_score))
-    _soften(index, members, starts, match, state, scores.copy(), np.empty(n, np.int64), np.empty(n))
+    room = scores.copy(), np.empty(n, np.int64), np.empty(n)
+    state = _State(scores, rank, index.fragment != 0, np.full(n, -1), np.ones(n), sigma, float(rule.min_score), *room)
+    _soften(index, members, starts, match, state)
     return Outcome(state.kept_index, {"scores": scores.astype(np.float32)})
 
 
@@ -102,30 +109,19 @@ def _lower(i: int, j: int, value: float, state: _State) -> Any:
 
 
 @lean_kernel
-def _soften(
-    index: Index,
-    members: IntArray,
-    starts: IntArray,
-    match: Match,
-    state: _State,
-    key: FloatArray,
-    found: IntArray,
-    values: FloatArray,
-) -> None:
+def _soften(index: Index, members: IntArray, starts: IntArray, match: Match, state: _State) -> None:
     """Decay scores component by component.
 
     Args:
         members: places of the boxes by component, best first; overwritten.
         starts: where each component starts in `members`, and the end of the last one.
-        key: the scores; overwritten.
-        found, values: room for the matches of a box.
     """
     for component in range(len(starts) - 1):
         part = members[starts[component] : starts[component + 1]]
         if len(part) <= _FEW and index.pairs is None:
             _soften_few(index, part, match, state)
         else:
-            _soften_many(index, part, match, state, key, found, values)
+            _soften_many(index, part, match, state)
 
 
 @lean_kernel
@@ -152,40 +148,33 @@ def _soften_few(index: Index, members: IntArray, match: Match, state: _State) ->
 
 
 @lean_kernel
-def _soften_many(
-    index: Index,
-    heap: IntArray,
-    match: Match,
-    state: _State,
-    key: FloatArray,
-    found: IntArray,
-    values: FloatArray,
-) -> None:
+def _soften_many(index: Index, heap: IntArray, match: Match, state: _State) -> None:
     """Keep the boxes in a heap; sorted by rank, they are one. Boxes get their place for a lower score at the top."""
-    skip, scores, length = index.skip, state.scores, len(heap)
+    skip, scores, key, length = index.skip, state.scores, state.key, len(heap)
     while length:
         i = heap[0]
         if skip[i] == i and key[i] != scores[i]:
             key[i] = scores[i]
-            _sift(heap, length, key, state)
+            _sift(heap, length, state)
             continue
         if skip[i] == i:
             skip[i] = i + 1
             if scores[i] >= state.min_score:
                 state.kept_index[i] = i
-                count = matches_of(index, i, match, found, values) if length > 1 else 0
+                count = matches_of(index, i, match, state.found, state.values) if length > 1 else 0
                 for f in range(count):
-                    if not _lower(i, found[f], values[f], state):
-                        skip[found[f]] = found[f] + 1
+                    j = state.found[f]
+                    if not _lower(i, j, state.values[f], state):
+                        skip[j] = j + 1
         length -= 1
         heap[0] = heap[length]
-        _sift(heap, length, key, state)
+        _sift(heap, length, state)
 
 
 @lean_kernel
-def _sift(heap: IntArray, length: int, key: FloatArray, state: _State) -> None:
+def _sift(heap: IntArray, length: int, state: _State) -> None:
     """Restore the heap order after the key of the first entry got worse."""
-    at, moved = 0, heap[0]
+    key, at, moved = state.key, 0, heap[0]
     while 2 * at + 1 < length:
         child = 2 * at + 1
         if child + 1 < length and _before(heap[child + 1], heap[child], key, state):

@@ -19,11 +19,15 @@ class Peak:
     pss_bytes: int = 0
 
 
-def tree_pss() -> int:
-    """Proportional set size of this process and its descendants in bytes: shared pages are counted once."""
-    this = psutil.Process()
+def tree_pss(pid: int | None = None) -> int:
+    """Proportional set size of a process, or this one, and its descendants in bytes: shared pages are counted once."""
     total = 0
-    for process in [this, *this.children(recursive=True)]:
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return total
+    for process in tree:
         try:
             total += getattr(process.memory_full_info(), "pss", 0)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
@@ -39,17 +43,18 @@ def give_back_memory() -> None:
 
 
 @contextmanager
-def peak_memory(*, every: float = 0.5) -> Iterator[Peak]:
-    """Watch the memory of the process tree while the block runs.
+def peak_memory(*, pid: int | None = None, every: float = 0.5) -> Iterator[Peak]:
+    """Watch the memory of a process tree while the block runs.
 
     Args:
+        pid: the process at its root; None for this one.
         every: seconds between two samples; a shorter peak may be missed.
     """
     peak, done = Peak(), threading.Event()
 
     def watch() -> None:
         while not done.wait(every):
-            peak.pss_bytes = max(peak.pss_bytes, tree_pss())
+            peak.pss_bytes = max(peak.pss_bytes, tree_pss(pid))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -58,4 +63,4 @@ def peak_memory(*, every: float = 0.5) -> Iterator[Peak]:
     finally:
         done.set()
         thread.join()
-        peak.pss_bytes = max(peak.pss_bytes, tree_pss())
+        peak.pss_bytes = max(peak.pss_bytes, tree_pss(pid))

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from geosod.errors import EngineError
 from geosod.running.stages import read_tiles
 from geosod.running.threads import Threads
-from geosod.running.unit_queue import UnitQueue
+from geosod.running.unit_queue import HasUnit, UnitQueue
 from geosod.scene import Scene, TileBatch, Unit
 from geosod.scenes.read import ReadSpec, ReadSummary
 
@@ -51,13 +51,8 @@ class Room:
             self._changed.notify_all()
 
 
-class InProgress(Protocol):
+class InProgress(HasUnit, Protocol):
     """A unit in progress."""
-
-    @property
-    def unit(self) -> Unit:
-        """The unit."""
-        ...
 
     @property
     def level_scene(self) -> Scene:

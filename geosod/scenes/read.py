@@ -96,10 +96,8 @@ class UnitReader:
         columns = self._scene.block_shape[1]
         runs = {strip: column_runs(unit, strip, columns) for _, strip in plan if strip is not None}
         self._reader.begin([run for strip in runs.values() for run in strip])
-        batches, coverage = (
-            _BatchBuilder(self._scene, self._spec),
-            Coverage.of_window(unit.read_window, self._spec.cell),
-        )
+        batches = _BatchBuilder(self._scene, self._spec)
+        coverage = Coverage.of_window(unit.read_window, self._spec.cell)
         tiles = 0
         for windows, strip in plan:
             self._strip.advance(windows[0].row, strip, runs[strip] if strip else [])

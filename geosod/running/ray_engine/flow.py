@@ -156,7 +156,8 @@ class Flow:
                 unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(one_line(error)), unit.tiles
             )
             # Others below it may fare better.
-            self._units.extend([units.pop() for _ in range(1, len(units))][::-1])
+            self._units.extend(list(units)[1:])
+            units = deque([unit])
         units.popleft()
         if not units:
             del self._readers[reader]
