@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -33,16 +35,31 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except GeosodError as error:
+        except (Exception, KeyboardInterrupt) as error:
+            # Code that is being compiled may make another error of an interrupt.
+            if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
+                _end_interrupted()
+            if not isinstance(error, GeosodError):
+                raise
             print_error(f"geosod: {error}")
             raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
-        except KeyboardInterrupt:
-            # Objects that were being made, such as code being compiled, raise errors when they are deleted half-made,
-            # and so do threads that share them.
-            sys.unraisablehook = _say_nothing
-            threading.excepthook = _say_nothing
-            print_error("geosod: interrupted; run the same command again to continue")
-            raise SystemExit(130) from None
+
+
+#: Set once the user has interrupted the process.
+_interrupted = threading.Event()
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _interrupted.set()
+    signal.default_int_handler(number, frame)
+
+
+def _end_interrupted() -> NoReturn:
+    # Objects that were being made raise errors when they are deleted half-made, and so do threads that share them.
+    sys.unraisablehook = _say_nothing
+    threading.excepthook = _say_nothing
+    print_error("geosod: interrupted; run the same command again to continue")
+    raise SystemExit(130) from None
 
 
 def _say_nothing(_: object) -> None:
@@ -85,6 +102,8 @@ def run(args: list[str] | None = None) -> None:
     Args:
         args: the command line; None takes that of the process.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_interrupt)
     try:
         app(args, prog_name="geosod")
     except SystemExit as ended:

@@ -145,14 +145,30 @@ def test_ctrl_c_gives_the_cursor_back(tmp_path) -> None:
     assert "Traceback" not in terminal.text
 
 
-def test_what_an_interrupt_leaves_half_made_is_not_reported() -> None:
-    script = """
+HALF_MADE = """
+    def __init__(self):
+        raise KeyboardInterrupt
+"""
+#: As compiled code does that Python calls back from C.
+TURNED_INTO_ANOTHER_ERROR = """
+    def __init__(self):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            pass
+        self.handle.value
+"""
+
+
+@pytest.mark.parametrize("compiling", [HALF_MADE, TURNED_INTO_ANOTHER_ERROR])
+def test_an_interrupt_while_code_is_compiled_is_one_line(compiling: str) -> None:
+    script = f"""
+import os, signal, time
 import geosod.cli.main as main
 
 class Compiled:
-    def __init__(self):
-        raise KeyboardInterrupt
-
+{compiling}
     def __del__(self):
         self.handle.close()
 
