@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from geosod.cli.interrupts import check_interrupts
 from geosod.cli.status_line import Kind, Status
 from geosod.cli.streams import print_error, stdout_to_stderr
 from geosod.cli.timing import Clock
@@ -23,7 +24,7 @@ class Display(Protocol):
         """Print a message on a line of its own."""
 
     def update(self, status: Status) -> None:
-        """Show what is going on now."""
+        """Show what is going on now; KeyboardInterrupt where an interrupt was lost."""
 
 
 class Quiet:
@@ -34,8 +35,9 @@ class Quiet:
         if kind == "error":
             print_error(text)
 
-    def update(self, status: Status) -> None:
+    def update(self, status: Status) -> None:  # noqa: ARG002
         """See `Display`."""
+        check_interrupts()
 
 
 class Lines:
@@ -52,6 +54,7 @@ class Lines:
 
     def update(self, status: Status) -> None:
         """See `Display`."""
+        check_interrupts()
         self._clock.update(status)
         now = self._clock.now()
         if status.phase not in self._phases:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 from contextlib import suppress
-from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -19,6 +17,7 @@ from geosod.cli.deduplicate import deduplicate_command
 from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
+from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
 from geosod.cli.streams import print_error, run_checked
 from geosod.errors import GeosodError, UsageError
@@ -37,21 +36,12 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
             # Code that is being compiled may make another error of an interrupt.
-            if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
+            if isinstance(error, KeyboardInterrupt) or was_interrupted():
                 _end_interrupted()
             if not isinstance(error, GeosodError):
                 raise
             print_error(f"geosod: {error}")
             raise SystemExit(2 if isinstance(error, UsageError) else 3) from error
-
-
-#: Set once the user has interrupted the process.
-_interrupted = threading.Event()
-
-
-def _on_interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    _interrupted.set()
-    signal.default_int_handler(number, frame)
 
 
 def _end_interrupted() -> NoReturn:
@@ -102,8 +92,7 @@ def run(args: list[str] | None = None) -> None:
     Args:
         args: the command line; None takes that of the process.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _on_interrupt)
+    watch_interrupts()
     try:
         app(args, prog_name="geosod")
     except SystemExit as ended:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from geosod.cli.interrupts import check_interrupts
 from geosod.cli.status_line import Kind, Status
 from geosod.cli.streams import STDERR, STDOUT, redirected
 from geosod.cli.timing import Clock
@@ -53,6 +54,7 @@ class Terminal:
 
     def update(self, status: Status) -> None:
         """See `Display`."""
+        check_interrupts()
         self._clock.update(status)
 
     def __enter__(self) -> Terminal:

@@ -161,11 +161,25 @@ TURNED_INTO_ANOTHER_ERROR = """
 """
 
 
-@pytest.mark.parametrize("compiling", [HALF_MADE, TURNED_INTO_ANOTHER_ERROR])
+LOST = """
+    def __init__(self):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            pass
+        with display(quiet=True) as shown:
+            shown.update(Status("going on"))
+"""
+
+
+@pytest.mark.parametrize("compiling", [HALF_MADE, TURNED_INTO_ANOTHER_ERROR, LOST])
 def test_an_interrupt_while_code_is_compiled_is_one_line(compiling: str) -> None:
     script = f"""
 import os, signal, time
 import geosod.cli.main as main
+from geosod.cli.display import display
+from geosod.cli.status_line import Status
 
 class Compiled:
 {compiling}
