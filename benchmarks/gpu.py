@@ -33,7 +33,7 @@ from benchmarks.table import Row, Table
 from geosod.detectors.bundle import shipped_models
 from geosod.detectors.detector import Detector, torch_settings
 from geosod.detectors.postprocess import postprocess
-from geosod.detectors.radiometry import network_input
+from geosod.detectors.radiometry import scaled_tiles
 from geosod.results import Execution
 from geosod.running.detect import make_job
 from geosod.running.job import Job, resolve_execution
@@ -123,13 +123,13 @@ def detector_steps(detector: Detector, tiles: TileBatch) -> dict[str, float]:
     host = torch.from_numpy(batch.pixels)
     pinned = host.pin_memory()
     with torch_settings(detector.execution), torch.inference_mode():
-        images = network_input(batch, card, size=size, device=GPU)
+        images = scaled_tiles(batch, card, size=size, device=GPU)
         raw = detector.adapter.predict(images)
         few = raw.wanted(len(batch), detector.threshold).on_cpu()
         steps: dict[str, Callable[[], object]] = {
             "pixels to the GPU": lambda: host.to(GPU),
             "the same from pinned memory": lambda: pinned.to(GPU, non_blocking=True),
-            "network input, pixels to the GPU included": lambda: network_input(batch, card, size=size, device=GPU),
+            "network input, pixels to the GPU included": lambda: scaled_tiles(batch, card, size=size, device=GPU),
             "network and decoding": lambda: detector.adapter.predict(images),
             "boxes to the CPU": lambda: raw.wanted(len(batch), detector.threshold).on_cpu(),
             "checks of the answer": lambda: detector._check(few, len(batch)),

@@ -140,7 +140,7 @@ def _work(model: Model, ways: list[Execution], tiles: TileBatch, rounds: int, ga
 
     from geosod.detectors.detector import torch_settings
     from geosod.detectors.execution import keep_freed_memory
-    from geosod.detectors.radiometry import network_input
+    from geosod.detectors.radiometry import scaled_tiles
 
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -150,7 +150,7 @@ def _work(model: Model, ways: list[Execution], tiles: TileBatch, rounds: int, ga
     for lap in range(rounds):
         for k, detector in enumerate(detectors):
             size = detector.execution.batch
-            images = network_input(tiles[:size], detector.card, size=size, device=torch.device("cpu"))
+            images = scaled_tiles(tiles[:size], detector.card, size=size, device=torch.device("cpu"))
             gate.wait()
             start = time.perf_counter()
             with torch_settings(detector.execution), torch.inference_mode():

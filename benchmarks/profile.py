@@ -38,7 +38,7 @@ _BEGINS = ("_bootstrap (", "_bootstrap_inner (", "Thread.run (", "Threads._run (
 STAGES = {
     "decoding": "valid_pixels (",
     "cutting tiles": "UnitReader.read (",
-    "scaling pixels": "network_input (",
+    "scaling pixels": "scaled_tiles (",
     "network": "ZooAdapter.predict (",
     "boxes of tiles": "detect_batch (",
     "merging": "settle (",

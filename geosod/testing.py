@@ -85,11 +85,14 @@ def check_detector(detector: Detector, images: PixelArray | None = None) -> None
 
 
 def _check_raw(detector: Detector, tiles: TileBatch) -> None:
-    from geosod.detectors.radiometry import network_input
+    from geosod.detectors.radiometry import scaled_tiles
+    from geosod.detectors.resize import prepare
 
     size, classes = detector.execution.batch, len(detector.card.classes)
     device = torch.device(detector.execution.device)
-    images = network_input(tiles[:size], detector.card, size=size, device=device)
+    images = scaled_tiles(tiles[:size], detector.card, size=size, device=device)
+    fit = detector.card.input.fit(images.shape[3], images.shape[2])
+    images = prepare(images, detector.card.input, fit, whole=detector.card.whole_values)
     with torch_settings(detector.execution), torch.inference_mode():
         raw = detector.adapter.predict(images)
     assert isinstance(raw, RawBoxes), f"predict returned {type(raw).__name__}, not RawBoxes"

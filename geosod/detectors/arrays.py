@@ -54,7 +54,10 @@ def _tile(image: PixelArray, card: ModelCard, *, any_size: bool) -> TileBatch:
     image = np.ma.getdata(image)
     tile_width, tile_height = card.tile_size
     shape = (tile_height, tile_width)
-    if any_size or height > tile_height or width > tile_width:
+    if card.input.size is not None:
+        # It is resized in any case.
+        shape = (max(height, tile_height), max(width, tile_width))
+    elif any_size or height > tile_height or width > tile_width:
         shape = (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
     padded = np.zeros((1, bands, *shape), image.dtype)
     valid = np.zeros((1, *padded.shape[2:]), np.bool_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
 from geosod.scene import Scene
 from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, parse_tile
@@ -50,6 +51,7 @@ class ModelCard:
         weights_digest: sha256 of the weights file.
         adapter: what loads the network: a name of `geosod.detectors.adapters.ADAPTERS`, or ``module:function``.
         weights_file: name of the weights file in the bundle's folder.
+        input: how tiles become the network's input.
         framework: MLM framework of the network, such as "pytorch" or "onnx".
         artifact_type: MLM artifact type of the weights file, such as "safetensors" or "onnx".
 
@@ -85,6 +87,7 @@ class ModelCard:
     provenance: dict[str, Any] = field(default_factory=dict)
     adapter: str = "zoo"
     weights_file: str = "model.safetensors"
+    input: NetworkInput = NetworkInput()
     framework: str = "pytorch"
     artifact_type: str = "safetensors"
 
@@ -123,6 +126,10 @@ class ModelCard:
         for name, value in (("border_px", self.border_px), ("edge_margin_px", self.edge_margin_px)):
             _require(0 <= value <= side / 2, self.name, f"{name} {value} is not in 0..{side // 2}")
         _require(0.1 <= self.gamma <= 10, self.name, f"gamma {self.gamma} is not in 0.1..10")
+        try:
+            self.input.check_bands(len(self.bands))
+        except ModelError as error:
+            raise ModelError(f"model {self.name!r}: {error}") from error
 
     @property
     def tile_size(self) -> TileSize:
@@ -133,6 +140,12 @@ class ModelCard:
     def overlap_px(self) -> tuple[int, int]:
         """Overlap along x and y in pixels, for tiles of `tile_size`."""
         return overlap_pixels(parse_overlap(self.overlap), self.tile_size)
+
+    @property
+    def whole_values(self) -> bool:
+        """Whether scaled pixels are whole numbers divided by 255."""
+        limits = (set(self.minimum), set(self.maximum)) == ({0.0}, {255.0})
+        return self.dtype == "uint8" and self.scaling == "stored" and self.gamma == 1 and limits
 
     def check(self, scene: Scene) -> str | None:
         """Refuse a scene this model was not made for.

@@ -1,7 +1,7 @@
 """What an adapter is: the network of a detector, and nothing else.
 
-Everything around the network is done once, for all adapters: radiometry before it (`geosod.detectors.radiometry`);
-clipping, suppression inside a tile, the limit of boxes a tile and the flags of boxes at tile edges after it
+Everything around the network is done once, for all adapters: radiometry (`geosod.detectors.radiometry`) and resizing
+(`geosod.detectors.resize`) before it; clipping, suppression inside a tile, the limit of boxes a tile and the flags of boxes at tile edges after it
 (`geosod.detectors.postprocess`). `geosod.detectors.detector.Detector` puts the three together.
 """
 
@@ -130,11 +130,12 @@ class Adapter(Protocol):
         A tile's boxes must not depend on the other tiles of the batch.
 
         Args:
-            images: (B, C, H, W) float32 on the execution's device; bands in the card's order; values 0 to 1 between
-                the card's limits, 0 where a pixel is invalid. B is always the execution's batch: the last batch of a
-                run is padded with zeros.
+            images: (B, C, H, W) float32 on the execution's device, as the card's `input` states; by default tiles of
+                H × W pixels with the bands in the card's order, and values 0 to 1 between the card's limits, 0 where a
+                pixel is invalid. B is always the execution's batch: the last batch of a run is padded. They may be
+                changed in place.
 
         Returns:
-            The boxes of every tile.
+            The boxes of every tile, in pixels of `images`.
         """
         ...

@@ -16,7 +16,8 @@ from geosod.detectors.arrays import tiles_of
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import Adapter, RawBoxes
 from geosod.detectors.postprocess import BatchDetections, postprocess
-from geosod.detectors.radiometry import network_input
+from geosod.detectors.radiometry import scaled_tiles
+from geosod.detectors.resize import boxes_in_tile, prepare
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
 from geosod.scene import TileBatch
@@ -166,14 +167,19 @@ class Detector:
                 "its precision (--precision fp32), do not suit these pixels"
             )
 
-    def _forward(self, batch: TileBatch) -> BatchDetections:
-        images = network_input(batch, self.card, size=self.execution.batch, device=self._device)
-        raw = self.adapter.predict(images)
+    def _predicted(self, tiles: torch.Tensor) -> RawBoxes:
+        """What the adapter finds in tiles (B, C, H, W), 0 to 1; boxes in pixels of the tile."""
+        fit = self.card.input.fit(tiles.shape[3], tiles.shape[2])
+        raw = self.adapter.predict(prepare(tiles, self.card.input, fit, whole=self.card.whole_values))
         if not isinstance(raw, RawBoxes):
             raise ModelError(
                 f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "
                 "RawBoxes, such as RawBoxes.per_tile([(boxes, scores, labels), ...])"
             )
+        return boxes_in_tile(raw, fit)
+
+    def _forward(self, batch: TileBatch) -> BatchDetections:
+        raw = self._predicted(scaled_tiles(batch, self.card, size=self.execution.batch, device=self._device))
         raw = raw.wanted(len(batch), self.threshold)
         if raw.boxes.device.type != "cpu" and len(raw.boxes) <= MAX_BOXES_ON_CPU:
             raw = raw.on_cpu()

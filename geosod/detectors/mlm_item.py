@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from geosod.detectors.card import ModelCard
+from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
 from geosod.tile_size import compact, parse_overlap, parse_tile
 
@@ -83,6 +84,7 @@ def from_item(item: Any, where: str) -> ModelCard:
             provenance=dict(p.get("geosod:provenance", {})),
             adapter=str(p.get("geosod:adapter", "zoo")),
             weights_file=str(weights["href"]).removeprefix("./"),
+            input=NetworkInput.from_dict(p.get("geosod:input", {})),
             framework=str(p.get("mlm:framework", "")),
             artifact_type=str(weights.get("mlm:artifact_type", "")),
         )
@@ -142,7 +144,7 @@ def _mlm(card: ModelCard) -> dict[str, Any]:
                     "data_type": card.dtype,
                 },
                 "value_scaling": scaling,
-                "resize_type": None,
+                "resize_type": _resize_type(card),
             }
         ],
         "mlm:output": [
@@ -156,11 +158,18 @@ def _mlm(card: ModelCard) -> dict[str, Any]:
     }
 
 
+def _resize_type(card: ModelCard) -> str | None:
+    """MLM's word for how tiles are brought to the size of the network's input; `geosod:input` has the details."""
+    width, height = card.tile_size
+    return None if card.input.fit(width, height).is_identity else "interpolation-linear"
+
+
 def _own(card: ModelCard) -> dict[str, Any]:
     return {
         "geosod:box": "x0, y0, x1, y1 in tile pixels; (0, 0) is the top-left corner of the top-left pixel",
         "geosod:adapter": card.adapter,
         "geosod:parameters": card.parameters,
+        "geosod:input": card.input.to_dict(),
         "geosod:limits": [list(pair) for pair in zip(card.minimum, card.maximum, strict=True)],
         "geosod:scaling": card.scaling,
         "geosod:gamma": card.gamma,

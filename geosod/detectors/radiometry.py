@@ -1,4 +1,4 @@
-"""Pixel values of a scene to the values that a network is given."""
+"""Pixel values of a scene to fractions of the card's range."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ def card_limits(card: ModelCard) -> npt.NDArray[np.float32]:
     return np.array([card.minimum, card.maximum], np.float32).T
 
 
-def network_input(batch: TileBatch, card: ModelCard, *, size: int, device: torch.device) -> Tensor:
-    """The tiles of a batch as a network sees them.
+def scaled_tiles(batch: TileBatch, card: ModelCard, *, size: int, device: torch.device) -> Tensor:
+    """The tiles of a batch, with pixel values scaled to 0…1 between their limits.
 
     Args:
         batch: at most `size` tiles.
-        card: limits for batches without limits, and gamma.
+        card: limits for batches without limits, gamma, and the value of invalid pixels.
         size: number of tiles to return; zeros are added. The shape is always the same, so that the numbers of a tile
             do not depend on how many others came with it.
         device: where the result is.
 
     Returns:
-        (size, C, H, W) float32, 0 to 1, and 0 where a pixel is invalid.
+        (size, C, H, W) float32, 0 to 1, and the fill value of the card's input (0 by default) where a pixel is invalid.
     """
     limits = np.empty((len(batch), len(card.bands), 2), np.float32)
     limits[:] = card_limits(card) if batch.limits is None else batch.limits
     pixels = torch.from_numpy(np.ascontiguousarray(batch.pixels)).to(device)
     scaled = _scaled(pixels, limits, card.gamma)
     if batch.valid is not None:
-        # Invalid pixels are 0 after scaling, whatever 0 means in the scene's units.
-        scaled *= torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
+        # Invalid pixels have one value after scaling, whatever 0 means in the scene's units.
+        valid = torch.from_numpy(np.ascontiguousarray(batch.valid)).to(device)[:, None]
+        if card.input.fill == 0:
+            scaled *= valid
+        else:
+            scaled.masked_fill_(~valid, card.input.fill)
     if len(batch) == size:
         return scaled
     padded = scaled.new_zeros((size, *scaled.shape[1:]))

@@ -20,7 +20,7 @@ from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import resolve, this_machine
 from geosod.detectors.postprocess import postprocess
-from geosod.detectors.radiometry import network_input
+from geosod.detectors.radiometry import scaled_tiles
 from geosod.errors import ConfigError, EngineError
 from geosod.results import Execution
 from geosod.running.detect import make_job
@@ -88,7 +88,7 @@ def test_the_network_sees_the_same_pixels(dtype, gamma) -> None:
     windows = np.array([[0, 0, 64, 40]] * 3)
     limits = rng.uniform([[[0, 50]]], [[[20, 90]]], (3, 2, 2)).astype(np.float32)
     batch = TileBatch(pixels, windows, rng.random((3, 40, 64)) < 0.8, windows[:, 2:], limits)
-    here, there = (network_input(batch, card, size=4, device=torch.device(d)) for d in ("cpu", DEVICE))
+    here, there = (scaled_tiles(batch, card, size=4, device=torch.device(d)) for d in ("cpu", DEVICE))
     assert there.device.type == DEVICE and there.shape == (4, 2, 40, 64)
     if gamma == 1:
         assert torch.equal(here, there.cpu())

@@ -19,7 +19,7 @@ from geosod.detectors.adapters.zoo import network
 from geosod.detectors.detector import Detector
 from geosod.detectors.execution import Machine, resolve
 from geosod.detectors.postprocess import _meets_invalid
-from geosod.detectors.radiometry import network_input
+from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.zoo.fpn import decode
 from geosod.errors import ConfigError
 from geosod.scene import TileBatch
@@ -153,7 +153,7 @@ def test_the_pixels_of_a_caller_are_not_changed(dtype) -> None:
     pixels = noise(1, 32, 32, dtype=dtype)[None]
     before, window = pixels.copy(), np.array([[0, 0, 32, 32]])
     card = fake_card(dtype=dtype, minimum=(-9.0,), maximum=(300.0,))
-    images = network_input(TileBatch(pixels, window, None, window[:, 2:]), card, size=3, device=torch.device("cpu"))
+    images = scaled_tiles(TileBatch(pixels, window, None, window[:, 2:]), card, size=3, device=torch.device("cpu"))
     assert np.array_equal(pixels, before) and images.shape == (3, 1, 32, 32)
     np.testing.assert_allclose(images[0].numpy(), (before[0] + 9.0) / 309, rtol=1e-5)
     assert not images[1:].any()

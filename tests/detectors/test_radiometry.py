@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from geosod.detectors.radiometry import network_input
+from geosod.detectors.radiometry import scaled_tiles
 from geosod.scene import TileBatch
 from geosod.testing import fake_card
 
@@ -23,7 +23,7 @@ def test_pixels_are_scaled_between_the_limits(dtype: str, limits: tuple[float, f
     card = fake_card(bands=("red", "green", "blue"), dtype=dtype, gamma=gamma)
     window = np.array([[0, 0, 6, 8]] * 2)
     batch = TileBatch(pixels, window, None, window[:, 2:], np.tile(bands, (2, 1, 1)))
-    found = network_input(batch, card, size=3, device=torch.device("cpu"))
+    found = scaled_tiles(batch, card, size=3, device=torch.device("cpu"))
     start, stop = bands[:, 0, None, None], bands[:, 1, None, None]
     expected = np.clip((pixels.astype(np.float32) - start) / (stop - start), 0, 1) ** np.float32(1 / gamma)
     assert found.dtype == torch.float32 and not found[2].any()

@@ -16,7 +16,7 @@ from affine import Affine
 from rasterio.enums import Resampling
 
 from geosod.detectors import find_model, open_bundle
-from geosod.detectors.radiometry import network_input
+from geosod.detectors.radiometry import scaled_tiles
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
 from geosod.scene import TileBatch
@@ -45,11 +45,11 @@ def test_values_are_scaled_by_what_the_card_says() -> None:
     limits = np.array([[[100, 1100]]], np.float32)
     batch = TileBatch(pixels, np.array([[0, 0, 2, 2]]), None, np.array([[2, 2]]), limits)
     card = fake_card(gamma=2.0, dtype="uint16")
-    scaled = network_input(batch, card, size=3, device=torch.device("cpu"))
+    scaled = scaled_tiles(batch, card, size=3, device=torch.device("cpu"))
     np.testing.assert_allclose(scaled[0, 0], np.sqrt([[0, 0], [0.9, 1]]), rtol=1e-6)
     assert scaled.shape == (3, 1, 2, 2)
     # Without limits of its own, a batch gets the card's.
-    plain = network_input(replace(batch, limits=None), card, size=1, device=torch.device("cpu"))
+    plain = scaled_tiles(replace(batch, limits=None), card, size=1, device=torch.device("cpu"))
     np.testing.assert_allclose(plain[0, 0], np.sqrt([[0, 100 / 255], [1, 1]]), rtol=1e-6)
 
 
