@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from geosod.cli.model_pack import pack_command
 from geosod.detectors import open_bundle, shipped_models
 from geosod.detectors.mlm_item import to_item
 
-model_app = typer.Typer(help="List models, and show what one is made for.", no_args_is_help=True)
+model_app = typer.Typer(help="List models, show what one is made for, and make bundles.", no_args_is_help=True)
+model_app.command("pack")(pack_command)
 
 
 @model_app.command("list")
@@ -33,14 +35,14 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-@model_app.command("show")
-def show_command(
+@model_app.command("info")
+def info_command(
     model: Annotated[str, typer.Argument(help="A shipped model's name, or a bundle's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as it is.")] = False,
 ) -> None:
     """The card of a model; its weights are checked against it.
 
-    Example: geosod model show demo-harbour
+    Example: geosod model info demo-harbour
     """
     bundle = open_bundle(model, trust=True)  # nothing is run: the card is only read
     card = bundle.card

@@ -149,6 +149,10 @@ def _locate(name_or_path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError):
         pass  # too long a name, or a home that is not there
     shipped = ", ".join(shipped_models()) or "none"
+    if Path(text).suffix and Path(text).is_file():
+        raise ModelError(
+            f"model {text!r}: not a bundle's folder; make one of it with `geosod model pack {text} -o FOLDER`"
+        )
     raise ModelError(f"model {text!r}: no such folder and no shipped model of that name; shipped are: {shipped}")
 
 

@@ -87,7 +87,7 @@ class ModelCard:
     provenance: dict[str, Any] = field(default_factory=dict)
     adapter: str = "zoo"
     weights_file: str = "model.safetensors"
-    input: NetworkInput = NetworkInput()
+    input: NetworkInput = field(default_factory=NetworkInput)
     framework: str = "pytorch"
     artifact_type: str = "safetensors"
 

@@ -1,8 +1,8 @@
 """What an adapter is: the network of a detector, and nothing else.
 
 Everything around the network is done once, for all adapters: radiometry (`geosod.detectors.radiometry`) and resizing
-(`geosod.detectors.resize`) before it; clipping, suppression inside a tile, the limit of boxes a tile and the flags of boxes at tile edges after it
-(`geosod.detectors.postprocess`). `geosod.detectors.detector.Detector` puts the three together.
+(`geosod.detectors.resize`) before it; clipping, suppression inside a tile, the limit of boxes a tile and the flags of
+boxes at tile edges after it (`geosod.detectors.postprocess`). `geosod.detectors.detector.Detector` puts these together.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Detector:
     @property
     def any_size(self) -> bool:
         """Whether the adapter takes images of any size in multiples of 32, as its attribute of this name says."""
-        return bool(getattr(self.adapter, "any_size", False))
+        return self.card.input.size is None and bool(getattr(self.adapter, "any_size", False))
 
     def with_threshold(self, threshold: float | None) -> Detector:
         """The same network with another minimum score; None keeps this one's."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from geosod.detectors.adapters import ADAPTERS, check_adapter, code_digest, import_function, is_dotted
 from geosod.detectors.bundle import Bundle, open_bundle
 from geosod.detectors.card import ModelCard
+from geosod.detectors.packing import is_model_file, packed
 from geosod.errors import ConfigError, GeosodError, ModelError
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class BundleModel:
 
     @property
     def any_size(self) -> bool:
-        """Networks of the zoo do."""
-        return self.card.adapter == "zoo"
+        """Networks of the zoo do, unless their input has one size."""
+        return self.card.adapter == "zoo" and self.card.input.size is None
 
     def load(self, execution: Execution, *, threshold: float) -> Detector:
         """Read the weights, verify them once more, and make the network.
@@ -164,7 +165,8 @@ def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
     """What a user named as the model.
 
     Args:
-        model: a shipped model's name, a bundle's folder, ``module:function``, or a detector.
+        model: a shipped model's name, a bundle's folder, a model file that can be packed, ``module:function``, or a
+            detector.
         trust: code that `model` or its card names may be run.
 
     Raises:
@@ -173,7 +175,10 @@ def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
     """
     if isinstance(model, str | Path):
         name = str(model)
-        if not is_dotted(name) or Path(name).exists():
+        path = Path(name).expanduser()
+        if is_model_file(path):
+            return BundleModel(packed(path, trust=trust).bundle)
+        if not is_dotted(name) or path.exists():
             return BundleModel(open_bundle(model, trust=trust))
         if not trust:
             raise ModelError(f"model {name!r}: is Python code; add --trust (trust=True) if you trust it")

@@ -17,7 +17,7 @@ _DETECTIONS = {
     "bbox": "xmin, ymin, xmax, ymax of the geometry, for filters of readers",
     "label": "name of the class",
     "label_id": "index of the class in the model card",
-    "score": "confidence of the model, from its threshold to 1. Thresholds differ between models: `geosod model show`",
+    "score": "confidence of the model, from its threshold to 1. Thresholds differ between models: `geosod model info`",
     "px_xmin": "left edge in pixels of the file, from its left edge",
     "px_ymin": "top edge in pixels of the file, from its top edge",
     "px_xmax": "right edge in pixels of the file",

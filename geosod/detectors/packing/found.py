@@ -116,7 +116,7 @@ def make_card(found: Found, options: PackOptions) -> ModelCard:
         for name in ("dtype", "gsd", "gsd_range", "tile", "overlap", "threshold", "nms_iou", "top_k", "license")
         if getattr(options, name) is not None
     }
-    values = {"dtype": "uint8", "threshold": 0.25, "license": _OTHER_LICENSE, "overlap": _OVERLAP}
+    values: dict[str, Any] = {"dtype": "uint8", "threshold": 0.25, "license": _OTHER_LICENSE, "overlap": _OVERLAP}
     values |= found.card | given
     values.setdefault("tile", _tile_for(found))
     if given.get("gsd") and not options.gsd_range:
@@ -240,9 +240,7 @@ def _bands(found: Found, options: PackOptions, missing: dict[str, str]) -> tuple
     return bands
 
 
-def _limits(
-    found: Found, options: PackOptions, dtype: str, count: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _limits(found: Found, options: PackOptions, dtype: str, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     usual = {"uint8": 255.0, "uint16": 65535.0}.get(dtype, 1.0)
     low = options.minimum or found.card.get("minimum") or (0.0,)
     high = options.maximum or found.card.get("maximum") or (usual,)
