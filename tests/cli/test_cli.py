@@ -95,8 +95,8 @@ def test_flags_go_on_top_of_the_file(scene, rgb_bundle, tmp_path) -> None:
 
 def test_models_are_listed_and_shown(rgb_bundle) -> None:
     assert "demo-harbour" in geosod("model", "list").stdout
-    assert "ship, car" in geosod("model", "show", rgb_bundle).stdout
-    card = json.loads(geosod("model", "show", "demo-harbour", "--json").stdout)
+    assert "ship, car" in geosod("model", "info", rgb_bundle).stdout
+    card = json.loads(geosod("model", "info", "demo-harbour", "--json").stdout)
     assert card["stac_version"] == "1.1.0"
 
 

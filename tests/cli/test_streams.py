@@ -20,8 +20,8 @@ COMMANDS: list[tuple[object, ...]] = [
     ("detect", "--help"),
     ("config",),
     ("model", "list"),
-    ("model", "show", "demo-harbour"),
-    ("model", "show", "demo-harbour", "--json"),
+    ("model", "info", "demo-harbour"),
+    ("model", "info", "demo-harbour", "--json"),
     ("doctor", "--no-ray"),
 ]
 
