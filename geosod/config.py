@@ -95,6 +95,9 @@ class RunConfig(BaseModel):
     merge_method: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
         "nms", description="how boxes of overlapping tiles are merged"
     )
+    level_merge: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] | None = Field(
+        None, description="how boxes of different levels are merged; default: as merge_method"
+    )
     metric: Literal["iou", "ios"] | None = Field(
         None, description="overlap measure, over the union or over the smaller box; default: the model's"
     )

@@ -32,6 +32,7 @@ class Settings(TypedDict, total=False):
     classes: str | int | Sequence[str | int] | None
     rename_classes: Mapping[str, str] | Mapping[int, str] | str | None
     merge_method: Method | None
+    level_merge: Method | None
     metric: Literal["iou", "ios"] | None
     merge_threshold: float | None
     merge_threshold_by_class: Mapping[str, float] | str | None

@@ -16,7 +16,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Model": ("threshold", "classes", "rename_classes", "trust"),
     "Tiling": ("tile", "overlap", "levels"),
     "Merging": (
-        *("merge_method", "metric", "merge_threshold", "merge_threshold_by_class", "class_agnostic"),
+        *("merge_method", "level_merge", "metric", "merge_threshold", "merge_threshold_by_class", "class_agnostic"),
         *("borders", "sigma", "min_score", "decay"),
     ),
     "Output": ("crs", "overwrite"),

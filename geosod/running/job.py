@@ -79,6 +79,16 @@ class Job:
             gap=2 * card.border_px if min(self.overlap) <= 2 * card.border_px else 0.0,
         )
 
+    @property
+    def level_rule(self) -> MergeRule:
+        """How boxes of different levels are merged, each level of which has been merged before."""
+        return replace(self.rule, method=self.level_merge, across_levels=True)
+
+    @property
+    def level_merge(self) -> str:
+        """The method for boxes of different levels."""
+        return self.config.level_merge or self.config.merge_method
+
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
         masks = {
@@ -92,7 +102,7 @@ class Job:
             "aoi": self.files.get("aoi"),
             "dem": self.files.get("dem"),
         }
-        rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold}
+        rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold, "level_merge": self.level_merge}
         return self.config.options() | filled | rule | self.class_rules.options()
 
     @property
