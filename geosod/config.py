@@ -15,7 +15,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from geosod.errors import ConfigError
-from geosod.setting_types import LevelSetting, MaskSetting
+from geosod.setting_types import (
+    LevelSetting,
+    MaskSetting,
+    parse_bands,
+    parse_classes,
+    parse_datetime,
+    parse_masks,
+    parse_pairs,
+    parse_renames,
+    parse_thresholds,
+)
 from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 from geosod.yaml_file import read_yaml
 
@@ -71,9 +81,22 @@ class RunConfig(BaseModel):
         description="scales to search, as 1,0.5,full: full shows a scene in one tile, auto is 1,0.5,0.25,... to full; "
         "each as SCALE or SCALE:MIN-MAX with the sizes in pixels it may report",
     )
-    threshold: float | None = Field(None, ge=0, le=1, description="minimum score of a detection; default: the model's")
+    threshold: float | dict[str, float] | None = Field(
+        None,
+        description="minimum score of a detection, and of those of single classes, by name or id, as 0.4,vessel=0.6; "
+        "default: the model's",
+    )
+    classes: tuple[str, ...] | None = Field(
+        None, description="classes to report, by name or id, as vessel,vehicle; default: all"
+    )
+    rename_classes: dict[str, str] = Field(
+        {}, description="names under which classes are reported, CLASS=NAME,...; those of one name become one class"
+    )
     merge_method: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
         "nms", description="how boxes of overlapping tiles are merged"
+    )
+    level_merge: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] | None = Field(
+        None, description="how boxes of different levels are merged; default: as merge_method"
     )
     metric: Literal["iou", "ios"] | None = Field(
         None, description="overlap measure, over the union or over the smaller box; default: the model's"
@@ -158,48 +181,32 @@ class RunConfig(BaseModel):
     @field_validator("bands", mode="before")
     @classmethod
     def _split_bands(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        if isinstance(value, str) and "=" in value:
-            parts = [part.partition("=") for part in value.split(",")]
-            if len({name.strip().lower() for name, _, _ in parts}) < len(parts):
-                raise ValueError("names a band of the model twice")
-            value = {name: band for name, _, band in parts}
-        if isinstance(value, Mapping):
-            pairs = {str(name).strip(): str(band).strip() for name, band in value.items()}
-            if not pairs or not all(name and band for name, band in pairs.items()):
-                raise ValueError("pairs every band of the model with one of the scene, as red=B04,nir=B08")
-            return pairs
-        listed = str(value).split(",") if isinstance(value, str | int) else value
-        if not isinstance(listed, list | tuple):
-            raise ValueError("is no list of bands, such as 1,2,3")
-        bands = [str(part).strip() for part in listed]
-        if not all(bands) or not bands:
-            raise ValueError("names no band")
-        return bands
+        return None if value is None else parse_bands(value)
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _thresholds(cls, value: Any) -> Any:
+        return None if value is None else parse_thresholds(value)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes(cls, value: Any) -> Any:
+        return None if value is None else parse_classes(value)
+
+    @field_validator("rename_classes", mode="before")
+    @classmethod
+    def _renames(cls, value: Any) -> Any:
+        return parse_renames(value)
 
     @field_validator("mask", mode="before")
     @classmethod
     def _mask_pairs(cls, value: Any) -> Any:
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list | tuple):
-            return value
-        pairs = [str(part).partition("=") for part in value]
-        if not all(kind.strip() and path for kind, _, path in pairs):
-            raise ValueError("is not KIND=FILE, such as cloud=clouds.gpkg")
-        if len({kind for kind, _, _ in pairs}) < len(pairs):
-            raise ValueError("names one kind twice")
-        return {kind.strip(): path for kind, _, path in pairs}
+        return parse_masks(value)
 
     @field_validator("merge_threshold_by_class", mode="before")
     @classmethod
     def _split_pairs(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        pairs = [part.partition("=") for part in value.split(",")]
-        if len({name.strip() for name, _, _ in pairs}) < len(pairs):
-            raise ValueError("names a class twice")
-        return {name.strip(): threshold for name, _, threshold in pairs}
+        return parse_pairs(value) if isinstance(value, str) else value
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -230,16 +237,7 @@ class RunConfig(BaseModel):
     @field_validator("datetime", mode="before")
     @classmethod
     def _in_utc(cls, value: Any) -> dt.datetime | None:
-        """ISO 8601, the basic format too, which is never taken for seconds since an epoch."""
-        if value is None:
-            return None
-        if type(value) is dt.date:
-            value = dt.datetime.combine(value, dt.time())
-        try:
-            time = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(str(value))
-            return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
-        except (ValueError, OverflowError) as error:
-            raise ValueError("is not an instant in ISO 8601, such as 2026-05-01T10:30Z") from error
+        return None if value is None else parse_datetime(value)
 
     def options(self) -> dict[str, Any]:
         """The settings that can change a result, as plain JSON values."""

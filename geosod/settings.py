@@ -28,8 +28,11 @@ class Settings(TypedDict, total=False):
     tile: int | str | Sequence[int] | None
     overlap: float | str | Sequence[float] | None
     levels: float | str | Sequence[Any] | None
-    threshold: float | None
+    threshold: float | str | Mapping[str, float] | Mapping[int, float] | None
+    classes: str | int | Sequence[str | int] | None
+    rename_classes: Mapping[str, str] | Mapping[int, str] | str | None
     merge_method: Method | None
+    level_merge: Method | None
     metric: Literal["iou", "ios"] | None
     merge_threshold: float | None
     merge_threshold_by_class: Mapping[str, float] | str | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from geosod.detectors.classes import ClassRules, class_rules
 from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
 from geosod.scene import Scene
@@ -37,6 +38,8 @@ class ModelCard:
         gsd: metres a pixel it was trained at; None where that has no meaning.
         gsd_range: minimum and maximum GSD in metres it may be run at; None for any.
         threshold: minimum score of a box.
+        class_thresholds: that of single classes, by name, which replaces `threshold`.
+        supercategories: of each class, "" for none, as "vehicle" of "car"; empty where no class has one.
         nms_iou: IoU of the suppression inside one tile.
         top_k: maximum number of boxes kept in one tile.
         merge_metric, merge_threshold: how boxes of overlapping tiles are merged by default. "ios" suits classes whose
@@ -90,10 +93,12 @@ class ModelCard:
     input: NetworkInput = field(default_factory=NetworkInput)
     framework: str = "pytorch"
     artifact_type: str = "safetensors"
+    class_thresholds: dict[str, float] = field(default_factory=dict)
+    supercategories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(bool(self.name), self.name, "has no name")
-        for name in ("bands", "classes", "minimum", "maximum"):
+        for name in ("bands", "classes", "minimum", "maximum", "supercategories"):
             value = getattr(self, name)
             _require(isinstance(value, tuple | list), self.name, f"{name} {value!r} must be a tuple, one for each")
             object.__setattr__(self, name, tuple(value))
@@ -117,6 +122,11 @@ class ModelCard:
         )
         _require(0 < self.merge_threshold <= 1, self.name, f"merge_threshold {self.merge_threshold} is not in 0..1")
         _require(0 <= self.threshold <= 1, self.name, f"threshold {self.threshold} is not in 0..1")
+        for name, score in self.class_thresholds.items():
+            _require(name in self.classes, self.name, f"has a threshold for {name!r}, which is none of its classes")
+            _require(0 <= score <= 1, self.name, f"threshold {score} of class {name!r} is not in 0..1")
+        count = len(self.supercategories)
+        _require(count in (0, len(self.classes)), self.name, f"has {count} supercategories, not one for each class")
         scaled = zip(self.minimum, self.maximum, strict=False)
         fits = len(self.minimum) == len(self.maximum) == len(self.bands) and all(a < b for a, b in scaled)
         _require(fits, self.name, "needs one minimum below one maximum for every band")
@@ -130,6 +140,11 @@ class ModelCard:
             self.input.check_bands(len(self.bands))
         except ModelError as error:
             raise ModelError(f"model {self.name!r}: {error}") from error
+
+    @property
+    def class_rules(self) -> ClassRules:
+        """Every class under its own name, from its threshold."""
+        return class_rules(self.classes, self.threshold, self.class_thresholds)
 
     @property
     def tile_size(self) -> TileSize:
