@@ -25,6 +25,7 @@ def load_model(
     classes: str | int | Sequence[str | int] | None = None,
     rename_classes: Mapping[str, str] | Mapping[int, str] | str | None = None,
     tile: int | str | tuple[int, int] | None = None,
+    classifier: str | Path | None = None,
     trust: bool | None = None,
 ) -> Detector:
     """Load a detector into this process.
@@ -55,6 +56,7 @@ def load_model(
         classes=classes,
         rename_classes=rename_classes,
         tile=tile,
+        classifier=classifier,
         trust=trust,
     )
     return load_fitting(job)[0]

@@ -10,9 +10,9 @@ import os
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from geosod.errors import ConfigError
 from geosod.setting_types import (
@@ -32,7 +32,7 @@ from geosod.yaml_file import read_yaml
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
 _WITHOUT_EFFECT |= {"threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust"}
-_WITHOUT_EFFECT |= {"model", "out"}
+_WITHOUT_EFFECT |= {"model", "classifier", "out"}
 
 
 class RunConfig(BaseModel):
@@ -42,6 +42,9 @@ class RunConfig(BaseModel):
 
     model: str | None = Field(None, description="a model's name, a bundle's folder, or module:function")
     out: str | None = Field(None, description="output folder; with one scene also NAME.parquet")
+    classifier: str | None = Field(
+        None, description="bundle or model file of a classifier that names every detection from an enlarged crop of it"
+    )
     bands: tuple[str, ...] | dict[str, str] | None = Field(
         None,
         description="bands for the model, by number (1 is first) or name; or pairs MODEL'S=SCENE'S,...",
@@ -113,7 +116,9 @@ class RunConfig(BaseModel):
     borders: bool = Field(
         True, description="at tile borders, let whole boxes absorb their fragments, and stitch the other fragments"
     )
-    class_agnostic: bool = Field(False, description="merge boxes of different classes too")
+    class_agnostic: bool | None = Field(
+        None, description="merge boxes of different classes too; default: the model's, and yes with a classifier"
+    )
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(
         None, description="acquisition time of the scenes, ISO 8601; UTC if it has no offset"
@@ -145,9 +150,11 @@ class RunConfig(BaseModel):
     overwrite: bool = Field(False, description="redo scenes that are already committed")
     trust: bool = Field(False, description="run Python code that a model names (module:function)")
 
-    @field_validator("out", "model", "asset", "aoi", "dem", mode="before")
+    @field_validator("out", "model", "classifier", "asset", "aoi", "dem", mode="before")
     @classmethod
-    def _not_empty(cls, value: Any) -> Any:
+    def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Path) and info.field_name != "aoi":
+            return str(value)
         if isinstance(value, str) and not value.strip():
             raise ValueError("is empty; check the variable that was to hold it")
         return value
@@ -164,7 +171,8 @@ class RunConfig(BaseModel):
         if isinstance(values, dict):
             for name, value in values.items():
                 field = cls.model_fields.get(name)
-                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                takes = field is not None and bool in (field.annotation, *get_args(field.annotation))
+                if isinstance(value, bool) and field is not None and not takes:
                     raise ValueError(f"{name} is {value}, which is no value for it")
         return values
 

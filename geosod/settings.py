@@ -16,6 +16,7 @@ class Settings(TypedDict, total=False):
     None leaves a setting at its default.
     """
 
+    classifier: str | Path | None
     bands: str | int | Sequence[str | int] | Mapping[str, str | int] | None
     asset: str | None
     page: int | None

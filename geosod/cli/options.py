@@ -13,7 +13,7 @@ from geosod.config import RunConfig
 #: Panel of the help → its settings.
 PANELS: dict[str, tuple[str, ...]] = {
     "Input": ("bands", "asset", "page", "alpha", "datetime", "aoi", "mask", "tile_gsd", "rpc_height", "dem"),
-    "Model": ("threshold", "classes", "rename_classes", "trust"),
+    "Model": ("classifier", "threshold", "classes", "rename_classes", "trust"),
     "Tiling": ("tile", "overlap", "levels"),
     "Merging": (
         *("merge_method", "level_merge", "metric", "merge_threshold", "merge_threshold_by_class", "class_agnostic"),

@@ -81,11 +81,7 @@ class Detector:
         self.execution = IN_PROCESS if execution is None else execution
         base = card.class_rules if rules is None else rules
         self.rules = base.changed(threshold=threshold, classes=classes, rename=rename_classes)
-        lowest = float(getattr(adapter, "min_score", 0.0))
-        if self.threshold < lowest:
-            raise ConfigError(
-                f"threshold {self.threshold} is below the {lowest} with which the detector was loaded; load it again"
-            )
+        self._check_min_score()
         self._device = torch.device(self.execution.device)
 
     @property
@@ -161,6 +157,13 @@ class Detector:
                 raise MemoryError(" ".join(str(error).split())[:200]) from error
             raise
 
+    def _check_min_score(self) -> None:
+        lowest = float(getattr(self.adapter, "min_score", 0.0))
+        if self.threshold < lowest:
+            raise ConfigError(
+                f"threshold {self.threshold} is below the {lowest} with which the detector was loaded; load it again"
+            )
+
     def _check(self, raw: RawBoxes, tiles: int) -> None:
         """Refuse what the network returned for a batch of which the first `tiles` are not padding."""
         name, size, classes = self.card.name, self.execution.batch, len(self.card.classes)
@@ -194,6 +197,7 @@ class Detector:
         return boxes_in_tile(raw, fit)
 
     def _forward(self, batch: TileBatch) -> BatchDetections:
+        """What is found in at most `execution.batch` tiles, scene frame."""
         raw = self._predicted(scaled_tiles(batch, self.card, size=self.execution.batch, device=self._device))
         raw = raw.wanted(len(batch), self.threshold)
         if raw.boxes.device.type != "cpu" and len(raw.boxes) <= MAX_BOXES_ON_CPU:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from geosod.detectors.adapters import ADAPTERS, check_adapter, code_digest, import_function, is_dotted
 from geosod.detectors.bundle import Bundle, open_bundle
-from geosod.detectors.card import ModelCard
+from geosod.detectors.card import DETECTION, ModelCard
 from geosod.detectors.classes import ClassRules
 from geosod.detectors.packing import is_model_file, packed
 from geosod.errors import ConfigError, GeosodError, ModelError
@@ -93,6 +93,55 @@ class BundleModel:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedModel:
+    """A detector, and a classifier that names what it finds.
+
+    Attributes:
+        detector: the first stage.
+        classifier: the bundle of the second.
+    """
+
+    detector: Model
+    classifier: Bundle
+
+    @property
+    def card(self) -> ModelCard:
+        """Where it looks is the detector's, what it says the classifier's."""
+        from geosod.detectors.staged import staged_card
+
+        return staged_card(self.detector.card, self.classifier.card)
+
+    @property
+    def digest(self) -> str:
+        """Of both."""
+        return hashlib.sha256(f"{self.detector.digest} {self.classifier.digest}".encode()).hexdigest()
+
+    @property
+    def rules(self) -> ClassRules:
+        """Those of the classifier's card."""
+        return self.card.class_rules
+
+    @property
+    def any_size(self) -> bool:
+        """That of the detector."""
+        return self.detector.any_size
+
+    def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
+        """Load both.
+
+        Raises:
+            ModelError: one cannot be loaded.
+        """
+        from geosod.detectors.staged import Classifier, StagedDetector
+
+        first = self.detector.load(execution, rules=self.detector.rules)
+        card, bundle = self.classifier.card, self.classifier
+        load = import_function(ADAPTERS.get(card.adapter, card.adapter), what="adapter")
+        adapter = called(card.adapter, load, bundle, execution, threshold=0.0)
+        return StagedDetector(first, Classifier(card, adapter, first.card.bands), rules=rules)
+
+
+@dataclass(frozen=True, slots=True)
 class FactoryModel:
     """A model that a user's function makes: ``module:function``, called once in every process that detects.
 
@@ -162,10 +211,11 @@ class ObjectModel:
         )
 
 
-def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
+def find_model(model: str | Path | Detector, *, classifier: str | Path | None = None, trust: bool = False) -> Model:
     """What a user named as the model.
 
     Args:
+        classifier: a bundle's folder or a model file, whose classes are given to what the model finds.
         model: a shipped model's name, a bundle's folder, a model file that can be packed, ``module:function``, or a
             detector.
         trust: code that `model` or its card names may be run.
@@ -174,6 +224,20 @@ def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
         ModelError: there is no such model, it is malformed, or it names code that is not trusted.
         ConfigError: `model` is something else.
     """
+    found = _find(model, trust=trust)
+    if isinstance(found, BundleModel) and found.card.task != DETECTION:
+        raise ModelError(f"model {str(model)!r}: is a model for {found.card.task}; use it with --classifier")
+    if classifier is None:
+        return found
+    from geosod.detectors.staged import check_classifier
+
+    path = Path(classifier).expanduser()
+    bundle = packed(path, trust=trust).bundle if is_model_file(path) else open_bundle(classifier, trust=trust)
+    check_classifier(bundle.card, found.card)
+    return StagedModel(found, bundle)
+
+
+def _find(model: str | Path | Detector, *, trust: bool) -> Model:
     if isinstance(model, str | Path):
         name = str(model)
         path = Path(name).expanduser()

@@ -69,7 +69,7 @@ class Job:
             method=c.merge_method,
             metric=metric,
             threshold=c.merge_threshold or card.merge_threshold,
-            class_agnostic=c.class_agnostic,
+            class_agnostic=card.class_agnostic if c.class_agnostic is None else c.class_agnostic,
             sigma=c.sigma,
             min_score=c.min_score,
             per_class=self._merge_thresholds(),
@@ -102,7 +102,12 @@ class Job:
             "aoi": self.files.get("aoi"),
             "dem": self.files.get("dem"),
         }
-        rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold, "level_merge": self.level_merge}
+        rule = {
+            "class_agnostic": self.rule.class_agnostic,
+            "metric": self.rule.metric,
+            "merge_threshold": self.rule.threshold,
+            "level_merge": self.level_merge,
+        }
         return self.config.options() | filled | rule | self.class_rules.options()
 
     @property

@@ -127,7 +127,7 @@ def _better(detector: Detector, image: ArrayScene, found: Detections, job: Job) 
     scale = 1.0 if spec.scale != 1 else 255.0
     others = [order] * (len(card.bands) > 1) + [(f"--scale {scale:g}", replace(spec, scale=scale))]
     for flag, other in others:
-        changed = Detector(replace(card, input=other), detector.adapter, detector.execution, threshold=job.threshold)
+        changed = Detector(replace(card, input=other), detector.adapter, detector.execution, rules=job.class_rules)
         more = _found(changed, image, job)
         if float(more.scores.sum()) > _CLEARLY_MORE * max(total, 0.5):
             yield (
