@@ -46,7 +46,7 @@ def _parameter(name: str, panel: str) -> inspect.Parameter:
     description, _, stated = (field.description or "").partition("; default: ")
     flag, default = f"--{name.replace('_', '-')}", field.get_default(call_default_factory=True)
     kind, choices = _option_type(name, field.annotation)
-    declared = [f"{flag}/--no-{flag[2:]}" if default is True else flag]
+    declared = [f"{flag}/--no-{flag[2:]}" if kind is bool and default is not False else flag]
     shown = stated or _shown(default)
     option = typer.Option(
         *declared,
