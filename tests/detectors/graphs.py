@@ -131,7 +131,7 @@ def _rtdetr() -> list[Output]:
 
 
 def _rfdetr() -> list[Output]:
-    logits, add, boxes = _sigmoid_queries(5)
+    logits, add, boxes = _sigmoid_queries(4)
     return [Output("dets", boxes), Output("labels", logits, add)]
 
 

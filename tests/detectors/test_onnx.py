@@ -275,3 +275,38 @@ def test_half_precision_graphs_get_what_they_take(tmp_path) -> None:
     bundle = pack(tmp_path / "a.onnx", tmp_path / "bundle", PackOptions(classes=CLASSES)).bundle
     found = geosod.load_model(bundle.folder, threshold=0.2).detect(image_of(COLOUR))
     np.testing.assert_allclose(sorted(found.scores), sorted(v / 255 for v in COLOUR), atol=1e-3)
+
+
+def test_a_network_of_one_class(tmp_path) -> None:
+    """(1, 5, N): the smallest output of a YOLO."""
+    model = build("yolov8", metadata={"task": "detect", "names": "{0: 'palm'}", "imgsz": "[256, 320]"})
+    names = [init.name for init in model.graph.initializer]
+    for name in ("base0", "add0"):
+        tensor = model.graph.initializer[names.index(name)]
+        array = onnx.numpy_helper.to_array(tensor)
+        rows = array.reshape((3, 8, -1) if name == "add0" else (8, -1))
+        one = rows[..., :4, :], rows[..., 4:, :].max(axis=-2, keepdims=True)
+        kept = np.concatenate(one, axis=-2)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(kept.reshape((3, -1) if name == "add0" else -1), name))
+    shape = model.graph.initializer[names.index("shape0")]
+    count = onnx.numpy_helper.to_array(shape)[2]
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([-1, 5, count], np.int64), "shape0"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    onnx.save(model, tmp_path / "palm.onnx")
+    found = geosod.load_model(tmp_path / "palm.onnx", threshold=0.2).detect(image_of(COLOUR))
+    assert len(found) == 3 and set(found.labels) == {0}
+
+
+def test_a_column_that_is_no_class_must_be_named(tmp_path) -> None:
+    """Some versions of RF-DETR count from 1, and some leave a column at the end: a guess would shift every label."""
+    with pytest.raises(ModelError, match=r"3 names .* has 4; .*one that stands for no class included, as unused"):
+        pack(write(tmp_path / "a.onnx", "rfdetr"), tmp_path / "bundle", PackOptions(classes=CLASSES[:3]))
+
+
+def test_outputs_of_a_segmentation_model_are_not_taken_for_boxes(tmp_path) -> None:
+    model = build("yolov8")
+    model.graph.node.append(onnx.helper.make_node("Identity", ["means"], ["masks"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("masks", onnx.TensorProto.FLOAT, [None, 3]))
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(ModelError, match=r"add --layout .*its outputs output0 \[1, 8, 1680\], masks \[1, 3\] fit none"):
+        pack(tmp_path / "a.onnx", tmp_path / "bundle", PackOptions(classes=CLASSES))

@@ -228,9 +228,10 @@ def _classes(found: Found, options: PackOptions, missing: dict[str, str]) -> tup
         count = "" if found.count is None else f", {found.count} of them"
         missing["--classes"] = f"names in the network's order{count}: a,b,… or a file with one a line; or coco"
     elif found.count is not None and len(classes) != found.count:
+        one_more = ", one that stands for no class included, as unused" if found.count == len(classes) + 1 else ""
         raise ModelError(
             f"{found.name}: {len(classes)} names of classes are given, but the network has {found.count}; give "
-            "--classes with one name for each, in its order"
+            f"--classes with one name for each, in its order{one_more}"
         )
     elif len(classes) > _MAX_CLASSES:
         raise ModelError(f"{found.name}: {len(classes)} classes are more than the {_MAX_CLASSES} that geosod takes")

@@ -63,7 +63,7 @@ def recognise(
     found = _by_names(inputs, outputs, classes) or _single(outputs, size, classes)
     if layout is None or found.layout == layout:
         return found
-    return Recognised(layout, _count(layout, outputs, classes), _parameters(layout, outputs))
+    return Recognised(layout, _count(layout, outputs), _parameters(layout, outputs))
 
 
 def _shapes(outputs: Arrays) -> str:
@@ -94,7 +94,7 @@ def _with_boxes(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recog
         return None
     if outputs["dets"].shape[-1] == 5:
         return Recognised("mmdetection")
-    return Recognised("rfdetr", _count("rfdetr", outputs, classes))
+    return Recognised("rfdetr", _count("rfdetr", outputs))
 
 
 def _with_logits(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recognised | None:  # noqa: ARG001
@@ -174,7 +174,7 @@ def _is_raw(array: npt.NDArray[Any], size: tuple[int, int]) -> bool:
     return bool(raw < decoded)
 
 
-def _count(layout: str, outputs: Arrays, classes: int) -> int | None:
+def _count(layout: str, outputs: Arrays) -> int | None:
     """The number of classes that a network of a layout has; None where it cannot be seen.
 
     Raises:
@@ -193,7 +193,7 @@ def _count(layout: str, outputs: Arrays, classes: int) -> int | None:
         if not names:
             raise wrong
         count = outputs[names[0]].shape[-1]
-        return _positive(count - 1 if layout == "detr" or classes == count - 1 else count, wrong)
+        return _positive(count - 1 if layout == "detr" else count, wrong)
     if layout == "fastestdet":
         return _positive(arrays[0].shape[1] - 5, wrong)
     return None
