@@ -16,6 +16,7 @@ from geosod.detectors.arrays import tiles_of
 from geosod.detectors.card import ModelCard
 from geosod.detectors.classes import ClassRules, Thresholds
 from geosod.detectors.contract import Adapter, RawBoxes
+from geosod.detectors.devices import current_device
 from geosod.detectors.postprocess import BatchDetections, postprocess, reported
 from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import boxes_in_tile, prepare
@@ -281,6 +282,7 @@ def torch_settings(execution: Execution) -> Iterator[None]:
     """Torch computes as an execution says in the block."""
     with ExitStack() as stack:
         stack.enter_context(torch_threads(execution.threads))
+        stack.enter_context(current_device(execution.device))
         if kind_of(execution.device) == "cuda" and execution.precision == "fp32":
             # By default convolutions on GPUs round what they multiply to 10 bits (TF32).
             stack.enter_context(_tf32.at(False))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 
-from geosod.device import Device
+from geosod.device import Device, kind_of
 from geosod.errors import ConfigError
 
 #: Packages that add a kind of device to torch.
@@ -67,3 +68,8 @@ def local_devices(device: Device) -> tuple[str, ...]:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     count = 0 if device.indices else device_count(kind)
     return tuple(f"{kind}:{i}" for i in range(count)) if count > 1 else Device(kind, device.indices).names
+
+
+def current_device(name: str) -> AbstractContextManager[object]:
+    """In the block a CUDA GPU is the current one, for networks whose operators do not look where their tensors are."""
+    return torch.cuda.device(name) if kind_of(name) == "cuda" else nullcontext()

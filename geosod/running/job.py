@@ -211,6 +211,7 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
 
 
 def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
+    from geosod.detectors.devices import current_device
     from geosod.detectors.execution import tiles_a_batch
 
     if isinstance(job.model, ObjectModel):
@@ -219,7 +220,8 @@ def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
         return job.model.load(loaded.execution, rules=job.class_rules), line
     chosen, line = (execution, "") if execution else resolve_execution(job)
     while True:
-        detector = job.model.load(chosen, rules=job.class_rules)
+        with current_device(chosen.device):
+            detector = job.model.load(chosen, rules=job.class_rules)
         try:
             called(job.model.card.name, detector.warm_up, job.tile)
         except MemoryError as error:
