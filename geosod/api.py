@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def load_model(
     name_or_path: str | Path,
     *,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
+    device: str | None = None,
     backend: Literal["auto", "eager", "compile"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     batch: int | None = None,

@@ -7,14 +7,15 @@ import hashlib
 import json
 import math
 import os
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from geosod.device import parse_device
 from geosod.errors import ConfigError
+from geosod.setting_errors import error_text
 from geosod.setting_types import (
     LevelSetting,
     MaskSetting,
@@ -30,9 +31,9 @@ from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 from geosod.yaml_file import read_yaml
 
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
-_WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
-_WITHOUT_EFFECT |= {"threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust"}
-_WITHOUT_EFFECT |= {"model", "classifier", "out"}
+_WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "gpus_per_detector", "backend"}
+_WITHOUT_EFFECT |= {"precision", "batch", "threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb"}
+_WITHOUT_EFFECT |= {"trust", "model", "classifier", "out"}
 
 
 class RunConfig(BaseModel):
@@ -136,7 +137,14 @@ class RunConfig(BaseModel):
         600.0, gt=0, description="seconds after which a detector that hangs in a batch is given up (engine local)"
     )
     ray_address: str | None = Field(None, description="a Ray cluster to join; else RAY_ADDRESS, else one is started")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the detector")
+    device: str = Field(
+        "auto",
+        description="device of the detectors: auto, cpu, cuda for all GPUs, cuda:N or cuda:N,M for some (gpu means "
+        "cuda); mps, xpu, npu or mlu where torch has them",
+    )
+    gpus_per_detector: float | None = Field(
+        None, gt=0, le=1, description="share of a GPU that a detector takes, so that several run on one; default: 1"
+    )
     backend: Literal["auto", "eager", "compile"] = Field("auto", description="how torch runs the network")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="precision of the forward pass")
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
@@ -190,6 +198,11 @@ class RunConfig(BaseModel):
     @classmethod
     def _split_bands(cls, value: Any) -> Any:
         return None if value is None else parse_bands(value)
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, value: Any) -> Any:
+        return str(parse_device(value))
 
     @field_validator("threshold", mode="before")
     @classmethod
@@ -267,7 +280,10 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
     try:
         return RunConfig(**(values | given))
     except ValidationError as error:
-        names, text = {e["loc"][0] for e in error.errors() if e["loc"]}, _lines(error, values | given)
+        names, text = (
+            {e["loc"][0] for e in error.errors() if e["loc"]},
+            error_text(error, values | given, known=RunConfig.model_fields),
+        )
     except ConfigError as error:
         names, text = {str(error).split()[0]}, str(error)
     raise ConfigError(f"config {file}: {text}" if file is not None and names - given.keys() else text)
@@ -276,30 +292,3 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
 def digest(values: Mapping[str, Any]) -> str:
     """sha256 of plain JSON values, whatever their order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-#: What to write for settings of several forms, instead of what each form expects.
-_FORMS = {
-    "levels": "give scales, full or auto, as 1,0.5,full or 1:0-64,0.5",
-    "tile_gsd": "give metres, or model",
-    "merge_threshold_by_class": "give CLASS=OVERLAP,..., as car=0.3,ship=0.6",
-}
-
-
-def _lines(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The errors of all settings, one for each setting of several forms."""
-    lines: dict[str, None] = {}
-    # That too few levels are left once wrong ones are taken out says nothing new.
-    for one in (e for e in error.errors() if e["type"] != "too_short" or error.error_count() == 1):
-        name = str(one["loc"][0]) if one["loc"] else ""
-        form = _FORMS.get(name) if one["type"] != "value_error" else None
-        lines[f"{name} = {reprlib.repr(values.get(name))}: {form}" if form else _line(one)] = None
-    return "; ".join(lines)
-
-
-def _line(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"]) or "config"
-    if error["type"] == "extra_forbidden":
-        return f"{name}: unknown setting; known are {', '.join(RunConfig.model_fields)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{name} = {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"

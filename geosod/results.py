@@ -90,7 +90,7 @@ class Execution:
     """How the detector runs, once resolved for a machine. Part of what makes two results comparable.
 
     Attributes:
-        device: "cpu" or "cuda".
+        device: torch's name of it, such as "cpu", "cuda" or "cuda:1"; outputs record the kind only.
         backend: "eager" or "compile".
         precision: "fp32" or "bf16".
         batch: tiles in every forward pass; shorter batches are padded.

@@ -49,7 +49,8 @@ class Settings(TypedDict, total=False):
     threads: int | None
     batch_timeout: float | None
     ray_address: str | None
-    device: Literal["auto", "cpu", "cuda"] | None
+    device: str | None
+    gpus_per_detector: float | None
     backend: Literal["auto", "eager", "compile"] | None
     precision: Literal["auto", "fp32", "bf16"] | None
     batch: int | None

@@ -21,7 +21,17 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Output": ("crs", "overwrite"),
     "Execution": (
-        *("engine", "workers", "ray_address", "device", "backend", "precision", "batch", "threads"),
+        *(
+            "engine",
+            "workers",
+            "ray_address",
+            "device",
+            "gpus_per_detector",
+            "backend",
+            "precision",
+            "batch",
+            "threads",
+        ),
         "batch_timeout",
         *("unit", "read_threads", "cache_mb"),
     ),

@@ -16,9 +16,11 @@ from geosod.detectors.arrays import tiles_of
 from geosod.detectors.card import ModelCard
 from geosod.detectors.classes import ClassRules, Thresholds
 from geosod.detectors.contract import Adapter, RawBoxes
+from geosod.detectors.devices import current_device
 from geosod.detectors.postprocess import BatchDetections, postprocess, reported
 from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import boxes_in_tile, prepare
+from geosod.device import kind_of
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
 from geosod.scene import TileBatch
@@ -194,7 +196,9 @@ class Detector:
                 f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "
                 "RawBoxes, such as RawBoxes.per_tile([(boxes, scores, labels), ...])"
             )
-        return boxes_in_tile(raw, fit)
+        # Other accelerators lack operators that postprocessing needs, and some of them float64.
+        here = raw if raw.boxes.device.type in ("cpu", "cuda") else raw.on_cpu()
+        return boxes_in_tile(here, fit)
 
     def _forward(self, batch: TileBatch) -> BatchDetections:
         """What is found in at most `execution.batch` tiles, scene frame."""
@@ -282,7 +286,8 @@ def torch_settings(execution: Execution) -> Iterator[None]:
     """Torch computes as an execution says in the block."""
     with ExitStack() as stack:
         stack.enter_context(torch_threads(execution.threads))
-        if execution.device != "cpu" and execution.precision == "fp32":
+        stack.enter_context(current_device(execution.device))
+        if kind_of(execution.device) == "cuda" and execution.precision == "fp32":
             # By default convolutions on GPUs round what they multiply to 10 bits (TF32).
             stack.enter_context(_tf32.at(False))
         yield

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from geosod.config import RunConfig, digest
 from geosod.detectors.classes import ClassRules
 from geosod.detectors.models import Model, ObjectModel, called
+from geosod.device import Device, kind_of, parse_device
 from geosod.errors import ConfigError, EngineError
 from geosod.georeference.crs import parse_crs
 from geosod.merging.rule import MergeRule
@@ -49,6 +50,11 @@ class Job:
         """Overlap of neighbouring tiles along x and y in pixels."""
         asked = parse_overlap(self.model.card.overlap) if self.config.overlap is None else self.config.overlap
         return overlap_pixels(asked, self.tile)
+
+    @property
+    def device(self) -> Device:
+        """The device that was asked for."""
+        return parse_device(self.config.device)
 
     @property
     def class_rules(self) -> ClassRules:
@@ -124,7 +130,7 @@ class Job:
             digest(options),
             __version__,
             self.class_rules.names,
-            execution,
+            replace(execution, device=kind_of(execution.device)),
             options,
             card.supercategories,
         )
@@ -149,6 +155,11 @@ def validate(job: Job) -> None:
         known = ", ".join(dict.fromkeys(names))
         raise ConfigError(f"merge_threshold_by_class names {', '.join(unknown)}, but the model's classes are {known}")
     _ = job.overlap  # raises where it does not fit the tile
+    if job.config.gpus_per_detector is not None and job.device.kind == "cpu":
+        raise ConfigError(
+            f"gpus_per_detector = {job.config.gpus_per_detector:g}: detectors run on the CPU; leave it out, or use "
+            "another --device"
+        )
     if isinstance(job.model, ObjectModel):
         _check_object(job, job.model.detector.execution)
 
@@ -160,10 +171,10 @@ def _check_object(job: Job, execution: Execution) -> None:
             "model='module:function' with trust=True"
         )
     for name in EXECUTION:
-        asked = getattr(job.config, name)
-        if asked not in (None, "auto", getattr(execution, name)):
+        asked, has = getattr(job.config, name), getattr(execution, name)
+        if asked not in (None, "auto", has, kind_of(has) if name == "device" else has):
             raise ConfigError(
-                f"{name} = {asked!r}: the detector object was loaded with {name} {getattr(execution, name)!r}; leave "
+                f"{name} = {asked!r}: the detector object was loaded with {name} {has!r}; leave "
                 f"{name} out, or load the detector with it"
             )
 
@@ -174,9 +185,11 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
     Raises:
         ConfigError: the machine cannot do what was asked for.
     """
+    from geosod.detectors.devices import check_device
     from geosod.detectors.execution import resolve, this_machine
 
     c = job.config
+    check_device(job.device)
     wish = {"device": c.device, "backend": c.backend, "precision": c.precision}
     return resolve(this_machine(), tile=job.tile, batch=c.batch, threads=c.threads, **wish)
 
@@ -203,6 +216,7 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
 
 
 def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
+    from geosod.detectors.devices import current_device
     from geosod.detectors.execution import tiles_a_batch
 
     if isinstance(job.model, ObjectModel):
@@ -211,7 +225,8 @@ def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
         return job.model.load(loaded.execution, rules=job.class_rules), line
     chosen, line = (execution, "") if execution else resolve_execution(job)
     while True:
-        detector = job.model.load(chosen, rules=job.class_rules)
+        with current_device(chosen.device):
+            detector = job.model.load(chosen, rules=job.class_rules)
         try:
             called(job.model.card.name, detector.warm_up, job.tile)
         except MemoryError as error:
