@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
+from geosod.detectors.ways import Abilities, Machine, Measured, Way, this_machine, why_not
 from geosod.errors import ConfigError
 from geosod.results import Execution
 from geosod.tile_size import TileSize
+
+__all__ = [
+    "Machine",
+    "batches_at_once",
+    "default_batch",
+    "gpu_names",
+    "keep_freed_memory",
+    "own_stream",
+    "resolve",
+    "this_machine",
+    "tiles_a_batch",
+]
 
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches. On an NVIDIA H100 the
 #: networks of the zoo took 3 and 9 % longer for 8 tiles of 1024 px than for 32, each.
@@ -23,29 +34,10 @@ CUDA_BATCH_PIXELS = 8 * 1024**2
 #: Batches that a detector on a GPU works on at once, where memory holds them.
 MAX_BATCHES_AT_ONCE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-#: Instructions without which bf16 is emulated and slower than fp32.
-BF16_FEATURES = ("amx_bf16", "avx512_bf16")
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """The properties of a machine that decide how a detector runs."""
-
-    cuda: bool
-    cuda_bf16: bool
-    cpu_bf16: bool
-    amx: bool
-    compiler: bool
-
-
-def this_machine() -> Machine:
-    """The machine this process runs on."""
-    cuda = torch.cuda.is_available()
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    cuda_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu_bf16 = any(features.get(name) for name in BF16_FEATURES)
-    return Machine(cuda, cuda_bf16, cpu_bf16, bool(features.get("amx_bf16")), compiler)
+#: Precisions that may be chosen without being asked for.
+AUTOMATIC = ("fp32", "bf16", "int8")
+#: Measured times that differ by less than this ratio are taken for equal.
+NOISE = 0.05
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -106,41 +98,101 @@ def resolve(
     precision: str = "auto",
     batch: int | None = None,
     threads: int = 1,
+    abilities: Abilities | None = None,
+    measured: Sequence[Measured] = (),
 ) -> tuple[Execution, str]:
-    """Choose what the user left open.
+    """Choose what the user left open: the fastest way that was measured, else by rule.
 
     Args:
         machine: where it will run.
         tile: (width, height) of a tile in pixels.
         device: "auto", "cpu" or "cuda".
-        backend: "auto", "eager" or "compile".
-        precision: "auto", "fp32" or "bf16".
+        backend: "auto", "eager", "compile", "onnxruntime" or "openvino".
+        precision: "auto", "fp32", "bf16", "fp16" or "int8".
         batch: tiles in a forward pass; None chooses by the tile's size.
         threads: CPU threads of one detector.
+        abilities: what the model can run with; None for torch alone.
+        measured: how fast this machine ran the model on that device, from `geosod.detectors.measure`.
 
     Returns:
         The execution, and one line that says what was chosen and why.
 
     Raises:
-        ConfigError: the machine cannot do what was asked for.
+        ConfigError: the machine or the model cannot do what was asked for.
     """
     if device == "cuda" and not machine.cuda:
         raise ConfigError("device 'cuda' asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
-    if backend == "compile" and not machine.compiler:
-        raise ConfigError("backend 'compile' needs a C++ compiler (g++ or clang++); install one or use --backend eager")
-    chosen_device = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
-    on_gpu = chosen_device == "cuda"
-    fast = machine.cuda_bf16 if on_gpu else machine.cpu_bf16
+    abilities = abilities or Abilities()
+    on = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
+    ways = _allowed(machine, abilities, on, backend, precision)
+    size = batch or default_batch(on, tile)
+    fastest = _fastest(measured, ways)
+    chosen, why = (fastest, "measured") if fastest else _by_rule(machine, on, ways)
+    if "auto" not in (backend, precision):
+        why = ""
+    execution = Execution(on, chosen.backend, chosen.precision, size, threads)
+    return execution, _explain(machine, execution, why)
+
+
+def default_batch(device: str, tile: TileSize) -> int:
+    """Tiles in a forward pass, by their size."""
+    pixels = CUDA_BATCH_PIXELS if device == "cuda" else CPU_BATCH_PIXELS
+    return max(1, min(256, pixels // (tile[0] * tile[1])))
+
+
+def _allowed(machine: Machine, abilities: Abilities, device: str, backend: str, precision: str) -> list[Way]:
+    """Ways that the user's words leave, and of which machine and model are capable; the model's preferred one first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    wanted = [w for w in abilities.ways() if backend in ("auto", w.backend) and precision in ("auto", w.precision)]
+    if not wanted:
+        raise ConfigError(_no_way(abilities, backend, precision))
+    lacks = {way: why_not(way, machine, device) for way in wanted}
+    possible = [way for way, lack in lacks.items() if lack is None]
+    if not possible:
+        raise ConfigError(str(next(iter(lacks.values()))))
+    return possible
+
+
+def _no_way(abilities: Abilities, backend: str, precision: str) -> str:
+    if backend not in ("auto", *abilities.backends):
+        return f"backend {backend!r} cannot run this model; use {', '.join(abilities.backends)} or auto"
+    if precision == "int8":
+        return str(why_not(Way("eager", "int8"), Machine(False, False, False, False, True), "cpu"))
+    return f"precision {precision!r}: this model's graph is of int8 and runs in no other precision; use auto"
+
+
+def _fastest(measured: Sequence[Measured], ways: Sequence[Way]) -> Way | None:
+    """The way that took least time; of those that took hardly more, the first in the model's order."""
+    times = {Way(m.backend, m.precision): m.seconds for m in measured if m.precision in AUTOMATIC}
+    known = [way for way in ways if way in times]
+    if not known:
+        return None
+    limit = min(times[way] for way in known) * (1 + NOISE)
+    return next(way for way in known if times[way] <= limit)
+
+
+def _by_rule(machine: Machine, device: str, ways: Sequence[Way]) -> tuple[Way, str]:
+    """The way that has been found to be fast on machines of the kind, and a few words of why."""
+    rank = [way for way in ways if machine.fast(way.precision, device) and way.precision in AUTOMATIC] or list(ways)
+    best = next((p for p in ("int8", "bf16", "fp32") if any(way.precision == p for way in rank)), rank[0].precision)
+    backends = [way.backend for way in rank if way.precision == best]
+    backend, why = _backend_by_rule(machine, device, backends, best)
+    return Way(backend, best), why
+
+
+def _backend_by_rule(machine: Machine, device: str, backends: Sequence[str], precision: str) -> tuple[str, str]:
     # Compiled code gains where matrix units wait for memory. With AVX-512 alone it was no faster than eager bf16
     # (58 to 67 ms a tile of 1024 for both, one core of an EPYC 9004), and costs seconds to start. On GPUs it saves less
     # than a millisecond a tile (0.06 to 0.7, NVIDIA H100), while a core needs 20 to decode one.
-    worth = fast and machine.compiler and machine.amx and not on_gpu
-    chosen_backend = ("compile" if worth else "eager") if backend == "auto" else backend
-    chosen_precision = ("bf16" if fast else "fp32") if precision == "auto" else precision
-    pixels = CUDA_BATCH_PIXELS if chosen_device == "cuda" else CPU_BATCH_PIXELS
-    size = batch or max(1, min(256, pixels // (tile[0] * tile[1])))
-    execution = Execution(chosen_device, chosen_backend, chosen_precision, size, threads)
-    return execution, _explain(machine, execution)
+    if machine.amx and device == "cpu" and "compile" in backends and precision == "bf16":
+        return "compile", "by rule: AMX"
+    # On that core OpenVINO took 0.6 to 0.8 of the time of eager bf16, and less than a second more to start.
+    if device == "cpu" and "openvino" in backends:
+        return "openvino", "by rule: OpenVINO is installed"
+    return backends[0], ""
 
 
 def tiles_a_batch(count: int) -> str:
@@ -148,12 +200,13 @@ def tiles_a_batch(count: int) -> str:
     return f"{count} tile{'' if count == 1 else 's'} a batch"
 
 
-def _explain(machine: Machine, execution: Execution) -> str:
+def _explain(machine: Machine, execution: Execution, why: str) -> str:
     line = f"{execution.device}, {execution.precision}, {execution.backend}, {tiles_a_batch(execution.batch)}"
     on_gpu = execution.device == "cuda"
     missing = []
-    if execution.precision == "fp32" and not (machine.cuda_bf16 if on_gpu else machine.cpu_bf16):
+    if execution.precision == "fp32" and not machine.fast("bf16", execution.device):
         missing.append("no bf16 on this GPU" if on_gpu else "no AMX or AVX-512 bf16 instructions")
     if execution.backend == "eager" and not machine.compiler and not on_gpu:
         missing.append("no C++ compiler")
-    return f"{line} (plain: {' and '.join(missing)})" if missing else line
+    reasons = ([why] if why else []) + ([f"plain: {' and '.join(missing)}"] if missing else [])
+    return f"{line} ({'; '.join(reasons)})" if reasons else line

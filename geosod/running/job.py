@@ -142,10 +142,22 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
         ConfigError: the machine cannot do what was asked for.
     """
     from geosod.detectors.execution import resolve, this_machine
+    from geosod.detectors.measure import known
+    from geosod.detectors.ways import abilities_of
 
-    c = job.config
-    wish = {"device": c.device, "backend": c.backend, "precision": c.precision}
-    return resolve(this_machine(), tile=job.tile, batch=c.batch, threads=c.threads, **wish)
+    c, machine = job.config, this_machine()
+    device = ("cuda" if machine.cuda else "cpu") if c.device == "auto" else c.device
+    return resolve(
+        machine,
+        tile=job.tile,
+        device=c.device,
+        backend=c.backend,
+        precision=c.precision,
+        batch=c.batch,
+        threads=c.threads,
+        abilities=abilities_of(job.model),
+        measured=known(job.model, job.tile, device=device, threads=c.threads),
+    )
 
 
 def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector, str]:

@@ -104,6 +104,10 @@ class SmallFPN(nn.Module):
         """Boxes, scores and labels of raw maps, see `decode`."""
         return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
 
+    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `decode`, whose operations an ONNX graph can hold."""
+        return self.decode(raw, threshold=threshold, topk=topk)
+
 
 def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -175,6 +175,24 @@ class CentreUNet(nn.Module):
         half = self.side / 2
         return torch.cat([centres - half, centres + half], dim=-1), scores, labels
 
+    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `decode`, with `topk` rows for every image, in operations that an ONNX graph can hold.
+
+        Peaks of one height are in any order, also where they are too many.
+        """
+        rows, cols = raw.shape[2:]
+        heat = raw.float()
+        scores = torch.where(highest_around(heat, self.window) == heat, heat.sigmoid(), torch.zeros_like(heat))
+        best, index = scores.flatten(1).topk(topk, dim=1)
+        best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
+        pixel = index % (rows * cols)
+        x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+        centres = torch.stack([x, y], dim=-1).float() + 0.5
+        if self.refine:
+            centres = centres + _refined(heat, index, self.refine)
+        half = self.side / 2
+        return torch.cat([centres - half, centres + half], dim=-1), best, index // (rows * cols)
+
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the network."""
         names = ("bands", "classes", "width", "deep", "side", "window", "refine")
