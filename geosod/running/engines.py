@@ -50,12 +50,18 @@ def check_engine(job: Job, *, in_process: bool) -> None:
         )
 
 
-def engine_of(job: Job, *, in_process: bool) -> Engine:
-    """The engine of a job, checked before; "auto" is Ray on a cluster or a large machine, else this process."""
-    name = job.config.engine
+def engine_name(job: Job, *, in_process: bool) -> str:
+    """ "local", "ray" or "serial"; "auto" is Ray on a cluster or a large machine, else this process."""
+    name: str = job.config.engine
     if name == "auto":
         here = in_process or isinstance(job.model, ObjectModel)
         name = "ray" if not here and (_on_cluster(job) or _large()) else "local"
+    return name
+
+
+def engine_of(job: Job, *, in_process: bool) -> Engine:
+    """The engine of a job, checked before."""
+    name = engine_name(job, in_process=in_process)
     if name == "serial":
         from geosod.running import serial
 
