@@ -63,12 +63,10 @@ def measure_before(job: Job, plan: ScenePlan, scenes: int, emit: Emit) -> None:
     from geosod.detectors.ways import this_machine
 
     execution, _ = resolve_execution(job)
-    where = {"device": execution.device, "threads": execution.threads}
-    if execution.device != "cpu" or known(job.model, job.tile, **where):
+    threads, precision = execution.threads, execution.precision
+    if execution.device != "cpu" or known(job.model, job.tile, device="cpu", threads=threads):
         return
-    ways = [
-        way for way in possible_ways(job.model, "cpu", compiled=this_machine().amx) if way[1] == execution.precision
-    ]
+    ways = [way for way in possible_ways(job.model, "cpu", compiled=this_machine().amx) if way.precision == precision]
     workers = job.config.workers or max(1, usable_cpus() // threads)
     seconds = tiles * _trial(job) / workers if len(ways) > 1 else 0.0
     if seconds < WORTHWHILE:
