@@ -8,11 +8,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from geosod.detectors.card import ModelCard
+from geosod.detectors.radiometry import scaled_tiles
+from geosod.detectors.resize import prepare
 from geosod.detectors.runtimes import require
+from geosod.scene import TileBatch
 
 IMAGES, RAW = "images", "raw"
 BOXES = ("boxes", "scores", "labels")
@@ -62,6 +67,14 @@ def with_decoding(raw: bytes, card: ModelCard, network: Any, *, threshold: float
     tail.ir_version = model.ir_version
     joined = onnx.compose.merge_models(model, tail, io_map=[(RAW, RAW)])
     return bytes(joined.SerializeToString())
+
+
+def network_images(tiles: TileBatch, card: ModelCard) -> npt.NDArray[np.float32]:
+    """What the network gets for tiles: (B, C, H, W) float32, as the card's `input` states."""
+    images = scaled_tiles(tiles, card, size=len(tiles), device=torch.device("cpu"))
+    fit = card.input.fit(images.shape[3], images.shape[2])
+    ready = prepare(images, card.input, fit, whole=card.whole_values)
+    return np.asarray(ready.contiguous().numpy(), np.float32)
 
 
 def with_metadata(model: bytes, card: ModelCard, texts: Mapping[str, str]) -> bytes:

@@ -48,7 +48,17 @@ class Network(Protocol):
 
 
 def load(bundle: Bundle, execution: Execution, *, threshold: float) -> ZooAdapter:
-    """The network that a card names, with the bundle's weights.
+    """The network that a card names, with the bundle's weights, ready to run.
+
+    Raises:
+        ModelError: the architecture is unknown, or the weights do not fit it.
+        ConfigError: the execution's backend is not installed.
+    """
+    return ZooAdapter(bundle.card, read_network(bundle), execution, threshold=threshold)
+
+
+def read_network(bundle: Bundle) -> Any:
+    """The torch module that a card names, with the bundle's weights, on the CPU.
 
     Raises:
         ModelError: the architecture is unknown, or the weights do not fit it.
@@ -63,7 +73,7 @@ def load(bundle: Bundle, execution: Execution, *, threshold: float) -> ZooAdapte
     except Exception as error:
         line = " ".join(str(error).split())[:300]
         raise ModelError(f"model {bundle.card.name!r}: {bundle.weights} does not fit the network: {line}") from error
-    return ZooAdapter(bundle.card, model, execution, threshold=threshold)
+    return model
 
 
 def network(card: ModelCard) -> Any:
