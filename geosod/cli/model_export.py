@@ -34,14 +34,14 @@ def export_command(
     ] = True,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", min=0, max=1, help="Minimum score in FILE.onnx. Default: the model's."),
+        typer.Option("--threshold", min=0, max=1, help="Minimum score in FILE.onnx."),
     ] = None,
 ) -> None:
     """Write a network as an ONNX graph, and compare its boxes with those of the model.
 
     FILE.onnx takes "images" (B, bands, H, W), float32 from 0 to 1, H and W multiples of 32, and returns "boxes"
-    (B, K, 4), corners in pixels, "scores" (B, K), -1 in rows without a box, and "labels" (B, K); without NMS. A folder
-    becomes a bundle for `geosod detect --model FOLDER`.
+    (B, K, 4), corners in pixels, "scores" (B, K), -1 in rows without a box, and "labels" (B, K); without NMS, for
+    images of the size of tiles or larger. A folder becomes a bundle for `geosod detect --model FOLDER`.
 
     Example: geosod model export demo-harbour -o harbour-int8 --int8 --calibrate scenes/
     """
@@ -60,7 +60,8 @@ def export_command(
         return
     made = _write_bundle(job, graph, out, int8=int8)
     rest = _every_second(sample.tiles) if int8 and len(sample.tiles) > 1 else sample.tiles
-    before, after = (_boxes(one, rest) for one in (job, make_job(made, device="cpu", batch=job.config.batch)))
+    exported = make_job(made, device="cpu", precision="int8" if int8 else "fp32", threshold=threshold)
+    before, after = (_boxes(one, rest) for one in (job, exported))
     print_error(f"{out}: {_words(agreement(before, after))} on {len(rest)} tiles of {sample.what.partition(' of ')[2]}")
 
 

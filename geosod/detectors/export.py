@@ -18,6 +18,7 @@ from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import prepare
 from geosod.detectors.runtimes import require
 from geosod.scene import TileBatch
+from geosod.tile_size import TileSize
 
 IMAGES, RAW = "images", "raw"
 BOXES = ("boxes", "scores", "labels")
@@ -54,13 +55,14 @@ def with_decoding(raw: bytes, card: ModelCard, network: Any, *, threshold: float
     """A graph of raw maps with the boxes decoded: "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K).
 
     Boxes are corners in pixels of the images; scores descend, and rows without a box have a score of -1. K is twice
-    the card's `top_k`. Boxes are not suppressed: that is left to whoever runs the graph.
+    the card's `top_k`, so images must not be much smaller than a tile. Boxes are not suppressed: that is left to
+    whoever runs the graph.
     """
     onnx = require("onnx", extra="onnx")
     model = onnx.load_model_from_string(raw)
     decoding = _Decoding(network, threshold, 2 * card.top_k)
     with torch.inference_mode():
-        example = network.fused()(_image(card, side=2 * _TRACED))
+        example = network.fused()(_image(card, card.tile_size))
     with _lock:
         tail = onnx.load_model_from_string(_exported(decoding, (RAW,), BOXES, example))
     tail = onnx.compose.add_prefix(tail, "decode/", rename_inputs=False, rename_outputs=False)
@@ -101,8 +103,8 @@ class _Decoding(nn.Module):
         return boxes, torch.where(torch.isfinite(scores), scores, torch.full_like(scores, -1.0)), labels
 
 
-def _image(card: ModelCard, *, side: int = _TRACED) -> Tensor:
-    return torch.rand(1, len(card.bands), side, side)
+def _image(card: ModelCard, size: TileSize = (_TRACED, _TRACED)) -> Tensor:
+    return torch.rand(1, len(card.bands), size[1], size[0])
 
 
 def _exported(module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...], example: Tensor) -> bytes:
