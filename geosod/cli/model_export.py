@@ -85,7 +85,8 @@ def _graph(job: Job, sample: Sample, *, int8: bool) -> bytes:
     from geosod.detectors.export import raw_graph
     from geosod.detectors.quantize import quantized
 
-    graph = raw_graph(job.model.card, _network(job))
+    # Whoever runs it may choose bf16.
+    graph = raw_graph(job.model.card, _network(job), "int8" if int8 else "bf16")
     return quantized(graph, _images(job, sample), name=job.model.card.name) if int8 else graph
 
 

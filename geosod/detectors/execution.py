@@ -34,8 +34,6 @@ CUDA_BATCH_PIXELS = 8 * 1024**2
 #: Batches that a detector on a GPU works on at once, where memory holds them.
 MAX_BATCHES_AT_ONCE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-#: Precisions that may be chosen without being asked for.
-AUTOMATIC = ("fp32", "bf16", "int8")
 #: Measured times that differ by less than this ratio are taken for equal.
 NOISE = 0.05
 
@@ -126,8 +124,8 @@ def resolve(
     on = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
     ways = _allowed(machine, abilities, on, backend, precision)
     size = batch or default_batch(on, tile)
-    fastest = _fastest(measured, ways)
-    chosen, why = (fastest, "measured") if fastest else _by_rule(machine, on, ways)
+    fastest = _fastest([m for m in measured if m.precision in abilities.automatic or precision != "auto"], ways)
+    chosen, why = (fastest, "measured") if fastest else _by_rule(machine, abilities, on, ways)
     if "auto" not in (backend, precision):
         why = ""
     execution = Execution(on, chosen.backend, chosen.precision, size, threads)
@@ -166,7 +164,7 @@ def _no_way(abilities: Abilities, backend: str, precision: str) -> str:
 
 def _fastest(measured: Sequence[Measured], ways: Sequence[Way]) -> Way | None:
     """The way that took least time; of those that took hardly more, the first in the model's order."""
-    times = {Way(m.backend, m.precision): m.seconds for m in measured if m.precision in AUTOMATIC}
+    times = {Way(m.backend, m.precision): m.seconds for m in measured}
     known = [way for way in ways if way in times]
     if not known:
         return None
@@ -174,9 +172,10 @@ def _fastest(measured: Sequence[Measured], ways: Sequence[Way]) -> Way | None:
     return next(way for way in known if times[way] <= limit)
 
 
-def _by_rule(machine: Machine, device: str, ways: Sequence[Way]) -> tuple[Way, str]:
+def _by_rule(machine: Machine, abilities: Abilities, device: str, ways: Sequence[Way]) -> tuple[Way, str]:
     """The way that has been found to be fast on machines of the kind, and a few words of why."""
-    rank = [way for way in ways if machine.fast(way.precision, device) and way.precision in AUTOMATIC] or list(ways)
+    usual = [way for way in ways if way.precision in abilities.automatic and machine.fast(way.precision, device)]
+    rank = usual or list(ways)
     best = next((p for p in ("int8", "bf16", "fp32") if any(way.precision == p for way in rank)), rank[0].precision)
     backends = [way.backend for way in rank if way.precision == best]
     backend, why = _backend_by_rule(machine, device, backends, best)

@@ -31,24 +31,28 @@ _lock = threading.Lock()
 _graphs: dict[str, bytes] = {}
 
 
-def graph_of(card: ModelCard, network: Any) -> bytes:
+def graph_of(card: ModelCard, network: Any, precision: str) -> bytes:
     """The graph of a network's raw maps, kept in memory for further detectors of this process.
 
     Args:
         card: of the bundle; its weights' digest and its parameters identify the network.
         network: a module of the zoo with the bundle's weights, on the CPU, in float32.
+        precision: in which a runtime will compute it.
     """
-    key = f"{card.weights_digest} {card.architecture} {sorted(card.parameters.items())!r} {len(card.bands)}"
+    key = f"{card.weights_digest} {card.architecture} {sorted(card.parameters.items())!r} {len(card.bands)} {precision}"
     with _lock:
         if key not in _graphs or not card.weights_digest:
-            _graphs[key] = _exported(network.fused(), (IMAGES,), (RAW,), _image(card))
+            _graphs[key] = _exported(network.exported(precision), (IMAGES,), (RAW,), _image(card))
         return _graphs[key]
 
 
-def raw_graph(card: ModelCard, network: Any) -> bytes:
-    """The graph of a network's raw maps: "images" (B, bands, H, W) float32 → "raw", any B, H and W."""
+def raw_graph(card: ModelCard, network: Any, precision: str = "fp32") -> bytes:
+    """The graph of a network's raw maps: "images" (B, bands, H, W) float32 → "raw", any B, H and W.
+
+    That for "bf16" may be computed in fp32, too, but not quantized to "int8".
+    """
     with _lock:
-        return _exported(network.fused(), (IMAGES,), (RAW,), _image(card))
+        return _exported(network.exported(precision), (IMAGES,), (RAW,), _image(card))
 
 
 def with_decoding(raw: bytes, card: ModelCard, network: Any, *, threshold: float) -> bytes:

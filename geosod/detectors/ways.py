@@ -76,12 +76,12 @@ class Abilities:
     Attributes:
         backends: the preferred one first.
         quantized: its graph is of 8-bit integers, and runs in no other precision.
-        exports: it is a torch network that is exported where a runtime runs it.
+        automatic: precisions that may be chosen without being asked for.
     """
 
     backends: tuple[str, ...] = TORCH_BACKENDS
     quantized: bool = False
-    exports: bool = False
+    automatic: tuple[str, ...] = ("fp32", "bf16", "int8")
 
     def ways(self) -> tuple[Way, ...]:
         """All of them, whether this machine can or not."""
@@ -117,7 +117,10 @@ def abilities_of(model: Model) -> Abilities:
         return Abilities()
     card = model.card
     backends = BACKENDS.get(card.adapter, TORCH_BACKENDS)
-    return Abilities(backends, card.parameters.get("precision") == "int8", card.adapter == "zoo")
+    if card.adapter == "onnx":
+        # Graphs of others compute coordinates, too, and 600.5 px is not a number in bf16.
+        return Abilities(backends, automatic=("fp32",))
+    return Abilities(backends, card.parameters.get("precision") == "int8")
 
 
 def why_not(way: Way, machine: Machine, device: str) -> str | None:

@@ -35,6 +35,10 @@ class Network(Protocol):
         """A copy of the module for inference: eval mode, normalisation folded into the convolutions."""
         ...
 
+    def exported(self, precision: str) -> Any:
+        """A copy as `fused`, to make an ONNX graph of that a runtime computes in a precision."""
+        ...
+
     def decode(self, raw: Any, *, threshold: float, topk: int) -> tuple[Any, Any, Any]:
         """Raw maps (B, ...) → boxes (B, K, 4) float32 in the tile frame, scores (B, K) and labels (B, K).
 
@@ -113,7 +117,8 @@ class ZooAdapter:
         return boxes_of(self._network, self._compute(images), self._card, threshold=self.min_score)
 
     def _by_runtime(self, model: Network) -> Callable[[Tensor], Tensor]:
-        return GraphNetwork(graph_of(self._card, model), self._execution, name=self._card.name)
+        graph = graph_of(self._card, model, self._execution.precision)
+        return GraphNetwork(graph, self._execution, name=self._card.name)
 
     def _by_torch(self, model: Any) -> Callable[[Tensor], Tensor]:
         prepared = self._prepared(model)

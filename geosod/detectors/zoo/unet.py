@@ -90,6 +90,8 @@ class CentreUNet(nn.Module):
         self.bands, self.classes, self.width, self.deep = bands, classes, width, deep
         self.ndvi = None if ndvi is None else tuple(map(int, ndvi))
         self.side, self.window, self.refine = float(side), window, refine
+        #: Compute the last convolution as products and sums, see `exported`.
+        self.sums = False
         self._check()
         inner = bands + (self.ndvi is not None)
         w1, w2, w4, w8 = (width * k for k in (1, 2, 4, 8))
@@ -138,8 +140,11 @@ class CentreUNet(nn.Module):
         top = self.up4(self.bottom(F.max_pool2d(c4, 2)), c4)
         top = self.up1(self.up2(top, c2), c1)
         # In bfloat16 whole neighbourhoods of a peak would have one height.
-        bias = None if self.out.bias is None else self.out.bias.float()
-        return F.conv2d(top.float(), self.out.weight.float(), bias).float()
+        weight, bias = self.out.weight.float(), self.out.bias.float()  # type: ignore[union-attr]
+        if self.sums:
+            maps = [(top.float() * kernel[None]).sum(dim=1, keepdim=True) for kernel in weight]
+            return torch.cat(maps, dim=1) + bias[:, None, None]
+        return F.conv2d(top.float(), weight, bias)
 
     def _with_index(self, x: Tensor) -> Tensor:
         if self.ndvi is None:
@@ -147,6 +152,15 @@ class CentreUNet(nn.Module):
         red, nir = (x[:, i : i + 1].float() for i in self.ndvi)
         index = (nir - red) / (nir + red).clamp(min=_MIN_SUM)
         return torch.cat([x, index.to(x.dtype)], dim=1)
+
+    def exported(self, precision: str) -> CentreUNet:
+        """The module to make a graph of, for a runtime that computes it in a precision.
+
+        In bf16 and fp16 the last convolution is written as sums, since OpenVINO rounds what convolutions return.
+        """
+        copy = self.fused()
+        copy.sums = precision in ("bf16", "fp16")
+        return copy
 
     def fused(self) -> CentreUNet:
         """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
