@@ -47,6 +47,10 @@ class ResNetFPN(nn.Module):
         """Itself, in eval mode: normalisation is left to the runtimes, as in a network of a user's."""
         return self.eval().requires_grad_(False)
 
+    def exported(self, precision: str) -> ResNetFPN:  # noqa: ARG002
+        """As `fused`."""
+        return self.fused()
+
     def decode(self, raw: Tensor, *, threshold: float, topk: int) -> Any:
         """As the zoo's pyramid."""
         return SmallFPN.decode(self, raw, threshold=threshold, topk=topk)  # type: ignore[arg-type]

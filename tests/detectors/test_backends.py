@@ -89,7 +89,7 @@ def test_images_of_all_sizes_are_taken(tiles) -> None:
     for side in (*range(128, 128 + 32 * (MAX_SESSIONS + 2), 32), 128):
         same = agreement(*([detector.detect(image[:, :side, :160])] for detector in (torchs, openvinos)))
         assert same.f1 == 1 and same.max_px < 0.05, (side, same)
-    assert len(openvinos.adapter._compute._sessions) == MAX_SESSIONS
+    assert len(openvinos.adapter.compute._sessions) == MAX_SESSIONS
 
 
 def external(tmp_path: Path, *, nested: bool) -> bytes:
@@ -168,17 +168,18 @@ def test_the_boxes_of_an_exported_file_are_those_of_the_model(model, tiles) -> N
     boxes, scores, labels = open_session(graph, execution("onnxruntime")).run(images.numpy())
     with torch.inference_mode():
         raw = boxes_of(network, network.fused()(images), card, threshold=threshold)
+    assert (scores >= threshold).sum() > 20
     for i in range(2):
         kept = scores[i] >= threshold
         wanted = (raw.tile == i) & (raw.scores >= threshold)
-        assert kept.sum() == wanted.sum() > 10
+        assert kept.sum() == wanted.sum()
         ours, theirs = ((b, s, k) for b, s, k in (
             (boxes[i][kept], scores[i][kept], labels[i][kept]),
             (raw.boxes[wanted].numpy(), raw.scores[wanted].numpy(), raw.labels[wanted].numpy()),
         ))  # fmt: skip
         order = [np.lexsort(b.T.round(1)) for b, *_ in (ours, theirs)]
         for a, b in zip(ours, theirs, strict=True):
-            assert np.abs(a[order[0]] - b[order[1]]).max() < 0.02
+            assert np.abs(a[order[0]] - b[order[1]]).max(initial=0) < 0.02
 
 
 @pytest.fixture(scope="module")

@@ -110,11 +110,12 @@ class ZooAdapter:
         #: Boxes below it are not returned.
         self.min_score = threshold
         self._dtype = _DTYPES[execution.precision]
-        self._compute = self._by_runtime(model) if execution.backend in RUNTIMES else self._by_torch(model.fused())
+        #: Images (B, C, H, W) float32 → the network's raw maps, float32.
+        self.compute = self._by_runtime(model) if execution.backend in RUNTIMES else self._by_torch(model.fused())
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
-        return boxes_of(self._network, self._compute(images), self._card, threshold=self.min_score)
+        return boxes_of(self._network, self.compute(images), self._card, threshold=self.min_score)
 
     def _by_runtime(self, model: Network) -> Callable[[Tensor], Tensor]:
         graph = graph_of(self._card, model, self._execution.precision)

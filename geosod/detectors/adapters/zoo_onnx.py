@@ -49,10 +49,12 @@ class ZooOnnxAdapter:
     any_size = True
 
     def __init__(self, card: ModelCard, decoder: Network, graph: GraphNetwork, *, threshold: float) -> None:
-        self._card, self._decoder, self._graph = card, decoder, graph
+        self._card, self._decoder = card, decoder
+        #: Images (B, C, H, W) float32 → the network's raw maps, float32.
+        self.compute = graph
         #: Boxes below it are not returned.
         self.min_score = threshold
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
-        return boxes_of(self._decoder, self._graph(images), self._card, threshold=self.min_score)
+        return boxes_of(self._decoder, self.compute(images), self._card, threshold=self.min_score)
