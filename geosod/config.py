@@ -145,8 +145,12 @@ class RunConfig(BaseModel):
     gpus_per_detector: float | None = Field(
         None, gt=0, le=1, description="share of a GPU that a detector takes, so that several run on one; default: 1"
     )
-    backend: Literal["auto", "eager", "compile"] = Field("auto", description="how torch runs the network")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="precision of the forward pass")
+    backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
+        "auto", description="what runs the network: torch (eager, compile), ONNX Runtime or OpenVINO"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="precision of the forward pass; int8 is that of bundles that were calibrated for it"
+    )
     batch: int | None = Field(None, ge=1, le=4096, description="tiles in one forward pass")
     unit: tuple[int, int] | None = Field(
         None, description="tile rows and columns in one unit of work, 0 for all; default: 8 8, less in small scenes"

@@ -91,8 +91,8 @@ class Execution:
 
     Attributes:
         device: torch's name of it, such as "cpu", "cuda" or "cuda:1"; outputs record the kind only.
-        backend: "eager" or "compile".
-        precision: "fp32" or "bf16".
+        backend: "eager" or "compile" (torch), "onnxruntime" or "openvino".
+        precision: "fp32", "bf16", "fp16" or "int8".
         batch: tiles in every forward pass; shorter batches are padded.
         threads: CPU threads of one detector.
     """

@@ -51,8 +51,8 @@ class Settings(TypedDict, total=False):
     ray_address: str | None
     device: str | None
     gpus_per_detector: float | None
-    backend: Literal["auto", "eager", "compile"] | None
-    precision: Literal["auto", "fp32", "bf16"] | None
+    backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] | None
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] | None
     batch: int | None
     unit: Sequence[int] | None
     read_threads: int | None

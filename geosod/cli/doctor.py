@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from geosod.cli.streams import print_error
+from geosod.detectors.adapters import BACKENDS
 from geosod.machine import usable_cpus
 from geosod.version import __version__
 
@@ -22,8 +24,11 @@ CODECS = ("DEFLATE", "LZW", "ZSTD", "JPEG", "WEBP", "LERC", "JXL")
 
 def doctor_command(
     check_ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Check that Ray starts on this machine.")] = True,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Measure this model by backend and precision, and keep the times.")
+    ] = None,
 ) -> None:
-    """Show versions, cores, GPU, codecs, Ray and disk space.
+    """Show versions, cores, GPU, backends, codecs, Ray and disk space.
 
     Example: geosod doctor --no-ray
 
@@ -32,8 +37,9 @@ def doctor_command(
     problems: list[str] = []
     table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
     rows = (
-        _system() | _packages(problems) | _numba() | _torch() | _gdal(problems) | (_ray(problems) if check_ray else {})
-    )
+        _system() | _packages(problems) | _numba() | _torch() | _backends() | _detector(model)
+        | _gdal(problems) | (_ray(problems) if check_ray else {})
+    )  # fmt: skip
     for name, value in rows.items():
         table.add_row(name, value)
     console = Console(highlight=False, soft_wrap=True)
@@ -76,9 +82,41 @@ def _numba() -> dict[str, str]:
 
 
 def _torch() -> dict[str, str]:
-    from geosod.detectors.execution import gpu_names, resolve, this_machine
+    from geosod.detectors.execution import gpu_names
 
-    return {"GPU": ", ".join(gpu_names()) or "none", "detector": resolve(this_machine(), tile=(1024, 1024))[1]}
+    return {"GPU": ", ".join(gpu_names()) or "none"}
+
+
+def _backends() -> dict[str, str]:
+    found = {}
+    for name, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = f"not installed; pip install 'geosod[{extra}]'"
+    return found
+
+
+def _detector(model: str | None) -> dict[str, str]:
+    """How detectors run here: as geosod's own networks do by rule, or as a model was measured."""
+    from geosod.detectors.execution import resolve
+    from geosod.detectors.ways import Abilities, this_machine
+
+    if model is None:
+        abilities = Abilities(BACKENDS["zoo"])
+        return {"detector": resolve(this_machine(), tile=(1024, 1024), abilities=abilities)[1]}
+    from geosod.detectors.measure import measure, remember
+    from geosod.running.detect import make_job
+    from geosod.running.job import resolve_execution
+
+    job = make_job(model)
+    execution, _ = resolve_execution(job)
+    device, threads = execution.device, execution.threads
+    print_error(f"measuring {job.model.card.name}, which takes up to some minutes")
+    found = measure(job.model, job.tile, device=device, threads=threads, report=print_error)
+    remember(job.model, job.tile, found, device=device, threads=threads)
+    times = {f"{m.backend} {m.precision}": f"{1 / m.seconds:.2f} tiles/s" for m in found}
+    return {"detector": resolve_execution(job)[1], **times}
 
 
 def _gdal(problems: list[str]) -> dict[str, str]:

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from geosod.cli.model_bench import bench_command
+from geosod.cli.model_export import export_command
 from geosod.cli.model_pack import pack_command
 from geosod.cli.model_try import try_command
 from geosod.detectors import open_bundle, shipped_models
@@ -18,6 +20,8 @@ from geosod.detectors.mlm_item import to_item
 model_app = typer.Typer(help="List models, show what one is made for, and make bundles.", no_args_is_help=True)
 model_app.command("pack")(pack_command)
 model_app.command("try")(try_command)
+model_app.command("bench")(bench_command)
+model_app.command("export")(export_command)
 
 
 @model_app.command("list")

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
+from geosod.detectors.ways import Abilities, Machine, Measured, Way, this_machine, why_not
 from geosod.device import kind_of, parse_device
 from geosod.errors import ConfigError
 from geosod.results import Execution
 from geosod.tile_size import TileSize
+
+__all__ = [
+    "Machine",
+    "batches_at_once",
+    "default_batch",
+    "gpu_names",
+    "keep_freed_memory",
+    "own_stream",
+    "resolve",
+    "this_machine",
+    "tiles_a_batch",
+]
 
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches. On an NVIDIA H100 the
 #: networks of the zoo took 3 and 9 % longer for 8 tiles of 1024 px than for 32, each.
@@ -24,29 +35,8 @@ GPU_BATCH_PIXELS = 8 * 1024**2
 #: Batches that a detector on a GPU works on at once, where memory holds them.
 MAX_BATCHES_AT_ONCE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-#: Instructions without which bf16 is emulated and slower than fp32.
-BF16_FEATURES = ("amx_bf16", "avx512_bf16")
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """The properties of a machine that decide how a detector runs."""
-
-    cuda: bool
-    cuda_bf16: bool
-    cpu_bf16: bool
-    amx: bool
-    compiler: bool
-
-
-def this_machine() -> Machine:
-    """The machine this process runs on."""
-    cuda = torch.cuda.is_available()
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    cuda_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu_bf16 = any(features.get(name) for name in BF16_FEATURES)
-    return Machine(cuda, cuda_bf16, cpu_bf16, bool(features.get("amx_bf16")), compiler)
+#: Measured times that differ by less than this ratio are taken for equal.
+NOISE = 0.05
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -109,47 +99,109 @@ def resolve(
     precision: str = "auto",
     batch: int | None = None,
     threads: int = 1,
+    abilities: Abilities | None = None,
+    measured: Sequence[Measured] = (),
 ) -> tuple[Execution, str]:
-    """Choose what the user left open.
+    """Choose what the user left open: the fastest way that was measured, else by rule.
 
     Args:
         machine: where it will run.
         tile: (width, height) of a tile in pixels.
         device: as in `geosod.device.parse_device`; of several devices the first.
-        backend: "auto", "eager" or "compile".
-        precision: "auto", "fp32" or "bf16".
+        backend: "auto", "eager", "compile", "onnxruntime" or "openvino".
+        precision: "auto", "fp32", "bf16", "fp16" or "int8".
         batch: tiles in a forward pass; None chooses by the tile's size.
         threads: CPU threads of one detector.
+        abilities: what the model can run with; None for torch alone.
+        measured: how fast this machine ran the model on that device, from `geosod.detectors.measure`.
 
     Returns:
         The execution, and one line that says what was chosen and why.
 
     Raises:
-        ConfigError: the machine cannot do what was asked for.
+        ConfigError: the machine or the model cannot do what was asked for.
     """
     asked = parse_device(device)
     if asked.kind == "cuda" and not machine.cuda:
         raise ConfigError(f"device {device!r} asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
-    if backend == "compile" and not machine.compiler:
-        raise ConfigError("backend 'compile' needs a C++ compiler (g++ or clang++); install one or use --backend eager")
-    chosen_device = ("cuda" if machine.cuda else "cpu") if asked.kind == "auto" else asked.names[0]
-    on_cpu = chosen_device == "cpu"
-    fast = _has_bf16(machine, chosen_device)
+    abilities = abilities or Abilities()
+    on = resolved_device(machine, device)
+    ways = _allowed(machine, abilities, on, backend, precision)
+    size = batch or default_batch(on, tile)
+    fastest = _fastest([m for m in measured if m.precision in abilities.automatic or precision != "auto"], ways)
+    chosen, why = (fastest, "measured") if fastest else _by_rule(machine, abilities, on, ways)
+    if "auto" not in (backend, precision):
+        why = ""
+    execution = Execution(on, chosen.backend, chosen.precision, size, threads)
+    return execution, _explain(machine, execution, why)
+
+
+def default_batch(device: str, tile: TileSize) -> int:
+    """Tiles in a forward pass, by their size."""
+    pixels = CPU_BATCH_PIXELS if device == "cpu" else GPU_BATCH_PIXELS
+    return max(1, min(256, pixels // (tile[0] * tile[1])))
+
+
+def _allowed(machine: Machine, abilities: Abilities, device: str, backend: str, precision: str) -> list[Way]:
+    """Ways that the user's words leave, and of which machine and model are capable; the model's preferred one first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    wanted = [w for w in abilities.ways() if backend in ("auto", w.backend) and precision in ("auto", w.precision)]
+    if not wanted:
+        raise ConfigError(_no_way(abilities, backend, precision))
+    lacks = {way: why_not(way, machine, device) for way in wanted}
+    possible = [way for way, lack in lacks.items() if lack is None]
+    if not possible:
+        raise ConfigError(str(next(iter(lacks.values()))))
+    return possible
+
+
+def _no_way(abilities: Abilities, backend: str, precision: str) -> str:
+    if backend not in ("auto", *abilities.backends):
+        return f"backend {backend!r} cannot run this model; use {', '.join(abilities.backends)} or auto"
+    if precision == "int8":
+        return str(why_not(Way("eager", "int8"), Machine(False, False, False, False, True), "cpu"))
+    return f"precision {precision!r}: this model's graph is of int8 and runs in no other precision; use auto"
+
+
+def _fastest(measured: Sequence[Measured], ways: Sequence[Way]) -> Way | None:
+    """The way that took least time; of those that took hardly more, the first in the model's order."""
+    times = {Way(m.backend, m.precision): m.seconds for m in measured}
+    known = [way for way in ways if way in times]
+    if not known:
+        return None
+    limit = min(times[way] for way in known) * (1 + NOISE)
+    return next(way for way in known if times[way] <= limit)
+
+
+def _by_rule(machine: Machine, abilities: Abilities, device: str, ways: Sequence[Way]) -> tuple[Way, str]:
+    """The way that has been found to be fast on machines of the kind, and a few words of why."""
+    usual = [way for way in ways if way.precision in abilities.automatic and machine.fast(way.precision, device)]
+    rank = usual or list(ways)
+    best = next((p for p in ("int8", "bf16", "fp32") if any(way.precision == p for way in rank)), rank[0].precision)
+    backends = [way.backend for way in rank if way.precision == best]
+    backend, why = _backend_by_rule(machine, device, backends, best)
+    return Way(backend, best), why
+
+
+def _backend_by_rule(machine: Machine, device: str, backends: Sequence[str], precision: str) -> tuple[str, str]:
     # Compiled code gains where matrix units wait for memory. With AVX-512 alone it was no faster than eager bf16
     # (58 to 67 ms a tile of 1024 for both, one core of an EPYC 9004), and costs seconds to start. On GPUs it saves less
     # than a millisecond a tile (0.06 to 0.7, NVIDIA H100), while a core needs 20 to decode one.
-    worth = fast and machine.compiler and machine.amx and on_cpu
-    chosen_backend = ("compile" if worth else "eager") if backend == "auto" else backend
-    chosen_precision = ("bf16" if fast else "fp32") if precision == "auto" else precision
-    pixels = CPU_BATCH_PIXELS if on_cpu else GPU_BATCH_PIXELS
-    size = batch or max(1, min(256, pixels // (tile[0] * tile[1])))
-    execution = Execution(chosen_device, chosen_backend, chosen_precision, size, threads)
-    return execution, _explain(machine, execution)
+    if machine.amx and device == "cpu" and "compile" in backends and precision == "bf16":
+        return "compile", "by rule: AMX"
+    # On that core OpenVINO took 0.6 to 0.8 of the time of eager bf16, and less than a second more to start.
+    if device == "cpu" and "openvino" in backends:
+        return "openvino", "by rule: OpenVINO is installed"
+    return backends[0], ""
 
 
-def _has_bf16(machine: Machine, device: str) -> bool:
-    """Whether bf16 is fast there; of devices other than CPUs and CUDA GPUs it is not known."""
-    return {"cpu": machine.cpu_bf16, "cuda": machine.cuda_bf16}.get(kind_of(device), False)
+def resolved_device(machine: Machine, device: str) -> str:
+    """torch's name of the device that a user means; of several the first."""
+    asked = parse_device(device)
+    return ("cuda" if machine.cuda else "cpu") if asked.kind == "auto" else asked.names[0]
 
 
 def tiles_a_batch(count: int) -> str:
@@ -157,12 +209,13 @@ def tiles_a_batch(count: int) -> str:
     return f"{count} tile{'' if count == 1 else 's'} a batch"
 
 
-def _explain(machine: Machine, execution: Execution) -> str:
+def _explain(machine: Machine, execution: Execution, why: str) -> str:
     line = f"{execution.device}, {execution.precision}, {execution.backend}, {tiles_a_batch(execution.batch)}"
     on_cpu = execution.device == "cpu"
     missing = []
-    if execution.precision == "fp32" and not _has_bf16(machine, execution.device):
+    if execution.precision == "fp32" and not machine.fast("bf16", execution.device):
         missing.append("no AMX or AVX-512 bf16 instructions" if on_cpu else "no bf16 on this GPU")
     if execution.backend == "eager" and not machine.compiler and on_cpu:
         missing.append("no C++ compiler")
-    return f"{line} (plain: {' and '.join(missing)})" if missing else line
+    reasons = ([why] if why else []) + ([f"plain: {' and '.join(missing)}"] if missing else [])
+    return f"{line} ({'; '.join(reasons)})" if reasons else line

@@ -75,7 +75,7 @@ class BundleModel:
     @property
     def any_size(self) -> bool:
         """Networks of the zoo do, unless their input has one size."""
-        return self.card.adapter == "zoo" and self.card.input.size is None
+        return self.card.adapter in ("zoo", "zoo-onnx") and self.card.input.size is None
 
     def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
         """Read the weights, verify them once more, and make the network.

@@ -42,6 +42,10 @@ class Destination(AbstractContextManager["Destination"], Protocol):
         """The result of a scene whose outputs exist and need not be made again; else None."""
         ...
 
+    def execution(self, model_digest: str) -> Mapping[str, Any] | None:
+        """The recorded execution of a scene of the destination that was found with a model; None without one."""
+        ...
+
     @property
     def finish(self) -> Callable[[SceneOutputs], SceneResult]:
         """Takes the outputs of a scene."""
@@ -70,6 +74,9 @@ class Memory(AbstractContextManager["Memory"]):
         return with_unique_ids(refs, {})
 
     def skipped(self, job: Job, ref: SceneRef) -> None:
+        """See `Destination`."""
+
+    def execution(self, model_digest: str) -> None:
         """See `Destination`."""
 
     def finish(self, outputs: SceneOutputs) -> SceneResult:
@@ -134,6 +141,15 @@ class Folder(AbstractContextManager["Folder"]):
                 "--overwrite to redo it, or choose another output folder"
             )
         return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
+
+    def execution(self, model_digest: str) -> Mapping[str, Any] | None:
+        """See `Destination`."""
+        for item in committed_items(self.folder):
+            p = item["properties"]
+            if p.get("geosod:model_digest") == model_digest:
+                recorded: Mapping[str, Any] = p["geosod:execution"]
+                return recorded
+        return None
 
     def total(self) -> int:
         """Number of detections in the whole dataset, those of earlier runs included."""

@@ -19,8 +19,9 @@ from geosod.detectors.models import find_model
 from geosod.errors import ConfigError
 from geosod.output.commit import check_dataset_crs, open_output, unusual_name
 from geosod.results import Failure, SceneResult
+from geosod.running.automatic import as_before, measure_before
 from geosod.running.destination import Destination, Folder, Memory
-from geosod.running.engines import check_engine, engine_of
+from geosod.running.engines import check_engine, engine_name, engine_of
 from geosod.running.events import Emit, Note, ScenesFound
 from geosod.running.job import Job, validate
 from geosod.running.plan_ahead import end, failed, plan_ahead
@@ -85,6 +86,7 @@ def detect(
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
         with place:
+            job = as_before(job, place.execution(job.model.digest), emit)
             emit(ScenesFound(len(refs) + len(missing)))
             for failure in missing:
                 end(failed(failure), place, emit, ended)
@@ -92,6 +94,8 @@ def detect(
                 # No engine is started where no scene can be processed.
                 first = next(plans, None)
                 if first is not None:
+                    if engine_name(job, in_process=in_process) != "ray":
+                        measure_before(job, first, len(refs), emit)
                     run_engine = engine_of(job, in_process=in_process)
                     for result in run_engine(job, chain([first], plans), place.finish, emit):
                         end(result, place, emit, ended)

@@ -54,7 +54,7 @@ def check_engine(job: Job, *, in_process: bool) -> None:
 
 def engine_of(job: Job, *, in_process: bool) -> Engine:
     """The engine of a job, checked before; "auto" is Ray on a cluster or a large machine, else this process."""
-    name = _name(job, in_process=in_process)
+    name = engine_name(job, in_process=in_process)
     if name == "serial":
         from geosod.running import serial
 
@@ -68,7 +68,8 @@ def engine_of(job: Job, *, in_process: bool) -> Engine:
     return ray_engine.run
 
 
-def _name(job: Job, *, in_process: bool) -> str:
+def engine_name(job: Job, *, in_process: bool) -> str:
+    """ "local", "ray" or "serial"; "auto" is Ray on a cluster or a large machine, else this process."""
     if job.config.engine != "auto":
         return job.config.engine
     here = in_process or isinstance(job.model, ObjectModel)
@@ -79,7 +80,7 @@ def _name(job: Job, *, in_process: bool) -> str:
 
 def _check_device(job: Job, *, in_process: bool) -> None:
     device = job.device
-    if _name(job, in_process=in_process) == "ray":
+    if engine_name(job, in_process=in_process) == "ray":
         if device.indices:
             raise ConfigError(
                 f"device {str(device)!r}: Ray chooses the devices of its detectors; use --device {device.kind} with "

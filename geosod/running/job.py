@@ -186,12 +186,23 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
         ConfigError: the machine cannot do what was asked for.
     """
     from geosod.detectors.devices import check_device
-    from geosod.detectors.execution import resolve, this_machine
+    from geosod.detectors.execution import resolve, resolved_device, this_machine
+    from geosod.detectors.measure import known
+    from geosod.detectors.ways import abilities_of
 
-    c = job.config
+    c, machine = job.config, this_machine()
     check_device(job.device)
-    wish = {"device": c.device, "backend": c.backend, "precision": c.precision}
-    return resolve(this_machine(), tile=job.tile, batch=c.batch, threads=c.threads, **wish)
+    return resolve(
+        machine,
+        tile=job.tile,
+        device=c.device,
+        backend=c.backend,
+        precision=c.precision,
+        batch=c.batch,
+        threads=c.threads,
+        abilities=abilities_of(job.model),
+        measured=known(job.model, job.tile, device=resolved_device(machine, c.device), threads=c.threads),
+    )
 
 
 def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector, str]:

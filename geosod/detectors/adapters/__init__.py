@@ -19,6 +19,14 @@ ADAPTERS: dict[str, str] = {
     "onnx": "geosod.detectors.adapters.onnx:load",
     "onnx-classifier": "geosod.detectors.adapters.onnx_classifier:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
+    "zoo-onnx": "geosod.detectors.adapters.zoo_onnx:load",
+}
+
+#: Adapter → the values of `Execution.backend` with which it runs a network; those not named here run it in torch.
+BACKENDS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime", "openvino"),
+    "zoo": ("eager", "compile", "onnxruntime", "openvino"),
+    "zoo-onnx": ("onnxruntime", "openvino"),
 }
 
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from importlib import import_module
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from geosod.detectors.bundle import CARD, Bundle, open_bundle, write_bundle
+from geosod.detectors.cache import cache_folder
 from geosod.detectors.packing.found import Found, PackOptions, make_card
 from geosod.errors import ModelError
 
@@ -87,7 +87,7 @@ def packed(source: Path, *, trust: bool = False) -> Packed:
     Raises:
         ModelError: the file does not say everything that a card needs, or the cache cannot be written.
     """
-    folder = _cache() / f"{source.stem}-{_digest(source)[:20]}"
+    folder = cache_folder("models") / f"{source.stem}-{_digest(source)[:20]}"
     if (folder / CARD).is_file():
         return Packed(open_bundle(folder, trust=trust), ())
     try:
@@ -110,11 +110,6 @@ def _read(source: Path, options: PackOptions) -> Found:
             return found
     kinds = ", ".join(kind.what for kind in KINDS)
     raise ModelError(f"{source}: not a model file that geosod knows; known are {kinds}")
-
-
-def _cache() -> Path:
-    chosen = os.environ.get("GEOSOD_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen).expanduser() / "geosod" / "models"
 
 
 def _digest(source: Path) -> str:

@@ -100,9 +100,17 @@ class SmallFPN(nn.Module):
         """A copy for inference, see `fused`."""
         return fused(self)
 
+    def exported(self, precision: str) -> SmallFPN:  # noqa: ARG002
+        """The module to make a graph of, for a runtime that computes it in a precision."""
+        return fused(self)
+
     def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of raw maps, see `decode`."""
         return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
+
+    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `decode`, whose operations an ONNX graph can hold."""
+        return self.decode(raw, threshold=threshold, topk=topk)
 
 
 def _double(x: Tensor) -> Tensor:

@@ -90,6 +90,8 @@ class CentreUNet(nn.Module):
         self.bands, self.classes, self.width, self.deep = bands, classes, width, deep
         self.ndvi = None if ndvi is None else tuple(map(int, ndvi))
         self.side, self.window, self.refine = float(side), window, refine
+        #: Compute the last convolution as products and sums, see `exported`.
+        self.sums = False
         self._check()
         inner = bands + (self.ndvi is not None)
         w1, w2, w4, w8 = (width * k for k in (1, 2, 4, 8))
@@ -138,8 +140,11 @@ class CentreUNet(nn.Module):
         top = self.up4(self.bottom(F.max_pool2d(c4, 2)), c4)
         top = self.up1(self.up2(top, c2), c1)
         # In bfloat16 whole neighbourhoods of a peak would have one height.
-        bias = None if self.out.bias is None else self.out.bias.float()
-        return F.conv2d(top.float(), self.out.weight.float(), bias).float()
+        weight, bias = self.out.weight.float(), self.out.bias.float()  # type: ignore[union-attr]
+        if self.sums:
+            maps = [(top.float() * kernel[None]).sum(dim=1, keepdim=True) for kernel in weight]
+            return torch.cat(maps, dim=1) + bias[:, None, None]
+        return F.conv2d(top.float(), weight, bias)
 
     def _with_index(self, x: Tensor) -> Tensor:
         if self.ndvi is None:
@@ -147,6 +152,15 @@ class CentreUNet(nn.Module):
         red, nir = (x[:, i : i + 1].float() for i in self.ndvi)
         index = (nir - red) / (nir + red).clamp(min=_MIN_SUM)
         return torch.cat([x, index.to(x.dtype)], dim=1)
+
+    def exported(self, precision: str) -> CentreUNet:
+        """The module to make a graph of, for a runtime that computes it in a precision.
+
+        In bf16 and fp16 the last convolution is written as sums, since OpenVINO rounds what convolutions return.
+        """
+        copy = self.fused()
+        copy.sums = precision in ("bf16", "fp16")
+        return copy
 
     def fused(self) -> CentreUNet:
         """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
@@ -174,6 +188,24 @@ class CentreUNet(nn.Module):
         centres, scores, labels = peaks(raw, threshold=threshold, topk=topk, window=self.window, refine=self.refine)
         half = self.side / 2
         return torch.cat([centres - half, centres + half], dim=-1), scores, labels
+
+    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `decode`, with `topk` rows for every image, in operations that an ONNX graph can hold.
+
+        Peaks of one height are in any order, also where they are too many.
+        """
+        rows, cols = raw.shape[2:]
+        heat = raw.float()
+        scores = torch.where(highest_around(heat, self.window) == heat, heat.sigmoid(), torch.zeros_like(heat))
+        best, index = scores.flatten(1).topk(topk, dim=1)
+        best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
+        pixel = index % (rows * cols)
+        x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+        centres = torch.stack([x, y], dim=-1).float() + 0.5
+        if self.refine:
+            centres = centres + _refined(heat, index, self.refine)
+        half = self.side / 2
+        return torch.cat([centres - half, centres + half], dim=-1), best, index // (rows * cols)
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the network."""
