@@ -24,6 +24,7 @@ _OPENVINO_NEEDS = {"bf16": "BF16", "fp16": "FP16"}
 Array = npt.NDArray[Any]
 #: Sizes of the axes of an input; None where any will do.
 Shape = tuple[int | None, ...]
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ def open_session(
     """
     if execution.backend not in RUNTIMES:
         raise ConfigError(f"backend {execution.backend!r} does not run ONNX graphs; use {' or '.join(RUNTIMES)}")
-    _check_self_contained(model, name)
-    make = _OnnxRuntime if execution.backend == "onnxruntime" else _OpenVino
-    return make(model, execution, name, dict(shapes or {}))
+    names = _check_self_contained(model, name)
+    if execution.backend == "onnxruntime":
+        return _OnnxRuntime(model, execution, name, dict(shapes or {}))
+    return _OpenVino(model, execution, name, dict(shapes or {}), names)
 
 
 def require(module: str, *, extra: str) -> Any:
@@ -165,7 +167,9 @@ class _OnnxRuntime:
 class _OpenVino:
     """A compiled graph of OpenVINO, on the CPU."""
 
-    def __init__(self, model: bytes, execution: Execution, name: str, shapes: Mapping[str, Shape]) -> None:
+    def __init__(
+        self, model: bytes, execution: Execution, name: str, shapes: Mapping[str, Shape], names: tuple[Names, Names]
+    ) -> None:
         check_runtime("openvino", execution.device, execution.precision)
         openvino = require("openvino", extra="openvino")
         config = {
@@ -180,15 +184,16 @@ class _OpenVino:
             if shapes:
                 graph.reshape({key: [-1 if n is None else n for n in shape] for key, shape in shapes.items()})
             compiled = openvino.Core().compile_model(graph, "CPU", config)
-            self.inputs = tuple(map(_openvino_port, compiled.inputs))
-            self.outputs = tuple(map(_openvino_port, compiled.outputs))
+            self.inputs = _openvino_ports(compiled.inputs, names[0])
+            self.outputs = _openvino_ports(compiled.outputs, names[1])
             self._request = compiled.create_infer_request()
         except Exception as error:
             raise _refused(name, "OpenVINO", error) from error
         self._name = name
 
     def run(self, images: Array | Mapping[str, Array]) -> list[Array]:
-        feeds = {key: np.ascontiguousarray(array) for key, array in _feeds(images, self.inputs).items()}
+        given = _feeds(images, self.inputs)
+        feeds = {i: np.ascontiguousarray(given[port.name]) for i, port in enumerate(self.inputs)}
         try:
             found = self._request.infer(feeds, share_inputs=True)
             return [np.asarray(found[i]) for i in range(len(self.outputs))]
@@ -210,9 +215,14 @@ def _ort_port(port: Any, shapes: Mapping[str, Shape]) -> Port:
     return Port(port.name, shapes.get(port.name, shape), _ORT_TYPES.get(kind, kind))
 
 
-def _openvino_port(port: Any) -> Port:
+def _openvino_ports(ports: Sequence[Any], names: Names) -> tuple[Port, ...]:
+    """The ports, by the names of the graph: OpenVINO may call a tensor by the name of another that equals it."""
+    return tuple(_openvino_port(port, name) for port, name in zip(ports, names, strict=True))
+
+
+def _openvino_port(port: Any, name: str) -> Port:
     shape = tuple(None if n.is_dynamic else n.get_length() for n in port.get_partial_shape())
-    return Port(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name)
+    return Port(name, shape, np.dtype(port.get_element_type().to_dtype()).name)
 
 
 def _refused(name: str, runtime: str, error: Exception) -> ModelError:
@@ -229,8 +239,12 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _check_self_contained(model: bytes, name: str) -> None:
-    """Refuse a graph that refers to other files: OpenVINO would read them from the working folder."""
+def _check_self_contained(model: bytes, name: str) -> tuple[Names, Names]:
+    """Refuse a graph that refers to other files: OpenVINO would read them from the working folder.
+
+    Returns:
+        The names of its inputs and of its outputs.
+    """
     onnx = require("onnx", extra="onnx")
     try:
         proto = onnx.load_model_from_string(model)
@@ -243,6 +257,9 @@ def _check_self_contained(model: bytes, name: str) -> None:
                     f"model {name!r}: weights {tensor.name!r} lie in another file; write the graph with its weights "
                     "in one file (onnx.save without save_as_external_data)"
                 )
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(port.name for port in proto.graph.input if port.name not in constants)
+    return inputs, tuple(port.name for port in proto.graph.output)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
