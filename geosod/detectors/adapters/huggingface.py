@@ -111,7 +111,10 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
         raise ModelError(
             f"{where}: model_type {kind!r} is unknown to transformers {transformers.__version__}; use a newer one"
         )
-    return transformers.CONFIG_MAPPING[kind].from_dict(_cleaned(values))
+    try:
+        return transformers.CONFIG_MAPPING[kind].from_dict(_cleaned(values))
+    except Exception as error:
+        raise ModelError(f"{where}: transformers cannot read config.json: {_line(error)}") from error
 
 
 def installed(where: str) -> Any:
@@ -168,8 +171,10 @@ class HuggingFaceAdapter:
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, prepared as the card's input states."""
         height, width = images.shape[2:]
-        found = self._network(**self._inputs(images))
-        logits, centred = found.logits.float(), found.pred_boxes.float()
+        # On CPUs, how sums are rounded in a matrix product depends on the row, and so on a tile's place in the batch.
+        parts = [images] if images.is_cuda else images.split(1)
+        found = [self._network(**self._inputs(part)) for part in parts]
+        logits, centred = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "pred_boxes"))
         boxes = _corners(centred) * torch.tensor([width, height, width, height], device=images.device)
         broken = torch.isnan(logits).flatten(1).any(dim=1) | torch.isnan(centred).flatten(1).any(dim=1)
         if self._scores == "softmax":
