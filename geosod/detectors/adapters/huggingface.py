@@ -170,20 +170,27 @@ class HuggingFaceAdapter:
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, prepared as the card's input states."""
+        # On CPUs, how a value is rounded depends on its place in an array, and so on that of a tile in the batch.
+        parts = [images] if images.is_cuda else images.chunk(len(images))
+        found = [self._found(part) for part in parts]
+        boxes, scores, labels, broken = (torch.cat(column) for column in zip(*found, strict=True))
+        return RawBoxes.padded(boxes, scores, labels, broken=broken)
+
+    def _found(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (B, K, 4), scores and labels (B, K), and (B,) bool, whether an output is not a number."""
         height, width = images.shape[2:]
-        # On CPUs, how sums are rounded in a matrix product depends on the row, and so on a tile's place in the batch.
-        parts = [images] if images.is_cuda else images.split(1)
-        found = [self._network(**self._inputs(part)) for part in parts]
-        logits, centred = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "pred_boxes"))
+        found = self._network(**self._inputs(images))
+        logits, centred = found.logits.float(), found.pred_boxes.float()
         boxes = _corners(centred) * torch.tensor([width, height, width, height], device=images.device)
         broken = torch.isnan(logits).flatten(1).any(dim=1) | torch.isnan(centred).flatten(1).any(dim=1)
         if self._scores == "softmax":
             scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-            return RawBoxes.padded(boxes, scores, labels, broken=broken)
-        scores, pairs = _best(logits.sigmoid().flatten(1), self._top_k)
-        queries = torch.div(pairs, logits.shape[2], rounding_mode="floor")
-        boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-        return RawBoxes.padded(boxes, scores, pairs % logits.shape[2], broken=broken)
+            return boxes, scores, labels, broken
+        classes = logits.shape[2]
+        pairs = logits.sigmoid().flatten(1)
+        best = pairs.topk(min(self._top_k, pairs.shape[1]), dim=1)
+        queries = torch.div(best.indices, classes, rounding_mode="floor")
+        return boxes.gather(1, queries[..., None].expand(-1, -1, 4)), best.values, best.indices % classes, broken
 
     def _inputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images filled up with zeros at the right and bottom, and the mask that says where they are."""
@@ -206,12 +213,6 @@ def _corners(boxes: Tensor) -> Tensor:
     """(…, 4) of centre and size as corners."""
     centre, half = boxes[..., :2], boxes[..., 2:] * 0.5
     return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest scores of each row of (B, N), and their indices."""
-    best = torch.topk(scores, min(count, scores.shape[1]), dim=1)
-    return best.values, best.indices
 
 
 def _cleaned(values: Mapping[str, Any]) -> dict[str, Any]:
