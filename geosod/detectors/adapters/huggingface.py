@@ -171,7 +171,7 @@ class HuggingFaceAdapter:
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, prepared as the card's input states."""
         # On CPUs, how a value is rounded depends on its place in an array, and so on that of a tile in the batch.
-        parts = [images] if images.is_cuda else images.chunk(len(images))
+        parts = images.chunk(len(images)) if images.device.type == "cpu" else [images]
         found = [self._found(part) for part in parts]
         boxes, scores, labels, broken = (torch.cat(column) for column in zip(*found, strict=True))
         return RawBoxes.padded(boxes, scores, labels, broken=broken)
