@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from geosod.device import kind_of, parse_device
 from geosod.errors import ConfigError
 from geosod.results import Execution
 from geosod.tile_size import TileSize
@@ -19,7 +20,7 @@ from geosod.tile_size import TileSize
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches. On an NVIDIA H100 the
 #: networks of the zoo took 3 and 9 % longer for 8 tiles of 1024 px than for 32, each.
 CPU_BATCH_PIXELS = 1024**2
-CUDA_BATCH_PIXELS = 8 * 1024**2
+GPU_BATCH_PIXELS = 8 * 1024**2
 #: Batches that a detector on a GPU works on at once, where memory holds them.
 MAX_BATCHES_AT_ONCE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -75,11 +76,11 @@ def batches_at_once(device: str) -> int:
 
     On a GPU two: while one batch is copied there, or its boxes back, the other is computed.
     """
-    if device != "cuda":
+    if kind_of(device) != "cuda":
         return 1
-    free, _ = torch.cuda.mem_get_info()
+    free, _ = torch.cuda.mem_get_info(device)
     # What a second batch needs is no more than what torch holds after a first one, weights included.
-    return MAX_BATCHES_AT_ONCE if free >= torch.cuda.memory_reserved() else 1
+    return MAX_BATCHES_AT_ONCE if free >= torch.cuda.memory_reserved(device) else 1
 
 
 _own = threading.local()
@@ -88,12 +89,14 @@ _own = threading.local()
 @contextmanager
 def own_stream(device: str) -> Iterator[None]:
     """In the block, a GPU works for this thread on the thread's own stream, without waiting for other threads' work."""
-    if device != "cuda":
+    if kind_of(device) != "cuda":
         yield
         return
-    if not hasattr(_own, "stream"):
-        _own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(_own.stream):
+    streams: dict[str, torch.cuda.Stream] = _own.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device=device)  # type: ignore[no-untyped-call]
+    # The GPU of the stream becomes the current one.
+    with torch.cuda.stream(streams[device]):
         yield
 
 
@@ -112,7 +115,7 @@ def resolve(
     Args:
         machine: where it will run.
         tile: (width, height) of a tile in pixels.
-        device: "auto", "cpu" or "cuda".
+        device: as in `geosod.device.parse_device`; of several devices the first.
         backend: "auto", "eager" or "compile".
         precision: "auto", "fp32" or "bf16".
         batch: tiles in a forward pass; None chooses by the tile's size.
@@ -124,23 +127,29 @@ def resolve(
     Raises:
         ConfigError: the machine cannot do what was asked for.
     """
-    if device == "cuda" and not machine.cuda:
-        raise ConfigError("device 'cuda' asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
+    asked = parse_device(device)
+    if asked.kind == "cuda" and not machine.cuda:
+        raise ConfigError(f"device {device!r} asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
     if backend == "compile" and not machine.compiler:
         raise ConfigError("backend 'compile' needs a C++ compiler (g++ or clang++); install one or use --backend eager")
-    chosen_device = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
-    on_gpu = chosen_device == "cuda"
-    fast = machine.cuda_bf16 if on_gpu else machine.cpu_bf16
+    chosen_device = ("cuda" if machine.cuda else "cpu") if asked.kind == "auto" else asked.names[0]
+    on_cpu = chosen_device == "cpu"
+    fast = _has_bf16(machine, chosen_device)
     # Compiled code gains where matrix units wait for memory. With AVX-512 alone it was no faster than eager bf16
     # (58 to 67 ms a tile of 1024 for both, one core of an EPYC 9004), and costs seconds to start. On GPUs it saves less
     # than a millisecond a tile (0.06 to 0.7, NVIDIA H100), while a core needs 20 to decode one.
-    worth = fast and machine.compiler and machine.amx and not on_gpu
+    worth = fast and machine.compiler and machine.amx and on_cpu
     chosen_backend = ("compile" if worth else "eager") if backend == "auto" else backend
     chosen_precision = ("bf16" if fast else "fp32") if precision == "auto" else precision
-    pixels = CUDA_BATCH_PIXELS if chosen_device == "cuda" else CPU_BATCH_PIXELS
+    pixels = CPU_BATCH_PIXELS if on_cpu else GPU_BATCH_PIXELS
     size = batch or max(1, min(256, pixels // (tile[0] * tile[1])))
     execution = Execution(chosen_device, chosen_backend, chosen_precision, size, threads)
     return execution, _explain(machine, execution)
+
+
+def _has_bf16(machine: Machine, device: str) -> bool:
+    """Whether bf16 is fast there; of devices other than CPUs and CUDA GPUs it is not known."""
+    return {"cpu": machine.cpu_bf16, "cuda": machine.cuda_bf16}.get(kind_of(device), False)
 
 
 def tiles_a_batch(count: int) -> str:
@@ -150,10 +159,10 @@ def tiles_a_batch(count: int) -> str:
 
 def _explain(machine: Machine, execution: Execution) -> str:
     line = f"{execution.device}, {execution.precision}, {execution.backend}, {tiles_a_batch(execution.batch)}"
-    on_gpu = execution.device == "cuda"
+    on_cpu = execution.device == "cpu"
     missing = []
-    if execution.precision == "fp32" and not (machine.cuda_bf16 if on_gpu else machine.cpu_bf16):
-        missing.append("no bf16 on this GPU" if on_gpu else "no AMX or AVX-512 bf16 instructions")
-    if execution.backend == "eager" and not machine.compiler and not on_gpu:
+    if execution.precision == "fp32" and not _has_bf16(machine, execution.device):
+        missing.append("no AMX or AVX-512 bf16 instructions" if on_cpu else "no bf16 on this GPU")
+    if execution.backend == "eager" and not machine.compiler and on_cpu:
         missing.append("no C++ compiler")
     return f"{line} (plain: {' and '.join(missing)})" if missing else line
