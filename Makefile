@@ -5,8 +5,15 @@ BIN := $(VENV)/bin
 # Files of tests run side by side, and those with Ray in one process; see tests/conftest.py.
 PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 STAMP := $(VENV)/.installed
+# The frameworks of adapters, over the environment above; their caches and settings stay in it, and nothing is sent.
+ADAPTERS := .adapters
+ADAPTERS_STAMP := $(ADAPTERS)/.installed
+ADAPTERS_HOME := $(CURDIR)/$(ADAPTERS)/home
+ADAPTERS_ENV := HOME=$(ADAPTERS_HOME) XDG_CACHE_HOME=$(ADAPTERS_HOME)/cache XDG_CONFIG_HOME=$(ADAPTERS_HOME)/config \
+	HF_HOME=$(ADAPTERS_HOME)/hf HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 \
+	YOLO_CONFIG_DIR=$(ADAPTERS_HOME)/yolo YOLO_OFFLINE=true YOLO_AUTOINSTALL=false NO_ALBUMENTATIONS_UPDATE=1
 
-.PHONY: setup demo demo-gigapixel test test-fast lint format bench clean
+.PHONY: setup demo demo-gigapixel test test-fast test-adapters lint format bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +37,15 @@ test: setup
 test-fast: setup
 	$(BIN)/python -m pytest -q -m 'not slow' $(PARALLEL) $(TEST)
 
+$(ADAPTERS_STAMP): tests/adapters/requirements.txt $(STAMP)
+	$(BIN)/python -m benchmarks.peers.environments $(ADAPTERS) tests/adapters/requirements.txt
+	mkdir -p $(ADAPTERS_HOME)
+	$(ADAPTERS_ENV) $(ADAPTERS)/bin/python -c 'from ultralytics import settings; settings.update({"sync": False})'
+	touch $@
+
+test-adapters: $(ADAPTERS_STAMP)
+	$(ADAPTERS_ENV) $(ADAPTERS)/bin/python -m pytest -q --session-timeout 900 $(PARALLEL) tests/adapters $(TEST)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +59,4 @@ bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) .bench .peers demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ADAPTERS) .bench .peers demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis

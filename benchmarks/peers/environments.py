@@ -31,7 +31,7 @@ def python_of(peer: str) -> Path:
     Raises:
         UnavailableError: it was not set up.
     """
-    found = FOLDER / peer / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    found = _python_in(FOLDER / peer)
     if not found.exists():
         raise UnavailableError(f"{peer} is not installed: run `python -m benchmarks peers --setup`")
     return found
@@ -42,15 +42,29 @@ def set_up() -> int:
     failed = 0
     for peer in peers():
         print(f"== {peer}", flush=True)
-        venv.create(FOLDER / peer, with_pip=True, symlinks=sys.platform != "win32")
-        python = python_of(peer)
-        purelib = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-        own = subprocess.run([python, "-c", purelib], check=True, capture_output=True, text=True).stdout.strip()
-        # Paths in such a file come after the environment's own packages.
-        (Path(own) / "geosod.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
-        pins = REQUIREMENTS / f"{peer}.txt"
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(pins)]
-        if subprocess.run(install, check=False).returncode:
-            print(f"{peer} could not be installed", flush=True)
-            failed += 1
+        failed += not layered(FOLDER / peer, REQUIREMENTS / f"{peer}.txt")
     return failed
+
+
+def layered(folder: Path, pins: Path) -> bool:
+    """Make an environment over this one, or update it, and install pins into it; returns whether that worked."""
+    venv.create(folder, with_pip=True, symlinks=sys.platform != "win32")
+    python = _python_in(folder)
+    purelib = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    own = subprocess.run([python, "-c", purelib], check=True, capture_output=True, text=True).stdout.strip()
+    # Paths in such a file come after the environment's own packages.
+    (Path(own) / "geosod.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(pins)]
+    if subprocess.run(install, check=False).returncode:
+        print(f"{pins} could not be installed into {folder}", flush=True)
+        return False
+    return True
+
+
+def _python_in(folder: Path) -> Path:
+    return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+
+
+if __name__ == "__main__":
+    # python -m benchmarks.peers.environments FOLDER REQUIREMENTS
+    sys.exit(not layered(*map(Path, sys.argv[1:])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,13 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def _parameters(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of an adapter's parameters, without configurations, which are long."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, dict):
+            yield name, str(value)
+
+
 def _groups(card: ModelCard) -> list[str]:
     """Each supercategory with its classes."""
     members: dict[str, list[str]] = {}
@@ -77,7 +85,7 @@ def info_command(
         "supercategories": "; ".join(_groups(card)),
         "threshold": ", ".join([f"{card.threshold:g}", *(f"{k} {v:g}" for k, v in card.class_thresholds.items())]),
         "merging": f"{card.merge_metric} {card.merge_threshold:g}",
-        "architecture": ", ".join([card.architecture, *(f"{k} {v}" for k, v in card.parameters.items())]),
+        "architecture": ", ".join([card.architecture, *map(" ".join, _parameters(card.parameters))]),
         "accuracy": "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in card.accuracy.items()),
         "license": card.license,
         "digest": bundle.digest,

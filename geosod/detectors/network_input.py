@@ -13,7 +13,7 @@ import numpy.typing as npt
 from geosod.errors import ModelError
 from geosod.tile_size import MAX_SIDE, STRIDE
 
-RESIZES = ("letterbox", "stretch")
+RESIZES = ("letterbox", "stretch", "inside", "edges")
 CORNERS = ("centre", "top-left")
 RESAMPLINGS = ("bilinear", "opencv", "antialias")
 
@@ -26,7 +26,9 @@ class NetworkInput:
         size: (width, height) of the input in pixels; None for that of the tile, times `upscale`.
         upscale: factor by which tiles are enlarged where `size` is None.
         resize: how a tile is brought to `size`: "letterbox" keeps the ratio of its sides and fills what is left,
-            "stretch" does not.
+            "stretch" does not. "inside" keeps it and fills nothing: the input is the largest that `size` holds. "edges"
+            does so, too, and `size` is (shortest, longest): the shorter side becomes the first, or less where the
+            longer one would exceed the second.
         corner: where a letterboxed tile is placed: "centre" or "top-left".
         resampling: "bilinear"; "opencv", which is cv2.resize's bilinear of 8-bit images to the last bit but for a few
             pixels in 10,000; or "antialias", with a wider kernel where it reduces, as Pillow and torchvision do.
@@ -107,6 +109,9 @@ class NetworkInput:
         outer = list(self.size)
         if self.resize == "stretch":
             return Fit(width, height, *self.size, *self.size)
+        if self.resize in ("inside", "edges"):
+            size = (_inside if self.resize == "inside" else _between_edges)(width, height, self.size)
+            return Fit(width, height, *size, *size)
         ratio = min(outer[0] / width, outer[1] / height)
         inner = [min(side, max(1, self._whole(n * ratio))) for side, n in zip(outer, (width, height), strict=True)]
         left, top = self._corner(outer, inner)
@@ -168,6 +173,22 @@ class Fit:
         x, y = self._scales
         moved = np.asarray(boxes, np.float64).reshape(-1, 4) - np.array([self.left, self.top, self.left, self.top])
         return np.asarray(moved / [x, y, x, y], np.float64)
+
+
+def _inside(width: int, height: int, limits: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of an image's ratio inside (width, height), rounded as transformers does."""
+    ratio = min(limits[0] / width, limits[1] / height)
+    return max(1, int(width * ratio)), max(1, int(height * ratio))
+
+
+def _between_edges(width: int, height: int, edges: tuple[int, int]) -> tuple[int, int]:
+    """The size of an image's ratio whose sides reach (shortest, longest), rounded as transformers does."""
+    short, long = sorted((width, height))
+    limited = long / short * edges[0] > edges[1]
+    side = edges[1] * short / long if limited else edges[0]
+    if round(side) != short:
+        short, long = max(1, round(side)), int(side * long / short)
+    return (short, long) if width < height else (long, short)
 
 
 def _require(holds: bool, problem: str) -> None:

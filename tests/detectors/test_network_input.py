@@ -31,7 +31,7 @@ def image(height: int = 64, width: int = 96, bands: int = 3) -> torch.Tensor:
     image_size=st.tuples(SIDES, SIDES),
     size=st.none() | st.tuples(SIDES, SIDES),
     upscale=st.floats(0.5, 4),
-    resize=st.sampled_from(["letterbox", "stretch"]),
+    resize=st.sampled_from(["letterbox", "stretch", "inside", "edges"]),
     corner=st.sampled_from(["centre", "top-left"]),
 )
 def test_boxes_come_back_from_the_network(image_size, size, upscale, resize, corner) -> None:
@@ -43,8 +43,10 @@ def test_boxes_come_back_from_the_network(image_size, size, upscale, resize, cor
     # The whole image lies in the input, and is not made empty.
     assert (there[0] >= 0).all() and (there[0, 2:] <= np.array([fit.width, fit.height]) + 1e-9).all()
     assert fit.inner_width >= 1 and fit.inner_height >= 1
-    if size is not None:
+    if size is not None and resize in ("letterbox", "stretch"):
         assert (fit.width, fit.height) == size
+    if size is not None and resize == "inside":
+        assert fit.width <= size[0] and fit.height <= size[1]
 
 
 @given(image_size=st.tuples(st.integers(32, 3000), st.integers(32, 3000)), size=st.tuples(SIDES, SIDES))
@@ -53,6 +55,22 @@ def test_a_letterbox_keeps_the_ratio_of_sides_and_touches_an_edge(image_size, si
     assert fit.inner_width == fit.width or fit.inner_height == fit.height
     ratio = min(size[0] / image_size[0], size[1] / image_size[1])
     assert abs(fit.inner_width - image_size[0] * ratio) <= 1 and abs(fit.inner_height - image_size[1] * ratio) <= 1
+
+
+@pytest.mark.parametrize(
+    ("resize", "size", "image_size", "inner"),
+    [
+        ("inside", (480, 480), (1000, 500), (480, 240)),
+        ("inside", (640, 100), (200, 50), (400, 100)),
+        ("edges", (800, 1333), (1024, 1024), (800, 800)),
+        ("edges", (800, 1333), (600, 400), (1200, 800)),
+        ("edges", (800, 1333), (400, 1200), (444, 1333)),
+        ("edges", (256, 8192), (256, 999), (256, 999)),
+    ],
+)
+def test_an_input_that_keeps_the_ratio_of_sides_is_not_filled(resize, size, image_size, inner) -> None:
+    fit = NetworkInput(size=size, resize=resize).fit(*image_size)
+    assert (fit.width, fit.height) == fit.inner == inner and (fit.left, fit.top) == (0, 0)
 
 
 def test_a_network_need_not_be_square() -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from geosod.detectors.bundle import CARD, Bundle, open_bundle, write_bundle
 from geosod.detectors.cache import cache_folder
 from geosod.detectors.packing.found import Found, PackOptions, make_card
+from geosod.detectors.packing.huggingface import is_model_folder
 from geosod.errors import ModelError
 
 
@@ -34,7 +35,10 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
 
 
 #: The first one that matches reads the file.
-KINDS: tuple[Kind, ...] = (Kind("an ONNX graph (.onnx)", _ends(".onnx"), "geosod.detectors.packing.onnx:read"),)
+KINDS: tuple[Kind, ...] = (
+    Kind("an ONNX graph (.onnx)", _ends(".onnx"), "geosod.detectors.packing.onnx:read"),
+    Kind("a Hugging Face folder (config.json)", is_model_folder, "geosod.detectors.packing.huggingface:read"),
+)
 
 
 class Packed(NamedTuple):
