@@ -17,6 +17,7 @@ from geosod.errors import ModelError
 #: threshold are dropped in any case, so an adapter may leave them out.
 ADAPTERS: dict[str, str] = {
     "zoo": "geosod.detectors.adapters.zoo:load",
+    "torchvision": "geosod.detectors.adapters.torchvision_models:load",
 }
 
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
