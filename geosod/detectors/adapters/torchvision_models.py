@@ -57,14 +57,15 @@ class TorchvisionAdapter:
         labels[card.parameters.get("labels", list(range(len(card.classes))))] = torch.arange(len(card.classes))
         self._labels = labels.to(execution.device)
         _set_limits(model, card, threshold)
-        self._model = _prepared(model, execution)
+        # In fp32 it gains 5 % on a CPU, and rounds otherwise than torchvision's own call, ten times more.
+        self._layout = torch.channels_last if execution.precision == "bf16" else torch.contiguous_format
+        self._model = _prepared(model, execution, self._layout)
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, 0 to 1."""
         model = self._model
         inputs = self._inputs(images)
-        tensors = inputs.tensors.contiguous(memory_format=torch.channels_last)
-        features = model.backbone(tensors)
+        features = model.backbone(inputs.tensors.contiguous(memory_format=self._layout))
         broken = torch.stack([torch.isnan(level).flatten(1).any(dim=1) for level in features.values()]).any(dim=0)
         found = _rcnn(model, inputs, features) if hasattr(model, "roi_heads") else _dense(model, inputs, features)
         found = model.transform.postprocess(found, inputs.image_sizes, [tuple(images.shape[2:])] * len(images))
@@ -100,11 +101,11 @@ def _set_limits(model: Any, card: ModelCard, threshold: float) -> None:
     heads.detections_per_img = card.top_k
 
 
-def _prepared(model: Any, execution: Execution) -> Any:
+def _prepared(model: Any, execution: Execution, layout: torch.memory_format) -> Any:
     fold_norms(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    model = model.to(execution.device, memory_format=torch.channels_last).eval()
+    model = model.to(execution.device, memory_format=layout).eval()
     if execution.precision == "bf16":
         owners = [(model, "backbone"), (model, "head")]
         if hasattr(model, "roi_heads"):
