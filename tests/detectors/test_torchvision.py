@@ -168,8 +168,10 @@ def test_names_of_older_versions_are_read(tmp_path) -> None:
     for name, value in model.state_dict().items():
         parts = name.split(".")
         short = (parts[0] == "head" and parts[2] == "conv") or parts[2:3] in (["inner_blocks"], ["layer_blocks"])
+        if short and parts[0] == "head":
+            parts[3] = str(2 * int(parts[3]))
         state[".".join(parts[:4] + parts[5:]) if short else name] = value
-    assert "backbone.fpn.inner_blocks.0.weight" in state and "head.regression_head.conv.3.bias" in state
+    assert "backbone.fpn.inner_blocks.0.weight" in state and "head.regression_head.conv.6.bias" in state
     torch.save(state, tmp_path / "old.pth")
     old = pack(tmp_path / "old.pth", tmp_path / "o", PackOptions(classes=NAMES)).bundle
     new = pack(saved(model, tmp_path / "new.pth"), tmp_path / "n", PackOptions(classes=NAMES)).bundle
@@ -179,18 +181,14 @@ def test_names_of_older_versions_are_read(tmp_path) -> None:
 def test_four_bands(tmp_path) -> None:
     """Values that the weights do not contain are asked for, and are used."""
     model = build(LITE, {"outputs": 6, "image_mean": [0.5] * 4, "image_std": [0.25] * 4}, channels=4)
-    with pytest.raises(ModelError, match=r"add --bands .*--mean .*of 4 bands"):
+    calibrate(model)
+    with pytest.raises(ModelError, match=r"add --mean .of 4 bands.*--std.*--bands"):
         bundle(model, tmp_path)
     spec = {"mean": (0.5,), "std": (0.25,)}
-    detector = load(bundle(model, tmp_path, bands=tuple("rgbn"), input=spec, threshold=0.0, top_k=50, tile=(320, 320)))
-    pixels = np.concatenate([image(352, 320, 1), image(352, 320, 2)[:1]])
+    detector = load(bundle(model, tmp_path, bands=tuple("rgbn"), input=spec, threshold=0.3, tile=(320, 320)))
+    pixels = image(352, 320, seed=1, bands=4)
     found = detector.detect(pixels)
-    assert max(difference(found, expected(_limited(model, 50), pixels, [1, 2, 3, 4, 5]), 0.0)) < 1e-3
-
-
-def _limited(model: Any, count: int) -> Any:
-    model.score_thresh, model.detections_per_img = 0.0, count
-    return model
+    assert max(difference(found, expected(model, pixels, [1, 2, 3, 4, 5]), 0.3)) < 1e-3 and len(found) >= 10
 
 
 def test_ssdlite_trained_from_a_backbone(tmp_path) -> None:
@@ -281,9 +279,8 @@ def test_numbers_that_are_none_are_reported(tmp_path) -> None:
     model = network(LITE, 6, seed=1)
     with torch.no_grad():
         model.backbone.features[0][0][0].weight[0] = float("nan")
-    detector = load(bundle(model, tmp_path))
     with pytest.raises(ModelError, match="not a number on 1 of 1 tiles"):
-        detector.detect(image(320, 320))
+        load(bundle(model, tmp_path))
 
 
 def test_a_card_with_a_wrong_parameter_is_refused(tmp_path) -> None:

@@ -28,14 +28,14 @@ class Found:
         return int(distance.argmin()) if len(distance) and distance.min() < 1e9 else -1
 
 
-def image(width: int, height: int, seed: int = 0) -> PixelArray:
-    """(3, H, W) uint8: noise and rectangles, each of another colour, on a background that differs between bands."""
+def image(width: int, height: int, seed: int = 0, bands: int = 3) -> PixelArray:
+    """(C, H, W) uint8: noise and rectangles, each of another colour, on a background that differs between bands."""
     rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 50, (3, height, width)) + np.array([10, 40, 80])[:, None, None]
+    pixels = rng.integers(0, 50, (bands, height, width)) + 10 + 35 * np.arange(bands)[:, None, None]
     for _ in range(14):
         x, y = rng.integers(0, width - 20), rng.integers(0, height - 20)
         across, down = rng.integers(10, 60, 2)
-        pixels[:, y : y + down, x : x + across] = rng.integers(0, 255, (3, 1, 1))
+        pixels[:, y : y + down, x : x + across] = rng.integers(0, 255, (bands, 1, 1))
     return pixels.astype(np.uint8)
 
 
@@ -51,7 +51,8 @@ def network(name: str, outputs: int, seed: int = 0, **options: Any) -> Any:
 
 def calibrate(model: Any) -> None:
     """Give batch normalisation the statistics of images, and spread what the last layers give."""
-    sample = [torch.from_numpy(image(256, 224, seed)).float() / 255 for seed in (90, 91)]
+    bands = len(model.transform.image_mean)
+    sample = [torch.from_numpy(image(256, 224, seed, bands)).float() / 255 for seed in (90, 91)]
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = model.transform.min_size
     model.transform.min_size = (224,)
@@ -85,10 +86,12 @@ def _last_layers(model: Any) -> list[tuple[Any, float, list[float]]]:
         ]
     classes, boxes = model.head.classification_head, model.head.regression_head
     if hasattr(classes, "module_list"):
-        heads = [(classes.module_list, 1.0, [2.5, *offsets[:4]]), (boxes.module_list, 0.7, shifts)]
+        heads = [(classes.module_list, 1.0, [4.0, *offsets[:5]]), (boxes.module_list, 0.7, shifts)]
         return [(_last(block), spread, means) for blocks, spread, means in heads for block in blocks]
-    layers = [(classes.cls_logits, 1.2, [offset - 1 for offset in offsets]), (boxes.bbox_reg, 0.3, shifts)]
-    return [*layers, (boxes.bbox_ctrness, 1.0, [0.5])] if hasattr(boxes, "bbox_ctrness") else layers
+    if hasattr(boxes, "bbox_ctrness"):
+        means = [-2.6, -2.9, -2.7, -3.0, -3.1]
+        return [(classes.cls_logits, 0.8, means), (boxes.bbox_reg, 0.4, [1.2, 1.5]), (boxes.bbox_ctrness, 1.0, [0.5])]
+    return [(classes.cls_logits, 1.2, [offset - 4 for offset in offsets]), (boxes.bbox_reg, 0.3, shifts)]
 
 
 def _last(block: Any) -> Any:
@@ -101,7 +104,8 @@ def _spread(layer: Any, model: Any, sample: list[Tensor], spread: float, means: 
     model(sample)
     handle.remove()
     values = torch.cat([output.transpose(0, 1).flatten(1) for output in seen], dim=1)
-    factor = spread / values.std(dim=1).clamp(min=1e-6)
+    deviations = values.std(dim=1)
+    factor = spread / deviations.clamp(min=float(deviations.mean()) / 2)
     wanted = torch.tensor([means[i % len(means)] for i in range(len(values))])
     layer.weight *= factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
     layer.bias.copy_(wanted - (values.mean(dim=1) - layer.bias) * factor)
