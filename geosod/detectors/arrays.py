@@ -14,16 +14,17 @@ from geosod.scene import TileBatch, channels_first
 from geosod.tile_size import MAX_SIDE, STRIDE
 
 
-def tiles_of(array: PixelArray, card: ModelCard, *, any_size: bool) -> Iterator[TileBatch]:
+def tiles_of(array: PixelArray, card: ModelCard, *, any_size: bool, any_shape: bool = False) -> Iterator[TileBatch]:
     """Every image of an array as a batch of one tile, filled up with invalid pixels.
 
     To a multiple of 32, as small scenes are; or up to the card's tile size, if the network takes no other and the image
-    fits into it.
+    fits into it. Where the network takes any shape, an image that is larger than a tile stays as it is.
 
     Args:
         array: (C, H, W), (N, C, H, W), or channels last where only that fits.
         card: bands, pixel type and limits.
         any_size: whether the network takes images of any size in multiples of 32.
+        any_shape: whether the network, or what comes before it, resizes images of any shape.
 
     Raises:
         ModelError: the array does not fit the card.
@@ -39,10 +40,10 @@ def tiles_of(array: PixelArray, card: ModelCard, *, any_size: bool) -> Iterator[
         )
     images = pixels if pixels.ndim == 4 else pixels[None]
     for image in images:
-        yield _tile(channels_first(image, len(card.bands)), card, any_size=any_size)
+        yield _tile(channels_first(image, len(card.bands)), card, any_size=any_size, any_shape=any_shape)
 
 
-def _tile(image: PixelArray, card: ModelCard, *, any_size: bool) -> TileBatch:
+def _tile(image: PixelArray, card: ModelCard, *, any_size: bool, any_shape: bool) -> TileBatch:
     bands, height, width = image.shape
     if min(height, width) < 1 or max(height, width) > MAX_SIDE:
         raise ModelError(
@@ -54,7 +55,7 @@ def _tile(image: PixelArray, card: ModelCard, *, any_size: bool) -> TileBatch:
     image = np.ma.getdata(image)
     tile_width, tile_height = card.tile_size
     shape = (tile_height, tile_width)
-    if card.input.size is not None:
+    if card.input.size is not None or any_shape:
         # It is resized in any case.
         shape = (max(height, tile_height), max(width, tile_width))
     elif any_size or height > tile_height or width > tile_width:

@@ -126,7 +126,9 @@ class Detector:
         """
         if isinstance(tiles, TileBatch):
             return self.detect_batch(tiles).per_tile()
-        found = self.detect_batch(TileBatch.concat(list(tiles_of(tiles, self.card, any_size=self.any_size)))).per_tile()
+        any_shape = bool(getattr(self.adapter, "any_shape", False))
+        images = tiles_of(tiles, self.card, any_size=self.any_size, any_shape=any_shape)
+        found = self.detect_batch(TileBatch.concat(list(images))).per_tile()
         return found if np.ndim(tiles) == 4 else found[0]
 
     def detect_batch(self, batch: TileBatch) -> BatchDetections:

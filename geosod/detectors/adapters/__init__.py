@@ -19,6 +19,7 @@ ADAPTERS: dict[str, str] = {
     "huggingface": "geosod.detectors.adapters.huggingface:load",
     "onnx": "geosod.detectors.adapters.onnx:load",
     "onnx-classifier": "geosod.detectors.adapters.onnx_classifier:load",
+    "torchvision": "geosod.detectors.adapters.torchvision_models:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
     "zoo-onnx": "geosod.detectors.adapters.zoo_onnx:load",
 }

@@ -34,10 +34,26 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.name.lower().endswith(suffixes)
 
 
+def _is_deepforest_folder(path: Path) -> bool:
+    """Hugging Face's transformers writes such folders, too, and states a "model_type"."""
+    config = path / "config.json"
+    if not (config.is_file() and (path / "model.safetensors").is_file()) or config.stat().st_size > 1 << 20:
+        return False
+    text = config.read_bytes()
+    return b'"label_dict"' in text and b'"model_type"' not in text
+
+
+_TORCHVISION = "geosod.detectors.packing.torchvision_weights:read"
 #: The first one that matches reads the file.
 KINDS: tuple[Kind, ...] = (
     Kind("an ONNX graph (.onnx)", _ends(".onnx"), "geosod.detectors.packing.onnx:read"),
     Kind("a Hugging Face folder (config.json)", is_model_folder, "geosod.detectors.packing.huggingface:read"),
+    Kind("a folder of DeepForest (config.json, model.safetensors)", _is_deepforest_folder, _TORCHVISION),
+    Kind(
+        "weights of torchvision or DeepForest (.pt, .pth, .ckpt, .pl, .safetensors)",
+        _ends(".pt", ".pth", ".ckpt", ".pl", ".safetensors"),
+        _TORCHVISION,
+    ),
 )
 
 

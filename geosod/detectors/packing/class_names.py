@@ -12,3 +12,5 @@ _COCO = (
 )
 #: The 80 classes of COCO 2017, in the order of its category ids, as detectors number them from 0.
 COCO: tuple[str, ...] = tuple(name for name in _COCO.split(","))
+#: Their category ids, from 1 to 90 with gaps, as torchvision's networks number them.
+COCO_IDS: tuple[int, ...] = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
