@@ -16,6 +16,7 @@ from geosod.errors import ModelError
 #: ``load(bundle, execution, threshold=...)`` and returns a `geosod.detectors.contract.Adapter`. Boxes below the
 #: threshold are dropped in any case, so an adapter may leave them out.
 ADAPTERS: dict[str, str] = {
+    "onnx": "geosod.detectors.adapters.onnx:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
 }
 
