@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from geosod.detectors.bundle import CARD, Bundle, open_bundle, write_bundle
 from geosod.detectors.packing.found import Found, PackOptions, make_card
+from geosod.detectors.packing.ultralytics import is_ultralytics
 from geosod.errors import ModelError
 
 
@@ -20,7 +21,7 @@ class Kind(NamedTuple):
 
     Attributes:
         what: for a person.
-        matches: whether a path is one, by its name; it is not read.
+        matches: whether a path is one, by its name, or by what can be read without executing anything.
         reader: "module:function", called as ``read(path, options)``, which returns a `Found`.
     """
 
@@ -34,7 +35,11 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
 
 
 #: The first one that matches reads the file.
-KINDS: tuple[Kind, ...] = (Kind("an ONNX graph (.onnx)", _ends(".onnx"), "geosod.detectors.packing.onnx:read"),)
+KINDS: tuple[Kind, ...] = (
+    Kind("an ONNX graph (.onnx)", _ends(".onnx"), "geosod.detectors.packing.onnx:read"),
+    Kind("a program of torch.export (.pt2)", _ends(".pt2"), "geosod.detectors.packing.pt2:read"),
+    Kind("a checkpoint of Ultralytics (.pt)", is_ultralytics, "geosod.detectors.packing.ultralytics:read"),
+)
 
 
 class Packed(NamedTuple):
