@@ -30,14 +30,14 @@ def tiny_yolo(config: str = "yolov8n.yaml", *, seed: int = 0) -> Any:
         for name in ("cv3", "one2one_cv3"):
             for i, branch in enumerate(getattr(head, name, None) or ()):
                 branch[-1].weight.mul_(2)
-                branch[-1].bias.copy_(torch.tensor([-3.0, -4.0, -5.0]) + i)
+                branch[-1].bias.copy_(torch.tensor([-1.8, -2.2, -2.6]) - i)
         for name in ("cv2", "one2one_cv2"):
             for branch in getattr(head, name, None) or ():
                 bias = branch[-1].bias.view(4, -1)
-                branch[-1].weight.mul_(2)
+                branch[-1].weight.mul_(0.25)
                 # Another distance on each side, so that exchanged sides show.
                 if bias.shape[1] == 1:
-                    bias[:, 0] = torch.tensor([1.5, 2.5, 3.5, 5.0])
+                    bias[:, 0] = torch.tensor([0.8, 1.2, 1.6, 2.4])
                 for side in range(4 if bias.shape[1] > 1 else 0):
                     bias[side] = 0
                     bias[side, 1 + side] = 6

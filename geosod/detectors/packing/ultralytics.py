@@ -68,9 +68,9 @@ def _exported(path: Path, folder: Path, options: PackOptions) -> Path:
     # The export is written beside its source, which may be read-only.
     source = folder / f"{safe_name(path.stem)}.pt"
     shutil.copyfile(path, source)
-    size = options.input.get("size") or options.tile
+    arguments = {"size": options.input.get("size") or options.tile, "nms_free": options.layout == "yolov10"}
     command = [sys.executable, "-P", "-m", "geosod.detectors.packing.ultralytics_export", str(source)]
-    command += [str(folder / _REPORT), json.dumps(None if size is None else list(size))]
+    command += [str(folder / _REPORT), json.dumps(arguments)]
     done = subprocess.run(
         command, env=_environment(folder), cwd=folder, check=False, capture_output=True, text=True, errors="replace"
     )

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 
-def export(source: Path, size: tuple[int, int] | None) -> dict[str, Any]:
+def export(source: Path, size: tuple[int, int] | None, *, nms_free: bool) -> dict[str, Any]:
     """Unpickle a checkpoint and write its graph, of any batch and size, beside it.
 
     Args:
         source: the checkpoint.
         size: (width, height) of the network's input; None for that of its training.
+        nms_free: take the head that needs no NMS, where the network has two.
 
     Returns:
         {"path": …}, or {"error": …} where it is no detector of boxes.
@@ -24,16 +25,18 @@ def export(source: Path, size: tuple[int, int] | None) -> dict[str, Any]:
     yolo = ultralytics.YOLO(source)
     if yolo.task != "detect":
         return {"error": f"its task is {yolo.task!r}; geosod runs detectors of axis-aligned boxes (task 'detect')"}
-    sides = {} if size is None else {"imgsz": [size[1], size[0]]}
-    path = yolo.export(format="onnx", dynamic=True, simplify=False, device="cpu", verbose=False, **sides)
+    options: dict[str, Any] = {} if size is None else {"imgsz": [size[1], size[0]]}
+    if nms_free:
+        options["nms"] = False
+    path = yolo.export(format="onnx", dynamic=True, simplify=False, device="cpu", verbose=False, **options)
     return {"path": str(Path(path).resolve())}
 
 
 def main() -> None:
-    """Arguments: the checkpoint, the report's file, and the size as JSON."""
-    source, report, size = sys.argv[1:]
+    """Arguments: the checkpoint, the report's file, and the further arguments of `export` as JSON."""
+    source, report, arguments = sys.argv[1:]
     try:
-        found = export(Path(source), json.loads(size))
+        found = export(Path(source), **json.loads(arguments))
     except Exception as error:
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     Path(report).write_text(json.dumps(found))
