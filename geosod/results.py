@@ -113,9 +113,10 @@ class Provenance:
         model_digest: sha256 of the model's card and weights.
         config_digest: sha256 of every setting that can change a result.
         version: geosod's version.
-        classes: label of each class id.
+        classes: name of each label id; the first of several classes of one name has the label id of all.
         execution: how the detector ran.
         options: the settings behind `config_digest`, free of paths and credentials.
+        supercategories: of each class of the model, or empty.
     """
 
     model: str
@@ -125,6 +126,7 @@ class Provenance:
     classes: tuple[str, ...]
     execution: Execution
     options: dict[str, Any] = field(default_factory=dict)
+    supercategories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

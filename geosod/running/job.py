@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from geosod.config import RunConfig, digest
+from geosod.detectors.classes import ClassRules
 from geosod.detectors.models import Model, ObjectModel, called
 from geosod.errors import ConfigError, EngineError
 from geosod.georeference.crs import parse_crs
@@ -50,9 +51,14 @@ class Job:
         return overlap_pixels(asked, self.tile)
 
     @property
-    def threshold(self) -> float:
-        """Minimum score of a box."""
-        return self.model.threshold if self.config.threshold is None else self.config.threshold
+    def class_rules(self) -> ClassRules:
+        """What is reported of each class of the model.
+
+        Raises:
+            ConfigError: a setting names an unknown class.
+        """
+        c = self.config
+        return self.model.rules.changed(threshold=c.threshold, classes=c.classes, rename=c.rename_classes or None)
 
     @property
     def rule(self) -> MergeRule:
@@ -63,15 +69,25 @@ class Job:
             method=c.merge_method,
             metric=metric,
             threshold=c.merge_threshold or card.merge_threshold,
-            class_agnostic=c.class_agnostic,
+            class_agnostic=card.class_agnostic if c.class_agnostic is None else c.class_agnostic,
             sigma=c.sigma,
             min_score=c.min_score,
-            per_class=tuple((card.classes.index(name), t) for name, t in sorted(c.merge_threshold_by_class.items())),
+            per_class=self._merge_thresholds(),
             decay=c.decay,
             borders=c.borders,
             margin=card.border_px,
             gap=2 * card.border_px if min(self.overlap) <= 2 * card.border_px else 0.0,
         )
+
+    @property
+    def level_rule(self) -> MergeRule:
+        """How boxes of different levels are merged, each level of which has been merged before."""
+        return replace(self.rule, method=self.level_merge, across_levels=True)
+
+    @property
+    def level_merge(self) -> str:
+        """The method for boxes of different levels."""
+        return self.config.level_merge or self.config.merge_method
 
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
@@ -82,13 +98,17 @@ class Job:
         filled = {
             "tile": compact(self.tile),
             "overlap": compact(self.overlap),
-            "threshold": self.threshold,
             "mask": masks,
             "aoi": self.files.get("aoi"),
             "dem": self.files.get("dem"),
         }
-        rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold}
-        return self.config.options() | filled | rule
+        rule = {
+            "class_agnostic": self.rule.class_agnostic,
+            "metric": self.rule.metric,
+            "merge_threshold": self.rule.threshold,
+            "level_merge": self.level_merge,
+        }
+        return self.config.options() | filled | rule | self.class_rules.options()
 
     @property
     def config_digest(self) -> str:
@@ -99,8 +119,21 @@ class Job:
         """Model, settings and execution, as the outputs record them."""
         card, options = self.model.card, self.options()
         return Provenance(
-            card.name, self.model.digest, self.config_digest, __version__, card.classes, execution, options
+            card.name,
+            self.model.digest,
+            digest(options),
+            __version__,
+            self.class_rules.names,
+            execution,
+            options,
+            card.supercategories,
         )
+
+    def _merge_thresholds(self) -> tuple[tuple[int, float], ...]:
+        """(label id, merge threshold) of the classes, by the names under which they are reported, that have one."""
+        given = self.config.merge_threshold_by_class
+        names = self.class_rules.names if given else ()
+        return tuple((names.index(name), threshold) for name, threshold in sorted(given.items()))
 
 
 def validate(job: Job) -> None:
@@ -111,9 +144,9 @@ def validate(job: Job) -> None:
             loaded detector to run otherwise than it was loaded.
     """
     parse_crs(job.config.crs)
-    unknown = sorted(set(job.config.merge_threshold_by_class) - set(job.model.card.classes))
-    if unknown:
-        known = ", ".join(job.model.card.classes)
+    names = job.class_rules.names
+    if unknown := sorted(set(job.config.merge_threshold_by_class) - set(names)):
+        known = ", ".join(dict.fromkeys(names))
         raise ConfigError(f"merge_threshold_by_class names {', '.join(unknown)}, but the model's classes are {known}")
     _ = job.overlap  # raises where it does not fit the tile
     if isinstance(job.model, ObjectModel):
@@ -175,10 +208,10 @@ def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
     if isinstance(job.model, ObjectModel):
         loaded = job.model.detector
         line = f"{type(loaded.adapter).__name__}, {loaded.execution.device}, {tiles_a_batch(loaded.execution.batch)}"
-        return job.model.load(loaded.execution, threshold=job.threshold), line
+        return job.model.load(loaded.execution, rules=job.class_rules), line
     chosen, line = (execution, "") if execution else resolve_execution(job)
     while True:
-        detector = job.model.load(chosen, threshold=job.threshold)
+        detector = job.model.load(chosen, rules=job.class_rules)
         try:
             called(job.model.card.name, detector.warm_up, job.tile)
         except MemoryError as error:

@@ -150,6 +150,8 @@ class _Engine:
     def _prepare(self) -> None:
         """Load what settling and writing need, while detectors work."""
         load_kernels(self._job.rule)
+        if len(self._job.config.levels) > 1 or self._job.config.levels[0].scale == "auto":
+            load_kernels(self._job.level_rule)
         # pyarrow imports it when it is given the first array.
         import_module("pandas")
 

@@ -18,6 +18,7 @@ from geosod.errors import ModelError
 ADAPTERS: dict[str, str] = {
     "onnx": "geosod.detectors.adapters.onnx:load",
     "pt2": "geosod.detectors.adapters.pt2:load",
+    "onnx-classifier": "geosod.detectors.adapters.onnx_classifier:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
 }
 

@@ -274,5 +274,7 @@ LAYOUTS: dict[str, Layout] = {
     "labelled": Layout("boxes, scores, and labels from 0", _labelled),
     "mmdetection": Layout("MMDetection through MMDeploy", _mmdetection, {"corner": "top-left"}, 1.0, 0.3),
     "tensorflow": Layout("TensorFlow's detection models", _tensorflow, _STRETCHED | {"scale": 255.0}, 1.0, 0.3),
-    "fastestdet": Layout("FastestDet", _fastestdet, _STRETCHED | {"resampling": "opencv", "reverse_bands": True}, 0.45),
+    "fastestdet": Layout(
+        "FastestDet", _fastestdet, _STRETCHED | {"resampling": "opencv", "reverse_bands": True}, 0.45, 0.65
+    ),
 }

@@ -38,7 +38,8 @@ class PackOptions:
         tile, overlap: as in `geosod.RunConfig`.
         threshold, nms_iou, top_k: as in `ModelCard`.
         input: fields of `NetworkInput` to set.
-        license, description: as in `ModelCard`.
+        unreported, supercategories, license, description: as in `ModelCard`; supercategories one for each class.
+        context: of a classifier: share of a box's width and height that crops show on each side.
         trust: code in the source may be executed.
     """
 
@@ -58,6 +59,9 @@ class PackOptions:
     nms_iou: float | None = None
     top_k: int | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
+    unreported: tuple[str, ...] = ()
+    supercategories: tuple[str, ...] = ()
+    context: float | None = None
     license: str | None = None
     description: str | None = None
     trust: bool = False
@@ -128,7 +132,9 @@ def make_card(found: Found, options: PackOptions) -> ModelCard:
     return ModelCard(
         name=options.name or found.name,
         architecture=found.architecture,
-        parameters=found.parameters,
+        parameters=found.parameters | ({} if options.context is None else {"context": options.context}),
+        unreported=options.unreported,
+        supercategories=options.supercategories,
         bands=bands,
         minimum=low,
         maximum=high,
@@ -154,6 +160,8 @@ def parse_options(**texts: Any) -> PackOptions:
     readers = {
         "classes": class_names,
         "bands": _words,
+        "unreported": _words,
+        "supercategories": _optional_words,
         "minimum": _numbers,
         "maximum": _numbers,
         "gsd_range": _numbers,
@@ -265,6 +273,10 @@ def _tile_for(found: Found) -> TileSize:
     sides = found.input.get("size") or (_TILE, _TILE)
     width, height = (min(MAX_SIDE, max(MIN_SIDE, round(side / STRIDE) * STRIDE)) for side in sides)
     return width, height
+
+
+def _optional_words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
 
 
 def _words(text: str) -> tuple[str, ...]:
