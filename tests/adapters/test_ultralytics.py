@@ -214,6 +214,15 @@ def test_other_tasks_are_refused(tmp_path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_a_classifier(tmp_path) -> None:
+    yolo = ultralytics.YOLO("yolov8n-cls.yaml")
+    yolo.ckpt = {"train_args": {"imgsz": 64, "task": "classify"}}
+    yolo.model.names = {i: f"kind {i}" for i in range(1000)}
+    yolo.save(tmp_path / "cls.pt")
+    card = pack(tmp_path / "cls.pt", tmp_path / "b", TRUST).bundle.card
+    assert card.adapter == "onnx-classifier" and card.classes[:2] == ("kind 0", "kind 1") and len(card.classes) == 1000
+
+
 def test_a_checkpoint_is_recognised_without_unpickling(tmp_path, monkeypatch) -> None:
     path = saved_yolo(tmp_path / "best.pt")
     monkeypatch.setattr(pickle, "Unpickler", None)

@@ -18,13 +18,14 @@ def export(source: Path, size: tuple[int, int] | None, *, nms_free: bool) -> dic
         nms_free: take the head that needs no NMS, where the network has two.
 
     Returns:
-        {"path": …}, or {"error": …} where it is no detector of boxes.
+        {"path": …}, or {"error": …} where it is neither a detector of boxes nor a classifier.
     """
     ultralytics = import_module("ultralytics")
     ultralytics.settings.update({"sync": False})
     yolo = ultralytics.YOLO(source)
-    if yolo.task != "detect":
-        return {"error": f"its task is {yolo.task!r}; geosod runs detectors of axis-aligned boxes (task 'detect')"}
+    if yolo.task not in ("detect", "classify"):
+        what = "detectors of axis-aligned boxes (task 'detect') and classifiers of crops (task 'classify')"
+        return {"error": f"its task is {yolo.task!r}; geosod runs {what}"}
     options: dict[str, Any] = {} if size is None else {"imgsz": [size[1], size[0]]}
     if nms_free:
         options["nms"] = False
