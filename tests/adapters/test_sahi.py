@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -195,9 +196,12 @@ def test_other_weights_are_another_model(tmp_path) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_threads_that_use_one_model() -> None:
-    """A model of SAHI keeps its last predictions."""
-    detector = geosod.from_sahi(torchvision_model(), tile=256)
+def test_threads_that_use_one_model(monkeypatch) -> None:
+    """A model of SAHI keeps its last predictions, here for a moment until they are read."""
+    model = torchvision_model()
+    infer = model.perform_inference
+    monkeypatch.setattr(model, "perform_inference", lambda image: (infer(image), time.sleep(0.02)))
+    detector = geosod.from_sahi(model, tile=256)
     images = [picture(256, 256, seed) for seed in range(4)]
     alone = [rows(detector.detect(image), detector.card.classes) for image in images]
     with ThreadPoolExecutor(4) as pool:

@@ -30,6 +30,7 @@ from tests.running.helpers import PLAIN
 ultralytics = pytest.importorskip("ultralytics")
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
 cv2 = pytest.importorskip("cv2")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 CONFIGS = ("yolov8n.yaml", "yolo11n.yaml", "yolov10n.yaml", "yolo26n.yaml")
 TRUST = PackOptions(trust=True, license="proprietary")
@@ -139,6 +140,8 @@ def test_an_input_that_is_larger_than_the_tile(tmp_path) -> None:
     path = saved_yolo(tmp_path / "best.pt")
     options = PackOptions(trust=True, license="proprietary", tile=(128, 96), input={"size": (256, 192)})
     pack(path, tmp_path / "b", options)
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "b/model.onnx").metadata_props}
+    assert metadata["imgsz"] == "[192, 256]", "height and width, as in the export"
     detector = detector_of(tmp_path / "b")
     image = picture(96, 128, seed=5)
     tensor = torch.from_numpy(image.astype(np.float32))[None] / 255

@@ -55,8 +55,16 @@ class Cells(torch.nn.Module):
                 return boxes, best, labels + 1
             case "yolov8":
                 return torch.cat([left + 1 + size / 2, size, scores], dim=-1).transpose(1, 2)
+            case "best four":
+                top, at = best.topk(4, dim=1)
+                rows = at[..., None].expand(-1, -1, 4)
+                return {"scores": top, "labels": labels.gather(1, at), "boxes": boxes.gather(1, rows)}
+            case "no single image":
+                return boxes, best + 0 * images[1].sum(), labels
             case "list of one":
                 return boxes[0], best[0], labels[0]
+            case "eleven":
+                return (best[..., None, None],) * 11
         return best * 3
 
 
@@ -91,7 +99,7 @@ def loaded(path: Path, options: PackOptions = TRUST, **settings: Any) -> geosod.
     return geosod.load_model(path.parent / "bundle", trust=True, **PLAIN | settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", ["dict", "tuple", "yolov8"])
+@pytest.mark.parametrize("form", ["dict", "tuple", "yolov8", "best four"])
 def test_boxes_scores_and_labels_of_every_form(form, tmp_path) -> None:
     detector = loaded(program(tmp_path / "net.pt2", form))
     assert detector.card.adapter == "pt2" and detector.card.tile_size == (160, 128)
@@ -170,7 +178,8 @@ def test_a_scene_from_the_command_line(tmp_path) -> None:
     ("form", "options", "message"),
     [
         ("list of one", TRUST, r"output output0 is \[80, 4\] for 1 images; it must return one tensor, a tuple"),
-        ("scores", TRUST, r"add --layout \(what its outputs mean"),
+        ("scores", TRUST, r"returns output0 \[1, 80\], which are no boxes"),
+        ("eleven", TRUST, r"add --layout \(what its outputs mean; its outputs .* fit none"),
         ("dict", PackOptions(trust=True), "--classes"),
         ("dict", PackOptions(trust=True, classes=CLASSES, bands=("a",)), "names 1 bands, but the network has 3"),
         ("yolov8", PackOptions(trust=True, classes=("a",)), "but the network has 3"),
@@ -205,13 +214,35 @@ def test_a_card_that_does_not_fit_the_program(tmp_path) -> None:
 
 
 def test_values_that_are_not_numbers_are_refused(tmp_path) -> None:
+    """Also where some boxes of the tile are sound."""
+
     class Broken(Cells):
         def forward(self, images: Tensor) -> Any:
             found = super().forward(images)
-            return found | {"scores": found["scores"] / (images.amax(dim=(1, 2, 3)) < 0.9)[:, None].float()}
+            first = (torch.arange(80) == 0) & (images.amax(dim=(1, 2, 3)) > 0.9)[:, None]
+            return found | {"scores": torch.where(first, torch.nan, found["scores"])}
 
     net = torch.export.export(Broken().eval(), (torch.rand(2, 3, 128, 160),), dynamic_shapes={"images": ANY_BATCH})
     torch.export.save(net, tmp_path / "net.pt2")
     detector = loaded(tmp_path / "net.pt2")
+    assert len(detector.detect(image() // 2)) == 3
     with pytest.raises(ModelError, match="not a number on 1 of 1 tiles"):
-        detector.detect(np.stack([image(), image() // 2])[0])
+        detector.detect(image())
+
+
+def test_programs_that_take_no_single_image(tmp_path) -> None:
+    """Exports state a minimum of 2 for others, too; see pytorch/pytorch issue 181097."""
+    path = program(tmp_path / "net.pt2", "no single image", batch=4, dynamic={0: Dim("batch", min=2, max=64)})
+    detector = loaded(path, batch=1)
+    assert detector.card.parameters["min_batch"] == 2 and detector.execution.batch == 1
+    assert found_in(detector, image()) == EXPECTED
+    (tmp_path / "other").mkdir()
+    other = program(tmp_path / "other/net.pt2", batch=4, dynamic={0: Dim.AUTO})
+    assert loaded(other).card.parameters["min_batch"] == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_program_on_a_gpu(tmp_path) -> None:
+    detector = loaded(program(tmp_path / "net.pt2"), device="cuda")
+    assert found_in(detector, image()) == EXPECTED
+    check_detector(detector, np.stack([image(), image()[:, ::-1], image()[::-1]]))

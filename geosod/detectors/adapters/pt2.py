@@ -67,7 +67,8 @@ def load(bundle: Bundle, execution: Execution, *, threshold: float) -> Pt2Adapte
             f"model {card.name!r}: its program takes images of {takes} (bands, height, width), but the card makes them "
             f"{' x '.join(map(str, shape[1:]))}; pack it again, with --size or --tile"
         )
-    return Pt2Adapter(card, on_device(program, execution.device, name=card.name), axes[0])
+    batch = replace(axes[0], low=int(card.parameters.get("min_batch", axes[0].low)))
+    return Pt2Adapter(card, on_device(program, execution.device, name=card.name), batch)
 
 
 class Pt2Adapter:
@@ -153,17 +154,16 @@ def run(module: Any, images: Tensor, batch: Axis) -> dict[str, Tensor]:
     Args:
         module: of the program.
         images: any number of them.
-        batch: how many it takes at once; the last ones are padded with zeros where that number is fixed.
+        batch: how many it takes at once; where they are fewer, zeros are added.
 
     Raises:
         ModelError: an output is no tensor, or has not one row for each image.
     """
-    step = batch.low if batch.fixed else max(1, min(len(images), batch.high))
     parts = []
-    for part in torch.split(images, step):
-        missing = step - len(part) if batch.fixed else 0
-        padding = part.new_zeros((missing, *part.shape[1:]))
-        parts.append(_named(module(torch.cat([part, padding]) if missing else part), step if missing else len(part)))
+    for part in torch.split(images, min(max(len(images), batch.low), batch.high)):
+        count = max(len(part), batch.low)
+        padding = part.new_zeros((count - len(part), *part.shape[1:]))
+        parts.append(_named(module(torch.cat([part, padding]) if len(padding) else part), count))
     outputs = {name: torch.cat([part[name] for part in parts])[: len(images)] for name in parts[0]}
     ordered = sorted(outputs.items(), key=lambda item: -item[1].ndim)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in ordered}
@@ -187,8 +187,7 @@ def _axis(size: Any, ranges: Mapping[Any, Any]) -> Axis:
     if isinstance(size, int):
         return Axis(size, size, size)
     limits = ranges.get(size.node.expr)
-    # Exporters state 2 where they tried no batch of 1; programs take it all the same.
-    low = 1 if limits is None or int(limits.lower) <= 2 else int(limits.lower)
+    low = 1 if limits is None else max(1, int(limits.lower))
     try:
         high = UNLIMITED if limits is None else min(UNLIMITED, int(limits.upper))
     except (OverflowError, TypeError, ValueError):
