@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from geosod.deduplication.run import deduplicate as deduplicate
     from geosod.detections import Detections as Detections
     from geosod.detections import fragment_flags as fragment_flags
+    from geosod.detectors.adapters.callback import from_callback as from_callback
+    from geosod.detectors.adapters.sahi import from_sahi as from_sahi
     from geosod.detectors.card import ModelCard as ModelCard
     from geosod.detectors.contract import RawBoxes as RawBoxes
     from geosod.detectors.detector import Detector as Detector
@@ -47,6 +49,8 @@ _HOMES = {
     "deduplicate": "geosod.deduplication.run",
     "detect": "geosod.running.detect",
     "fragment_flags": "geosod.detections",
+    "from_callback": "geosod.detectors.adapters.callback",
+    "from_sahi": "geosod.detectors.adapters.sahi",
     "load_model": "geosod.api",
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
@@ -66,6 +70,8 @@ __all__ = [
     "deduplicate",
     "detect",
     "fragment_flags",
+    "from_callback",
+    "from_sahi",
     "load_model",
     "merge",
     "merge_polygons",

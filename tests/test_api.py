@@ -37,6 +37,8 @@ PUBLIC = [
     "deduplicate",
     "detect",
     "fragment_flags",
+    "from_callback",
+    "from_sahi",
     "load_model",
     "merge",
     "merge_polygons",

@@ -18,6 +18,7 @@ from geosod.errors import ModelError
 ADAPTERS: dict[str, str] = {
     "huggingface": "geosod.detectors.adapters.huggingface:load",
     "onnx": "geosod.detectors.adapters.onnx:load",
+    "pt2": "geosod.detectors.adapters.pt2:load",
     "onnx-classifier": "geosod.detectors.adapters.onnx_classifier:load",
     "torchvision": "geosod.detectors.adapters.torchvision_models:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
@@ -30,6 +31,9 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "zoo": ("eager", "compile", "onnxruntime", "openvino"),
     "zoo-onnx": ("onnxruntime", "openvino"),
 }
+
+#: Adapters of `ADAPTERS` that may execute what a weights file holds.
+EXECUTING = frozenset({"pt2"})
 
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -74,13 +78,18 @@ def code_digest(name: str) -> str:
 
 
 def check_adapter(name: str, *, trust: bool, model: str) -> None:
-    """Refuse a name that is not in the registry, or that is code nobody said to trust.
+    """Refuse a name that is not in the registry, or that is or executes code nobody said to trust.
 
     Raises:
         ModelError: it is either.
     """
-    if name in ADAPTERS or (trust and is_dotted(name)):
+    if (name in ADAPTERS and (trust or name not in EXECUTING)) or (trust and is_dotted(name)):
         return
+    if name in EXECUTING:
+        raise ModelError(
+            f"model {model!r}: loading its weights file may execute code that it holds; add --trust (trust=True) if "
+            "you trust it"
+        )
     if is_dotted(name):
         raise ModelError(
             f"model {model!r}: its card asks to run the code {name}; add --trust (trust=True) if you trust that code"

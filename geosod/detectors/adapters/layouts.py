@@ -264,6 +264,7 @@ LAYOUTS: dict[str, Layout] = {
     "rtdetr-postprocessed": Layout("RT-DETR and D-FINE as their authors export them", _labelled, _STRETCHED, 1.0, 0.5),
     "ppyoloe": Layout("PP-YOLOE and others as PaddleX exports them", _ppyoloe, _STRETCHED, 1.0, 0.5),
     "torchvision": Layout("torchvision's detectors", _labelled, {}, 1.0, 0.5),
+    "labelled": Layout("boxes, scores, and labels from 0", _labelled),
     "mmdetection": Layout("MMDetection through MMDeploy", _mmdetection, {"corner": "top-left"}, 1.0, 0.3),
     "tensorflow": Layout("TensorFlow's detection models", _tensorflow, _STRETCHED | {"scale": 255.0}, 1.0, 0.3),
     "fastestdet": Layout(

@@ -13,6 +13,7 @@ from geosod.detectors.bundle import CARD, Bundle, open_bundle, write_bundle
 from geosod.detectors.cache import cache_folder
 from geosod.detectors.packing.found import Found, PackOptions, make_card
 from geosod.detectors.packing.huggingface import is_model_folder
+from geosod.detectors.packing.ultralytics import is_ultralytics
 from geosod.errors import ModelError
 
 
@@ -21,7 +22,7 @@ class Kind(NamedTuple):
 
     Attributes:
         what: for a person.
-        matches: whether a path is one, by its name; it is not read.
+        matches: whether a path is one, by its name, or by what can be read without executing anything.
         reader: "module:function", called as ``read(path, options)``, which returns a `Found`.
     """
 
@@ -49,11 +50,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("an ONNX graph (.onnx)", _ends(".onnx"), "geosod.detectors.packing.onnx:read"),
     Kind("a Hugging Face folder (config.json)", is_model_folder, "geosod.detectors.packing.huggingface:read"),
     Kind("a folder of DeepForest (config.json, model.safetensors)", _is_deepforest_folder, _TORCHVISION),
+    Kind("a checkpoint of Ultralytics (.pt)", is_ultralytics, "geosod.detectors.packing.ultralytics:read"),
     Kind(
         "weights of torchvision or DeepForest (.pt, .pth, .ckpt, .pl, .safetensors)",
         _ends(".pt", ".pth", ".ckpt", ".pl", ".safetensors"),
         _TORCHVISION,
     ),
+    Kind("a program of torch.export (.pt2)", _ends(".pt2"), "geosod.detectors.packing.pt2:read"),
 )
 
 
