@@ -247,9 +247,12 @@ def build(
     inputs = [helper.make_tensor_value_info(spec.image, kind, shape)]
     constants["axes"] = np.array([1, 2] if spec.channels_last else [2, 3], np.int64)
     nodes.append(helper.make_node("Cast", [spec.image], ["pixels"], to=TensorProto.FLOAT))
-    nodes.append(helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0))
-    constants["std"] = np.array(spec.std, np.float32) / spec.scale
-    constants["mean"] = np.array(spec.mean, np.float32) / spec.scale
+    # Sums of large numbers would be rounded.
+    constants["scale"] = np.array(1 / spec.scale, np.float32)
+    nodes.append(helper.make_node("Mul", ["pixels", "scale"], ["scaled"]))
+    nodes.append(helper.make_node("ReduceMean", ["scaled", "axes"], ["means"], keepdims=0))
+    constants["std"] = np.array(spec.std, np.float32)
+    constants["mean"] = np.array(spec.mean, np.float32)
     nodes.append(helper.make_node("Mul", ["means", "std"], ["times"]))
     nodes.append(helper.make_node("Add", ["times", "mean"], ["values"]))
     outputs = []
