@@ -188,8 +188,6 @@ def _axis(size: Any, ranges: Mapping[Any, Any]) -> Axis:
         return Axis(size, size, size)
     limits = ranges.get(size.node.expr)
     low = 1 if limits is None else max(1, int(limits.lower))
-    try:
-        high = UNLIMITED if limits is None else min(UNLIMITED, int(limits.upper))
-    except (OverflowError, TypeError, ValueError):
-        high = UNLIMITED
+    # An infinity of sympy or of torch cannot be converted, but compared.
+    high = UNLIMITED if limits is None or bool(limits.upper >= UNLIMITED) else int(limits.upper)
     return Axis(low, high, int(size.node.hint or 0))
