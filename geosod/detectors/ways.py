@@ -123,7 +123,7 @@ def abilities_of(model: Model) -> Abilities:
         return Abilities()
     card = model.card
     backends = BACKENDS.get(card.adapter, TORCH_BACKENDS)
-    if card.adapter == "onnx":
+    if card.adapter in ("onnx", "pt2"):
         # Graphs of others compute coordinates, too, and 600.5 px is not a number in bf16.
         return Abilities(backends, automatic=("fp32",))
     return Abilities(backends, card.parameters.get("precision") == "int8")

@@ -121,17 +121,29 @@ def test_it_keeps_the_contract(kind, batch) -> None:
     check_detector(detector, np.stack([picture(256, 256, seed) for seed in range(3)]))
 
 
-def test_versions_of_sahi_without_batches(monkeypatch) -> None:
-    from sahi.models.base import DetectionModel
-
-    model = torchvision_model()
+@pytest.mark.parametrize("kind", MODELS)
+def test_batches_as_one(kind, monkeypatch) -> None:
+    """As on a GPU, where the model can; versions of SAHI before 0.12 cannot."""
+    model = MODELS[kind]()
     images = np.stack([picture(256, 256, seed) for seed in range(3)])
     execution = Execution("cpu", "eager", "fp32", 3, 1)
-    together = geosod.from_sahi(model, tile=256, execution=execution).detect(images)
-    monkeypatch.delattr(DetectionModel, "perform_batch_inference")
+    sizes = []
+    infer = model.perform_batch_inference
+    monkeypatch.setattr(model, "perform_batch_inference", lambda images: (sizes.append(len(images)), infer(images)))
     single = geosod.from_sahi(model, tile=256, execution=execution).detect(images)
-    assert sum(map(len, single)) > 10
-    assert all(a.to_arrow().equals(b.to_arrow()) for a, b in zip(together, single, strict=True))
+    assert 3 not in sizes, "on a CPU each image by itself"
+    together = geosod.from_sahi(model, tile=256, execution=execution, batched=True).detect(images)
+    assert 3 in sizes
+    for a, b in zip(together, single, strict=True):
+        assert len(a) == len(b) > 2 and np.allclose(a.boxes, b.boxes, atol=1e-2)
+        assert np.allclose(a.scores, b.scores, atol=1e-4) and np.array_equal(a.labels, b.labels)
+    from sahi.models.base import DetectionModel
+
+    if kind == "torchvision":
+        monkeypatch.undo()
+        monkeypatch.delattr(DetectionModel, "perform_batch_inference")
+        old = geosod.from_sahi(model, tile=256, execution=execution, batched=True).detect(images)
+        assert all(a.to_arrow().equals(b.to_arrow()) for a, b in zip(old, single, strict=True))
 
 
 def test_classes_come_from_the_models_mapping() -> None:

@@ -25,7 +25,6 @@ from geosod.detectors.resize import prepare
 from geosod.errors import ModelError
 from geosod.testing import check_detector
 from tests.adapters.yolo import NAMES, picture, saved_yolo
-from tests.running.helpers import PLAIN
 
 ultralytics = pytest.importorskip("ultralytics")
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -35,10 +34,11 @@ pytest.importorskip("onnxruntime")
 CONFIGS = ("yolov8n.yaml", "yolo11n.yaml", "yolov10n.yaml", "yolo26n.yaml")
 TRUST = PackOptions(trust=True, license="proprietary")
 CONF = 0.2
+RUN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "backend": "onnxruntime", "batch": 1}
 
 
 def detector_of(folder: Path, **settings: Any) -> geosod.Detector:
-    return geosod.load_model(folder, threshold=CONF, **PLAIN | settings)  # type: ignore[arg-type]
+    return geosod.load_model(folder, threshold=CONF, **RUN | settings)
 
 
 def predicted(path: Path, image: np.ndarray, size: int, **settings: Any) -> Boxes:
@@ -176,7 +176,7 @@ def test_a_bundle_needs_neither_ultralytics_nor_trust(packed, tmp_path) -> None:
 import sys
 import numpy as np, geosod
 sys.modules["ultralytics"] = None
-detector = geosod.load_model({str(packed["yolov8n.yaml"][1])!r}, precision="fp32", backend="eager", threshold={CONF})
+detector = geosod.load_model({str(packed["yolov8n.yaml"][1])!r}, threshold={CONF}, backend="onnxruntime")
 assert len(detector.detect(np.load({str(tmp_path / "image.npy")!r})))
 """
     np.save(tmp_path / "image.npy", picture(256, 256, seed=7))
@@ -189,14 +189,14 @@ def test_a_checkpoint_as_the_model_itself(tmp_path, monkeypatch) -> None:
     path = saved_yolo(tmp_path / "best.pt")
     image = picture(256, 256, seed=7)
     with pytest.raises(ModelError, match="add --trust"):
-        geosod.detect(image, model=path, **PLAIN)
-    first = geosod.detect(image, model=path, trust=True, threshold=CONF, **PLAIN)["array"].detections
-    again = geosod.detect(image, model=path, threshold=CONF, **PLAIN)["array"].detections
+        geosod.detect(image, model=path, **RUN)
+    first = geosod.detect(image, model=path, trust=True, threshold=CONF, **RUN)["array"].detections
+    again = geosod.detect(image, model=path, threshold=CONF, **RUN)["array"].detections
     assert len(first) > 5 and first.to_arrow().equals(again.to_arrow())
 
 
 def test_where_it_comes_from_is_recorded(packed) -> None:
-    card = geosod.load_model(packed["yolov8n.yaml"][1], **PLAIN).card
+    card = geosod.load_model(packed["yolov8n.yaml"][1], **RUN).card
     assert len(card.provenance["checkpoint_sha256"]) == 64 and card.provenance["ultralytics"] == ultralytics.__version__
 
 

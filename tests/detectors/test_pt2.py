@@ -17,7 +17,7 @@ from torch.export import Dim
 import geosod
 from geosod.detectors.packing import pack
 from geosod.detectors.packing.found import PackOptions
-from geosod.errors import ModelError
+from geosod.errors import ConfigError, ModelError
 from geosod.testing import check_detector
 from tests.rasters import write_tif
 from tests.running.helpers import PLAIN
@@ -211,6 +211,15 @@ def test_a_card_that_does_not_fit_the_program(tmp_path) -> None:
     card.write_text(json.dumps(item))
     with pytest.raises(ModelError, match=r"takes images of 3 x 128 x 160 .* but the card makes them 3 x 64 x 64"):
         geosod.load_model(tmp_path / "bundle", trust=True, **PLAIN)  # type: ignore[arg-type]
+
+
+def test_it_runs_in_the_precision_of_its_export(tmp_path) -> None:
+    """Which is what the results record."""
+    pack(program(tmp_path / "net.pt2"), tmp_path / "b", TRUST)
+    execution = geosod.load_model(tmp_path / "b", trust=True, device="cpu").execution
+    assert (execution.backend, execution.precision) == ("eager", "fp32")
+    with pytest.raises(ConfigError, match="backend 'compile' cannot run this model"):
+        geosod.load_model(tmp_path / "b", trust=True, device="cpu", backend="compile")
 
 
 def test_values_that_are_not_numbers_are_refused(tmp_path) -> None:

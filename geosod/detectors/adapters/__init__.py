@@ -28,6 +28,7 @@ ADAPTERS: dict[str, str] = {
 #: Adapter → the values of `Execution.backend` with which it runs a network; those not named here run it in torch.
 BACKENDS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
+    "pt2": ("eager",),
     "zoo": ("eager", "compile", "onnxruntime", "openvino"),
     "zoo-onnx": ("onnxruntime", "openvino"),
 }

@@ -30,6 +30,7 @@ def from_sahi(
     overlap: float | Overlap = 0.2,
     bands: Sequence[str] = RGB,
     threshold: float | None = None,
+    batched: bool | None = None,
     execution: Execution | None = None,
     name: str | None = None,
     **fields: Any,
@@ -46,6 +47,8 @@ def from_sahi(
         tile, overlap: as in `geosod.ModelCard`.
         bands: names of the input bands; most models take red, green and blue.
         threshold: minimum score; None for the model's `confidence_threshold`, below which it finds nothing.
+        batched: give a batch to the model at once, where it can; None does so for models on a GPU. On CPUs it is not
+            faster, and with some networks a tile's boxes depend on its place in the batch, in the last bits.
         execution: None for single tiles and one thread of torch on the CPU.
         name: of the model, which stands in outputs.
         fields: further fields of `geosod.ModelCard`. `nms_iou` is 1 by default: the model does its own NMS.
@@ -69,14 +72,18 @@ def from_sahi(
     own = {"adapter": "sahi", "architecture": kind, "weights_digest": _digest(model), "parameters": settings}
     score = lowest if threshold is None else threshold
     card = image_card(name or kind, ids, bands, tile=tile, overlap=overlap, threshold=score, **(own | fields))
-    return Detector(card, SahiAdapter(model, ids), execution)
+    if batched is None:
+        batched = "cpu" not in str(getattr(model, "device", "cpu"))
+    return Detector(card, SahiAdapter(model, ids, batched=batched), execution)
 
 
 class SahiAdapter:
     """Calls a model of SAHI as ``sahi.predict`` does."""
 
-    def __init__(self, model: Any, classes: ClassIds) -> None:
+    def __init__(self, model: Any, classes: ClassIds, *, batched: bool) -> None:
         self._model, self._classes = model, classes
+        # Versions of SAHI before 0.12 take single images alone.
+        self._batched = batched and hasattr(model, "perform_batch_inference")
         self._lock = threading.Lock()
 
     @property
@@ -93,7 +100,7 @@ class SahiAdapter:
     def _predictions(self, images: list[npt.NDArray[np.uint8]]) -> list[list[Any]]:
         """SAHI's objects of each image."""
         shapes = [list(image.shape[:2]) for image in images]
-        if hasattr(self._model, "perform_batch_inference"):
+        if self._batched:
             self._model.perform_batch_inference(images)
             self._model.convert_original_predictions(shift_amount=[[0, 0] for _ in images], full_shape=shapes)
             return list(self._model.object_prediction_list_per_image)
