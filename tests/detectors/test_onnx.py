@@ -44,7 +44,8 @@ def check(found: geosod.Detections, layout: str, boxes: np.ndarray, colour: tupl
 
 
 def test_every_layout_has_a_published_graph() -> None:
-    assert set(PUBLISHED) == set(LAYOUTS)
+    # "labelled" is that of programs of torch.export.
+    assert set(PUBLISHED) == set(LAYOUTS) - {"labelled"}
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
