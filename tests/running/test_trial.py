@@ -48,12 +48,7 @@ def test_a_wrong_scale_is_pointed_out(tmp_path) -> None:
 
 
 def test_a_wrong_order_of_bands_is_pointed_out(tmp_path) -> None:
-    """With the bands in reverse order, the score of the first box is that of blue, which alone is above the threshold."""
-    folder = tmp_path / "bundle"
-    options = PackOptions(classes=CLASSES, threshold=0.7, top_k=1)
-    pack(write(tmp_path / "x.onnx", "yolov8"), folder, options)
-    trial = try_model(folder, photo(tmp_path / "a.png", (180, 100, 20)))
-    assert [CLASSES[label] for label in trial.detections.labels] == ["c"] and trial.notes == ()
+    """The network subtracts 0.5 from what it takes for blue; in reverse order that is red, and blue is above 0.7."""
     model = write(tmp_path / "one.onnx", "yolov5")
     one = pack(model, tmp_path / "one", PackOptions(classes=CLASSES, threshold=0.7, input={"mean": (0, 0, 0.5)}))
     trial = try_model(one.bundle.folder, photo(tmp_path / "b.png", (10, 10, 250)))
