@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -14,7 +15,7 @@ from geosod.detectors.packing import pack
 from geosod.detectors.packing.found import PackOptions
 from geosod.errors import ModelError
 from geosod.running.trial import MAX_SIDE, try_model
-from tests.detectors.graphs import CLASSES, HEIGHT, LABELS, WIDTH, write
+from tests.detectors.graphs import CLASSES, HEIGHT, LABELS, WIDTH, build, write
 from tests.rasters import write_tif
 
 COLOUR = (204, 153, 102)
@@ -48,9 +49,13 @@ def test_a_wrong_scale_is_pointed_out(tmp_path) -> None:
 
 
 def test_a_wrong_order_of_bands_is_pointed_out(tmp_path) -> None:
-    """The network subtracts 0.5 from what it takes for blue; in reverse order that is red, and blue is above 0.7."""
-    model = write(tmp_path / "one.onnx", "yolov5")
-    one = pack(model, tmp_path / "one", PackOptions(classes=CLASSES, threshold=0.7, input={"mean": (0, 0, 0.5)}))
+    """The only box of this network has the value of its first channel as a score."""
+    model = build("yolov5")
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "add0")
+    array = onnx.numpy_helper.to_array(weights) * np.array([[1], [0], [0]], np.float32)
+    weights.CopyFrom(onnx.numpy_helper.from_array(array, "add0"))
+    onnx.save(model, tmp_path / "one.onnx")
+    one = pack(tmp_path / "one.onnx", tmp_path / "one", PackOptions(classes=CLASSES, threshold=0.7))
     trial = try_model(one.bundle.folder, photo(tmp_path / "b.png", (10, 10, 250)))
     assert len(trial.detections) == 0
     assert trial.notes[0].startswith("with --bgr the model finds 1 boxes")
