@@ -125,7 +125,8 @@ def _times(subject: Subject, executions: Sequence[Execution], options: Options) 
     with ThreadPoolExecutor(cpus) as pool:
         for execution in executions:
             detectors = [_detector(subject, execution, graph) for _ in range(cpus)]
-            for part, function in (("network", _network_alone), ("detector", Detector.detect_batch)):
+            alone = partial(_network_alone, images=_images(subject, execution))
+            for part, function in (("network", alone), ("detector", Detector.detect_batch)):
                 call = partial(_together, pool, function, detectors, subject.tiles)
                 call()
                 work[f"{execution.backend} {execution.precision}", part] = partial(timed, call)
@@ -138,11 +139,14 @@ def _together(pool: ThreadPoolExecutor, function: Any, detectors: Sequence[Detec
     list(pool.map(lambda detector: function(detector, tiles), detectors))
 
 
-def _network_alone(detector: Detector, tiles: TileBatch) -> None:
-    size = detector.execution.batch
-    images = torch.from_numpy(network_images(tiles[:size], detector.card))
+def _images(subject: Subject, execution: Execution) -> torch.Tensor:
+    """One batch as the network gets it."""
+    return torch.from_numpy(network_images(subject.tiles[: execution.batch], subject.card))
+
+
+def _network_alone(detector: Detector, tiles: TileBatch, *, images: torch.Tensor) -> None:
     with torch_settings(detector.execution), torch.inference_mode():
-        for _ in range(0, len(tiles), size):
+        for _ in range(0, len(tiles), len(images)):
             detector.adapter.compute(images)  # type: ignore[attr-defined]
 
 
