@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 def load_model(
     name_or_path: str | Path,
     *,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
+    device: str | None = None,
     backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] | None = None,
     batch: int | None = None,
     threads: int | None = None,
-    threshold: float | None = None,
+    threshold: float | str | Mapping[str, float] | Mapping[int, float] | None = None,
+    classes: str | int | Sequence[str | int] | None = None,
+    rename_classes: Mapping[str, str] | Mapping[int, str] | str | None = None,
     tile: int | str | tuple[int, int] | None = None,
+    classifier: str | Path | None = None,
     trust: bool | None = None,
 ) -> Detector:
     """Load a detector into this process.
@@ -31,7 +35,8 @@ def load_model(
 
     Args:
         name_or_path: a shipped model's name, a bundle's folder, or ``module:function`` with `trust`.
-        device, backend, precision, batch, threads, threshold, tile, trust: as in `RunConfig`; None takes its default.
+        device, backend, precision, batch, threads: as in `RunConfig`; None takes its default.
+        threshold, classes, rename_classes, tile, trust: likewise.
 
     Returns:
         A detector for `Detector.detect`, and for ``geosod.detect(scenes, model=detector)``. Torch's number of threads
@@ -48,7 +53,10 @@ def load_model(
         batch=batch,
         threads=threads,
         threshold=threshold,
+        classes=classes,
+        rename_classes=rename_classes,
         tile=tile,
+        classifier=classifier,
         trust=trust,
     )
     return load_fitting(job)[0]

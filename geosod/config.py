@@ -7,22 +7,33 @@ import hashlib
 import json
 import math
 import os
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from geosod.device import parse_device
 from geosod.errors import ConfigError
-from geosod.setting_types import LevelSetting, MaskSetting
+from geosod.setting_errors import error_text
+from geosod.setting_types import (
+    LevelSetting,
+    MaskSetting,
+    parse_bands,
+    parse_classes,
+    parse_datetime,
+    parse_masks,
+    parse_pairs,
+    parse_renames,
+    parse_thresholds,
+)
 from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
 from geosod.yaml_file import read_yaml
 
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
-_WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "backend", "precision", "batch"}
-_WITHOUT_EFFECT |= {"threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb", "trust"}
-_WITHOUT_EFFECT |= {"model", "out"}
+_WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "gpus_per_detector", "backend"}
+_WITHOUT_EFFECT |= {"precision", "batch", "threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb"}
+_WITHOUT_EFFECT |= {"trust", "model", "classifier", "out"}
 
 
 class RunConfig(BaseModel):
@@ -32,6 +43,9 @@ class RunConfig(BaseModel):
 
     model: str | None = Field(None, description="a model's name, a bundle's folder, or module:function")
     out: str | None = Field(None, description="output folder; with one scene also NAME.parquet")
+    classifier: str | None = Field(
+        None, description="bundle or model file of a classifier that names every detection from an enlarged crop of it"
+    )
     bands: tuple[str, ...] | dict[str, str] | None = Field(
         None,
         description="bands for the model, by number (1 is first) or name; or pairs MODEL'S=SCENE'S,...",
@@ -71,9 +85,22 @@ class RunConfig(BaseModel):
         description="scales to search, as 1,0.5,full: full shows a scene in one tile, auto is 1,0.5,0.25,... to full; "
         "each as SCALE or SCALE:MIN-MAX with the sizes in pixels it may report",
     )
-    threshold: float | None = Field(None, ge=0, le=1, description="minimum score of a detection; default: the model's")
+    threshold: float | dict[str, float] | None = Field(
+        None,
+        description="minimum score of a detection, and of those of single classes, by name or id, as 0.4,vessel=0.6; "
+        "default: the model's",
+    )
+    classes: tuple[str, ...] | None = Field(
+        None, description="classes to report, by name or id, as vessel,vehicle; default: all"
+    )
+    rename_classes: dict[str, str] = Field(
+        {}, description="names under which classes are reported, CLASS=NAME,...; those of one name become one class"
+    )
     merge_method: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] = Field(
         "nms", description="how boxes of overlapping tiles are merged"
+    )
+    level_merge: Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"] | None = Field(
+        None, description="how boxes of different levels are merged; default: as merge_method"
     )
     metric: Literal["iou", "ios"] | None = Field(
         None, description="overlap measure, over the union or over the smaller box; default: the model's"
@@ -90,7 +117,9 @@ class RunConfig(BaseModel):
     borders: bool = Field(
         True, description="at tile borders, let whole boxes absorb their fragments, and stitch the other fragments"
     )
-    class_agnostic: bool = Field(False, description="merge boxes of different classes too")
+    class_agnostic: bool | None = Field(
+        None, description="merge boxes of different classes too; default: the model's, and yes with a classifier"
+    )
     crs: str = Field("OGC:CRS84", description="CRS of the output dataset")
     datetime: dt.datetime | None = Field(
         None, description="acquisition time of the scenes, ISO 8601; UTC if it has no offset"
@@ -108,7 +137,14 @@ class RunConfig(BaseModel):
         600.0, gt=0, description="seconds after which a detector that hangs in a batch is given up (engine local)"
     )
     ray_address: str | None = Field(None, description="a Ray cluster to join; else RAY_ADDRESS, else one is started")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the detector")
+    device: str = Field(
+        "auto",
+        description="device of the detectors: auto, cpu, cuda for all GPUs, cuda:N or cuda:N,M for some (gpu means "
+        "cuda); mps, xpu, npu or mlu where torch has them",
+    )
+    gpus_per_detector: float | None = Field(
+        None, gt=0, le=1, description="share of a GPU that a detector takes, so that several run on one; default: 1"
+    )
     backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
         "auto", description="what runs the network: torch (eager, compile), ONNX Runtime or OpenVINO"
     )
@@ -126,9 +162,11 @@ class RunConfig(BaseModel):
     overwrite: bool = Field(False, description="redo scenes that are already committed")
     trust: bool = Field(False, description="run Python code that a model names (module:function)")
 
-    @field_validator("out", "model", "asset", "aoi", "dem", mode="before")
+    @field_validator("out", "model", "classifier", "asset", "aoi", "dem", mode="before")
     @classmethod
-    def _not_empty(cls, value: Any) -> Any:
+    def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Path) and info.field_name != "aoi":
+            return str(value)
         if isinstance(value, str) and not value.strip():
             raise ValueError("is empty; check the variable that was to hold it")
         return value
@@ -145,7 +183,8 @@ class RunConfig(BaseModel):
         if isinstance(values, dict):
             for name, value in values.items():
                 field = cls.model_fields.get(name)
-                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                takes = field is not None and bool in (field.annotation, *get_args(field.annotation))
+                if isinstance(value, bool) and field is not None and not takes:
                     raise ValueError(f"{name} is {value}, which is no value for it")
         return values
 
@@ -162,48 +201,37 @@ class RunConfig(BaseModel):
     @field_validator("bands", mode="before")
     @classmethod
     def _split_bands(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        if isinstance(value, str) and "=" in value:
-            parts = [part.partition("=") for part in value.split(",")]
-            if len({name.strip().lower() for name, _, _ in parts}) < len(parts):
-                raise ValueError("names a band of the model twice")
-            value = {name: band for name, _, band in parts}
-        if isinstance(value, Mapping):
-            pairs = {str(name).strip(): str(band).strip() for name, band in value.items()}
-            if not pairs or not all(name and band for name, band in pairs.items()):
-                raise ValueError("pairs every band of the model with one of the scene, as red=B04,nir=B08")
-            return pairs
-        listed = str(value).split(",") if isinstance(value, str | int) else value
-        if not isinstance(listed, list | tuple):
-            raise ValueError("is no list of bands, such as 1,2,3")
-        bands = [str(part).strip() for part in listed]
-        if not all(bands) or not bands:
-            raise ValueError("names no band")
-        return bands
+        return None if value is None else parse_bands(value)
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device(cls, value: Any) -> Any:
+        return str(parse_device(value))
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _thresholds(cls, value: Any) -> Any:
+        return None if value is None else parse_thresholds(value)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes(cls, value: Any) -> Any:
+        return None if value is None else parse_classes(value)
+
+    @field_validator("rename_classes", mode="before")
+    @classmethod
+    def _renames(cls, value: Any) -> Any:
+        return parse_renames(value)
 
     @field_validator("mask", mode="before")
     @classmethod
     def _mask_pairs(cls, value: Any) -> Any:
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list | tuple):
-            return value
-        pairs = [str(part).partition("=") for part in value]
-        if not all(kind.strip() and path for kind, _, path in pairs):
-            raise ValueError("is not KIND=FILE, such as cloud=clouds.gpkg")
-        if len({kind for kind, _, _ in pairs}) < len(pairs):
-            raise ValueError("names one kind twice")
-        return {kind.strip(): path for kind, _, path in pairs}
+        return parse_masks(value)
 
     @field_validator("merge_threshold_by_class", mode="before")
     @classmethod
     def _split_pairs(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        pairs = [part.partition("=") for part in value.split(",")]
-        if len({name.strip() for name, _, _ in pairs}) < len(pairs):
-            raise ValueError("names a class twice")
-        return {name.strip(): threshold for name, _, threshold in pairs}
+        return parse_pairs(value) if isinstance(value, str) else value
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -234,16 +262,7 @@ class RunConfig(BaseModel):
     @field_validator("datetime", mode="before")
     @classmethod
     def _in_utc(cls, value: Any) -> dt.datetime | None:
-        """ISO 8601, the basic format too, which is never taken for seconds since an epoch."""
-        if value is None:
-            return None
-        if type(value) is dt.date:
-            value = dt.datetime.combine(value, dt.time())
-        try:
-            time = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(str(value))
-            return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time.astimezone(dt.UTC)
-        except (ValueError, OverflowError) as error:
-            raise ValueError("is not an instant in ISO 8601, such as 2026-05-01T10:30Z") from error
+        return None if value is None else parse_datetime(value)
 
     def options(self) -> dict[str, Any]:
         """The settings that can change a result, as plain JSON values."""
@@ -265,7 +284,10 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
     try:
         return RunConfig(**(values | given))
     except ValidationError as error:
-        names, text = {e["loc"][0] for e in error.errors() if e["loc"]}, _lines(error, values | given)
+        names, text = (
+            {e["loc"][0] for e in error.errors() if e["loc"]},
+            error_text(error, values | given, known=RunConfig.model_fields),
+        )
     except ConfigError as error:
         names, text = {str(error).split()[0]}, str(error)
     raise ConfigError(f"config {file}: {text}" if file is not None and names - given.keys() else text)
@@ -274,30 +296,3 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
 def digest(values: Mapping[str, Any]) -> str:
     """sha256 of plain JSON values, whatever their order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-#: What to write for settings of several forms, instead of what each form expects.
-_FORMS = {
-    "levels": "give scales, full or auto, as 1,0.5,full or 1:0-64,0.5",
-    "tile_gsd": "give metres, or model",
-    "merge_threshold_by_class": "give CLASS=OVERLAP,..., as car=0.3,ship=0.6",
-}
-
-
-def _lines(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The errors of all settings, one for each setting of several forms."""
-    lines: dict[str, None] = {}
-    # That too few levels are left once wrong ones are taken out says nothing new.
-    for one in (e for e in error.errors() if e["type"] != "too_short" or error.error_count() == 1):
-        name = str(one["loc"][0]) if one["loc"] else ""
-        form = _FORMS.get(name) if one["type"] != "value_error" else None
-        lines[f"{name} = {reprlib.repr(values.get(name))}: {form}" if form else _line(one)] = None
-    return "; ".join(lines)
-
-
-def _line(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"]) or "config"
-    if error["type"] == "extra_forbidden":
-        return f"{name}: unknown setting; known are {', '.join(RunConfig.model_fields)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{name} = {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"

@@ -90,7 +90,7 @@ class Execution:
     """How the detector runs, once resolved for a machine. Part of what makes two results comparable.
 
     Attributes:
-        device: "cpu" or "cuda".
+        device: torch's name of it, such as "cpu", "cuda" or "cuda:1"; outputs record the kind only.
         backend: "eager" or "compile" (torch), "onnxruntime" or "openvino".
         precision: "fp32", "bf16", "fp16" or "int8".
         batch: tiles in every forward pass; shorter batches are padded.
@@ -113,9 +113,10 @@ class Provenance:
         model_digest: sha256 of the model's card and weights.
         config_digest: sha256 of every setting that can change a result.
         version: geosod's version.
-        classes: label of each class id.
+        classes: name of each label id; the first of several classes of one name has the label id of all.
         execution: how the detector ran.
         options: the settings behind `config_digest`, free of paths and credentials.
+        supercategories: of each class of the model, or empty.
     """
 
     model: str
@@ -125,6 +126,7 @@ class Provenance:
     classes: tuple[str, ...]
     execution: Execution
     options: dict[str, Any] = field(default_factory=dict)
+    supercategories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ class Settings(TypedDict, total=False):
     None leaves a setting at its default.
     """
 
+    classifier: str | Path | None
     bands: str | int | Sequence[str | int] | Mapping[str, str | int] | None
     asset: str | None
     page: int | None
@@ -28,8 +29,11 @@ class Settings(TypedDict, total=False):
     tile: int | str | Sequence[int] | None
     overlap: float | str | Sequence[float] | None
     levels: float | str | Sequence[Any] | None
-    threshold: float | None
+    threshold: float | str | Mapping[str, float] | Mapping[int, float] | None
+    classes: str | int | Sequence[str | int] | None
+    rename_classes: Mapping[str, str] | Mapping[int, str] | str | None
     merge_method: Method | None
+    level_merge: Method | None
     metric: Literal["iou", "ios"] | None
     merge_threshold: float | None
     merge_threshold_by_class: Mapping[str, float] | str | None
@@ -45,7 +49,8 @@ class Settings(TypedDict, total=False):
     threads: int | None
     batch_timeout: float | None
     ray_address: str | None
-    device: Literal["auto", "cpu", "cuda"] | None
+    device: str | None
+    gpus_per_detector: float | None
     backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] | None
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] | None
     batch: int | None

@@ -75,7 +75,7 @@ def check_detector(detector: Detector, images: PixelArray | None = None) -> None
     if detector.execution == IN_PROCESS:
         # Single tiles would hide that a tile's boxes depend on the others of its batch.
         execution = replace(IN_PROCESS, batch=3)
-        detector = Detector(detector.card, detector.adapter, execution, threshold=detector.threshold)
+        detector = Detector(detector.card, detector.adapter, execution, rules=detector.rules)
     _check_raw(detector, tiles)
     alone = [detector.detect(tiles[i : i + 1])[0] for i in range(len(tiles))]
     assert sum(map(len, alone)), "nothing was found in any tile; pass images in which the detector finds something"

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "geosod"
 #: What every room may import: the nouns, and the exception tree.
-NOUNS = frozenset({"version", "machine", "compiled", "arrays", "scene", "detections", "results", "errors", "tile_size"})
+NOUNS = frozenset(
+    {"version", "machine", "compiled", "arrays", "scene", "detections", "results", "errors", "tile_size", "device"}
+)
 #: These stand side by side, and none imports another.
 PEERS = ("scenes", "tiling", "detectors", "merging")
 #: What each room may import besides itself and the nouns.

@@ -12,11 +12,14 @@ from rich.table import Table
 from geosod.cli.model_bench import bench_command
 from geosod.cli.model_export import export_command
 from geosod.cli.model_pack import pack_command
+from geosod.cli.model_try import try_command
 from geosod.detectors import open_bundle, shipped_models
+from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import to_item
 
 model_app = typer.Typer(help="List models, show what one is made for, and make bundles.", no_args_is_help=True)
 model_app.command("pack")(pack_command)
+model_app.command("try")(try_command)
 model_app.command("bench")(bench_command)
 model_app.command("export")(export_command)
 
@@ -37,6 +40,15 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _groups(card: ModelCard) -> list[str]:
+    """Each supercategory with its classes."""
+    members: dict[str, list[str]] = {}
+    for name, group in zip(card.classes, card.supercategories, strict=False):
+        if group:
+            members.setdefault(group, []).append(name)
+    return [f"{group}: {', '.join(names)}" for group, names in members.items()]
 
 
 @model_app.command("info")
@@ -62,7 +74,8 @@ def info_command(
         "GSD": gsd,
         "tile": "{} x {} px".format(*card.tile_size),
         "overlap": "{} x {} px".format(*card.overlap_px),
-        "threshold": f"{card.threshold:g}",
+        "supercategories": "; ".join(_groups(card)),
+        "threshold": ", ".join([f"{card.threshold:g}", *(f"{k} {v:g}" for k, v in card.class_thresholds.items())]),
         "merging": f"{card.merge_metric} {card.merge_threshold:g}",
         "architecture": ", ".join([card.architecture, *(f"{k} {v}" for k, v in card.parameters.items())]),
         "accuracy": "; ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in card.accuracy.items()),
@@ -71,5 +84,7 @@ def info_command(
         "folder": str(bundle.folder),
     }
     for name, value in rows.items():
+        if name == "supercategories" and not value:
+            continue
         table.add_row(name, value)
     Console(highlight=False).print(table)

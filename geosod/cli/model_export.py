@@ -110,9 +110,11 @@ def _write_file(job: Job, graph: bytes, out: Path, *, decode: bool) -> None:
     from geosod.detectors.export import with_decoding, with_metadata
 
     card, network = job.model.card, _network(job)
-    whole = with_decoding(graph, card, network, threshold=job.threshold) if decode else graph
+    whole = with_decoding(graph, card, network, threshold=job.class_rules.min_score) if decode else graph
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(with_metadata(whole, card, {"threshold": str(job.threshold), "nms_iou": str(card.nms_iou)}))
+    out.write_bytes(
+        with_metadata(whole, card, {"threshold": str(job.class_rules.min_score), "nms_iou": str(card.nms_iou)})
+    )
 
 
 def _write_bundle(job: Job, graph: bytes, out: Path, *, int8: bool) -> Path:

@@ -39,6 +39,16 @@ def pack_command(
     threshold: Annotated[float | None, _option("Minimum score of a detection. Default: 0.25.")] = None,
     nms_iou: Annotated[float | None, _option("IoU of NMS inside a tile; 1 for none.")] = None,
     top_k: Annotated[int | None, _option("Maximum number of boxes in a tile. Default: 1000.")] = None,
+    unreported: Annotated[
+        str | None, _option("Classes that are not reported unless asked for, such as background.")
+    ] = None,
+    supercategories: Annotated[
+        str | None, _option("Supercategory of each class, a,b,..., empty for none: as vehicle,vehicle,.")
+    ] = None,
+    context: Annotated[
+        float | None,
+        _option("Of a classifier: share of a box's sides that crops show beside it. Default: 0.25."),
+    ] = None,
     license: Annotated[str | None, _option("SPDX identifier, or proprietary.")] = None,
     description: Annotated[str | None, _option("A sentence or two for people.")] = None,
     layout: Annotated[

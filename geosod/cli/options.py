@@ -13,15 +13,25 @@ from geosod.config import RunConfig
 #: Panel of the help → its settings.
 PANELS: dict[str, tuple[str, ...]] = {
     "Input": ("bands", "asset", "page", "alpha", "datetime", "aoi", "mask", "tile_gsd", "rpc_height", "dem"),
-    "Model": ("threshold", "trust"),
+    "Model": ("classifier", "threshold", "classes", "rename_classes", "trust"),
     "Tiling": ("tile", "overlap", "levels"),
     "Merging": (
-        *("merge_method", "metric", "merge_threshold", "merge_threshold_by_class", "class_agnostic"),
+        *("merge_method", "level_merge", "metric", "merge_threshold", "merge_threshold_by_class", "class_agnostic"),
         *("borders", "sigma", "min_score", "decay"),
     ),
     "Output": ("crs", "overwrite"),
     "Execution": (
-        *("engine", "workers", "ray_address", "device", "backend", "precision", "batch", "threads"),
+        *(
+            "engine",
+            "workers",
+            "ray_address",
+            "device",
+            "gpus_per_detector",
+            "backend",
+            "precision",
+            "batch",
+            "threads",
+        ),
         "batch_timeout",
         *("unit", "read_threads", "cache_mb"),
     ),
@@ -46,7 +56,7 @@ def _parameter(name: str, panel: str) -> inspect.Parameter:
     description, _, stated = (field.description or "").partition("; default: ")
     flag, default = f"--{name.replace('_', '-')}", field.get_default(call_default_factory=True)
     kind, choices = _option_type(name, field.annotation)
-    declared = [f"{flag}/--no-{flag[2:]}" if default is True else flag]
+    declared = [f"{flag}/--no-{flag[2:]}" if kind is bool and default is not False else flag]
     shown = stated or _shown(default)
     option = typer.Option(
         *declared,

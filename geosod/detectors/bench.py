@@ -103,4 +103,4 @@ def bench(
 
 def boxes_of(model: Model, execution: Execution, tiles: TileBatch) -> Sequence[Detections]:
     """The boxes of each tile, as an execution finds them."""
-    return model.load(execution, threshold=model.threshold).detect_batch(tiles).per_tile()
+    return model.load(execution, rules=model.rules).detect_batch(tiles).per_tile()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from geosod.detectors.classes import ClassRules, class_rules
 from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
 from geosod.scene import Scene
@@ -13,6 +14,7 @@ from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, p
 #: Pixel types that GDAL and torch have in common.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 SCALINGS = ("stored", "physical", "percentile")
+DETECTION, CLASSIFICATION = "object-detection", "classification"
 #: A GSD may exceed a card's range by this ratio: projections and geodesic lengths are no more exact.
 GSD_TOLERANCE = 0.01
 
@@ -37,6 +39,11 @@ class ModelCard:
         gsd: metres a pixel it was trained at; None where that has no meaning.
         gsd_range: minimum and maximum GSD in metres it may be run at; None for any.
         threshold: minimum score of a box.
+        class_thresholds: that of single classes, by name, which replaces `threshold`.
+        unreported: classes whose boxes are dropped unless a run asks for them, such as "background".
+        class_agnostic: whether boxes of different classes may show one object, and are merged by default.
+        task: "object-detection", or "classification" of crops of detections.
+        supercategories: of each class, "" for none, as "vehicle" of "car"; empty where no class has one.
         nms_iou: IoU of the suppression inside one tile.
         top_k: maximum number of boxes kept in one tile.
         merge_metric, merge_threshold: how boxes of overlapping tiles are merged by default. "ios" suits classes whose
@@ -90,10 +97,15 @@ class ModelCard:
     input: NetworkInput = field(default_factory=NetworkInput)
     framework: str = "pytorch"
     artifact_type: str = "safetensors"
+    class_thresholds: dict[str, float] = field(default_factory=dict)
+    unreported: tuple[str, ...] = ()
+    class_agnostic: bool = False
+    task: str = DETECTION
+    supercategories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(bool(self.name), self.name, "has no name")
-        for name in ("bands", "classes", "minimum", "maximum"):
+        for name in ("bands", "classes", "minimum", "maximum", "supercategories", "unreported"):
             value = getattr(self, name)
             _require(isinstance(value, tuple | list), self.name, f"{name} {value!r} must be a tuple, one for each")
             object.__setattr__(self, name, tuple(value))
@@ -117,6 +129,15 @@ class ModelCard:
         )
         _require(0 < self.merge_threshold <= 1, self.name, f"merge_threshold {self.merge_threshold} is not in 0..1")
         _require(0 <= self.threshold <= 1, self.name, f"threshold {self.threshold} is not in 0..1")
+        for name, score in self.class_thresholds.items():
+            _require(name in self.classes, self.name, f"has a threshold for {name!r}, which is none of its classes")
+            _require(0 <= score <= 1, self.name, f"threshold {score} of class {name!r} is not in 0..1")
+        _require(self.task in (DETECTION, CLASSIFICATION), self.name, f"task {self.task!r} is neither of the two")
+        unknown = sorted(set(self.unreported) - set(self.classes))
+        _require(not unknown, self.name, f"unreported names {', '.join(unknown)}, which is no class")
+        _require(set(self.unreported) < set(self.classes), self.name, "reports no class")
+        count = len(self.supercategories)
+        _require(count in (0, len(self.classes)), self.name, f"has {count} supercategories, not one for each class")
         scaled = zip(self.minimum, self.maximum, strict=False)
         fits = len(self.minimum) == len(self.maximum) == len(self.bands) and all(a < b for a, b in scaled)
         _require(fits, self.name, "needs one minimum below one maximum for every band")
@@ -130,6 +151,12 @@ class ModelCard:
             self.input.check_bands(len(self.bands))
         except ModelError as error:
             raise ModelError(f"model {self.name!r}: {error}") from error
+
+    @property
+    def class_rules(self) -> ClassRules:
+        """Every class under its own name, from its threshold."""
+        rules = class_rules(self.classes, self.threshold, self.class_thresholds)
+        return rules.changed(classes=[name for name in self.classes if name not in self.unreported])
 
     @property
     def tile_size(self) -> TileSize:

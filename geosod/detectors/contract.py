@@ -97,7 +97,10 @@ class RawBoxes:
         return RawBoxes(boxes, scores, labels, tile, self.tiles, self.broken)
 
     def on_cpu(self) -> RawBoxes:
-        """The same boxes in the host's memory, in one copy for all columns, and one for the broken tiles."""
+        """The same boxes in the host's memory, from CUDA in one copy for all columns, and one for the broken tiles."""
+        if self.boxes.device.type != "cuda":
+            boxes, scores, labels, tile = (x.cpu() for x in (self.boxes, self.scores, self.labels, self.tile))
+            return RawBoxes(boxes, scores, labels, tile, self.tiles, None if self.broken is None else self.broken.cpu())
         columns = [self.boxes, *(column[:, None] for column in (self.scores, self.labels, self.tile))]
         table = torch.cat([column.double() for column in columns], dim=1).cpu()
         broken = None if self.broken is None else self.broken.cpu()

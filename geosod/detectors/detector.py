@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Generic, TypeVar, overload
 
@@ -14,10 +14,13 @@ from geosod.arrays import PixelArray
 from geosod.detections import Detections
 from geosod.detectors.arrays import tiles_of
 from geosod.detectors.card import ModelCard
+from geosod.detectors.classes import ClassRules, Thresholds
 from geosod.detectors.contract import Adapter, RawBoxes
-from geosod.detectors.postprocess import BatchDetections, postprocess
+from geosod.detectors.devices import current_device
+from geosod.detectors.postprocess import BatchDetections, postprocess, reported
 from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import boxes_in_tile, prepare
+from geosod.device import kind_of
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
 from geosod.scene import TileBatch
@@ -45,16 +48,20 @@ class Detector:
         card: what the model is made for.
         adapter: the network.
         execution: how it runs: device, precision, batch and threads.
-        threshold: minimum score.
+        rules: what is reported of each class: from which score, and under which name.
 
     Args:
         card: what the model is made for.
         adapter: see `geosod.detectors.contract.Adapter`.
         execution: None runs single tiles on the CPU with one thread.
-        threshold: None takes the card's.
+        threshold: minimum score; or those of classes, by name or id, and of the "default"; None takes the card's.
+        classes: names or ids of the classes to report; None for all.
+        rename_classes: class, by name or id → the name under which it is reported. Classes of one name become one
+            class before boxes are suppressed and merged.
+        rules: what applies where the other arguments are None; None takes the card's.
 
     Raises:
-        ConfigError: the threshold is not in 0 to 1, or the adapter has no method `predict`.
+        ConfigError: a threshold is not in 0 to 1, a class is unknown, or the adapter has no method `predict`.
     """
 
     def __init__(
@@ -63,7 +70,10 @@ class Detector:
         adapter: Adapter,
         execution: Execution | None = None,
         *,
-        threshold: float | None = None,
+        threshold: Thresholds | None = None,
+        classes: Iterable[str | int] | None = None,
+        rename_classes: Mapping[Any, str] | None = None,
+        rules: ClassRules | None = None,
     ) -> None:
         if isinstance(adapter, type) or not isinstance(adapter, Adapter):
             what = f"is the class {adapter.__name__}" if isinstance(adapter, type) else f"is a {type(adapter).__name__}"
@@ -71,25 +81,28 @@ class Detector:
         self.card = card
         self.adapter = adapter
         self.execution = IN_PROCESS if execution is None else execution
-        self.threshold = card.threshold if threshold is None else threshold
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold {self.threshold} must be from 0 to 1, such as 0.5")
-        lowest = float(getattr(adapter, "min_score", 0.0))
-        if self.threshold < lowest:
-            raise ConfigError(
-                f"threshold {self.threshold} is below the {lowest} with which the detector was loaded; load it again"
-            )
+        base = card.class_rules if rules is None else rules
+        self.rules = base.changed(threshold=threshold, classes=classes, rename=rename_classes)
+        self._check_min_score()
         self._device = torch.device(self.execution.device)
+
+    @property
+    def threshold(self) -> float:
+        """Minimum score of any box; single classes may have a higher one, see `rules`."""
+        return self.rules.min_score
 
     @property
     def any_size(self) -> bool:
         """Whether the adapter takes images of any size in multiples of 32, as its attribute of this name says."""
         return self.card.input.size is None and bool(getattr(self.adapter, "any_size", False))
 
-    def with_threshold(self, threshold: float | None) -> Detector:
-        """The same network with another minimum score; None keeps this one's."""
-        same = threshold is None or threshold == self.threshold
-        return self if same else Detector(self.card, self.adapter, self.execution, threshold=threshold)
+    def with_threshold(self, threshold: Thresholds | None) -> Detector:
+        """The same network with another minimum score, or others for single classes; None keeps those it has."""
+        return self.with_rules(self.rules.changed(threshold=threshold))
+
+    def with_rules(self, rules: ClassRules) -> Detector:
+        """The same network with other rules for its classes."""
+        return self if rules == self.rules else Detector(self.card, self.adapter, self.execution, rules=rules)
 
     @overload
     def detect(self, tiles: TileBatch) -> list[Detections]: ...
@@ -146,6 +159,13 @@ class Detector:
                 raise MemoryError(" ".join(str(error).split())[:200]) from error
             raise
 
+    def _check_min_score(self) -> None:
+        lowest = float(getattr(self.adapter, "min_score", 0.0))
+        if self.threshold < lowest:
+            raise ConfigError(
+                f"threshold {self.threshold} is below the {lowest} with which the detector was loaded; load it again"
+            )
+
     def _check(self, raw: RawBoxes, tiles: int) -> None:
         """Refuse what the network returned for a batch of which the first `tiles` are not padding."""
         name, size, classes = self.card.name, self.execution.batch, len(self.card.classes)
@@ -176,15 +196,18 @@ class Detector:
                 f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "
                 "RawBoxes, such as RawBoxes.per_tile([(boxes, scores, labels), ...])"
             )
-        return boxes_in_tile(raw, fit)
+        # Other accelerators lack operators that postprocessing needs, and some of them float64.
+        here = raw if raw.boxes.device.type in ("cpu", "cuda") else raw.on_cpu()
+        return boxes_in_tile(here, fit)
 
     def _forward(self, batch: TileBatch) -> BatchDetections:
+        """What is found in at most `execution.batch` tiles, scene frame."""
         raw = self._predicted(scaled_tiles(batch, self.card, size=self.execution.batch, device=self._device))
         raw = raw.wanted(len(batch), self.threshold)
         if raw.boxes.device.type != "cpu" and len(raw.boxes) <= MAX_BOXES_ON_CPU:
             raw = raw.on_cpu()
         self._check(raw, len(batch))
-        return postprocess(raw, batch, self.card, threshold=self.threshold)
+        return postprocess(reported(raw, self.rules), batch, self.card, threshold=self.threshold)
 
 
 def _broken(raw: RawBoxes, wanted: torch.Tensor, tiles: int) -> torch.Tensor:
@@ -263,7 +286,8 @@ def torch_settings(execution: Execution) -> Iterator[None]:
     """Torch computes as an execution says in the block."""
     with ExitStack() as stack:
         stack.enter_context(torch_threads(execution.threads))
-        if execution.device != "cpu" and execution.precision == "fp32":
+        stack.enter_context(current_device(execution.device))
+        if kind_of(execution.device) == "cuda" and execution.precision == "fp32":
             # By default convolutions on GPUs round what they multiply to 10 bits (TF32).
             stack.enter_context(_tf32.at(False))
         yield

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from geosod.detectors.ways import Abilities, Machine, Measured, Way, this_machine, why_not
+from geosod.device import kind_of, parse_device
 from geosod.errors import ConfigError
 from geosod.results import Execution
 from geosod.tile_size import TileSize
@@ -30,7 +31,7 @@ __all__ = [
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches. On an NVIDIA H100 the
 #: networks of the zoo took 3 and 9 % longer for 8 tiles of 1024 px than for 32, each.
 CPU_BATCH_PIXELS = 1024**2
-CUDA_BATCH_PIXELS = 8 * 1024**2
+GPU_BATCH_PIXELS = 8 * 1024**2
 #: Batches that a detector on a GPU works on at once, where memory holds them.
 MAX_BATCHES_AT_ONCE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -65,11 +66,11 @@ def batches_at_once(device: str) -> int:
 
     On a GPU two: while one batch is copied there, or its boxes back, the other is computed.
     """
-    if device != "cuda":
+    if kind_of(device) != "cuda":
         return 1
-    free, _ = torch.cuda.mem_get_info()
+    free, _ = torch.cuda.mem_get_info(device)
     # What a second batch needs is no more than what torch holds after a first one, weights included.
-    return MAX_BATCHES_AT_ONCE if free >= torch.cuda.memory_reserved() else 1
+    return MAX_BATCHES_AT_ONCE if free >= torch.cuda.memory_reserved(device) else 1
 
 
 _own = threading.local()
@@ -78,12 +79,14 @@ _own = threading.local()
 @contextmanager
 def own_stream(device: str) -> Iterator[None]:
     """In the block, a GPU works for this thread on the thread's own stream, without waiting for other threads' work."""
-    if device != "cuda":
+    if kind_of(device) != "cuda":
         yield
         return
-    if not hasattr(_own, "stream"):
-        _own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(_own.stream):
+    streams: dict[str, torch.cuda.Stream] = _own.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device=device)  # type: ignore[no-untyped-call]
+    # The GPU of the stream becomes the current one.
+    with torch.cuda.stream(streams[device]):
         yield
 
 
@@ -104,7 +107,7 @@ def resolve(
     Args:
         machine: where it will run.
         tile: (width, height) of a tile in pixels.
-        device: "auto", "cpu" or "cuda".
+        device: as in `geosod.device.parse_device`; of several devices the first.
         backend: "auto", "eager", "compile", "onnxruntime" or "openvino".
         precision: "auto", "fp32", "bf16", "fp16" or "int8".
         batch: tiles in a forward pass; None chooses by the tile's size.
@@ -118,10 +121,11 @@ def resolve(
     Raises:
         ConfigError: the machine or the model cannot do what was asked for.
     """
-    if device == "cuda" and not machine.cuda:
-        raise ConfigError("device 'cuda' asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
+    asked = parse_device(device)
+    if asked.kind == "cuda" and not machine.cuda:
+        raise ConfigError(f"device {device!r} asked for, but torch sees no CUDA GPU here; use --device cpu or auto")
     abilities = abilities or Abilities()
-    on = ("cuda" if machine.cuda else "cpu") if device == "auto" else device
+    on = resolved_device(machine, device)
     ways = _allowed(machine, abilities, on, backend, precision)
     size = batch or default_batch(on, tile)
     fastest = _fastest([m for m in measured if m.precision in abilities.automatic or precision != "auto"], ways)
@@ -134,7 +138,7 @@ def resolve(
 
 def default_batch(device: str, tile: TileSize) -> int:
     """Tiles in a forward pass, by their size."""
-    pixels = CUDA_BATCH_PIXELS if device == "cuda" else CPU_BATCH_PIXELS
+    pixels = CPU_BATCH_PIXELS if device == "cpu" else GPU_BATCH_PIXELS
     return max(1, min(256, pixels // (tile[0] * tile[1])))
 
 
@@ -194,6 +198,12 @@ def _backend_by_rule(machine: Machine, device: str, backends: Sequence[str], pre
     return backends[0], ""
 
 
+def resolved_device(machine: Machine, device: str) -> str:
+    """torch's name of the device that a user means; of several the first."""
+    asked = parse_device(device)
+    return ("cuda" if machine.cuda else "cpu") if asked.kind == "auto" else asked.names[0]
+
+
 def tiles_a_batch(count: int) -> str:
     """A number of tiles, in words."""
     return f"{count} tile{'' if count == 1 else 's'} a batch"
@@ -201,11 +211,11 @@ def tiles_a_batch(count: int) -> str:
 
 def _explain(machine: Machine, execution: Execution, why: str) -> str:
     line = f"{execution.device}, {execution.precision}, {execution.backend}, {tiles_a_batch(execution.batch)}"
-    on_gpu = execution.device == "cuda"
+    on_cpu = execution.device == "cpu"
     missing = []
     if execution.precision == "fp32" and not machine.fast("bf16", execution.device):
-        missing.append("no bf16 on this GPU" if on_gpu else "no AMX or AVX-512 bf16 instructions")
-    if execution.backend == "eager" and not machine.compiler and not on_gpu:
+        missing.append("no AMX or AVX-512 bf16 instructions" if on_cpu else "no bf16 on this GPU")
+    if execution.backend == "eager" and not machine.compiler and on_cpu:
         missing.append("no C++ compiler")
     reasons = ([why] if why else []) + ([f"plain: {' and '.join(missing)}"] if missing else [])
     return f"{line} ({'; '.join(reasons)})" if reasons else line

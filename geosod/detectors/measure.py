@@ -24,6 +24,7 @@ from geosod.detectors.detector import Detector, same_threads
 from geosod.detectors.execution import default_batch, gpu_names, keep_freed_memory
 from geosod.detectors.models import BundleModel, Model
 from geosod.detectors.ways import Measured, Way, abilities_of, cpu_features, this_machine, why_not
+from geosod.device import kind_of
 from geosod.errors import GeosodError
 from geosod.machine import usable_cpus
 from geosod.results import Execution
@@ -129,7 +130,7 @@ def measure(
     """
     size = batch or default_batch(device, tile)
     work = noise(model.card, tile, size) if tiles is None else tiles
-    count = 1 if device == "cuda" else max(1, min(AT_ONCE, usable_cpus() // threads))
+    count = 1 if kind_of(device) == "cuda" else max(1, min(AT_ONCE, usable_cpus() // threads))
     keep_freed_memory()
     loaded: dict[Way, list[Detector]] = {}
     with same_threads():
@@ -149,7 +150,7 @@ def measure(
 
 
 def _warm(model: Model, execution: Execution, tile: TileSize) -> Detector:
-    detector = model.load(execution, threshold=model.threshold)
+    detector = model.load(execution, rules=model.rules)
     detector.warm_up(tile)
     return detector
 
@@ -158,7 +159,7 @@ def _timed(pool: ThreadPoolExecutor, detectors: Sequence[Detector], tiles: TileB
     """Seconds for a tile, all detectors working at once on all tiles each."""
     start = time.perf_counter()
     list(pool.map(lambda detector: detector.detect_batch(tiles), detectors))
-    if detectors[0].execution.device == "cuda":
+    if kind_of(detectors[0].execution.device) == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / (len(detectors) * len(tiles))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from geosod.detectors.card import ModelCard
+from geosod.detectors.card import CLASSIFICATION, ModelCard
 from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
 from geosod.tile_size import compact, parse_overlap, parse_tile
@@ -68,6 +68,11 @@ def from_item(item: Any, where: str) -> ModelCard:
             tile=parse_tile(p["geosod:tile"]),
             overlap=parse_overlap(p["geosod:overlap"]),
             threshold=float(p["geosod:threshold"]),
+            class_thresholds={str(k): float(v) for k, v in p.get("geosod:class_thresholds", {}).items()},
+            unreported=tuple(map(str, p.get("geosod:unreported", ()))),
+            class_agnostic=bool(p.get("geosod:class_agnostic", False)),
+            task=str(p["mlm:tasks"][0]),
+            supercategories=tuple(map(str, p.get("geosod:supercategories", ()))),
             weights_digest=str(p["geosod:weights_sha256"]),
             parameters=dict(p["geosod:parameters"]),
             gsd=p["geosod:gsd"],
@@ -132,7 +137,7 @@ def _mlm(card: ModelCard) -> dict[str, Any]:
         "bands": [{"name": band} for band in card.bands],
         "mlm:name": card.name,
         "mlm:architecture": card.architecture,
-        "mlm:tasks": ["object-detection"],
+        "mlm:tasks": [card.task],
         "mlm:framework": card.framework,
         "mlm:input": [
             {
@@ -149,13 +154,19 @@ def _mlm(card: ModelCard) -> dict[str, Any]:
         ],
         "mlm:output": [
             {
-                "name": "boxes",
-                "tasks": ["object-detection"],
-                "result": {"shape": [-1, 6], "dim_order": ["box", "corners-score-label"], "data_type": "float32"},
+                "name": "probabilities" if card.task == CLASSIFICATION else "boxes",
+                "tasks": [card.task],
+                "result": _result(card),
                 "classification:classes": classes,
             }
         ],
     }
+
+
+def _result(card: ModelCard) -> dict[str, Any]:
+    if card.task == CLASSIFICATION:
+        return {"shape": [-1, len(card.classes)], "dim_order": ["crop", "class"], "data_type": "float32"}
+    return {"shape": [-1, 6], "dim_order": ["box", "corners-score-label"], "data_type": "float32"}
 
 
 def _resize_type(card: ModelCard) -> str | None:
@@ -178,6 +189,10 @@ def _own(card: ModelCard) -> dict[str, Any]:
         "geosod:gsd": card.gsd,
         "geosod:gsd_range": None if card.gsd_range is None else list(card.gsd_range),
         "geosod:threshold": card.threshold,
+        "geosod:class_thresholds": card.class_thresholds,
+        "geosod:unreported": list(card.unreported),
+        "geosod:class_agnostic": card.class_agnostic,
+        "geosod:supercategories": list(card.supercategories),
         "geosod:nms_iou": card.nms_iou,
         "geosod:top_k": card.top_k,
         "geosod:merge_metric": card.merge_metric,

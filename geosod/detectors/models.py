@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from geosod.detectors.adapters import ADAPTERS, check_adapter, code_digest, import_function, is_dotted
 from geosod.detectors.bundle import Bundle, open_bundle
-from geosod.detectors.card import ModelCard
+from geosod.detectors.card import DETECTION, ModelCard
+from geosod.detectors.classes import ClassRules
 from geosod.detectors.packing import is_model_file, packed
 from geosod.errors import ConfigError, GeosodError, ModelError
 
@@ -36,8 +37,8 @@ class Model(Protocol):
         ...
 
     @property
-    def threshold(self) -> float:
-        """Minimum score of a box, unless a run asks for another."""
+    def rules(self) -> ClassRules:
+        """What is reported of each class, unless a run asks for something else."""
         ...
 
     @property
@@ -45,8 +46,8 @@ class Model(Protocol):
         """Whether the network takes images of any size in multiples of 32, so that small scenes are not filled up."""
         ...
 
-    def load(self, execution: Execution, *, threshold: float) -> Detector:
-        """The detector, ready to run as `execution` says."""
+    def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
+        """The detector, ready to run as `execution` and `rules` say."""
         ...
 
 
@@ -67,16 +68,16 @@ class BundleModel:
         return self.bundle.digest
 
     @property
-    def threshold(self) -> float:
-        """That of the card."""
-        return self.card.threshold
+    def rules(self) -> ClassRules:
+        """Those of the card."""
+        return self.card.class_rules
 
     @property
     def any_size(self) -> bool:
         """Networks of the zoo do, unless their input has one size."""
         return self.card.adapter in ("zoo", "zoo-onnx") and self.card.input.size is None
 
-    def load(self, execution: Execution, *, threshold: float) -> Detector:
+    def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
         """Read the weights, verify them once more, and make the network.
 
         Raises:
@@ -87,8 +88,57 @@ class BundleModel:
         name = self.card.adapter
         check_adapter(name, trust=self.bundle.trusted, model=self.card.name)
         load = import_function(ADAPTERS.get(name, name), what="adapter")
-        adapter = called(name, load, self.bundle, execution, threshold=threshold)
-        return Detector(self.card, adapter, execution, threshold=threshold)
+        adapter = called(name, load, self.bundle, execution, threshold=rules.min_score)
+        return Detector(self.card, adapter, execution, rules=rules)
+
+
+@dataclass(frozen=True, slots=True)
+class StagedModel:
+    """A detector, and a classifier that names what it finds.
+
+    Attributes:
+        detector: the first stage.
+        classifier: the bundle of the second.
+    """
+
+    detector: Model
+    classifier: Bundle
+
+    @property
+    def card(self) -> ModelCard:
+        """Where it looks is the detector's, what it says the classifier's."""
+        from geosod.detectors.staged import staged_card
+
+        return staged_card(self.detector.card, self.classifier.card)
+
+    @property
+    def digest(self) -> str:
+        """Of both."""
+        return hashlib.sha256(f"{self.detector.digest} {self.classifier.digest}".encode()).hexdigest()
+
+    @property
+    def rules(self) -> ClassRules:
+        """Those of the classifier's card."""
+        return self.card.class_rules
+
+    @property
+    def any_size(self) -> bool:
+        """That of the detector."""
+        return self.detector.any_size
+
+    def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
+        """Load both.
+
+        Raises:
+            ModelError: one cannot be loaded.
+        """
+        from geosod.detectors.staged import Classifier, StagedDetector
+
+        first = self.detector.load(execution, rules=self.detector.rules)
+        card, bundle = self.classifier.card, self.classifier
+        load = import_function(ADAPTERS.get(card.adapter, card.adapter), what="adapter")
+        adapter = called(card.adapter, load, bundle, execution, threshold=0.0)
+        return StagedDetector(first, Classifier(card, adapter, first.card.bands), rules=rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +149,17 @@ class FactoryModel:
         factory: ``module:function``; the function takes an `Execution` and returns a `Detector`.
         card: what the function's detector states.
         digest: of the card, the name and the module's source.
-        threshold: that of its detector.
+        rules: those of its detector.
         any_size: that of its detector's adapter.
     """
 
     factory: str
     card: ModelCard
     digest: str
-    threshold: float
+    rules: ClassRules
     any_size: bool = False
 
-    def load(self, execution: Execution, *, threshold: float) -> Detector:
+    def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
         """Call the function.
 
         Raises:
@@ -120,7 +170,7 @@ class FactoryModel:
             raise ModelError(f"model {self.factory!r}: returns another card in this process; is the code the same?")
         from geosod.detectors.detector import Detector
 
-        return Detector(made.card, made.adapter, execution, threshold=threshold)
+        return Detector(made.card, made.adapter, execution, rules=rules)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,18 +191,18 @@ class ObjectModel:
         return self.detector.card
 
     @property
-    def threshold(self) -> float:
+    def rules(self) -> ClassRules:
         """The detector's."""
-        return self.detector.threshold
+        return self.detector.rules
 
     @property
     def any_size(self) -> bool:
         """That of its adapter."""
         return self.detector.any_size
 
-    def load(self, execution: Execution, *, threshold: float) -> Detector:  # noqa: ARG002
+    def load(self, execution: Execution, *, rules: ClassRules) -> Detector:  # noqa: ARG002
         """The detector itself; it runs as it was loaded, whatever `execution`."""
-        return self.detector.with_threshold(threshold)
+        return self.detector.with_rules(rules)
 
     def __reduce__(self) -> tuple[object, ...]:
         raise ConfigError(
@@ -161,10 +211,11 @@ class ObjectModel:
         )
 
 
-def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
+def find_model(model: str | Path | Detector, *, classifier: str | Path | None = None, trust: bool = False) -> Model:
     """What a user named as the model.
 
     Args:
+        classifier: a bundle's folder or a model file, whose classes are given to what the model finds.
         model: a shipped model's name, a bundle's folder, a model file that can be packed, ``module:function``, or a
             detector.
         trust: code that `model` or its card names may be run.
@@ -173,6 +224,20 @@ def find_model(model: str | Path | Detector, *, trust: bool = False) -> Model:
         ModelError: there is no such model, it is malformed, or it names code that is not trusted.
         ConfigError: `model` is something else.
     """
+    found = _find(model, trust=trust)
+    if isinstance(found, BundleModel) and found.card.task != DETECTION:
+        raise ModelError(f"model {str(model)!r}: is a model for {found.card.task}; use it with --classifier")
+    if classifier is None:
+        return found
+    from geosod.detectors.staged import check_classifier
+
+    path = Path(classifier).expanduser()
+    bundle = packed(path, trust=trust).bundle if is_model_file(path) else open_bundle(classifier, trust=trust)
+    check_classifier(bundle.card, found.card)
+    return StagedModel(found, bundle)
+
+
+def _find(model: str | Path | Detector, *, trust: bool) -> Model:
     if isinstance(model, str | Path):
         name = str(model)
         path = Path(name).expanduser()
@@ -199,7 +264,7 @@ def _factory(name: str) -> FactoryModel:
 
     made = _made(name, IN_PROCESS)
     digest = _digest(made.card, f"{name} {code_digest(name)}")
-    return FactoryModel(name, made.card, digest, made.threshold, made.any_size)
+    return FactoryModel(name, made.card, digest, made.rules, made.any_size)
 
 
 def _made(name: str, execution: Execution) -> Detector:

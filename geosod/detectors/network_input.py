@@ -29,7 +29,7 @@ class NetworkInput:
             "stretch" does not.
         corner: where a letterboxed tile is placed: "centre" or "top-left".
         resampling: "bilinear"; "opencv", which is cv2.resize's bilinear of 8-bit images to the last bit but for a few
-            pixels in 10,000; or "antialias", which is Pillow's, with a wider kernel where it reduces.
+            pixels in 10,000; or "antialias", with a wider kernel where it reduces, as Pillow and torchvision do.
         fill: value of what is filled and of invalid pixels, as a fraction of the card's range: 114 / 255 for YOLO.
         reverse_bands: give the bands in reverse order, as BGR where the card's are red, green, blue.
         scale: values are multiplied by it: 255 where the network expects 0…255.

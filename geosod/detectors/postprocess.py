@@ -12,6 +12,7 @@ from torch import Tensor
 from geosod.arrays import BoolArray, IntArray
 from geosod.detections import Detections, edge_flags
 from geosod.detectors.card import ModelCard
+from geosod.detectors.classes import ClassRules
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.nms import nms
 from geosod.scene import TileBatch
@@ -45,6 +46,24 @@ class BatchDetections:
         """The boxes of each tile."""
         ends = np.cumsum(self.counts)
         return [self.detections[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
+
+
+def reported(raw: RawBoxes, rules: ClassRules) -> RawBoxes:
+    """The boxes of the classes that are reported, from the score of each class, with the label ids reported.
+
+    Boxes whose score is not a number stay, to be counted as degenerate.
+
+    Args:
+        raw: labels are classes of the model, all of them known.
+        rules: of the model's classes.
+    """
+    if rules.plain:
+        return raw
+    device = raw.boxes.device
+    labels = torch.tensor(rules.labels, dtype=torch.int64, device=device)[raw.labels]
+    limits = torch.tensor(rules.thresholds, dtype=raw.scores.dtype, device=device)[raw.labels]
+    rows = torch.nonzero((labels >= 0) & ~(raw.scores < limits)).flatten()
+    return RawBoxes(raw.boxes[rows], raw.scores[rows], labels[rows], raw.tile[rows], raw.tiles, raw.broken)
 
 
 def postprocess(raw: RawBoxes, batch: TileBatch, card: ModelCard, *, threshold: float) -> BatchDetections:

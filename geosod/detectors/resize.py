@@ -69,7 +69,7 @@ def _resized(images: Tensor, spec: NetworkInput, fit: Fit, *, whole: bool) -> Te
     if spec.resampling == "opencv":
         return _as_opencv(pixels, size).float().div_(255)
     if spec.resampling == "antialias" and not pixels.is_cuda:
-        # torch resizes 8-bit images as Pillow does, to the last bit.
+        # torch resizes 8-bit images as Pillow does, to within one step in a few pixels of 100.
         pixels = F.interpolate(pixels.to(torch.uint8), size=size, mode="bilinear", antialias=True).float()
     else:
         antialias = spec.resampling == "antialias"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.detectors.detector import is_out_of_memory
+from geosod.device import kind_of
 from geosod.errors import ConfigError, ModelError
 from geosod.results import Execution
 
@@ -114,7 +115,7 @@ def check_runtime(backend: str, device: str, precision: str) -> None:
     """
     if backend == "onnxruntime":
         runtime = require("onnxruntime", extra="onnx")
-        if device == "cuda" and "CUDAExecutionProvider" not in runtime.get_available_providers():
+        if kind_of(device) == "cuda" and "CUDAExecutionProvider" not in runtime.get_available_providers():
             raise ConfigError(
                 "backend 'onnxruntime' is installed without CUDA; install onnxruntime-gpu instead, or use --device cpu"
             )
@@ -145,7 +146,7 @@ class _OnnxRuntime:
         # Threads that spin while they wait take cores from other detectors.
         for kind in ("intra_op", "inter_op"):
             options.add_session_config_entry(f"session.{kind}.allow_spinning", "0")
-        providers = ["CUDAExecutionProvider"] if execution.device == "cuda" else []
+        providers = ["CUDAExecutionProvider"] if kind_of(execution.device) == "cuda" else []
         try:
             self._session = runtime.InferenceSession(model, options, providers=[*providers, "CPUExecutionProvider"])
         except Exception as error:

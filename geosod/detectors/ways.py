@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 
 from geosod.detectors.adapters import BACKENDS
-from geosod.detectors.models import BundleModel, Model
+from geosod.detectors.models import BundleModel, Model, StagedModel
+from geosod.device import kind_of
 
 TORCH_BACKENDS = ("eager", "compile")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -62,11 +63,14 @@ class Machine:
 
     def fast(self, precision: str, device: str) -> bool:
         """Whether a device computes in a precision at full speed."""
-        if precision == "bf16":
-            return self.cuda_bf16 if device == "cuda" else self.cpu_bf16
-        if precision == "fp16":
-            return self.cuda_fp16 if device == "cuda" else self.cpu_fp16
-        return True
+        if precision not in ("bf16", "fp16"):
+            return True
+        # Of devices other than CPUs and CUDA GPUs it is not known.
+        known = {
+            "cpu": {"bf16": self.cpu_bf16, "fp16": self.cpu_fp16},
+            "cuda": {"bf16": self.cuda_bf16, "fp16": self.cuda_fp16},
+        }
+        return known.get(kind_of(device), {}).get(precision, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ def cpu_features() -> dict[str, object]:
 
 def abilities_of(model: Model) -> Abilities:
     """What a model's adapter can run with; code of a user's is asked to run in torch unless the user says otherwise."""
+    if isinstance(model, StagedModel):
+        return abilities_of(model.detector)
     if not isinstance(model, BundleModel):
         return Abilities()
     card = model.card
@@ -158,4 +164,4 @@ def _why_no_runtime(way: Way, machine: Machine, device: str) -> str | None:
 
 
 def _kind(device: str) -> str:
-    return "GPU" if device == "cuda" else "processor"
+    return "processor" if device == "cpu" else "device"

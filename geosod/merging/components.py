@@ -10,17 +10,21 @@ import numpy as np
 
 from geosod.arrays import BoolArray
 from geosod.detections import Detections
+from geosod.errors import ConfigError
 from geosod.merging.assign import assign, kept_boxes
 from geosod.merging.blocks import BLOCK
 from geosod.merging.borders import touching_sides
 from geosod.merging.graph import flood
-from geosod.merging.index import build_index
+from geosod.merging.index import Index, build_index
 from geosod.merging.match import match_of, search_margin
 from geosod.merging.methods import method_of
 from geosod.merging.order import in_order
 from geosod.merging.rule import MergeRule
 from geosod.merging.validate import check_boxes
 from geosod.scene import Window
+
+#: Levels of scale that can be merged with each other: as many as an integer has bits.
+MAX_LEVELS = 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
         ConfigError: a box or score is not finite, a box is inverted, or the method is unknown.
     """
     boxes = check_boxes(detections)
-    graph, index = method_of(rule).graph(rule), build_index(boxes, borders=rule.borders)
+    graph, index = method_of(rule).graph(rule), _index(boxes, rule)
     leaving = np.zeros(len(boxes), np.bool_) if whole else _leaving(boxes, core, rule, graph.reach)
     if leaving.any() and not math.isfinite(graph.reach):
         return Settled(Detections.empty(), in_order(boxes))
@@ -96,6 +100,15 @@ def merge_group(
         ConfigError: a box or score is not finite, a box is inverted, or the method is unknown.
     """
     return settle(Detections.concat(children_pending), core, rule, whole=whole)
+
+
+def _index(boxes: Detections, rule: MergeRule) -> Index:
+    if not rule.across_levels:
+        return build_index(boxes, borders=rule.borders)
+    levels, number = np.unique(boxes.level, return_inverse=True)
+    if len(levels) > MAX_LEVELS:
+        raise ConfigError(f"boxes are of {len(levels)} levels; across_levels takes at most {MAX_LEVELS}")
+    return build_index(boxes, borders=rule.borders, group=(number.reshape(-1) + 1).astype(np.uint8))
 
 
 def _leaving(detections: Detections, core: Window, rule: MergeRule, reach: float) -> BoolArray:

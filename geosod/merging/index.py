@@ -51,6 +51,8 @@ class Index(NamedTuple):
     Attributes:
         order: (N,) int64, row of the detections at each place.
         boxes: (N, 4) float64, labels: (N,) int32, fragment: (N,) uint8, by place.
+        group: (N,) uint8 by place, numbers from 1 on of groups whose boxes do not match each other; all 0 without
+            groups.
         keys: (N,) int64, level, row and column of each box's cell, ascending.
         skip: (N + 1,) int32 or int64; following it from a place leads to the first place whose box is in the index.
         sizes: (L, 2) float64, cell size and longest side of a box in each level.
@@ -66,6 +68,7 @@ class Index(NamedTuple):
     boxes: FloatArray
     labels: npt.NDArray[np.int32]
     fragment: npt.NDArray[np.uint8]
+    group: npt.NDArray[np.uint8]
     keys: IntArray
     skip: npt.NDArray[Any]
     sizes: FloatArray
@@ -75,12 +78,13 @@ class Index(NamedTuple):
     pairs: Pairs | None = None
 
 
-def build_index(detections: Detections, *, borders: bool = True) -> Index:
+def build_index(detections: Detections, *, borders: bool = True, group: npt.NDArray[np.uint8] | None = None) -> Index:
     """Sort boxes into cells.
 
     Args:
         detections: N boxes with finite coordinates; copied.
         borders: False sets all fragment flags in the index to 0.
+        group: (N,) uint8, see `Index.group`, by row; None for no groups.
     """
     n, source = len(detections), read_only(detections.boxes)
     sides, has_area = _sides(source)
@@ -105,6 +109,7 @@ def build_index(detections: Detections, *, borders: bool = True) -> Index:
         boxes=boxes,
         labels=labels,
         fragment=fragment,
+        group=np.zeros(n, np.uint8) if group is None else group[order],
         keys=keys,
         skip=np.arange(n + 1, dtype=place),
         sizes=np.column_stack([base * _LEVEL_RATIO**used, longest[used]]),

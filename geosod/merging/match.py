@@ -28,7 +28,7 @@ class Match(NamedTuple):
     Two boxes match if their classes agree, their intersection has a positive area, and the metric is at least the
     threshold of both classes. The metric is intersection over union, or over the smaller area if `ios` is set, or
     that of `fragment_overlap` if one of the two is a fragment. A box without area matches nothing, not even its own
-    copy.
+    copy. Boxes of one group of the index do not match each other.
 
     Attributes:
         ios: whether whole boxes are compared by intersection over the smaller area.
@@ -96,6 +96,8 @@ def edge(index: Index, i: int, j: int, match: Match) -> Any:
     """The metric of the boxes at two places if they match, else 0."""
     label, other_label = index.labels[i], index.labels[j]
     if label != other_label and not match.class_agnostic:
+        return 0.0
+    if index.group[i] and index.group[i] == index.group[j] and i != j:
         return 0.0
     value = overlap(index, i, j, match)
     matched = value > 0 and value >= max(limit_of(match, label), limit_of(match, other_label))

@@ -25,6 +25,7 @@ def merge(
     borders: bool = True,
     margin: float = 0.0,
     gap: float = 0.0,
+    across_levels: bool = False,
 ) -> Detections:
     """Merge boxes that show the same object.
 
@@ -55,6 +56,8 @@ def merge(
             whole object.
         gap: pixels between two fragments on either side of a shared tile edge below which they may be stitched. For
             tiles that do not overlap, or that overlap by at most twice the margin.
+        across_levels: True lets only boxes of different `Detections.level` match, to merge the boxes of several
+            scales, each of which was merged before.
 
     Returns:
         M boxes in canonical order, with `n_merged` summed over the boxes that each represents.
@@ -64,6 +67,19 @@ def merge(
             not finite, or a box is inverted.
     """
     pairs: Any = per_class
-    rule = MergeRule(method, metric, threshold, class_agnostic, sigma, min_score, pairs, decay, borders, margin, gap)
+    rule = MergeRule(
+        method=method,
+        metric=metric,
+        threshold=threshold,
+        class_agnostic=class_agnostic,
+        sigma=sigma,
+        min_score=min_score,
+        per_class=pairs,
+        decay=decay,
+        borders=borders,
+        margin=margin,
+        gap=gap,
+        across_levels=across_levels,
+    )
     check_per_class(rule, detections)
     return settle(detections, Window(0, 0, 0, 0), rule, whole=True).final

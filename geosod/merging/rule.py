@@ -36,6 +36,8 @@ class MergeRule:
             whole object.
         gap: pixels between two fragments on either side of a shared tile edge below which they may be stitched.
             For tiles that do not overlap, or that overlap by at most twice the margin.
+        across_levels: whether boxes of the same `Detections.level` never match, to merge levels each of which was
+            merged before. A cluster of "wbf" then takes one box of each level.
 
     Raises:
         ConfigError: a field has an invalid value. The name of the method is checked when it is looked up.
@@ -52,12 +54,13 @@ class MergeRule:
     borders: bool = True
     margin: float = 0.0
     gap: float = 0.0
+    across_levels: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_class", _pairs(self.per_class))
         _check_choice("metric", self.metric, ("iou", "ios"))
         _check_choice("decay", self.decay, ("gaussian", "linear"))
-        for name in ("class_agnostic", "borders"):
+        for name in ("class_agnostic", "borders", "across_levels"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"Merging {name} {value!r} must be True or False.")
         for name in ("threshold", "sigma", "min_score", "margin", "gap"):

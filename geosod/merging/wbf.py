@@ -46,7 +46,8 @@ def wbf(detections: Detections, index: Index, ranking: IntArray, rule: MergeRule
     After Solovyev, Wang and Gabruseva, "Weighted boxes fusion: Ensembling boxes from different object
     detection models" (Image and Vision Computing 2021), with one model: a fused box is the mean of its
     cluster's boxes weighted by their scores, and its score is the mean of theirs. If two fused boxes match
-    equally well, the box joins the older cluster.
+    equally well, the box joins the older cluster. If only boxes of different levels match, a cluster takes one box of
+    each level.
 
     Args:
         detections: N boxes with scores of at least 0.
@@ -106,11 +107,12 @@ def _best(
     cluster: IntArray,
     age: IntArray,
     fused: FloatArray,
+    taken: IntArray,
 ) -> Any:
     """The cluster that the box at place `i` joins, or -1. Clusters are found in the cell of their last box."""
     boxes, labels, sizes = index.boxes, index.labels, index.sizes
     chosen, best, limit = -1, 0.0, limit_of(match, labels[i])
-    box, longest = boxes[i], 0.0
+    box, longest, own = boxes[i], 0.0, _bit(index, i)
     for k in range(len(index.levels)):
         longest = max(longest, sizes[k, 1])
     # A fused box is no longer than the longest box, and overlaps both this box and its last one.
@@ -123,7 +125,7 @@ def _best(
                 last = head[place]
                 while last >= 0:
                     c = cluster[last]
-                    if labels[c] == labels[i] or match.class_agnostic:
+                    if (labels[c] == labels[i] or match.class_agnostic) and not taken[c] & own:
                         value = measure(box, fused[c], match.ios)
                         better = value > best or (value == best and chosen >= 0 and age[c] < age[chosen])
                         if better and value >= max(limit, limit_of(match, labels[c])):
@@ -131,6 +133,12 @@ def _best(
                     last = after[last]
                 place = ends[place]
     return chosen
+
+
+@lean_kernel
+def _bit(index: Index, i: int) -> Any:
+    """The bit of the group of the box at place `i`; 0 without groups."""
+    return np.int64(1) << np.int64(index.group[i] - 1) if index.group[i] else np.int64(0)
 
 
 @lean_kernel
@@ -170,9 +178,10 @@ def _fuse(
     head, after, before = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.full(n, -1, np.int64)
     cluster, age, count = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     fused, weight, last = boxes.copy(), np.zeros(n), np.zeros(n, np.int64)
+    taken = np.zeros(n, np.int64)
     for step in range(len(ranking)):
         i = ranking[step]
-        c = _best(index, i, match, reach, ends, head, after, cluster, age, fused)
+        c = _best(index, i, match, reach, ends, head, after, cluster, age, fused, taken)
         if c < 0:
             c, age[i], weight[i] = i, step, scores[i]
         else:
@@ -181,6 +190,7 @@ def _fuse(
             _move(fused[c], boxes[i], share)
             _unlink(last[c], firsts[last[c]], head, after, before)
         cluster[i], last[c] = c, i
+        taken[c] |= _bit(index, i)
         count[c] += 1
         _link(i, firsts[i], head, after, before)
     means = scores.copy()

@@ -16,7 +16,7 @@ _DETECTIONS = {
     "geometry": "WKB polygon in the CRS of the dataset; in scene pixels where the scene has no georeference",
     "bbox": "xmin, ymin, xmax, ymax of the geometry, for filters of readers",
     "label": "name of the class",
-    "label_id": "index of the class in the model card",
+    "label_id": "index in the model card of the class, or of the first of those that have this label",
     "score": "confidence of the model, from its threshold to 1. Thresholds differ between models: `geosod model info`",
     "px_xmin": "left edge in pixels of the file, from its left edge",
     "px_ymin": "top edge in pixels of the file, from its top edge",

@@ -47,6 +47,7 @@ def file_metadata(scene: Scene, provenance: Provenance) -> dict[str, object]:
         "config_digest": provenance.config_digest,
         "version": provenance.version,
         "classes": list(provenance.classes),
+        **({"supercategories": list(provenance.supercategories)} if provenance.supercategories else {}),
         "execution": asdict(provenance.execution),
         "options": provenance.options,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +34,7 @@ def assemble_scene(
     Raises:
         SceneError: no part of the scene has a position on the ground.
     """
-    found = inside_area(plan, merge_levels(plan, final, job.rule))
+    found = inside_area(plan, merge_levels(plan, final, job.level_rule))
     # One order, however the scene was divided into units.
     placed = in_order(with_ground_position(plan.scene, found))
     names = ("tiles", "empty", "raw", "pending", "degenerate")
@@ -67,8 +66,7 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
     Args:
         plan: the scene.
         detections: merged boxes of all levels, each in the frame of the level that the column `level` names.
-        rule: how to merge. Scores that soft_nms lowered inside a level are not lowered again: between levels it is
-            plain suppression.
+        rule: how to merge boxes of different levels.
     """
     fits, boxes = np.ones(len(detections), np.bool_), detections.boxes.copy()
     scales = np.array([level.scale for level in plan.levels])
@@ -82,7 +80,6 @@ def merge_levels(plan: ScenePlan, detections: Detections, rule: MergeRule) -> De
     some = detections if fits.all() else detections[np.flatnonzero(fits)]
     if len(plan.levels) == 1:
         return some
-    rule = replace(rule, method="nms") if rule.method == "soft_nms" else rule
     return merge_group([some.with_columns(boxes=boxes[fits])], plan.scene.window, rule, whole=True).final
 
 

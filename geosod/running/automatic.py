@@ -83,7 +83,7 @@ def _trial(job: Job) -> float:
     from geosod.detectors.measure import noise
 
     execution, _ = resolve_execution(job)
-    detector = job.model.load(replace(execution, batch=1), threshold=job.threshold)
+    detector = job.model.load(replace(execution, batch=1), rules=job.class_rules)
     width, height = job.tile
     side = (min(width, _TRIAL_SIDE), min(height, _TRIAL_SIDE)) if detector.any_size else job.tile
     tile = noise(job.model.card, side, 1)

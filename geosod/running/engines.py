@@ -41,26 +41,19 @@ def check_engine(job: Job, *, in_process: bool) -> None:
         in_process: whether scenes or results are objects of this process.
 
     Raises:
-        ConfigError: Ray was asked for.
+        ConfigError: Ray was asked for; or this machine, where detectors will run, lacks the device.
     """
     if job.config.engine == "ray" and in_process:
         raise ConfigError(
             "engine 'ray' reads scenes from files and writes results to files; for arrays, or results in memory "
             "(out=None), leave the engine out or use engine='local'"
         )
-
-
-def engine_name(job: Job, *, in_process: bool) -> str:
-    """ "local", "ray" or "serial"; "auto" is Ray on a cluster or a large machine, else this process."""
-    name: str = job.config.engine
-    if name == "auto":
-        here = in_process or isinstance(job.model, ObjectModel)
-        name = "ray" if not here and (_on_cluster(job) or _large()) else "local"
-    return name
+    if job.device.is_accelerator and not isinstance(job.model, ObjectModel):
+        _check_device(job, in_process=in_process)
 
 
 def engine_of(job: Job, *, in_process: bool) -> Engine:
-    """The engine of a job, checked before."""
+    """The engine of a job, checked before; "auto" is Ray on a cluster or a large machine, else this process."""
     name = engine_name(job, in_process=in_process)
     if name == "serial":
         from geosod.running import serial
@@ -73,6 +66,31 @@ def engine_of(job: Job, *, in_process: bool) -> Engine:
     from geosod.running import ray_engine
 
     return ray_engine.run
+
+
+def engine_name(job: Job, *, in_process: bool) -> str:
+    """ "local", "ray" or "serial"; "auto" is Ray on a cluster or a large machine, else this process."""
+    if job.config.engine != "auto":
+        return job.config.engine
+    here = in_process or isinstance(job.model, ObjectModel)
+    # Single GPUs of this machine are none of Ray's business.
+    large = not job.device.indices and not here and _large()
+    return "ray" if not here and (_on_cluster(job) or large) else "local"
+
+
+def _check_device(job: Job, *, in_process: bool) -> None:
+    device = job.device
+    if engine_name(job, in_process=in_process) == "ray":
+        if device.indices:
+            raise ConfigError(
+                f"device {str(device)!r}: Ray chooses the devices of its detectors; use --device {device.kind} with "
+                "--workers, or --engine local"
+            )
+        if _on_cluster(job):
+            return  # other machines may have what this one lacks
+    from geosod.detectors.devices import check_device
+
+    check_device(device)
 
 
 def _on_cluster(job: Job) -> bool:

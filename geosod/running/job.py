@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from geosod.config import RunConfig, digest
+from geosod.detectors.classes import ClassRules
 from geosod.detectors.models import Model, ObjectModel, called
+from geosod.device import Device, kind_of, parse_device
 from geosod.errors import ConfigError, EngineError
 from geosod.georeference.crs import parse_crs
 from geosod.merging.rule import MergeRule
@@ -50,9 +52,19 @@ class Job:
         return overlap_pixels(asked, self.tile)
 
     @property
-    def threshold(self) -> float:
-        """Minimum score of a box."""
-        return self.model.threshold if self.config.threshold is None else self.config.threshold
+    def device(self) -> Device:
+        """The device that was asked for."""
+        return parse_device(self.config.device)
+
+    @property
+    def class_rules(self) -> ClassRules:
+        """What is reported of each class of the model.
+
+        Raises:
+            ConfigError: a setting names an unknown class.
+        """
+        c = self.config
+        return self.model.rules.changed(threshold=c.threshold, classes=c.classes, rename=c.rename_classes or None)
 
     @property
     def rule(self) -> MergeRule:
@@ -63,15 +75,25 @@ class Job:
             method=c.merge_method,
             metric=metric,
             threshold=c.merge_threshold or card.merge_threshold,
-            class_agnostic=c.class_agnostic,
+            class_agnostic=card.class_agnostic if c.class_agnostic is None else c.class_agnostic,
             sigma=c.sigma,
             min_score=c.min_score,
-            per_class=tuple((card.classes.index(name), t) for name, t in sorted(c.merge_threshold_by_class.items())),
+            per_class=self._merge_thresholds(),
             decay=c.decay,
             borders=c.borders,
             margin=card.border_px,
             gap=2 * card.border_px if min(self.overlap) <= 2 * card.border_px else 0.0,
         )
+
+    @property
+    def level_rule(self) -> MergeRule:
+        """How boxes of different levels are merged, each level of which has been merged before."""
+        return replace(self.rule, method=self.level_merge, across_levels=True)
+
+    @property
+    def level_merge(self) -> str:
+        """The method for boxes of different levels."""
+        return self.config.level_merge or self.config.merge_method
 
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
@@ -82,13 +104,17 @@ class Job:
         filled = {
             "tile": compact(self.tile),
             "overlap": compact(self.overlap),
-            "threshold": self.threshold,
             "mask": masks,
             "aoi": self.files.get("aoi"),
             "dem": self.files.get("dem"),
         }
-        rule = {"metric": self.rule.metric, "merge_threshold": self.rule.threshold}
-        return self.config.options() | filled | rule
+        rule = {
+            "class_agnostic": self.rule.class_agnostic,
+            "metric": self.rule.metric,
+            "merge_threshold": self.rule.threshold,
+            "level_merge": self.level_merge,
+        }
+        return self.config.options() | filled | rule | self.class_rules.options()
 
     @property
     def config_digest(self) -> str:
@@ -99,8 +125,21 @@ class Job:
         """Model, settings and execution, as the outputs record them."""
         card, options = self.model.card, self.options()
         return Provenance(
-            card.name, self.model.digest, self.config_digest, __version__, card.classes, execution, options
+            card.name,
+            self.model.digest,
+            digest(options),
+            __version__,
+            self.class_rules.names,
+            replace(execution, device=kind_of(execution.device)),
+            options,
+            card.supercategories,
         )
+
+    def _merge_thresholds(self) -> tuple[tuple[int, float], ...]:
+        """(label id, merge threshold) of the classes, by the names under which they are reported, that have one."""
+        given = self.config.merge_threshold_by_class
+        names = self.class_rules.names if given else ()
+        return tuple((names.index(name), threshold) for name, threshold in sorted(given.items()))
 
 
 def validate(job: Job) -> None:
@@ -111,11 +150,16 @@ def validate(job: Job) -> None:
             loaded detector to run otherwise than it was loaded.
     """
     parse_crs(job.config.crs)
-    unknown = sorted(set(job.config.merge_threshold_by_class) - set(job.model.card.classes))
-    if unknown:
-        known = ", ".join(job.model.card.classes)
+    names = job.class_rules.names
+    if unknown := sorted(set(job.config.merge_threshold_by_class) - set(names)):
+        known = ", ".join(dict.fromkeys(names))
         raise ConfigError(f"merge_threshold_by_class names {', '.join(unknown)}, but the model's classes are {known}")
     _ = job.overlap  # raises where it does not fit the tile
+    if job.config.gpus_per_detector is not None and job.device.kind == "cpu":
+        raise ConfigError(
+            f"gpus_per_detector = {job.config.gpus_per_detector:g}: detectors run on the CPU; leave it out, or use "
+            "another --device"
+        )
     if isinstance(job.model, ObjectModel):
         _check_object(job, job.model.detector.execution)
 
@@ -127,10 +171,10 @@ def _check_object(job: Job, execution: Execution) -> None:
             "model='module:function' with trust=True"
         )
     for name in EXECUTION:
-        asked = getattr(job.config, name)
-        if asked not in (None, "auto", getattr(execution, name)):
+        asked, has = getattr(job.config, name), getattr(execution, name)
+        if asked not in (None, "auto", has, kind_of(has) if name == "device" else has):
             raise ConfigError(
-                f"{name} = {asked!r}: the detector object was loaded with {name} {getattr(execution, name)!r}; leave "
+                f"{name} = {asked!r}: the detector object was loaded with {name} {has!r}; leave "
                 f"{name} out, or load the detector with it"
             )
 
@@ -141,12 +185,13 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
     Raises:
         ConfigError: the machine cannot do what was asked for.
     """
-    from geosod.detectors.execution import resolve, this_machine
+    from geosod.detectors.devices import check_device
+    from geosod.detectors.execution import resolve, resolved_device, this_machine
     from geosod.detectors.measure import known
     from geosod.detectors.ways import abilities_of
 
     c, machine = job.config, this_machine()
-    device = ("cuda" if machine.cuda else "cpu") if c.device == "auto" else c.device
+    check_device(job.device)
     return resolve(
         machine,
         tile=job.tile,
@@ -156,7 +201,7 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
         batch=c.batch,
         threads=c.threads,
         abilities=abilities_of(job.model),
-        measured=known(job.model, job.tile, device=device, threads=c.threads),
+        measured=known(job.model, job.tile, device=resolved_device(machine, c.device), threads=c.threads),
     )
 
 
@@ -182,15 +227,17 @@ def load_fitting(job: Job, execution: Execution | None = None) -> tuple[Detector
 
 
 def _loaded(job: Job, execution: Execution | None) -> tuple[Detector, str]:
+    from geosod.detectors.devices import current_device
     from geosod.detectors.execution import tiles_a_batch
 
     if isinstance(job.model, ObjectModel):
         loaded = job.model.detector
         line = f"{type(loaded.adapter).__name__}, {loaded.execution.device}, {tiles_a_batch(loaded.execution.batch)}"
-        return job.model.load(loaded.execution, threshold=job.threshold), line
+        return job.model.load(loaded.execution, rules=job.class_rules), line
     chosen, line = (execution, "") if execution else resolve_execution(job)
     while True:
-        detector = job.model.load(chosen, threshold=job.threshold)
+        with current_device(chosen.device):
+            detector = job.model.load(chosen, rules=job.class_rules)
         try:
             called(job.model.card.name, detector.warm_up, job.tile)
         except MemoryError as error:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
 
 from geosod.detectors.detector import Detector
+from geosod.detectors.devices import local_devices
 from geosod.detectors.execution import MAX_BATCHES_AT_ONCE, batches_at_once, keep_freed_memory, own_stream
 from geosod.detectors.models import ObjectModel
+from geosod.device import detectors_per_device, kind_of
 from geosod.errors import EngineError
 from geosod.machine import usable_cpus
 from geosod.merging.components import Settled, load_kernels
@@ -88,12 +91,14 @@ class _Engine:
         self._execution = _execution(job)
         self._group = self._execution.batch
         self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group)
-        on_gpu = self._execution.device == "cuda"
-        self._workers = _workers(job, on_gpu=on_gpu)
+        kind = kind_of(self._execution.device)
+        on_gpu = kind != "cpu"
+        self._devices = _devices(job)
+        self._workers = _workers(job, self._devices)
         self._most_readers = most = max(1, usable_cpus())
         self._most_reading = most if on_gpu else min(most, -(-self._workers // DETECTORS_PER_READER))
         self._hungry = 0
-        self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if on_gpu else 1)
+        self._detect_threads = self._workers * (MAX_BATCHES_AT_ONCE if kind == "cuda" else 1)
         # With fewer, tiles could wait for others that never come.
         self._most_scenes = MAX_SCENES + 2 * self._group * self._detect_threads
         others = max(1, min(OTHERS, most - 1))
@@ -144,12 +149,15 @@ class _Engine:
         self._threads.start("other", self._prepare, lambda _: None)
         for scene in self._merged:
             self._start_finishing(scene)
-        for _ in range(1, self._workers):
-            self._threads.start("detect", partial(load_fitting, self._job, detector.execution), self._end_load)
+        for i in range(1, self._workers):
+            execution = replace(detector.execution, device=self._devices[i % len(self._devices)])
+            self._threads.start("detect", partial(load_fitting, self._job, execution), self._end_load)
 
     def _prepare(self) -> None:
         """Load what settling and writing need, while detectors work."""
         load_kernels(self._job.rule)
+        if len(self._job.config.levels) > 1 or self._job.config.levels[0].scale == "auto":
+            load_kernels(self._job.level_rule)
         # pyarrow imports it when it is given the first array.
         import_module("pandas")
 
@@ -319,8 +327,15 @@ def _execution(job: Job) -> Execution:
     return job.model.detector.execution if isinstance(job.model, ObjectModel) else resolve_execution(job)[0]
 
 
-def _workers(job: Job, *, on_gpu: bool) -> int:
+def _devices(job: Job) -> tuple[str, ...]:
+    """The devices of the detectors, which take turns."""
+    return (job.model.detector.execution.device,) if isinstance(job.model, ObjectModel) else local_devices(job.device)
+
+
+def _workers(job: Job, devices: tuple[str, ...]) -> int:
     """Number of detectors; an object of the user's is one, and may not be used by two threads at once."""
     if isinstance(job.model, ObjectModel):
         return 1
-    return job.config.workers or (1 if on_gpu else max(1, usable_cpus() // job.config.threads))
+    if devices == ("cpu",):
+        return job.config.workers or max(1, usable_cpus() // job.config.threads)
+    return job.config.workers or len(devices) * detectors_per_device(job.config.gpus_per_detector)

@@ -52,7 +52,7 @@ def test_detect_tells_what_it_did(scene, rgb_bundle, tmp_path) -> None:
     [
         (["missing.tif"], 3, "missing.tif: no such file"),
         (["--bands", "7,8,9"], 2, "no band '7'"),
-        (["--threshold", "2"], 2, "threshold = 2"),
+        (["--threshold", "2"], 2, "threshold = '2'"),
         (["--merge-method", "magic"], 2, "merge_method = 'magic'"),
         (["--aoi", "none.geojson"], 2, "AOI none.geojson: cannot be read"),
         (["--crs", "EPSG:1"], 2, "EPSG:1"),

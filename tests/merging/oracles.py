@@ -83,6 +83,8 @@ def overlap_matrix(d: Detections, rule: MergeRule) -> np.ndarray:
                 value = plain_shared(b[i].tolist(), b[j].tolist(), int(d.fragment[i]), int(d.fragment[j]), rule)
                 metric[i, j] = metric[j, i] = value
     same = rule.class_agnostic | (d.labels[:, None] == d.labels[None, :])
+    if rule.across_levels:
+        same &= (d.level[:, None] != d.level[None, :]) | np.eye(len(d), dtype=bool)
     return np.where(same, metric, 0.0)
 
 
@@ -181,6 +183,7 @@ def whole_wbf(d: Detections, rule: MergeRule, _):
             seed = c["rows"][0]
             value = plain_overlap(box, c["box"], rule.metric)
             same = rule.class_agnostic or d.labels[seed] == d.labels[i]
+            same &= not (rule.across_levels and d.level[i] in d.level[c["rows"]])
             if same and value >= max(own[i], own[seed]) and value > found[0]:
                 found = value, c
         c = found[1]
@@ -289,6 +292,7 @@ def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_num
         fragment=some_sides(rng, n),
         truncated=rng.random(n) < 0.2,
         n_merged=rng.integers(1, 4, n),
+        level=rng.choice(np.array([1, 0.5, 0.25]), n),
     )
 
 
@@ -337,7 +341,8 @@ def tiled_scene(
         fragment = touching @ np.array([1, 2, 4, 8])
         fragment[(fragment == 0) & ((np.abs(boxes - edges) <= edge_margin) & inside).any(axis=1)] = 16
         score = rng.integers(1, scores + 1, len(boxes)) / scores
-        tiles.append(Detections(boxes=boxes, scores=score, labels=label, fragment=fragment))
+        level = 1 / (1 + np.arange(len(boxes)) % 3)
+        tiles.append(Detections(boxes=boxes, scores=score, labels=label, fragment=fragment, level=level))
     return tiles
 
 

@@ -43,6 +43,7 @@ all_rules = st.builds(
     borders=st.booleans(),
     margin=st.sampled_from([0.0, 1.5]),
     gap=st.sampled_from([0.0, 1.5]),
+    across_levels=st.booleans(),
 )
 
 

@@ -41,6 +41,7 @@ rules = st.builds(
     borders=st.booleans(),
     margin=st.sampled_from([0.0, 0.0, 1.0]),
     gap=st.sampled_from([0.0, 0.0, 1.0]),
+    across_levels=st.booleans(),
 )
 
 

@@ -17,6 +17,7 @@ from geosod.errors import ModelError
 #: threshold are dropped in any case, so an adapter may leave them out.
 ADAPTERS: dict[str, str] = {
     "onnx": "geosod.detectors.adapters.onnx:load",
+    "onnx-classifier": "geosod.detectors.adapters.onnx_classifier:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
     "zoo-onnx": "geosod.detectors.adapters.zoo_onnx:load",
 }

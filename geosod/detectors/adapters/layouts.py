@@ -29,14 +29,12 @@ class Frame:
     Attributes:
         width, height: of the network's input in pixels.
         batch: number of images.
-        classes: number of classes of the card.
         parameters: of the card.
     """
 
     width: int
     height: int
     batch: int
-    classes: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,7 +57,6 @@ class Layout:
         input: fields of `NetworkInput` with which such networks are usually trained.
         nms_iou: IoU of NMS inside a tile that its library uses; 1 where the network needs none.
         threshold: minimum score that its library uses.
-        background: number of classes that the network may have besides the named ones.
     """
 
     what: str
@@ -67,7 +64,6 @@ class Layout:
     input: Mapping[str, Any] = field(default_factory=dict)
     nms_iou: float = 1.0
     threshold: float = 0.25
-    background: tuple[int, ...] = (0,)
 
 
 def corners(centres: Tensor) -> Tensor:
@@ -82,15 +78,12 @@ def _best(boxes: Tensor, scores: Tensor) -> RawBoxes:
     return RawBoxes.padded(boxes, best, labels)
 
 
-def _every_class(boxes: Tensor, scores: Tensor, classes: int) -> RawBoxes:
+def _every_class(boxes: Tensor, scores: Tensor) -> RawBoxes:
     """The best N of all pairs of a box and a class: boxes (B, N, 4), scores (B, N, C)."""
     batch, count, wide = scores.shape
     top, at = scores.reshape(batch, -1).topk(count, dim=1)
-    labels = at % wide
-    # The last column of some networks belongs to no class.
-    top = torch.where(labels < classes, top, -torch.inf)
     rows = (at // wide)[..., None].expand(-1, -1, 4)
-    return RawBoxes.padded(boxes.gather(1, rows), top, labels.clamp(max=classes - 1))
+    return RawBoxes.padded(boxes.gather(1, rows), top, at % wide)
 
 
 def _only(outputs: Outputs) -> Tensor:
@@ -142,7 +135,7 @@ def _detr(outputs: Outputs, frame: Frame) -> RawBoxes:
 def _rtdetr(outputs: Outputs, frame: Frame) -> RawBoxes:
     """Logits (B, Q, C); boxes (B, Q, 4), centre and size as shares of the input."""
     boxes, logits = _boxes_and_logits(outputs)
-    return _every_class(_relative(corners(boxes), frame), logits.sigmoid(), frame.classes)
+    return _every_class(_relative(corners(boxes), frame), logits.sigmoid())
 
 
 def _rtdetr_scores(outputs: Outputs, frame: Frame) -> RawBoxes:
@@ -264,14 +257,16 @@ LAYOUTS: dict[str, Layout] = {
         {**_YOLO, "corner": "top-left", "reverse_bands": True, "scale": 255.0},
         0.45,
     ),
-    "detr": Layout("DETR and others with a class for no object", _detr, _STRETCHED | _IMAGENET, 1.0, 0.5, (1,)),
-    "rtdetr": Layout("RT-DETR, D-FINE, Deformable DETR: logits and boxes", _rtdetr, _STRETCHED, 1.0, 0.5, (0, 1)),
-    "rfdetr": Layout("RF-DETR, LW-DETR", _rtdetr, _STRETCHED | _IMAGENET, 1.0, 0.5, (0, 1)),
+    "detr": Layout("DETR and others with a class for no object", _detr, _STRETCHED | _IMAGENET, 1.0, 0.5),
+    "rtdetr": Layout("RT-DETR, D-FINE, Deformable DETR: logits and boxes", _rtdetr, _STRETCHED, 1.0, 0.5),
+    "rfdetr": Layout("RF-DETR, LW-DETR", _rtdetr, _STRETCHED | _IMAGENET | {"resampling": "antialias"}, 1.0, 0.5),
     "rtdetr-ultralytics": Layout("RT-DETR as Ultralytics exports it", _rtdetr_scores, _STRETCHED),
     "rtdetr-postprocessed": Layout("RT-DETR and D-FINE as their authors export them", _labelled, _STRETCHED, 1.0, 0.5),
     "ppyoloe": Layout("PP-YOLOE and others as PaddleX exports them", _ppyoloe, _STRETCHED, 1.0, 0.5),
     "torchvision": Layout("torchvision's detectors", _labelled, {}, 1.0, 0.5),
     "mmdetection": Layout("MMDetection through MMDeploy", _mmdetection, {"corner": "top-left"}, 1.0, 0.3),
     "tensorflow": Layout("TensorFlow's detection models", _tensorflow, _STRETCHED | {"scale": 255.0}, 1.0, 0.3),
-    "fastestdet": Layout("FastestDet", _fastestdet, _STRETCHED | {"resampling": "opencv", "reverse_bands": True}, 0.45),
+    "fastestdet": Layout(
+        "FastestDet", _fastestdet, _STRETCHED | {"resampling": "opencv", "reverse_bands": True}, 0.45, 0.65
+    ),
 }

@@ -65,7 +65,7 @@ class OnnxAdapter:
         height, width = images.shape[2:]
         found = self._session.run(feeds(self._session, images))
         outputs = tensors(self._session.outputs, found)
-        frame = Frame(width, height, len(images), len(self._card.classes), self._card.parameters)
+        frame = Frame(width, height, len(images), self._card.parameters)
         try:
             raw = self._layout.decode(outputs, frame)
         except (IndexError, KeyError, RuntimeError, StopIteration, ValueError) as error:

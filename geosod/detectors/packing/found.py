@@ -38,7 +38,8 @@ class PackOptions:
         tile, overlap: as in `geosod.RunConfig`.
         threshold, nms_iou, top_k: as in `ModelCard`.
         input: fields of `NetworkInput` to set.
-        license, description: as in `ModelCard`.
+        unreported, supercategories, license, description: as in `ModelCard`; supercategories one for each class.
+        context: of a classifier: share of a box's width and height that crops show on each side.
         trust: code in the source may be executed.
     """
 
@@ -58,6 +59,9 @@ class PackOptions:
     nms_iou: float | None = None
     top_k: int | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
+    unreported: tuple[str, ...] = ()
+    supercategories: tuple[str, ...] = ()
+    context: float | None = None
     license: str | None = None
     description: str | None = None
     trust: bool = False
@@ -128,7 +132,9 @@ def make_card(found: Found, options: PackOptions) -> ModelCard:
     return ModelCard(
         name=options.name or found.name,
         architecture=found.architecture,
-        parameters=found.parameters,
+        parameters=found.parameters | ({} if options.context is None else {"context": options.context}),
+        unreported=options.unreported,
+        supercategories=options.supercategories,
         bands=bands,
         minimum=low,
         maximum=high,
@@ -154,6 +160,8 @@ def parse_options(**texts: Any) -> PackOptions:
     readers = {
         "classes": class_names,
         "bands": _words,
+        "unreported": _words,
+        "supercategories": _optional_words,
         "minimum": _numbers,
         "maximum": _numbers,
         "gsd_range": _numbers,
@@ -220,9 +228,10 @@ def _classes(found: Found, options: PackOptions, missing: dict[str, str]) -> tup
         count = "" if found.count is None else f", {found.count} of them"
         missing["--classes"] = f"names in the network's order{count}: a,b,… or a file with one a line; or coco"
     elif found.count is not None and len(classes) != found.count:
+        one_more = ", one that stands for no class included, as unused" if found.count == len(classes) + 1 else ""
         raise ModelError(
             f"{found.name}: {len(classes)} names of classes are given, but the network has {found.count}; give "
-            "--classes with one name for each, in its order"
+            f"--classes with one name for each, in its order{one_more}"
         )
     elif len(classes) > _MAX_CLASSES:
         raise ModelError(f"{found.name}: {len(classes)} classes are more than the {_MAX_CLASSES} that geosod takes")
@@ -265,6 +274,10 @@ def _tile_for(found: Found) -> TileSize:
     sides = found.input.get("size") or (_TILE, _TILE)
     width, height = (min(MAX_SIDE, max(MIN_SIDE, round(side / STRIDE) * STRIDE)) for side in sides)
     return width, height
+
+
+def _optional_words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
 
 
 def _words(text: str) -> tuple[str, ...]:

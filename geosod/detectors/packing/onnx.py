@@ -10,8 +10,9 @@ import torch
 
 from geosod.detectors.adapters.layouts import LAYOUTS
 from geosod.detectors.adapters.onnx import feeds, image_port, is_channels_last
+from geosod.detectors.card import CLASSIFICATION
 from geosod.detectors.packing.found import Found, PackOptions, safe_name
-from geosod.detectors.packing.onnx_layout import Arrays, Recognised, recognise
+from geosod.detectors.packing.onnx_layout import CLASSIFIER, Arrays, Recognised, recognise
 from geosod.detectors.packing.onnx_metadata import Stated, read_metadata
 from geosod.detectors.runtimes import Port, Session, open_session, require
 from geosod.errors import ModelError
@@ -43,6 +44,8 @@ def read(path: Path, options: PackOptions) -> Found:
     layout = options.layout or stated.layout
     inputs = tuple(other.name for other in session.inputs)
     found = recognise(inputs, outputs, size, layout=layout, classes=len(names))
+    if found.layout == CLASSIFIER:
+        return _classifier(name, content, found, stated, port, size, options)
     return _found(name, content, found, stated, port, size, fixed=fixed)
 
 
@@ -72,6 +75,37 @@ def _found(
         card={**card, "tile": (width, height), **stated.card},
         # A graph that takes any size is given tiles as they are.
         input={**usual, **stated.input, **({"size": size} if fixed else {})},
+        missing=missing,
+        provenance=stated.provenance,
+    )
+
+
+def _classifier(
+    name: str,
+    content: bytes,
+    found: Recognised,
+    stated: Stated,
+    port: Port,
+    size: tuple[int, int],
+    options: PackOptions,
+) -> Found:
+    missing = {}
+    if not (stated.layout == CLASSIFIER or {"mean", "std"} & options.input.keys()):
+        missing["--mean and --std"] = "what its training used, as 0.485,0.456,0.406 and 0.229,0.224,0.225, or 0 and 1"
+    return Found(
+        name=name,
+        weights=content,
+        adapter="onnx-classifier",
+        architecture="classifier",
+        weights_file="model.onnx",
+        framework="ONNX",
+        artifact_type="onnx",
+        parameters=found.parameters,
+        channels=port.shape[3 if is_channels_last(port) else 1],
+        count=found.count,
+        classes=stated.classes,
+        card={"task": CLASSIFICATION, "overlap": 0, "threshold": 0.25, **stated.card},
+        input={**stated.input, "size": size},
         missing=missing,
         provenance=stated.provenance,
     )

@@ -13,6 +13,8 @@ from geosod.detectors.adapters.layouts import LAYOUTS, grid
 from geosod.errors import ModelError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+#: What graphs are called that give one row of probabilities or logits an image.
+CLASSIFIER = "classifier"
 #: Rows of networks that need no NMS, at most; others have one for every cell.
 _MAX_QUERIES = 1000
 
@@ -49,12 +51,27 @@ def recognise(
     Raises:
         ModelError: the layout is unknown, or the outputs cannot be of it.
     """
+    arrays = list(outputs.values())
+    if layout in (None, CLASSIFIER) and len(arrays) == 1 and arrays[0].ndim == 2:
+        return Recognised(CLASSIFIER, arrays[0].shape[1], {"logits": not _is_distribution(arrays[0])})
+    if layout == CLASSIFIER:
+        raise ModelError(
+            f"a classifier has one row of classes an image, but this graph's outputs are {_shapes(outputs)}"
+        )
     if layout is not None and layout not in LAYOUTS:
         raise ModelError(f"layout {layout!r} is unknown; known are {', '.join(LAYOUTS)}")
     found = _by_names(inputs, outputs, classes) or _single(outputs, size, classes)
     if layout is None or found.layout == layout:
         return found
-    return Recognised(layout, _count(layout, outputs, classes), _parameters(layout, outputs))
+    return Recognised(layout, _count(layout, outputs), _parameters(layout, outputs))
+
+
+def _shapes(outputs: Arrays) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+
+
+def _is_distribution(array: npt.NDArray[Any]) -> bool:
+    return bool((array >= 0).all() and np.allclose(array.sum(axis=1), 1, atol=1e-3))
 
 
 def _by_names(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recognised | None:
@@ -77,7 +94,7 @@ def _with_boxes(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recog
         return None
     if outputs["dets"].shape[-1] == 5:
         return Recognised("mmdetection")
-    return Recognised("rfdetr", _count("rfdetr", outputs, classes))
+    return Recognised("rfdetr", _count("rfdetr", outputs))
 
 
 def _with_logits(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recognised | None:  # noqa: ARG001
@@ -103,7 +120,6 @@ def _is_labelled(outputs: Arrays) -> bool:
 
 def _single(outputs: Arrays, size: tuple[int, int], classes: int) -> Recognised:
     """The layout of graphs with one output."""
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
     array = next(iter(outputs.values()))
     if len(outputs) == 1 and array.ndim == 3:
         return _queries(array, classes) or _cells(array, size, classes)
@@ -114,7 +130,7 @@ def _single(outputs: Arrays, size: tuple[int, int], classes: int) -> Recognised:
         and array.shape[2:] == (size[1] // 16, size[0] // 16)
     ):
         return Recognised("fastestdet", array.shape[1] - 5)
-    return Recognised(None, reason=f"its outputs {shapes} fit none")
+    return Recognised(None, reason=f"its outputs {_shapes(outputs)} fit none")
 
 
 def _queries(array: npt.NDArray[Any], classes: int) -> Recognised | None:
@@ -158,15 +174,14 @@ def _is_raw(array: npt.NDArray[Any], size: tuple[int, int]) -> bool:
     return bool(raw < decoded)
 
 
-def _count(layout: str, outputs: Arrays, classes: int) -> int | None:
+def _count(layout: str, outputs: Arrays) -> int | None:
     """The number of classes that a network of a layout has; None where it cannot be seen.
 
     Raises:
         ModelError: the outputs cannot be of the layout.
     """
     arrays = list(outputs.values())
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-    wrong = ModelError(f"layout {layout!r} does not fit the outputs of this graph: {shapes}")
+    wrong = ModelError(f"layout {layout!r} does not fit the outputs of this graph: {_shapes(outputs)}")
     if layout in ("yolov5", "yolox", "yolov8", "yolov10", "rtdetr-ultralytics"):
         if arrays[0].ndim != 3:
             raise wrong
@@ -178,7 +193,7 @@ def _count(layout: str, outputs: Arrays, classes: int) -> int | None:
         if not names:
             raise wrong
         count = outputs[names[0]].shape[-1]
-        return _positive(count - 1 if layout == "detr" or classes == count - 1 else count, wrong)
+        return _positive(count - 1 if layout == "detr" else count, wrong)
     if layout == "fastestdet":
         return _positive(arrays[0].shape[1] - 5, wrong)
     return None

@@ -91,14 +91,18 @@ def names_in_order(names: Any) -> tuple[str, ...]:
 def _ultralytics(values: Mapping[str, Any]) -> Stated:
     """Keys task, names, imgsz, stride, end2end, args, channels, license, description, version."""
     task = values.get("task", "detect")
-    if task != "detect":
+    if task not in ("detect", "classify"):
         raise ModelError(
-            f"this model's task is {task!r}; geosod runs detectors of axis-aligned boxes (task 'detect'), so export one"
+            f"this model's task is {task!r}; geosod runs detectors of axis-aligned boxes (task 'detect') and "
+            "classifiers of crops (task 'classify'), so export one"
         )
     found = Stated(classes=names_in_order(values.get("names", {})))
     if size := values.get("imgsz"):
         height, width = size if isinstance(size, list | tuple) else (size, size)
         found.size = int(width), int(height)
+    if task == "classify":
+        found.layout = "classifier"
+        return found
     args = values.get("args")
     if (isinstance(args, dict) and args.get("nms")) or str(values.get("end2end", "")).lower() == "true":
         found.layout = "yolov10"

@@ -9,14 +9,25 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from geosod.device import detectors_per_device
 from geosod.errors import ConfigError, EngineError, GeosodError
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready
 from geosod.running.job import Job
-from geosod.running.ray_engine.session import IN_FLIGHT, TASK_CPUS, cause_of, free_resources, one_line, resources
+from geosod.running.ray_engine.session import (
+    IN_FLIGHT,
+    TASK_CPUS,
+    cause_of,
+    free_resources,
+    one_line,
+    resources,
+    total_of,
+)
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
 #: Readers that supply one GPU, where there are as many cores.
 READERS_PER_GPU = 8
+#: Kind of device → Ray's name of the resource.
+_RAY_NAMES = {"cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
 #: How often a detector is loaded whose process dies meanwhile.
@@ -163,23 +174,41 @@ def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
         pool.close()
 
 
-def _shape(job: Job) -> tuple[dict[str, float], int, bool]:
+def _shape(job: Job) -> tuple[dict[str, Any], int, bool]:
     """Resources of an actor, the number of actors, and whether each has a GPU.
 
     They leave room for a reader on every node: on CPUs half a core per thread, less where actors are many.
     """
     cpus, gpus, largest = resources()
-    on_gpu = job.config.device == "cuda" or (job.config.device == "auto" and gpus >= 1)
-    if on_gpu:
-        workers = job.config.workers or max(1, int(gpus))
-        if workers > gpus:
-            raise ConfigError(
-                f"{workers} detectors need a GPU each, but Ray has {gpus:g}; lower --workers or add nodes"
-            )
-        return {"num_gpus": 1, "num_cpus": _claim(min(TASK_CPUS, 0.5 * cpus / workers))}, workers, True
+    kind = ("cuda" if gpus >= 1 else "cpu") if job.config.device == "auto" else job.device.kind
+    if kind != "cpu":
+        options, workers = _on_devices(job, kind)
+        return options | {"num_cpus": _claim(min(TASK_CPUS, 0.5 * cpus / workers))}, workers, True
     workers = job.config.workers or max(1, int(cpus // job.config.threads))
     share = min(0.5 * job.config.threads, 0.5 * cpus / workers, 0.5 * largest)
     return {"num_cpus": _claim(share)}, workers, False
+
+
+def _on_devices(job: Job, kind: str) -> tuple[dict[str, Any], int]:
+    """The share of a device that an actor claims, and the number of actors: as many as fit, unless a number is given.
+
+    Raises:
+        ConfigError: Ray does not know the kind of device, or has too few.
+    """
+    name = _RAY_NAMES.get(kind)
+    if name is None:
+        raise ConfigError(f"device {kind!r}: Ray does not schedule such devices; use --engine local")
+    share = job.config.gpus_per_detector or 1.0
+    found = int(total_of(name))
+    most = found * detectors_per_device(job.config.gpus_per_detector)
+    workers = job.config.workers or max(1, most)
+    if workers > most:
+        each = "a" if share == 1 else f"{share:g} of a"
+        raise ConfigError(
+            f"{workers} detectors need {each} {name} each, but Ray has {found}; lower --workers, add nodes, or use "
+            "--device cpu"
+        )
+    return {"num_gpus": share} if name == "GPU" else {"resources": {name: share}}, workers
 
 
 def _claim(share: float) -> float:

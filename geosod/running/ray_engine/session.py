@@ -167,6 +167,11 @@ def resources() -> tuple[float, float, float]:
     return cpus, sum(node.get("GPU", 0.0) for node in nodes), max(node.get("CPU", 0.0) for node in nodes)
 
 
+def total_of(name: str) -> float:
+    """How much of a resource the cluster's nodes have."""
+    return sum(float(node["Resources"].get(name, 0.0)) for node in ray.nodes() if node["Alive"])
+
+
 def free_resources() -> str:
     """Free resources, in words, for a run that waits."""
     total, free = ray.cluster_resources(), ray.available_resources()
