@@ -67,7 +67,7 @@ def _shipped(scene: Path, options: Options) -> list[Subject]:
     found = []
     for name in shipped_models():
         bundle = open_bundle(name)
-        tiles = sample_tiles(scene, bundle.card, options.pick(4, 1))
+        tiles = sample_tiles(scene, bundle.card, options.pick(2, 1))
         found.append(_subject(name, bundle.card, read_network(bundle), tiles))
     return found
 
@@ -75,7 +75,7 @@ def _shipped(scene: Path, options: Options) -> list[Subject]:
 def _resnet(scene: Path, options: Options) -> Subject:
     torch.manual_seed(0)
     card = replace(open_bundle("demo-harbour").card, name="resnet18-fpn", tile=512, parameters={}, weights_digest="")
-    tiles = sample_tiles(scene, card, options.pick(8, 4))
+    tiles = sample_tiles(scene, card, 4)
     return _subject(card.name, card, ResNetFPN(bands=3, classes=3).eval(), tiles)
 
 
