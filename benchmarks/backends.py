@@ -58,7 +58,7 @@ def run(options: Options) -> list[Table]:
     keep_freed_memory()
     scene = demo_scene(options, options.pick(8192, 2048))
     rows: list[Row] = []
-    for subject in [*_shipped(scene, options), _resnet(scene, options)]:
+    for subject in [*_shipped(scene, options), _resnet(scene)]:
         rows += _measured(subject, options)
     return [Table.of("backends", "Networks by backend and precision, a detector on every core at once", rows)]
 
@@ -72,7 +72,7 @@ def _shipped(scene: Path, options: Options) -> list[Subject]:
     return found
 
 
-def _resnet(scene: Path, options: Options) -> Subject:
+def _resnet(scene: Path) -> Subject:
     torch.manual_seed(0)
     card = replace(open_bundle("demo-harbour").card, name="resnet18-fpn", tile=512, parameters={}, weights_digest="")
     tiles = sample_tiles(scene, card, 4)
