@@ -58,7 +58,7 @@ def run(options: Options) -> list[Table]:
     keep_freed_memory()
     scene = demo_scene(options, options.pick(8192, 2048))
     rows: list[Row] = []
-    for subject in [*_shipped(scene, options), _resnet(scene, options)]:
+    for subject in [*_shipped(scene, options), _resnet(scene)]:
         rows += _measured(subject, options)
     return [Table.of("backends", "Networks by backend and precision, a detector on every core at once", rows)]
 
@@ -67,15 +67,15 @@ def _shipped(scene: Path, options: Options) -> list[Subject]:
     found = []
     for name in shipped_models():
         bundle = open_bundle(name)
-        tiles = sample_tiles(scene, bundle.card, options.pick(4, 1))
+        tiles = sample_tiles(scene, bundle.card, options.pick(2, 1))
         found.append(_subject(name, bundle.card, read_network(bundle), tiles))
     return found
 
 
-def _resnet(scene: Path, options: Options) -> Subject:
+def _resnet(scene: Path) -> Subject:
     torch.manual_seed(0)
     card = replace(open_bundle("demo-harbour").card, name="resnet18-fpn", tile=512, parameters={}, weights_digest="")
-    tiles = sample_tiles(scene, card, options.pick(8, 4))
+    tiles = sample_tiles(scene, card, 4)
     return _subject(card.name, card, ResNetFPN(bands=3, classes=3).eval(), tiles)
 
 
@@ -125,7 +125,8 @@ def _times(subject: Subject, executions: Sequence[Execution], options: Options) 
     with ThreadPoolExecutor(cpus) as pool:
         for execution in executions:
             detectors = [_detector(subject, execution, graph) for _ in range(cpus)]
-            for part, function in (("network", _network_alone), ("detector", Detector.detect_batch)):
+            alone = partial(_network_alone, images=_images(subject, execution))
+            for part, function in (("network", alone), ("detector", Detector.detect_batch)):
                 call = partial(_together, pool, function, detectors, subject.tiles)
                 call()
                 work[f"{execution.backend} {execution.precision}", part] = partial(timed, call)
@@ -138,11 +139,14 @@ def _together(pool: ThreadPoolExecutor, function: Any, detectors: Sequence[Detec
     list(pool.map(lambda detector: function(detector, tiles), detectors))
 
 
-def _network_alone(detector: Detector, tiles: TileBatch) -> None:
-    size = detector.execution.batch
-    images = torch.from_numpy(network_images(tiles[:size], detector.card))
+def _images(subject: Subject, execution: Execution) -> torch.Tensor:
+    """One batch as the network gets it."""
+    return torch.from_numpy(network_images(subject.tiles[: execution.batch], subject.card))
+
+
+def _network_alone(detector: Detector, tiles: TileBatch, *, images: torch.Tensor) -> None:
     with torch_settings(detector.execution), torch.inference_mode():
-        for _ in range(0, len(tiles), size):
+        for _ in range(0, len(tiles), len(images)):
             detector.adapter.compute(images)  # type: ignore[attr-defined]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch.nn.functional as F
@@ -44,8 +45,8 @@ class ResNetFPN(nn.Module):
         return raw
 
     def fused(self) -> ResNetFPN:
-        """Itself, in eval mode: normalisation is left to the runtimes, as in a network of a user's."""
-        return self.eval().requires_grad_(False)
+        """A copy in eval mode; folding of normalisation is left to the runtimes, as in a network of a user's."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
 
     def exported(self, precision: str) -> ResNetFPN:  # noqa: ARG002
         """As `fused`."""

@@ -53,9 +53,15 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BundleModel:
-    """A model from a folder."""
+    """A model from a folder.
+
+    Attributes:
+        bundle: the folder.
+        notes: what a user should know of a file that has just become a bundle.
+    """
 
     bundle: Bundle
+    notes: tuple[str, ...] = ()
 
     @property
     def card(self) -> ModelCard:
@@ -242,7 +248,7 @@ def _find(model: str | Path | Detector, *, trust: bool) -> Model:
         name = str(model)
         path = Path(name).expanduser()
         if is_model_file(path):
-            return BundleModel(packed(path, trust=trust).bundle)
+            return BundleModel(*packed(path, trust=trust))
         if not is_dotted(name) or path.exists():
             return BundleModel(open_bundle(model, trust=trust))
         if not trust:

@@ -15,7 +15,7 @@ from geosod.tile_size import MAX_SIDE, STRIDE
 
 RESIZES = ("letterbox", "stretch", "inside", "edges")
 CORNERS = ("centre", "top-left")
-RESAMPLINGS = ("bilinear", "opencv", "antialias")
+RESAMPLINGS = ("bilinear", "opencv", "antialias", "antialias-float")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,8 @@ class NetworkInput:
             longer one would exceed the second.
         corner: where a letterboxed tile is placed: "centre" or "top-left".
         resampling: "bilinear"; "opencv", which is cv2.resize's bilinear of 8-bit images to the last bit but for a few
-            pixels in 10,000; or "antialias", with a wider kernel where it reduces, as Pillow and torchvision do.
+            pixels in 10,000; or "antialias", with a wider kernel where it reduces, as Pillow and torchvision do;
+            "antialias-float" is that without rounding 8-bit images to 8 bits again.
         fill: value of what is filled and of invalid pixels, as a fraction of the card's range: 114 / 255 for YOLO.
         reverse_bands: give the bands in reverse order, as BGR where the card's are red, green, blue.
         scale: values are multiplied by it: 255 where the network expects 0…255.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,7 @@ def quantized(graph: bytes, images: Iterable[npt.NDArray[np.float32]], *, name: 
     tools = require("onnxruntime.quantization", extra="onnx")
     model = onnx.load_model_from_string(graph)
     reader = _reader(tools, images)
-    # It warns that the graph was not optimized before; normalisation is folded already.
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
-    with tempfile.TemporaryDirectory(prefix="geosod-int8-") as folder:
+    with _without_warnings(), tempfile.TemporaryDirectory(prefix="geosod-int8-") as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, before)
         try:
@@ -54,6 +53,18 @@ def quantized(graph: bytes, images: Iterable[npt.NDArray[np.float32]], *, name: 
             line = " ".join(str(error).split())[:300]
             raise ModelError(f"model {name!r}: cannot be quantized: {line}") from error
         return after.read_bytes()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """ONNX Runtime warns that the graph was not optimized before; normalisation is folded already."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def _reader(tools: Any, images: Iterable[npt.NDArray[np.float32]]) -> Any:

@@ -62,8 +62,8 @@ def _resized(images: Tensor, spec: NetworkInput, fit: Fit, *, whole: bool) -> Te
     size = (fit.inner_height, fit.inner_width)
     if tuple(images.shape[2:]) == size:
         return images
-    if not whole:
-        antialias = spec.resampling == "antialias"
+    if not whole or spec.resampling == "antialias-float":
+        antialias = spec.resampling in ("antialias", "antialias-float")
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=antialias)
     pixels = (images * 255).round_()
     if spec.resampling == "opencv":

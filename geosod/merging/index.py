@@ -51,8 +51,6 @@ class Index(NamedTuple):
     Attributes:
         order: (N,) int64, row of the detections at each place.
         boxes: (N, 4) float64, labels: (N,) int32, fragment: (N,) uint8, by place.
-        group: (N,) uint8 by place, numbers from 1 on of groups whose boxes do not match each other; all 0 without
-            groups.
         keys: (N,) int64, level, row and column of each box's cell, ascending.
         skip: (N + 1,) int32 or int64; following it from a place leads to the first place whose box is in the index.
         sizes: (L, 2) float64, cell size and longest side of a box in each level.
@@ -62,13 +60,13 @@ class Index(NamedTuple):
         table: (T,) int32 or int64, first place of each cell of a level in reading order, then the end of the last.
         pairs: overlaps that replace those of the boxes, or None. numba compiles kernels for both cases, so this costs
             nothing where it is None.
+        group: (N,) uint8 by place, from 1 on, groups whose boxes do not match each other, or None, which costs nothing.
     """
 
     order: IntArray
     boxes: FloatArray
     labels: npt.NDArray[np.int32]
     fragment: npt.NDArray[np.uint8]
-    group: npt.NDArray[np.uint8]
     keys: IntArray
     skip: npt.NDArray[Any]
     sizes: FloatArray
@@ -76,6 +74,7 @@ class Index(NamedTuple):
     tables: IntArray
     table: npt.NDArray[Any]
     pairs: Pairs | None = None
+    group: npt.NDArray[np.uint8] | None = None
 
 
 def build_index(detections: Detections, *, borders: bool = True, group: npt.NDArray[np.uint8] | None = None) -> Index:
@@ -109,13 +108,13 @@ def build_index(detections: Detections, *, borders: bool = True, group: npt.NDAr
         boxes=boxes,
         labels=labels,
         fragment=fragment,
-        group=np.zeros(n, np.uint8) if group is None else group[order],
         keys=keys,
         skip=np.arange(n + 1, dtype=place),
         sizes=np.column_stack([base * _LEVEL_RATIO**used, longest[used]]),
         levels=levels,
         tables=tables,
         table=table,
+        group=None if group is None else group[order],
     )
 
 

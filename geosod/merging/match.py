@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES
@@ -92,12 +93,20 @@ def overlap(index: Index, i: int, j: int, match: Match) -> Any:
 
 
 @lean_kernel
+def _kept_apart(group: npt.NDArray[np.uint8] | None, i: int, j: int) -> Any:
+    """Whether two boxes are of one group of `Index.group`."""
+    if group is None:
+        return False
+    return i != j and group[i] == group[j]
+
+
+@lean_kernel
 def edge(index: Index, i: int, j: int, match: Match) -> Any:
     """The metric of the boxes at two places if they match, else 0."""
     label, other_label = index.labels[i], index.labels[j]
     if label != other_label and not match.class_agnostic:
         return 0.0
-    if index.group[i] and index.group[i] == index.group[j] and i != j:
+    if _kept_apart(index.group, i, j):
         return 0.0
     value = overlap(index, i, j, match)
     matched = value > 0 and value >= max(limit_of(match, label), limit_of(match, other_label))

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import Detections
@@ -112,7 +113,7 @@ def _best(
     """The cluster that the box at place `i` joins, or -1. Clusters are found in the cell of their last box."""
     boxes, labels, sizes = index.boxes, index.labels, index.sizes
     chosen, best, limit = -1, 0.0, limit_of(match, labels[i])
-    box, longest, own = boxes[i], 0.0, _bit(index, i)
+    box, longest, own = boxes[i], 0.0, _bit(index.group, i)
     for k in range(len(index.levels)):
         longest = max(longest, sizes[k, 1])
     # A fused box is no longer than the longest box, and overlaps both this box and its last one.
@@ -136,9 +137,11 @@ def _best(
 
 
 @lean_kernel
-def _bit(index: Index, i: int) -> Any:
+def _bit(group: npt.NDArray[np.uint8] | None, i: int) -> Any:
     """The bit of the group of the box at place `i`; 0 without groups."""
-    return np.int64(1) << np.int64(index.group[i] - 1) if index.group[i] else np.int64(0)
+    if group is None:
+        return np.int64(0)
+    return np.int64(1) << np.int64(group[i] - 1)
 
 
 @lean_kernel
@@ -190,7 +193,7 @@ def _fuse(
             _move(fused[c], boxes[i], share)
             _unlink(last[c], firsts[last[c]], head, after, before)
         cluster[i], last[c] = c, i
-        taken[c] |= _bit(index, i)
+        taken[c] |= _bit(index.group, i)
         count[c] += 1
         _link(i, firsts[i], head, after, before)
     means = scores.copy()

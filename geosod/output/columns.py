@@ -103,6 +103,12 @@ counts as inspected, so small or ragged images come out slightly too large.
 """
 #: Title → what follows its table.
 _NOTES = {
+    "Detections": """
+With `--rename-classes car=vehicle,van=vehicle` both classes have the label `vehicle` and the label id of the first of
+them, and are one class for NMS and merging. `--classes` leaves label ids as they are. The metadata under `geosod` hold
+the label of every label id (`classes`), and the card's supercategories where it has any (`supercategories`, one for
+each class of the model).
+""",
     "Failures": """
 Rows of a scene or input are replaced when it is processed again, and removed when nothing of it fails any more. Those
 of inputs that are no longer given stay; delete the file once they are dealt with. Without failures there is no file.

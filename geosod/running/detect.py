@@ -72,6 +72,8 @@ def detect(
     emit: Emit = on_event or (lambda _: None)
     named, pixels = _inputs(scenes)
     job = make_job(model, configured(config, out=None if out is None else str(out), **settings))
+    for note in getattr(job.model, "notes", ()):
+        emit(Note(note, important=True))
     c, out = job.config, job.config.out
     in_process = out is None or bool(pixels)
     check_engine(job, in_process=in_process)

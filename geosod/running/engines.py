@@ -86,6 +86,9 @@ def _check_device(job: Job, *, in_process: bool) -> None:
                 f"device {str(device)!r}: Ray chooses the devices of its detectors; use --device {device.kind} with "
                 "--workers, or --engine local"
             )
+        from geosod.running.ray_engine import check_devices
+
+        check_devices(job)
         if _on_cluster(job):
             return  # other machines may have what this one lacks
     from geosod.detectors.devices import check_device

@@ -129,7 +129,9 @@ def _better(detector: Detector, image: ArrayScene, found: Detections, job: Job) 
     for flag, other in others:
         changed = Detector(replace(card, input=other), detector.adapter, detector.execution, rules=job.class_rules)
         more = _found(changed, image, job)
-        if float(more.scores.sum()) > _CLEARLY_MORE * max(total, 0.5):
+        # Scores above 1 are none: a network without a sigmoid at its end was given values that are too large.
+        sound = len(more) > 0 and float(more.scores.max()) <= 1
+        if sound and float(more.scores.sum()) > _CLEARLY_MORE * max(total, 0.5):
             yield (
                 f"with {flag} the model finds {len(more)} boxes (sum of scores {more.scores.sum():.1f}) instead of "
                 f"{len(found)} ({total:.1f}): is the card right?"

@@ -48,6 +48,19 @@ def conditional_detr() -> Any:
     return transformers.ConditionalDetrConfig(backbone_config=backbone, **_LAYERS, **_LABELS)
 
 
+def table_transformer() -> Any:
+    """A config of Table Transformer."""
+    backbone = transformers.ResNetConfig(**_RESNET, out_features=["stage4"])
+    return transformers.TableTransformerConfig(backbone_config=backbone, **_LAYERS, **_LABELS)
+
+
+def dab_detr() -> Any:
+    """A config of DAB-DETR."""
+    backbone = transformers.ResNetConfig(**_RESNET, out_features=["stage4"])
+    layers = {"hidden_size" if name == "d_model" else name: value for name, value in _LAYERS.items()}
+    return transformers.DabDetrConfig(backbone_config=backbone, **layers, **_LABELS)
+
+
 def deformable_detr() -> Any:
     """A config of Deformable DETR."""
     backbone = transformers.ResNetConfig(**_RESNET, out_features=["stage2", "stage3", "stage4"])
@@ -113,10 +126,29 @@ def yolos() -> Any:
     return transformers.YolosConfig(**sizes, image_size=[256, 256], num_detection_tokens=30, **_LABELS)
 
 
+def rf_detr() -> Any:
+    """A config of RF-DETR."""
+    backbone = transformers.RfDetrDinov2Config(
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=128,
+        patch_size=16,
+        num_windows=2,
+        out_features=["stage2", "stage4"],
+        window_block_indexes=[0, 2, 3],
+    )
+    heads = {"decoder_self_attention_heads": 4, "decoder_cross_attention_heads": 4, "decoder_n_points": 2}
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 64, "num_queries": 30, "group_detr": 2}
+    return transformers.RfDetrConfig(backbone_config=backbone, **heads, **sizes, **_LABELS)
+
+
 #: Name → config, class of the image processor, and its arguments.
 MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
     "detr": (detr, "DetrImageProcessor", {"size": {"shortest_edge": 256, "longest_edge": 400}}),
     "conditional_detr": (conditional_detr, "ConditionalDetrImageProcessor", {"size": {"height": 256, "width": 320}}),
+    "table-transformer": (table_transformer, "DetrImageProcessor", {"size": {"height": 256, "width": 256}}),
+    "dab-detr": (dab_detr, "ConditionalDetrImageProcessor", {"size": {"height": 256, "width": 256}}),
     "deformable_detr": (
         deformable_detr,
         "DeformableDetrImageProcessor",
@@ -125,6 +157,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
     "rt_detr": (rt_detr, "RTDetrImageProcessor", {"size": {"height": 256, "width": 256}}),
     "rt_detr_v2": (rt_detr_v2, "RTDetrImageProcessor", {"size": {"height": 320, "width": 256}, "do_normalize": True}),
     "d_fine": (d_fine, "RTDetrImageProcessor", {"size": {"height": 256, "width": 256}}),
+    "rf_detr": (rf_detr, "RfDetrImageProcessor", {"size": {"height": 160, "width": 224}}),
     "yolos": (yolos, "YolosImageProcessor", {"size": {"height": 256, "width": 256}}),
 }
 

@@ -245,12 +245,14 @@ def build(
     shape = (count, rows, cols, 3) if spec.channels_last else (count, 3, rows, cols)
     kind = TensorProto.UINT8 if spec.channels_last else TensorProto.FLOAT
     inputs = [helper.make_tensor_value_info(spec.image, kind, shape)]
-    constants["axes"] = np.array([1, 2] if spec.channels_last else [2, 3], np.int64)
+    # One axis after the other, and values up to 1: sums of many numbers would be rounded.
+    first, second = (2, 1) if spec.channels_last else (3, 2)
+    constants |= {"first": np.array([first], np.int64), "second": np.array([second], np.int64)}
     nodes.append(helper.make_node("Cast", [spec.image], ["pixels"], to=TensorProto.FLOAT))
-    # Sums of large numbers would be rounded.
     constants["scale"] = np.array(1 / spec.scale, np.float32)
     nodes.append(helper.make_node("Mul", ["pixels", "scale"], ["scaled"]))
-    nodes.append(helper.make_node("ReduceMean", ["scaled", "axes"], ["means"], keepdims=0))
+    nodes.append(helper.make_node("ReduceMean", ["scaled", "first"], ["rows"], keepdims=0))
+    nodes.append(helper.make_node("ReduceMean", ["rows", "second"], ["means"], keepdims=0))
     constants["std"] = np.array(spec.std, np.float32)
     constants["mean"] = np.array(spec.mean, np.float32)
     nodes.append(helper.make_node("Mul", ["means", "std"], ["times"]))

@@ -35,16 +35,18 @@ def packed_detector(
     return geosod.load_model(bundle.folder, threshold=0.2, backend=backend)
 
 
-def check(found: geosod.Detections, layout: str, boxes: np.ndarray, colour: tuple[int, int, int]) -> None:
+def check(
+    found: geosod.Detections, layout: str, boxes: np.ndarray, colour: tuple[int, int, int], tolerance: float = 1e-4
+) -> None:
     order = np.argsort(found.boxes[:, 0])
     scores = expected_scores(layout, tuple(value / 255 for value in colour))
     assert found.labels[order].tolist() == list(LABELS)
     np.testing.assert_allclose(found.boxes[order], boxes, atol=1e-3)
-    np.testing.assert_allclose(found.scores[order], scores, atol=1e-4)
+    np.testing.assert_allclose(found.scores[order], scores, atol=tolerance)
 
 
 def test_every_layout_has_a_published_graph() -> None:
-    # "labelled" is that of programs of torch.export, see test_pt2.
+    # "labelled" is that of programs of torch.export.
     assert set(PUBLISHED) == set(LAYOUTS) - {"labelled"}
 
 
@@ -54,7 +56,8 @@ def test_layouts_are_recognised_and_decoded(layout, backend, tmp_path) -> None:
     detector = packed_detector(tmp_path, layout, backend=backend)
     assert detector.execution.backend == backend and detector.execution.precision == "fp32"
     assert detector.card.parameters["layout"] == layout
-    check(detector.detect(image_of(COLOUR)), layout, BOXES, COLOUR)
+    # OpenVINO averages bytes less exactly than the float32 that they become.
+    check(detector.detect(image_of(COLOUR)), layout, BOXES, COLOUR, 1e-3 if backend == "openvino" else 1e-4)
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)

@@ -292,7 +292,6 @@ def random_boxes(rng, n, *, extent=100.0, sizes=(1.0, 20.0), labels=2, whole_num
         fragment=some_sides(rng, n),
         truncated=rng.random(n) < 0.2,
         n_merged=rng.integers(1, 4, n),
-        level=rng.choice(np.array([1, 0.5, 0.25]), n),
     )
 
 

@@ -60,7 +60,8 @@ def clouds(draw):
     if draw(st.booleans()):
         cloud = cloud.with_columns(fragment=np.zeros(len(cloud), int))
     shift = draw(st.sampled_from([0.0, -50.0, 2.0**20]))
-    return cloud.with_columns(boxes=cloud.boxes + shift), rng
+    level = 1 / (1 + np.arange(len(cloud)) % 3)
+    return cloud.with_columns(boxes=cloud.boxes + shift, level=level), rng
 
 
 @given(clouds(), rules, st.sampled_from([1, 4, 16_384]))

@@ -22,6 +22,7 @@ RULES = [
     *(MergeRule(method, threshold=0.3, margin=1.0, gap=1.0) for method in METHODS),
     MergeRule("soft_nms", decay="linear"),
     MergeRule("wbf", threshold=0.3, borders=False),
+    *(MergeRule(method, threshold=0.3, across_levels=True) for method in METHODS),
 ]
 CORE = Window(10, 10, 70, 70)
 

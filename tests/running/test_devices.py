@@ -88,6 +88,10 @@ def test_a_device_that_is_not_there_is_refused_before_scenes_are_opened(
 ) -> None:
     monkeypatch.setattr(planning, "open_scene", lambda *_, **__: pytest.fail("a scene was opened"))
     scene = write_tif(tmp_path / "s.tif", noise(3, 64, 64))
+    if ray.is_initialized():
+        ray.shutdown()
+    if (engine, device) == ("ray", "mps"):
+        message = "device 'mps': Ray does not schedule such devices"
     if engine == "ray" and ":" in device:
         message = f"device '{device}': Ray chooses the devices of its detectors; use --device {kind_of(device)}"
     with pytest.raises(ConfigError, match=message):
@@ -250,6 +254,8 @@ def test_ray_is_asked_for_shares_of_gpus(two_gpus, rgb_bundle, tmp_path, engine)
     ]:
         with pytest.raises(ConfigError, match=message):
             shape(**settings)
+        with pytest.raises(ConfigError, match=message):
+            check_engine(make_job(rgb_bundle, **({"device": "cuda", "engine": engine} | settings)), in_process=False)
     with pytest.raises(ConfigError, match="device 'cuda:1': Ray chooses"):
         check_engine(make_job(rgb_bundle, device="gpu:1", engine=engine), in_process=False)
     # What this machine lacks others of a cluster may have.

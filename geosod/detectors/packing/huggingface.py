@@ -30,11 +30,13 @@ class _Family(NamedTuple):
         scores: as in `geosod.detectors.adapters.huggingface`.
         top_k: the pairs of query and class that it keeps; None for as many as there are queries.
         processor: transformers' class.
+        resampling: as in `NetworkInput`.
     """
 
     scores: str
     top_k: int | None
     processor: str
+    resampling: str = "antialias"
 
 
 _FAMILIES: dict[str, _Family] = {
@@ -45,7 +47,7 @@ _FAMILIES: dict[str, _Family] = {
     "deimv2": _Family("sigmoid", None, "RTDetrImageProcessor"),
     "detr": _Family("softmax", None, "DetrImageProcessor"),
     "lw_detr": _Family("sigmoid", 100, "DeformableDetrImageProcessor"),
-    "rf_detr": _Family("sigmoid", None, "RfDetrImageProcessor"),
+    "rf_detr": _Family("sigmoid", None, "RfDetrImageProcessor", "antialias-float"),
     "rt_detr": _Family("sigmoid", None, "RTDetrImageProcessor"),
     "rt_detr_v2": _Family("sigmoid", None, "RTDetrImageProcessor"),
     "table-transformer": _Family("softmax", None, "DetrImageProcessor"),
@@ -96,7 +98,12 @@ def read(path: Path, options: PackOptions) -> Found:
         count=config.num_labels,
         classes=unique([config.id2label.get(i, "N/A") for i in range(config.num_labels)]),
         card={"nms_iou": 1.0, "tile": tile, **_license(path)},
-        input={"size": size, "resize": resize, "resampling": "antialias", **_values(processor)},
+        input={
+            "size": size,
+            "resize": resize,
+            "resampling": family.resampling if family else "antialias",
+            **_values(processor),
+        },
         notes=notes,
         provenance={"source": "Hugging Face transformers", "transformers": transformers.__version__},
     )

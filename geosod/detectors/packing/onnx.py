@@ -148,7 +148,7 @@ def _external_files(onnx: Any, model: Any, path: Path) -> set[str]:
     for name in names:
         place = path.parent / name
         plain = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts and "\\" not in name
-        inside = plain and place.resolve().is_relative_to(path.parent.resolve()) and not place.is_symlink()
+        inside = plain and place.resolve().is_relative_to(path.parent.resolve())
         if not (inside and place.is_file()):
             raise ModelError(
                 f"{path}: its weights lie in {name!r}, which is not a file in its own folder; put it there, or write "

@@ -189,15 +189,30 @@ def _shape(job: Job) -> tuple[dict[str, Any], int, bool]:
     return {"num_cpus": _claim(share)}, workers, False
 
 
+def check_devices(job: Job) -> None:
+    """Refuse, before a run, devices that Ray does not know, or of which the session that is open has too few.
+
+    Raises:
+        ConfigError: they are.
+    """
+    _ray_name(job.device.kind)
+    if ray.is_initialized():
+        _shape(job)
+
+
+def _ray_name(kind: str) -> str:
+    if kind not in _RAY_NAMES:
+        raise ConfigError(f"device {kind!r}: Ray does not schedule such devices; use --engine local")
+    return _RAY_NAMES[kind]
+
+
 def _on_devices(job: Job, kind: str) -> tuple[dict[str, Any], int]:
     """The share of a device that an actor claims, and the number of actors: as many as fit, unless a number is given.
 
     Raises:
         ConfigError: Ray does not know the kind of device, or has too few.
     """
-    name = _RAY_NAMES.get(kind)
-    if name is None:
-        raise ConfigError(f"device {kind!r}: Ray does not schedule such devices; use --engine local")
+    name = _ray_name(kind)
     share = job.config.gpus_per_detector or 1.0
     found = int(total_of(name))
     most = found * detectors_per_device(job.config.gpus_per_detector)
