@@ -215,7 +215,9 @@ def labelled(outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         StopIteration: the outputs are others.
     """
-    boxes = next(tensor for tensor in outputs.values() if tensor.ndim >= 2 and tensor.shape[-1] == 4)
+    # Four scores of one image have four columns, too.
+    named = [tensor for name, tensor in outputs.items() if "box" in name.lower()]
+    boxes = next(tensor for tensor in (*named, *outputs.values()) if tensor.ndim >= 2 and tensor.shape[-1] == 4)
     rest = {name: tensor for name, tensor in outputs.items() if tensor is not boxes}
     labels = next(name for name, tensor in rest.items() if "label" in name or not tensor.is_floating_point())
     scores = next(tensor for name, tensor in rest.items() if name != labels and tensor.is_floating_point())
