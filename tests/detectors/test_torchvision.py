@@ -24,6 +24,8 @@ from tests.detectors.torchvision_samples import calibrate, difference, expected,
 NAMES = tuple("abcde")
 LITE = "ssdlite320_mobilenet_v3_large"
 RCNN = "fasterrcnn_mobilenet_v3_large_320_fpn"
+#: Thresholds with which the networks find 20 to 100 boxes.
+CUT = {LITE: 0.1, RCNN: 0.2, "fcos_resnet50_fpn": 0.55, "retinanet_resnet50_fpn": 0.3}
 HEAVY = [name for name in ARCHITECTURES if name not in (LITE, RCNN, "retinanet_resnet50_fpn")]
 
 
@@ -62,7 +64,7 @@ def load(folder: Path, **options: Any) -> Detector:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in HEAVY else ()) for n in ARCHITECTURES])
 def test_boxes_are_torchvisions(name, tmp_path) -> None:
     """An image of odd sides, larger than a tile, against the same network called by itself."""
-    model, kind, threshold = sample(name), ARCHITECTURES[name], 0.3
+    model, kind, threshold = sample(name), ARCHITECTURES[name], CUT.get(name, 0.3)
     folder = bundle(model, tmp_path, architecture=name, threshold=threshold, tile=(352, 352))
     usual = model.transform.min_size, model.transform.max_size
     if name in HEAVY and kind.fixed is None:
@@ -81,7 +83,7 @@ def test_boxes_are_torchvisions(name, tmp_path) -> None:
 
 def test_the_comparison_notices_what_may_go_wrong(tmp_path) -> None:
     """Order of bands, scale, offset, labels and resizing."""
-    model, threshold = sample(LITE), 0.3
+    model, threshold = sample(LITE), CUT[LITE]
     detector = load(bundle(model, tmp_path, threshold=threshold, tile=(320, 320)))
     pixels, labels = image(509, 381, seed=3), [1, 2, 3, 4, 5]
     assert max(difference(detector.detect(pixels), expected(model, pixels, labels), threshold)) < 1e-3
@@ -116,7 +118,7 @@ def test_tiles_may_pass_as_they_are(tmp_path) -> None:
 def test_the_contract_holds(name, tmp_path) -> None:
     """Also for Faster R-CNN, where torchvision joins the proposals of a batch."""
     options: dict[str, Any] = {"input": {"upscale": 1.0}} if name != LITE else {}
-    folder = bundle(sample(name), tmp_path, architecture=name, threshold=0.4, tile=(128, 128), **options)
+    folder = bundle(sample(name), tmp_path, architecture=name, threshold=CUT[name], tile=(128, 128), **options)
     images = np.stack([image(128, 128, seed) for seed in range(3)])
     check_detector(load(folder, batch=3), images)
 
@@ -185,20 +187,20 @@ def test_four_bands(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"add --mean .of 4 bands.*--std.*--bands"):
         bundle(model, tmp_path)
     spec = {"mean": (0.5,), "std": (0.25,)}
-    detector = load(bundle(model, tmp_path, bands=tuple("rgbn"), input=spec, threshold=0.3, tile=(320, 320)))
+    detector = load(bundle(model, tmp_path, bands=tuple("rgbn"), input=spec, threshold=0.1, tile=(320, 320)))
     pixels = image(352, 320, seed=1, bands=4)
     found = detector.detect(pixels)
-    assert max(difference(found, expected(model, pixels, [1, 2, 3, 4, 5]), 0.3)) < 1e-3 and len(found) >= 10
+    assert max(difference(found, expected(model, pixels, [1, 2, 3, 4, 5]), 0.1)) < 1e-3 and len(found) >= 10
 
 
 def test_ssdlite_trained_from_a_backbone(tmp_path) -> None:
     """Its last block has twice the channels; the sizes of the weights show it."""
     model = build(LITE, {"outputs": 6, "reduced_tail": False}, channels=3)
     calibrate(model)
-    folder = bundle(model, tmp_path, threshold=0.3, tile=(320, 320))
-    pixels = image(400, 333, seed=6)
+    folder = bundle(model, tmp_path, threshold=0.1, tile=(320, 320))
+    pixels = image(400, 333, seed=9)
     found = load(folder).detect(pixels)
-    assert max(difference(found, expected(model, pixels, [1, 2, 3, 4, 5]), 0.3)) < 1e-3 and len(found) >= 10
+    assert max(difference(found, expected(model, pixels, [1, 2, 3, 4, 5]), 0.1)) < 1e-3 and len(found) >= 10
 
 
 def test_ids_of_coco_have_gaps(tmp_path) -> None:
@@ -268,7 +270,7 @@ def test_bf16_is_near(tmp_path) -> None:
     folder = bundle(sample(RCNN), tmp_path, architecture=RCNN, threshold=0.2, tile=(320, 320))
     pixels = image(320, 320, seed=8)
     plain, half = (load(folder, precision=precision).detect(pixels) for precision in ("fp32", "bf16"))
-    strong = plain[plain.scores > 0.6]
+    strong = plain[plain.scores > 0.3]
     distance = np.abs(strong.boxes[:, None] - half.boxes[None]).max(axis=2)
     distance[strong.labels[:, None] != half.labels[None]] = np.inf
     assert len(strong) >= 5 and np.mean(distance.min(axis=1) < 2) > 0.8

@@ -81,8 +81,8 @@ def _last_layers(model: Any) -> list[tuple[Any, float, list[float]]]:
         return [
             (rpn.cls_logits, 1.5, [0.0, -0.5, 0.3]),
             (rpn.bbox_pred, 0.2, shifts),
-            (predictor.cls_score, 1.5, [1.5, *offsets]),
-            (predictor.bbox_pred, 1.0, shifts),
+            (predictor.cls_score, 1.0, [1.0, *offsets]),
+            (predictor.bbox_pred, 0.2, shifts),
         ]
     classes, boxes = model.head.classification_head, model.head.regression_head
     if hasattr(classes, "module_list"):
@@ -105,7 +105,9 @@ def _spread(layer: Any, model: Any, sample: list[Tensor], spread: float, means: 
     handle.remove()
     values = torch.cat([output.transpose(0, 1).flatten(1) for output in seen], dim=1)
     deviations = values.std(dim=1)
-    factor = spread / deviations.clamp(min=float(deviations.mean()) / 2)
+    # SSD's last maps, of one place, hardly vary, and rounding must not be what is spread.
+    most = 200 if model.transform.fixed_size else 5000
+    factor = spread / deviations.clamp(min=max(float(deviations.mean()) / 2, spread / most))
     wanted = torch.tensor([means[i % len(means)] for i in range(len(values))])
     layer.weight *= factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
     layer.bias.copy_(wanted - (values.mean(dim=1) - layer.bias) * factor)

@@ -12,7 +12,7 @@ from geosod.errors import ModelError
 
 #: Keys under which training code stores a state dict, in the order in which they are tried.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
-_CODE = re.compile(r"GLOBAL (?P<name>[\w.]+)")
+_CODE = re.compile(r"GLOBAL (?P<name>[A-Za-z_][\w.]*\w)")
 
 
 def plain_content(path: Path) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ def _code_in(path: Path) -> list[str]:
 
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:
+    except (AttributeError, ValueError):  # an older torch, or an older kind of file
         pass
     try:
         torch.load(path, map_location="cpu", weights_only=True)
