@@ -25,7 +25,7 @@ NAMES = tuple("abcde")
 LITE = "ssdlite320_mobilenet_v3_large"
 RCNN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 #: Thresholds with which the networks find 20 to 100 boxes.
-CUT = {LITE: 0.1, RCNN: 0.2, "fcos_resnet50_fpn": 0.55, "retinanet_resnet50_fpn": 0.3}
+CUT = {LITE: 0.1, RCNN: 0.2, "fcos_resnet50_fpn": 0.55, "fasterrcnn_resnet50_fpn": 0.4, "retinanet_resnet50_fpn": 0.3}
 HEAVY = [name for name in ARCHITECTURES if name not in (LITE, RCNN, "retinanet_resnet50_fpn")]
 
 
