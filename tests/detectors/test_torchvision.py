@@ -25,7 +25,7 @@ NAMES = tuple("abcde")
 LITE = "ssdlite320_mobilenet_v3_large"
 RCNN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 #: Thresholds with which the networks find 20 to 100 boxes.
-CUT = {LITE: 0.1, RCNN: 0.2, "fcos_resnet50_fpn": 0.55, "retinanet_resnet50_fpn": 0.3}
+CUT = {LITE: 0.1, RCNN: 0.2, "fcos_resnet50_fpn": 0.55, "fasterrcnn_resnet50_fpn": 0.4, "retinanet_resnet50_fpn": 0.3}
 HEAVY = [name for name in ARCHITECTURES if name not in (LITE, RCNN, "retinanet_resnet50_fpn")]
 
 
@@ -123,16 +123,32 @@ def test_the_contract_holds(name, tmp_path) -> None:
     check_detector(load(folder, batch=3), images)
 
 
+def test_a_tile_does_not_depend_on_the_proposals_of_others(tmp_path, monkeypatch) -> None:
+    """A product of matrices with three rows rounds otherwise than one with hundreds."""
+    adapter: Any = load(bundle(sample(RCNN), tmp_path, architecture=RCNN, threshold=0.0), batch=2).adapter
+    corners = torch.from_numpy(np.random.default_rng(0).uniform(0, 200, (300, 2))).float()
+    boxes = torch.cat([corners, corners + 60], dim=1)
+    images = torch.stack([torch.from_numpy(image(320, 320, seed)).float() / 255 for seed in (1, 2)])
+    found = []
+    for others in (0, 300):
+        monkeypatch.setattr(adapter._model.rpn, "forward", lambda *_, n=others: ([boxes[:3], boxes[:n]], {}))
+        with torch.inference_mode():
+            raw = adapter.predict(images.clone())
+        found.append(raw.scores[raw.tile == 0])
+    assert len(found[0]) > 5 and torch.equal(*found)
+
+
 def test_threshold_and_number_of_boxes_are_the_networks(tmp_path) -> None:
     model = sample(RCNN)
     pixels = image(352, 352, seed=5)
     few = load(bundle(model, tmp_path, architecture=RCNN, threshold=0.5))
     assert few.card.top_k == 100 and few.card.nms_iou == 0.5 and few.card.tile_size == (320, 320)
-    many = load(few_folder := tmp_path / "bundle", threshold=0.01)
-    assert len(few.detect(pixels)) < len(many.detect(pixels)) == 100, few_folder
+    many = load(tmp_path / "bundle", threshold=0.01)
+    assert len(few.detect(pixels)) < len(many.detect(pixels)) == 100
     (tmp_path / "more").mkdir()
-    more = load(bundle(model, tmp_path / "more", architecture=RCNN, threshold=0.01, top_k=400, nms_iou=0.9))
-    assert 100 < len(more.detect(pixels)) <= 400
+    more = load(bundle(model, tmp_path / "more", architecture=RCNN, threshold=0.01, top_k=2000, nms_iou=0.9))
+    found = more.detect(pixels)
+    assert 100 < len(found) <= 2000 and found.scores.min() < 0.05, "torchvision's own threshold"
 
 
 def test_defaults_are_torchvisions() -> None:
@@ -274,7 +290,7 @@ def test_bf16_is_near(tmp_path) -> None:
     distance = np.abs(strong.boxes[:, None] - half.boxes[None]).max(axis=2)
     distance[strong.labels[:, None] != half.labels[None]] = np.inf
     assert len(strong) >= 5 and np.mean(distance.min(axis=1) < 2) > 0.8
-    assert not np.array_equal(plain.scores, half.scores), "bf16 was not used"
+    assert distance.min(axis=1).max() > 0.01, "bf16 was not used"
 
 
 def test_numbers_that_are_none_are_reported(tmp_path) -> None:

@@ -80,9 +80,9 @@ def _last_layers(model: Any) -> list[tuple[Any, float, list[float]]]:
         rpn, predictor = model.rpn.head, model.roi_heads.box_predictor
         return [
             (rpn.cls_logits, 1.5, [0.0, -0.5, 0.3]),
-            (rpn.bbox_pred, 0.2, shifts),
+            (rpn.bbox_pred, 0.1, shifts),
             (predictor.cls_score, 1.0, [1.0, *offsets]),
-            (predictor.bbox_pred, 0.2, shifts),
+            (predictor.bbox_pred, 0.1, shifts),
         ]
     classes, boxes = model.head.classification_head, model.head.regression_head
     if hasattr(classes, "module_list"):

@@ -70,6 +70,6 @@ def outputs_of(path: Path, name: str, state: Mapping[str, Any]) -> int:
 
 
 def has_reduced_tail(state: Mapping[str, Any]) -> bool:
-    """Whether the last block of SSDLite's backbone has half its channels, as without weights of a backbone."""
+    """False where the last block of SSDLite's backbone has all its channels, as with weights of a backbone."""
     weights = state.get("backbone.features.1.0.3.0.weight")
     return weights is None or int(weights.shape[0]) == 80

@@ -44,32 +44,28 @@ def read(path: Path, options: PackOptions) -> Found:
 
 def _found(path: Path, state: dict[str, Any], settings: dict[str, Any] | None, options: PackOptions) -> Found:
     name = architecture_of(path, state, options)
+    kind, outputs = ARCHITECTURES[name], outputs_of(path, name, state)
     notes: list[str] = []
     if any(key.startswith(_OTHER_HEADS) for key in state):
         state = {key: value for key, value in state.items() if not key.startswith(_OTHER_HEADS)}
         notes.append(f"{path.name}: only its boxes are used, not its masks or keypoints")
-    kind = ARCHITECTURES[name]
-    outputs = outputs_of(path, name, state)
     names, labels = _classes(path, kind, outputs, settings, options, notes)
-    layer = first_layer(state)
-    assert layer is not None
-    channels = int(state[f"{layer}.weight"].shape[1])
-    parameters: dict[str, Any] = {"outputs": outputs}
-    if labels:
-        parameters["labels"] = labels
     card: dict[str, Any] = {"nms_iou": kind.nms_iou, "top_k": kind.top_k, "tile": _tile(kind)}
+    parameters: dict[str, Any] = {"outputs": outputs, "labels": labels}
     if settings is not None:
         parameters |= deepforest.parameters_of(settings, outputs)
         card |= deepforest.card_of(settings)
     parameters |= _norms(path, name, state, parameters, notes)
-    if name == "ssdlite320_mobilenet_v3_large":
-        parameters["reduced_tail"] = has_reduced_tail(state)
+    if not has_reduced_tail(state):
+        parameters["reduced_tail"] = False
     parameters |= _resizing(path, kind, parameters, card, options, notes)
+    layer = first_layer(state)
+    assert layer is not None
+    channels = int(state[f"{layer}.weight"].shape[1])
     missing = _values(parameters, channels, options)
-    weights = _fitted(path, name, parameters, state, channels)
     return Found(
         name=safe_name(path.name if path.is_dir() else path.stem),
-        weights=weights,
+        weights=_fitted(path, name, parameters, state, channels),
         adapter="torchvision",
         architecture=name,
         weights_file="model.safetensors",
@@ -77,12 +73,12 @@ def _found(path: Path, state: dict[str, Any], settings: dict[str, Any] | None, o
         artifact_type="safetensors",
         parameters=parameters,
         channels=channels,
-        count=len(labels) or outputs,
+        count=len(labels),
         classes=names,
         card=card,
         missing=missing,
         notes=notes,
-        provenance={"file": path.name} | ({"library": "DeepForest"} if settings is not None else {}),
+        provenance={"file": path.name} | ({} if settings is None else {"library": "DeepForest"}),
     )
 
 
