@@ -52,7 +52,7 @@ def pack_command(
     license: Annotated[str | None, _option("SPDX identifier, or proprietary.")] = None,
     description: Annotated[str | None, _option("A sentence or two for people.")] = None,
     layout: Annotated[
-        str | None, _option("What the outputs of an ONNX graph mean, as yolov8; see docs/adapters.md.", panel=_INPUT)
+        str | None, _option("What the outputs of an ONNX graph mean, as yolov8; see docs/model-files.md.", panel=_INPUT)
     ] = None,
     architecture: Annotated[
         str | None, _option("Name of the network, where the weights do not say it.", panel=_INPUT)

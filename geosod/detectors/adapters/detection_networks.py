@@ -71,7 +71,7 @@ def build(name: str, parameters: Mapping[str, Any], *, channels: int) -> Any:
     Args:
         name: of `ARCHITECTURES`.
         parameters: "outputs", the number of outputs for classes, the background included where there is one; further
-            ones as docs/adapters.md lists them.
+            ones as docs/model-files.md lists them.
         channels: number of input bands.
 
     Raises:
