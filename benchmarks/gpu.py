@@ -84,7 +84,7 @@ def network_alone(job: Job, chosen: Execution, *, compiled: bool) -> tuple[list[
     reference = 0.0
     for execution, tf32, last in ways_of(chosen, compiled=compiled):
         layout = torch.channels_last if last else torch.contiguous_format
-        network = network_of(job.model.load(execution, threshold=job.threshold))
+        network = network_of(job.model.load(execution, rules=job.class_rules))
         if not last:
             network = network.to(memory_format=layout)
         dtype = torch.bfloat16 if execution.precision == "bf16" else torch.float32
@@ -185,7 +185,7 @@ def run(options: Options) -> list[Table]:
     chosen, _ = resolve_execution(job)
     reference = reference or network_alone(job, chosen, compiled=False)[1]
     scene = demo_scene(options, options.pick(16384, 2048))
-    detector = job.model.load(chosen, threshold=job.threshold)
+    detector = job.model.load(chosen, rules=job.class_rules)
     steps = detector_steps(detector, sample_tiles(scene, job.model.card, chosen.batch))
     del detector
     pixels, device = job.tile[0] * job.tile[1] / 1e6, torch.cuda.get_device_name()

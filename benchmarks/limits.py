@@ -144,7 +144,7 @@ def _work(model: Model, ways: list[Execution], tiles: TileBatch, rounds: int, ga
 
     keep_freed_memory()
     torch.set_num_threads(1)
-    detectors = [model.load(way, threshold=model.threshold) for way in ways]
+    detectors = [model.load(way, rules=model.rules) for way in ways]
     for detector in detectors:
         detector.detect_batch(tiles[: detector.execution.batch])
     for lap in range(rounds):

@@ -30,7 +30,7 @@ def load(model: str, settings: dict[str, Any], *, batch: int = 1, threads: int |
     job = make_job(model, **settings)
     execution, _ = resolve_execution(job)
     execution = replace(execution, batch=batch, threads=threads or usable_cpus())
-    detector = job.model.load(execution, threshold=job.threshold)
+    detector = job.model.load(execution, rules=job.class_rules)
     detector.warm_up(job.tile)
     return job, detector
 

@@ -33,7 +33,7 @@ class SlicedDetector(DetectionModel):  # type: ignore[misc]
     def __init__(self, job: Job, detector: Detector) -> None:
         self.detector, self.names = detector, dict(enumerate(job.model.card.classes))
         mapping = {str(label): name for label, name in self.names.items()}
-        super().__init__(confidence_threshold=job.threshold, device="cpu", category_mapping=mapping)
+        super().__init__(confidence_threshold=job.class_rules.min_score, device="cpu", category_mapping=mapping)
 
     def load_model(self) -> None:
         self.model = self.detector
