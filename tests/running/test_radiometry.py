@@ -222,7 +222,8 @@ def test_masks_that_name_nothing(tmp_path, rgb_bundle, wrong) -> None:
 
 def test_a_batch_without_limits_takes_the_cards(tmp_path, rgb_bundle) -> None:
     execution = Execution("cpu", "eager", "fp32", 2, 1)
-    detector = find_model(rgb_bundle).load(execution, threshold=0.0)
+    model = find_model(rgb_bundle)
+    detector = model.load(execution, rules=model.rules.changed(threshold=0.0))
     pixels = noise(3, 128, 128)[None]
     place = (np.array([[0, 0, 128, 128]]), None, np.array([[128, 128]]))
     limits = np.tile(np.array([0, 255], np.float32), (1, 3, 1))
