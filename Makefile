@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files of tests run side by side, and those with Ray in one process; see tests/conftest.py.
-PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+# Files of tests run side by side, and those with Ray in one process, see tests/conftest.py; a process that crashes ends all.
+PARALLEL := --numprocesses 3 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 STAMP := $(VENV)/.installed
 # The frameworks of adapters, over the environment above; their caches and settings stay in it, and nothing is sent.
 ADAPTERS := .adapters
