@@ -135,6 +135,13 @@ def test_importing_geosod_is_light() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_the_command_line_is_light() -> None:
+    """What `geosod --help` waits for."""
+    heavy = "('torch', 'ray', 'rasterio', 'pyproj', 'geopandas', 'numba', 'pyarrow', 'onnx', 'openvino')"
+    script = f"import sys, geosod.cli.main; found = [m for m in {heavy} if m in sys.modules]; assert not found, found"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_reading_does_not_load_torch() -> None:
     """Readers are many; torch in each would cost more memory than their tiles."""
     script = "import sys, geosod.running.ray_engine; assert 'torch' not in sys.modules"

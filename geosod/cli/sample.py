@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from geosod.running.job import Job
 from geosod.scene import TileBatch, Window
+
+if TYPE_CHECKING:
+    from geosod.running.job import Job
 
 #: Side and seed of the drawn scene.
 _SIDE, _SEED = 4096, 11
