@@ -23,7 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from geosod.arrays import BoolArray, PixelArray
-from geosod.errors import MEMORY, ConfigError
+from geosod.errors import MEMORY, ConfigError, one_line
 from geosod.scene import SceneRef, channels_first
 from geosod.scenes.sources import safe_id
 
@@ -115,7 +115,7 @@ def _numpy(scene: ArrayScene) -> PixelArray:
     try:
         return np.asarray(scene.array)
     except (TypeError, ValueError, RuntimeError) as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise ConfigError(f"scene {scene.id!r}: a {type(scene.array).__name__} is not an array: {line}") from error
 
 
@@ -172,7 +172,7 @@ def _write(file: MemoryFile, name: str, pixels: PixelArray, valid: BoolArray | N
                     dataset.write_mask(valid)
                 dataset.colorinterp = [ColorInterp.undefined] * bands
     except (RasterioError, TypeError, ValueError) as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise ConfigError(f"scene {name!r}: an array of {pixels.dtype} cannot be read as a scene: {line}") from error
 
 

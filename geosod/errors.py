@@ -71,6 +71,11 @@ def printable(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def one_line(error: object) -> str:
+    """The message of an error of another library, which may have several lines, in one."""
+    return " ".join(str(error).split())
+
+
 def identity(uri: str) -> str:
     """The identity of a file: its address without credentials and query, so that a new signature is the same file."""
     return redacted(uri)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geosod.cli.streams import print_error
-from geosod.detectors.adapters import BACKENDS
+from geosod.detectors.adapters import BACKENDS, RUNTIMES
 from geosod.machine import usable_cpus
 from geosod.version import __version__
 
@@ -89,7 +89,7 @@ def _torch() -> dict[str, str]:
 
 def _backends() -> dict[str, str]:
     found = {}
-    for name, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
+    for name, extra in RUNTIMES.items():
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod.deduplication.sources import SceneSource
-from geosod.errors import SceneError
+from geosod.errors import SceneError, one_line
 
 #: Rows that are read at a time.
 _BATCH = 50_000
@@ -37,7 +37,7 @@ def reading(scene: SceneSource) -> Iterator[None]:
     except UnreadableSceneError:
         raise
     except (OSError, pa.ArrowException, shapely.errors.ShapelyError, SceneError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)[:300]
         raise UnreadableSceneError(scene.id, f"scene {scene.id!r} in {scene.output}: {line}") from error
 
 

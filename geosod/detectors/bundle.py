@@ -13,7 +13,7 @@ from geosod.detectors.adapters import check_adapter, code_digest, is_dotted
 from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import from_item, to_item
 from geosod.detectors.zoo import check_architecture
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 
 CARD = "model.json"
 MAX_CARD_BYTES = 4 << 20
@@ -56,6 +56,22 @@ class Bundle:
         _check_digest(self.card, self.weights, hashlib.sha256(content).hexdigest())
         return content
 
+    def load_into(self, network: Any) -> None:
+        """Give a torch module the weights, a state dict in safetensors; each of its tensors, and no others.
+
+        Raises:
+            ModelError: the file is not the one that the card describes, or does not fit the network.
+        """
+        from safetensors.torch import load
+
+        content = self.read_weights()
+        try:
+            network.load_state_dict(load(content), strict=True)
+        except Exception as error:
+            raise ModelError(
+                f"model {self.card.name!r}: {self.weights} does not fit the network: {one_line(error)[:300]}"
+            ) from error
+
 
 def shipped_models() -> tuple[str, ...]:
     """Names of the bundles that come with geosod."""
@@ -89,7 +105,7 @@ def open_bundle(name_or_path: str | Path, *, trust: bool = False) -> Bundle:
         raise ModelError(
             f"model {str(name_or_path)!r}: {weights} is missing; a bundle holds {CARD} and its weights file"
         )
-    found = _sha256(weights)
+    found = sha256_of(weights)
     _check_digest(card, weights, found)
     # Code that the card names is part of the model.
     code = code_digest(card.adapter) if is_dotted(card.adapter) else ""
@@ -168,6 +184,7 @@ def _canonical(item: Any) -> bytes:
     return json.dumps(item, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from geosod.detectors.postprocess import BatchDetections, postprocess, reported
 from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import boxes_in_tile, prepare
 from geosod.device import kind_of
-from geosod.errors import ConfigError, ModelError
+from geosod.errors import ConfigError, ModelError, one_line
 from geosod.results import Execution
 from geosod.scene import TileBatch
 from geosod.tile_size import TileSize
@@ -158,7 +158,7 @@ class Detector:
             self.detect_batch(TileBatch(pixels, np.array([[0, 0, width, height]], np.int64), None, size))
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise MemoryError(" ".join(str(error).split())[:200]) from error
+                raise MemoryError(one_line(error)[:200]) from error
             raise
 
     def _check_min_score(self) -> None:

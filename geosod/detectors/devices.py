@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from geosod.device import Device, kind_of
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, one_line
 
 #: Packages that add a kind of device to torch.
 _PLUGINS = {"npu": "torch_npu", "mlu": "torch_mlu"}
@@ -39,7 +39,7 @@ def device_count(kind: str) -> int:
         try:
             import_module(plugin)
         except Exception as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)[:200]
             raise ConfigError(f"device {kind!r}: {plugin} cannot be imported: {line}; reinstall it") from error
     module = getattr(torch, kind, None)
     return int(module.device_count()) if module is not None and module.is_available() else 0

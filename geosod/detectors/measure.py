@@ -25,7 +25,7 @@ from geosod.detectors.execution import default_batch, gpu_names, keep_freed_memo
 from geosod.detectors.models import BundleModel, Model
 from geosod.detectors.ways import Measured, Way, abilities_of, cpu_features, this_machine, why_not
 from geosod.device import kind_of
-from geosod.errors import GeosodError
+from geosod.errors import GeosodError, one_line
 from geosod.machine import usable_cpus
 from geosod.results import Execution
 from geosod.scene import TileBatch
@@ -140,7 +140,7 @@ def measure(
                 loaded[way] = [_warm(model, execution, tile) for _ in range(count)]
             except (GeosodError, MemoryError, RuntimeError) as error:
                 if report is not None:
-                    report(f"{way.backend} {way.precision}: {' '.join(str(error).split())[:200]}")
+                    report(f"{way.backend} {way.precision}: {one_line(error)[:200]}")
         times: dict[Way, list[float]] = {way: [] for way in loaded}
         with ThreadPoolExecutor(count) as pool:
             for _ in range(rounds):

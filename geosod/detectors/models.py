@@ -16,7 +16,7 @@ from geosod.detectors.bundle import Bundle, open_bundle
 from geosod.detectors.card import DETECTION, ModelCard
 from geosod.detectors.classes import ClassRules
 from geosod.detectors.packing import is_model_file, packed
-from geosod.errors import ConfigError, GeosodError, ModelError
+from geosod.errors import ConfigError, GeosodError, ModelError, one_line
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
@@ -294,7 +294,7 @@ def called(name: str, function: Callable[..., object], *args: object, **options:
     except (GeosodError, MemoryError):
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)[:300]
         raise ModelError(f"model {name!r}: raised {type(error).__name__}: {line}") from error
 
 

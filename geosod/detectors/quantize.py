@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from geosod.detectors.export import IMAGES
 from geosod.detectors.runtimes import require
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 
 #: Operators that are computed in 8 bits; the arithmetic of indices such as the NDVI stays in float32.
 _OPERATORS = ["Conv", "Relu", "Add", "Concat", "MaxPool", "Resize"]
@@ -50,7 +50,7 @@ def quantized(graph: bytes, images: Iterable[npt.NDArray[np.float32]], *, name: 
                 op_types_to_quantize=_OPERATORS, nodes_to_exclude=_last(model),
             )  # fmt: skip
         except Exception as error:
-            line = " ".join(str(error).split())[:300]
+            line = one_line(error)[:300]
             raise ModelError(f"model {name!r}: cannot be quantized: {line}") from error
         return after.read_bytes()
 

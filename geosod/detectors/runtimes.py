@@ -9,13 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from geosod.detectors.adapters import RUNTIMES
 from geosod.detectors.detector import is_out_of_memory
 from geosod.device import kind_of
-from geosod.errors import ConfigError, ModelError
+from geosod.errors import ConfigError, ModelError, one_line
 from geosod.results import Execution
 
-#: Values of `Execution.backend` that are runtimes of ONNX graphs.
-RUNTIMES = ("onnxruntime", "openvino")
 #: Precision of an execution → OpenVINO's word for it. What a graph of int8 leaves as it is, is computed in float32.
 _OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 #: Without these words among a processor's capabilities OpenVINO computes in float32 all the same, or is slower.
@@ -116,7 +115,7 @@ def check_runtime(backend: str, device: str, precision: str) -> None:
         ConfigError: it is not installed, or has no such device or precision here.
     """
     if backend == "onnxruntime":
-        runtime = require("onnxruntime", extra="onnx")
+        runtime = require("onnxruntime", extra=RUNTIMES["onnxruntime"])
         if kind_of(device) == "cuda" and "CUDAExecutionProvider" not in runtime.get_available_providers():
             raise ConfigError(
                 "backend 'onnxruntime' is installed without CUDA; install onnxruntime-gpu instead, or use --device cpu"
@@ -127,7 +126,7 @@ def check_runtime(backend: str, device: str, precision: str) -> None:
                 "fp32, or --backend openvino"
             )
         return
-    openvino = require("openvino", extra="openvino")
+    openvino = require("openvino", extra=RUNTIMES["openvino"])
     if device != "cpu":
         raise ConfigError(f"backend 'openvino' runs on CPUs, not on {device!r}; use --device cpu or another backend")
     needs = _OPENVINO_NEEDS.get(precision)
@@ -141,7 +140,7 @@ class _OnnxRuntime:
 
     def __init__(self, model: bytes, execution: Execution, name: str, shapes: Mapping[str, Shape]) -> None:
         check_runtime("onnxruntime", execution.device, execution.precision)
-        runtime = require("onnxruntime", extra="onnx")
+        runtime = require("onnxruntime", extra=RUNTIMES["onnxruntime"])
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = execution.threads, 1
         options.log_severity_level = 3
@@ -171,7 +170,7 @@ class _OpenVino:
         self, model: bytes, execution: Execution, name: str, shapes: Mapping[str, Shape], names: tuple[Names, Names]
     ) -> None:
         check_runtime("openvino", execution.device, execution.precision)
-        openvino = require("openvino", extra="openvino")
+        openvino = require("openvino", extra=RUNTIMES["openvino"])
         config = {
             "INFERENCE_NUM_THREADS": execution.threads,
             "NUM_STREAMS": 1,
@@ -226,17 +225,15 @@ def _openvino_port(port: Any, name: str) -> Port:
 
 
 def _refused(name: str, runtime: str, error: Exception) -> ModelError:
-    return ModelError(f"model {name!r}: {runtime} cannot load the graph: {_line(error)}; try another --backend")
+    line = one_line(error)[:300]
+    return ModelError(f"model {name!r}: {runtime} cannot load the graph: {line}; try another --backend")
 
 
 def _failed(name: str, runtime: str, error: Exception) -> Exception:
+    line = one_line(error)[:300]
     if is_out_of_memory(RuntimeError(str(error))):
-        return MemoryError(_line(error))
-    return ModelError(f"model {name!r}: {runtime} failed: {_line(error)}; try another --backend")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        return MemoryError(line)
+    return ModelError(f"model {name!r}: {runtime} failed: {line}; try another --backend")
 
 
 def _check_self_contained(model: bytes, name: str) -> tuple[Names, Names]:
@@ -249,7 +246,7 @@ def _check_self_contained(model: bytes, name: str) -> tuple[Names, Names]:
     try:
         proto = onnx.load_model_from_string(model)
     except Exception as error:
-        raise ModelError(f"model {name!r}: is not an ONNX graph: {_line(error)}") from error
+        raise ModelError(f"model {name!r}: is not an ONNX graph: {one_line(error)[:300]}") from error
     for graph in [proto.graph, *proto.functions]:
         for tensor in _tensors(graph):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:

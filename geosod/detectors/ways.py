@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from geosod.detectors.adapters import BACKENDS
+from geosod.detectors.adapters import BACKENDS, RUNTIMES
 from geosod.detectors.models import BundleModel, Model, StagedModel
 from geosod.device import kind_of
 
@@ -106,7 +106,7 @@ def this_machine() -> Machine:
         compiler,
         cuda and torch.cuda.get_device_capability() >= (7, 0),
         any(features.get(name) for name in FP16_FEATURES),
-        tuple(name for name in ("onnxruntime", "openvino") if find_spec(name) and find_spec("onnx")),
+        tuple(name for name in RUNTIMES if find_spec(name) and find_spec("onnx")),
     )
 
 
@@ -135,7 +135,7 @@ def why_not(way: Way, machine: Machine, device: str) -> str | None:
     bf16 in torch is always possible, but emulated where the machine is not `fast` at it.
     """
     backend, precision = way
-    if backend in ("onnxruntime", "openvino"):
+    if backend in RUNTIMES:
         return _why_no_runtime(way, machine, device)
     if backend == "compile" and not machine.compiler:
         return "backend 'compile' needs a C++ compiler (g++ or clang++); install one or use --backend eager"
@@ -152,8 +152,7 @@ def why_not(way: Way, machine: Machine, device: str) -> str | None:
 def _why_no_runtime(way: Way, machine: Machine, device: str) -> str | None:
     backend, precision = way
     if backend not in machine.runtimes:
-        extra = "onnx" if backend == "onnxruntime" else "openvino"
-        return f"backend {backend!r} is not installed; install it with: pip install 'geosod[{extra}]'"
+        return f"backend {backend!r} is not installed; install it with: pip install 'geosod[{RUNTIMES[backend]}]'"
     if backend == "onnxruntime" and precision in ("bf16", "fp16"):
         return f"backend 'onnxruntime' has no {precision}; use --precision fp32, or --backend openvino"
     if backend == "openvino" and device != "cpu":

@@ -25,7 +25,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from geosod.arrays import FloatArray
-from geosod.errors import ConfigError, SceneError
+from geosod.errors import ConfigError, SceneError, one_line
 from geosod.georeference.crs import parse_crs
 from geosod.georeference.gcps import check_extent, linear_part, usable_points
 from geosod.georeference.outlines import lattice
@@ -202,7 +202,7 @@ def _check_dem(path: str) -> None:
         with _gdal(), rasterio.open(path) as dataset:
             crs = dataset.crs
     except (RasterioError, SceneError) as error:
-        raise ConfigError(f"DEM {path}: cannot be opened as a raster: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"DEM {path}: cannot be opened as a raster: {one_line(error)}") from error
     if not crs:
         raise ConfigError(f"DEM {path}: has no CRS; assign one (gdal_edit -a_srs)")
 
@@ -231,7 +231,7 @@ def _spline(locator: GroundControl) -> Any:
         with _gdal():
             return GCPTransformer(points, tps=True)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SceneError(f"no spline fits its ground control points ({reason}); remove doubtful points") from error
 
 
@@ -245,7 +245,7 @@ def _camera(locator: RationalPolynomials, stamp: tuple[int, int] | str | None) -
         with _gdal():
             return RPCTransformer(dict(locator.coefficients), **options)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SceneError(f"its RPCs cannot be used with DEM {locator.dem} ({reason}); fix either") from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from geosod.detections import Detections
+from geosod.errors import one_line
 from geosod.merging.components import merge_group
 from geosod.merging.order import in_order
 from geosod.merging.rule import MergeRule
@@ -55,7 +56,7 @@ def assemble_scene(
 
 def failed_result(scene: Scene, error: Exception) -> SceneResult:
     """The result of a scene that was worked through, but could not be merged or written."""
-    message = " ".join(str(error).split())
+    message = one_line(error)
     failure = Failure(scene.id, scene.ref.uri, None, "write", type(error).__name__, message)
     return SceneResult(scene.id, scene.ref.uri, "failed", failures=(failure,), megapixels=scene.megapixels)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from geosod.errors import GeosodError, ModelError, SceneError, UsageError, redacted
+from geosod.errors import GeosodError, ModelError, SceneError, UsageError, one_line, redacted
 from geosod.results import Failure, SceneResult
 from geosod.running.destination import Destination
 from geosod.running.events import Emit, Failed, Note, SceneFinished, ScenePlanned
@@ -86,7 +86,7 @@ def _ahead(
 
 
 def _plan_failure(ref: SceneRef, error: Exception) -> Failure:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = one_line(error) or type(error).__name__
     if not isinstance(error, GeosodError):
         message = f"{ref.uri}: cannot be planned: {type(error).__name__}: {message}"
     stage = "plan" if isinstance(error, ModelError | UsageError) else "open"

@@ -16,7 +16,7 @@ import numpy as np
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.detections import EXCLUDED, SIDES, Detections
-from geosod.errors import ChangedError, GeosodError
+from geosod.errors import ChangedError, GeosodError, one_line
 from geosod.merging.components import Settled, merge_group, settle
 from geosod.merging.rule import MergeRule
 from geosod.results import FAILED, Coverage, Failure
@@ -118,7 +118,7 @@ def read_tiles(scene: Scene, units: Iterable[Unit], spec: ReadSpec) -> Generator
 
 def failed_read(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadSummary:
     """The summary of a unit whose reading failed after `tiles` tiles: all its ground counts as failed."""
-    failure = Failure(scene.id, scene.ref.uri, unit.read_window, "read", type(error).__name__, _one_line(error))
+    failure = Failure(scene.id, scene.ref.uri, unit.read_window, "read", type(error).__name__, one_line(error))
     coverage = Coverage.of_window(unit.read_window, COVERAGE_CELL)
     for window in unit.windows:
         coverage.update(Coverage.of_window(window, COVERAGE_CELL, FAILED))
@@ -137,7 +137,7 @@ def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> tuple[list[T
         found = detector.detect_batch(TileBatch.concat(parts))
     except Exception as error:
         tiles = sum(map(len, parts))
-        reason = f"a batch of {tiles} tiles failed ({type(error).__name__}: {_one_line(error)[:_MAX_MESSAGE]})"
+        reason = f"a batch of {tiles} tiles failed ({type(error).__name__}: {one_line(error)[:_MAX_MESSAGE]})"
         return [_one_by_one(detector, part) for part in parts], f"{reason}; its tiles are tried one by one"
     ends = np.cumsum([len(part) for part in parts])
     return [_outcome(found, int(end) - len(part), int(end)) for part, end in zip(parts, ends, strict=True)], None
@@ -145,7 +145,7 @@ def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> tuple[list[T
 
 def failed_outcome(windows: IntArray, error: Exception) -> TileOutcome:
     """The outcome of tiles that no detector could process."""
-    message = _one_line(error)[:_MAX_MESSAGE]
+    message = one_line(error)[:_MAX_MESSAGE]
     failed = tuple((Window(*map(int, row)), type(error).__name__, message) for row in windows)
     return TileOutcome(Detections.empty(), failed=failed)
 
@@ -253,7 +253,3 @@ def _outcome(found: BatchDetections, start: int, stop: int) -> TileOutcome:
     first, count = int(found.counts[:start].sum()), int(found.counts[start:stop].sum())
     capped, degenerate = int(found.capped[start:stop].sum()), int(found.degenerate[start:stop].sum())
     return TileOutcome(found.detections[first : first + count], capped, degenerate)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

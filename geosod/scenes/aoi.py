@@ -14,7 +14,7 @@ from shapely import affinity
 from shapely.geometry.base import BaseGeometry
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
-from geosod.errors import ConfigError, SceneError
+from geosod.errors import ConfigError, SceneError, one_line
 from geosod.georeference.crs import body_name, full_circle, horizontal_crs, period, same_body
 from geosod.georeference.outlines import Predicate, lattice, polygon_parts, region_where, with_vertices
 from geosod.georeference.points import (
@@ -85,7 +85,7 @@ def load_aoi(path: str | Path, layer: str | None = None, *, what: str = "AOI", e
             frames = _layers(path, layer)
     except Exception as error:
         # pyogrio's advice on drivers after the semicolon does not help here.
-        line = " ".join(str(error).split()).partition(".; It might help")[0]
+        line = one_line(error).partition(".; It might help")[0]
         advice = "; give a GeoPackage, GeoJSON, KML or shapefile, unpacked" if "not recognized" in line else ""
         raise ConfigError(f"{what} {path}: cannot be read as a vector file: {line}{advice}") from error
     if not frames:

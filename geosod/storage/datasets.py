@@ -11,7 +11,7 @@ from typing import Any
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from geosod.errors import MEMORY, SceneError
+from geosod.errors import MEMORY, SceneError, one_line
 from geosod.scene import SceneRef
 from geosod.storage.formats import DRIVERS, REMOTE_DRIVERS, advice
 from geosod.storage.gdal_env import environment, forget, versioned_name
@@ -86,7 +86,7 @@ def _open(name: str, drivers: list[str]) -> Any:
 
 
 def _scene_error(uri: str, error: RasterioError) -> SceneError:
-    text = _VERSION_SUFFIX.sub("", " ".join(str(error).split())).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
+    text = _VERSION_SUFFIX.sub("", one_line(error)).removeprefix(f"{uri}: ").removeprefix(f"'{uri}' ")
     if "not recognized as being in a supported file format" in text:
         text = f"GDAL does not recognise its format; {advice(uri)}"
     elif "TIFFReadDirectory" in text:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from geosod.errors import ConfigError, SceneError
+from geosod.errors import ConfigError, SceneError, one_line
 from geosod.storage.files import document, probe
 from geosod.storage.formats import is_tile_index
 from geosod.storage.uris import gdal_name, is_remote, normalized, origin, resolved, suffix
@@ -186,7 +186,7 @@ def read_tile_index(uri: str) -> tuple[str, Any]:
         frame = geopandas.read_file(index, layer=layer, columns=[field])
         return index, frame.rename(columns={field: "location"})[["location", "geometry"]]
     except Exception as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise SceneError(f"{uri}: this tile index cannot be read: {line}; make it with gdaltindex") from error
 
 

@@ -25,12 +25,15 @@ ADAPTERS: dict[str, str] = {
     "zoo-onnx": "geosod.detectors.adapters.zoo_onnx:load",
 }
 
+#: Packages that run ONNX graphs, which are values of `Execution.backend` → geosod's extra that installs each.
+RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}
+
 #: Adapter → the values of `Execution.backend` with which it runs a network; those not named here run it in torch.
 BACKENDS: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnxruntime", "openvino"),
+    "onnx": tuple(RUNTIMES),
     "pt2": ("eager",),
-    "zoo": ("eager", "compile", "onnxruntime", "openvino"),
-    "zoo-onnx": ("onnxruntime", "openvino"),
+    "zoo": ("eager", "compile", *RUNTIMES),
+    "zoo-onnx": tuple(RUNTIMES),
 }
 
 #: Adapters of `ADAPTERS` that may execute what a weights file holds.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.contract import RawBoxes
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 from geosod.results import Execution
 
 SCORES = ("softmax", "sigmoid")
@@ -48,7 +48,7 @@ def load(bundle: Bundle, execution: Execution, *, threshold: float) -> HuggingFa
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{where}: {bundle.weights} cannot be read as safetensors: {_line(error)}") from error
+        raise ModelError(f"{where}: {bundle.weights} cannot be read as safetensors: {one_line(error)[:300]}") from error
     size = None if pad is None else (int(pad[0]), int(pad[1]))
     network = network_of(config, state, where)
     return HuggingFaceAdapter(network, execution, name=card.name, scores=scores, top_k=card.top_k, pad=size)
@@ -85,7 +85,9 @@ def network_of(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
             raise
         except Exception as error:
             advice = "; pip install timm" if "timm" in str(error) else ""
-            raise ModelError(f"{where}: transformers cannot make the network: {_line(error)}{advice}") from error
+            raise ModelError(
+                f"{where}: transformers cannot make the network: {one_line(error)[:300]}{advice}"
+            ) from error
     _check_loaded(report, where)
     return network.eval()
 
@@ -114,7 +116,7 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
     try:
         return transformers.CONFIG_MAPPING[kind].from_dict(_cleaned(values))
     except Exception as error:
-        raise ModelError(f"{where}: transformers cannot read config.json: {_line(error)}") from error
+        raise ModelError(f"{where}: transformers cannot read config.json: {one_line(error)[:300]}") from error
 
 
 def installed(where: str) -> Any:
@@ -127,7 +129,7 @@ def installed(where: str) -> Any:
         return import_module("transformers")
     except ImportError as error:
         raise ModelError(
-            f"{where}: needs transformers, which cannot be imported ({_line(error)}); pip install 'geosod[hf]'"
+            f"{where}: needs transformers, which cannot be imported ({one_line(error)[:300]}); pip install 'geosod[hf]'"
         ) from error
 
 
@@ -237,7 +239,3 @@ def _check_loaded(report: Mapping[str, Any], where: str) -> None:
     found = [f"{len(names)} {how}, such as {names[0]}" for how, names in wrong.items() if names]
     if found:
         raise ModelError(f"{where}: the weights do not fit config.json: {'; '.join(found)}; are both of one model?")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from geosod.detectors.adapters import RUNTIMES
 from geosod.detectors.adapters.layouts import LAYOUTS, Frame, Outputs
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
-from geosod.detectors.runtimes import RUNTIMES, Port, Session, open_session
+from geosod.detectors.runtimes import Port, Session, open_session
 from geosod.errors import ModelError
 from geosod.results import Execution
 

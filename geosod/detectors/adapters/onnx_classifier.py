@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from geosod.detectors.adapters import RUNTIMES
 from geosod.detectors.adapters.onnx import feeds, image_port, tensors
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
-from geosod.detectors.runtimes import RUNTIMES, Session, open_session
+from geosod.detectors.runtimes import Session, open_session
 from geosod.errors import ModelError
 from geosod.results import Execution
 

@@ -15,7 +15,7 @@ from geosod.detectors.adapters.layouts import LAYOUTS, Frame
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 from geosod.results import Execution
 
 #: Where a program sets no limit to a side or the batch.
@@ -106,7 +106,7 @@ def open_program(content: bytes, *, name: str) -> Any:
             warnings.simplefilter("ignore")
             return torch.export.load(io.BytesIO(content))
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)[:200]
         raise ModelError(
             f"model {name!r}: cannot be loaded as a program of torch.export by torch {torch.__version__} ({line}); "
             "export it again with this version"

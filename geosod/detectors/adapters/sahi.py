@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from geosod.detectors.adapters.image_batches import RGB, ClassIds, Found, eight_bit, image_card
+from geosod.detectors.bundle import sha256_of
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
 from geosod.errors import ConfigError
@@ -145,5 +145,4 @@ def _digest(model: Any) -> str:
     path = getattr(model, "model_path", None)
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return ""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(path))

@@ -18,7 +18,6 @@ from geosod.detectors.adapters.fold_norms import fold_norms
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
-from geosod.errors import ModelError
 from geosod.results import Execution
 
 
@@ -28,17 +27,9 @@ def load(bundle: Bundle, execution: Execution, *, threshold: float) -> Torchvisi
     Raises:
         ModelError: the architecture or a parameter is unknown, or the weights do not fit it.
     """
-    from safetensors.torch import load as load_tensors
-
     card = bundle.card
     model = build(card.architecture, card.parameters, channels=len(card.bands))
-    try:
-        model.load_state_dict(load_tensors(bundle.read_weights()), strict=True)
-    except ModelError:
-        raise
-    except Exception as error:
-        line = " ".join(str(error).split())[:300]
-        raise ModelError(f"model {card.name!r}: {bundle.weights} does not fit the network: {line}") from error
+    bundle.load_into(model)
     return TorchvisionAdapter(card, model, execution, threshold=threshold)
 
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from geosod.detectors.adapters import RUNTIMES
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.export import graph_of
 from geosod.detectors.graph_network import GraphNetwork
-from geosod.detectors.runtimes import RUNTIMES
 from geosod.detectors.zoo import ARCHITECTURES, check_architecture
 from geosod.errors import ModelError
 from geosod.results import Execution
@@ -67,16 +67,8 @@ def read_network(bundle: Bundle) -> Any:
     Raises:
         ModelError: the architecture is unknown, or the weights do not fit it.
     """
-    from safetensors.torch import load as load_tensors
-
     model = network(bundle.card)
-    try:
-        model.load_state_dict(load_tensors(bundle.read_weights()), strict=True)
-    except ModelError:
-        raise
-    except Exception as error:
-        line = " ".join(str(error).split())[:300]
-        raise ModelError(f"model {bundle.card.name!r}: {bundle.weights} does not fit the network: {line}") from error
+    bundle.load_into(model)
     return model
 
 

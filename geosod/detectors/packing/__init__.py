@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from geosod.detectors.bundle import CARD, Bundle, open_bundle, write_bundle
+from geosod.detectors.bundle import CARD, Bundle, open_bundle, sha256_of, write_bundle
 from geosod.detectors.cache import cache_folder
 from geosod.detectors.packing.found import Found, PackOptions, make_card
 from geosod.detectors.packing.huggingface import is_model_folder
@@ -142,6 +142,5 @@ def _digest(source: Path) -> str:
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
         if path.is_file():
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            digest.update((path.name + sha256_of(path)).encode())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 
 #: Keys under which training code stores a state dict, in the order in which they are tried.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
@@ -35,7 +35,7 @@ def plain_content(path: Path) -> dict[str, Any] | None:
     except Exception as error:
         if "TorchScript" in str(error):
             return None
-        line = " ".join(str(error).split())[:160] or type(error).__name__
+        line = one_line(error)[:160] or type(error).__name__
         raise ModelError(
             f"{path}: cannot be read as a file of torch.save: {line}; it is damaged, incomplete or something else: "
             "fetch it again"

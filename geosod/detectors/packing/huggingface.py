@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geosod.detectors.packing.found import Found, PackOptions, safe_name, unique
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE, TileSize
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _tensors(files: list[Path]) -> dict[str, Tensor]:
         try:
             state |= load_file(file)
         except Exception as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)[:200]
             raise ModelError(f"{file}: cannot be read as safetensors ({line}); fetch it again") from error
     return state
 
@@ -200,7 +200,7 @@ def _processor(path: Path, transformers: Any, family: _Family | None, notes: lis
                 str(path), local_files_only=True, trust_remote_code=False
             )
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
+        line = one_line(error)[:300]
         raise ModelError(f"{path}: {PROCESSOR} cannot be read by transformers: {line}") from error
     return _described(made)
 

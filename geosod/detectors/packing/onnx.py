@@ -15,7 +15,7 @@ from geosod.detectors.packing.found import Found, PackOptions, safe_name
 from geosod.detectors.packing.onnx_layout import CLASSIFIER, Arrays, Recognised, recognise
 from geosod.detectors.packing.onnx_metadata import Stated, read_metadata
 from geosod.detectors.runtimes import Port, Session, open_session, require
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 from geosod.results import Execution
 from geosod.tile_size import STRIDE
 
@@ -123,7 +123,7 @@ def _content(path: Path) -> tuple[bytes, dict[str, str]]:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)[:200]
         raise ModelError(f"{path}: cannot be read as an ONNX graph ({line}); is the file whole?") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     outside = _external_files(onnx, model, path)

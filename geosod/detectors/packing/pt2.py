@@ -13,7 +13,7 @@ from geosod.detectors.adapters.layouts import LAYOUTS
 from geosod.detectors.adapters.pt2 import Axis, image_axes, on_device, open_program, run
 from geosod.detectors.packing.found import Found, PackOptions, safe_name
 from geosod.detectors.packing.onnx_layout import CLASSIFIER, Recognised, recognise
-from geosod.errors import ModelError
+from geosod.errors import ModelError, one_line
 from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE
 
 #: Batch, bands, height and width.
@@ -104,7 +104,7 @@ def _outputs(module: Any, axes: Axes, size: tuple[int, int]) -> dict[str, Tensor
     except ModelError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)[:200]
         raise ModelError(f"the program does not run on images of {size[0]} x {size[1]} px ({line})") from error
 
 

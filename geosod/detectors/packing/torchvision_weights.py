@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from geosod.detectors.adapters.detection_networks import ARCHITECTURES, Architecture, build, first_layer
+from geosod.detectors.bundle import sha256_of
 from geosod.detectors.packing import deepforest
 from geosod.detectors.packing.checkpoint import plain_content, refuse_code, state_dict_in
 from geosod.detectors.packing.class_names import COCO, COCO_IDS
@@ -124,7 +124,7 @@ def _norms(
     """
     if "norm_eps" in parameters or name not in ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"):
         return {}
-    if path.is_file() and _sha256(path).startswith(_WITHOUT_EPS):
+    if path.is_file() and sha256_of(path).startswith(_WITHOUT_EPS):
         return {"norm_eps": 0.0}
     frozen = "backbone.body.bn1.num_batches_tracked" not in state
     if frozen and path.is_file():
@@ -198,8 +198,3 @@ def _fitted(
             "backbone and heads are supported: write an adapter as docs/adapters.md describes"
         ) from error
     return dict(model.state_dict())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ bundle holds the ONNX graph, which executes no code and needs neither ultralytic
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from geosod.detectors.bundle import sha256_of
 from geosod.detectors.packing.found import Found, PackOptions, safe_name
 from geosod.detectors.packing.pickled import modules_named
 from geosod.errors import ConfigError, ModelError
@@ -58,8 +58,7 @@ def read(path: Path, options: PackOptions) -> Found:
 
     with tempfile.TemporaryDirectory(prefix="geosod-ultralytics-") as folder:
         found = read_onnx(_exported(path, Path(folder), options), options)
-    with path.open("rb") as file:
-        found.provenance["checkpoint_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    found.provenance["checkpoint_sha256"] = sha256_of(path)
     return found
 
 

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from geosod.errors import one_line
+
 
 def export(source: Path, size: tuple[int, int] | None, *, nms_free: bool) -> dict[str, Any]:
     """Unpickle a checkpoint and write its graph, of any batch and size, beside it.
@@ -39,7 +41,7 @@ def main() -> None:
     try:
         found = export(Path(source), **json.loads(arguments))
     except Exception as error:
-        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        found = {"error": f"{type(error).__name__}: {one_line(error)[:300]}"}
     Path(report).write_text(json.dumps(found))
 
 
