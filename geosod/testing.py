@@ -86,13 +86,12 @@ def check_detector(detector: Detector, images: PixelArray | None = None) -> None
 
 def _check_raw(detector: Detector, tiles: TileBatch) -> None:
     from geosod.detectors.radiometry import scaled_tiles
-    from geosod.detectors.resize import prepare
+    from geosod.detectors.resize import network_input
 
     size, classes = detector.execution.batch, len(detector.card.classes)
     device = torch.device(detector.execution.device)
     images = scaled_tiles(tiles[:size], detector.card, size=size, device=device)
-    fit = detector.card.input.fit(images.shape[3], images.shape[2])
-    images = prepare(images, detector.card.input, fit, whole=detector.card.whole_values)
+    images, _ = network_input(images, detector.card)
     with torch_settings(detector.execution), torch.inference_mode():
         raw = detector.adapter.predict(images)
     assert isinstance(raw, RawBoxes), f"predict returned {type(raw).__name__}, not RawBoxes"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchvision.ops import box_iou
 
-from geosod.arrays import FloatArray
 from geosod.detections import Detections
 
 #: IoU from which two boxes of a class count as one.
@@ -63,7 +64,8 @@ def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> A
 
 def _pairs(a: Detections, b: Detections) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Indices of boxes that are the same in both, the pairs that overlap most first."""
-    overlap = np.where(a.labels[:, None] == b.labels[None], _iou(a.boxes, b.boxes), 0.0)
+    iou = box_iou(torch.tensor(a.boxes), torch.tensor(b.boxes)).numpy()
+    overlap = np.where(a.labels[:, None] == b.labels[None], iou, 0.0)
     rows, cols = np.nonzero(overlap >= SAME)
     order = np.argsort(-overlap[rows, cols], kind="stable")
     taken_rows, taken_cols = np.zeros(len(a), np.bool_), np.zeros(len(b), np.bool_)
@@ -73,12 +75,3 @@ def _pairs(a: Detections, b: Detections) -> tuple[npt.NDArray[np.intp], npt.NDAr
             taken_rows[rows[k]] = taken_cols[cols[k]] = True
             chosen.append(k)
     return rows[chosen], cols[chosen]
-
-
-def _iou(a: FloatArray, b: FloatArray) -> FloatArray:
-    """(N, M) of boxes (N, 4) and (M, 4)."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.asarray((high - low).clip(0).prod(axis=2), np.float64)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1).astype(np.float64) for boxes in (a, b)]
-    union = areas[0][:, None] + areas[1][None] - common
-    return np.asarray(common / np.maximum(union, 1e-12), np.float64)

@@ -19,7 +19,7 @@ from geosod.detectors.contract import Adapter, RawBoxes
 from geosod.detectors.devices import current_device
 from geosod.detectors.postprocess import BatchDetections, postprocess, reported
 from geosod.detectors.radiometry import scaled_tiles
-from geosod.detectors.resize import boxes_in_tile, prepare
+from geosod.detectors.resize import boxes_in_tile, network_input
 from geosod.device import kind_of
 from geosod.errors import ConfigError, ModelError, one_line
 from geosod.results import Execution
@@ -191,8 +191,8 @@ class Detector:
 
     def _predicted(self, tiles: torch.Tensor) -> RawBoxes:
         """What the adapter finds in tiles (B, C, H, W), 0 to 1; boxes in pixels of the tile."""
-        fit = self.card.input.fit(tiles.shape[3], tiles.shape[2])
-        raw = self.adapter.predict(prepare(tiles, self.card.input, fit, whole=self.card.whole_values))
+        images, fit = network_input(tiles, self.card)
+        raw = self.adapter.predict(images)
         if not isinstance(raw, RawBoxes):
             raise ModelError(
                 f"model {self.card.name!r}: the adapter's predict returned {type(raw).__name__}; it must return "

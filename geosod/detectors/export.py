@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geosod.detectors.card import ModelCard
 from geosod.detectors.radiometry import scaled_tiles
-from geosod.detectors.resize import prepare
+from geosod.detectors.resize import network_input
 from geosod.detectors.runtimes import require
 from geosod.scene import TileBatch
 from geosod.tile_size import TileSize
@@ -78,8 +78,7 @@ def with_decoding(raw: bytes, card: ModelCard, network: Any, *, threshold: float
 def network_images(tiles: TileBatch, card: ModelCard) -> npt.NDArray[np.float32]:
     """What the network gets for tiles: (B, C, H, W) float32, as the card's `input` states."""
     images = scaled_tiles(tiles, card, size=len(tiles), device=torch.device("cpu"))
-    fit = card.input.fit(images.shape[3], images.shape[2])
-    ready = prepare(images, card.input, fit, whole=card.whole_values)
+    ready, _ = network_input(images, card)
     return np.asarray(ready.contiguous().numpy(), np.float32)
 
 

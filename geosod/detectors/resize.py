@@ -9,11 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.network_input import Fit, NetworkInput
 
 #: Parts of a weight in OpenCV's fixed-point arithmetic, as a power of two.
 _OPENCV_BITS = 11
+
+
+def network_input(tiles: Tensor, card: ModelCard) -> tuple[Tensor, Fit]:
+    """Scaled tiles as a card's network expects them, and how boxes come back.
+
+    Args:
+        tiles: (B, C, H, W) float32, 0 to 1. They may be changed in place.
+        card: of the model.
+    """
+    fit = card.input.fit(tiles.shape[3], tiles.shape[2])
+    return prepare(tiles, card.input, fit, whole=card.whole_values), fit
 
 
 def prepare(images: Tensor, spec: NetworkInput, fit: Fit, *, whole: bool) -> Tensor:

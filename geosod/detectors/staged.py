@@ -17,7 +17,6 @@ from torchvision.ops import roi_align
 from geosod.detectors.card import CLASSIFICATION, ModelCard
 from geosod.detectors.classes import ClassRules
 from geosod.detectors.detector import Detector
-from geosod.detectors.network_input import NetworkInput
 from geosod.detectors.postprocess import BatchDetections
 from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import prepare
@@ -63,7 +62,7 @@ class Classifier:
         self._bands = [bands.index(band) for band in card.bands]
         self._size = crop_size(card)
         # Crops are cut at this size, so that nothing is left to resize.
-        self._input = NetworkInput(**{**card.input.to_dict(), "size": self._size})
+        self._input = replace(card.input, size=self._size)
         self.context = float(card.parameters.get("context", CONTEXT))
 
     def classify(self, tiles: Tensor, boxes: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geosod.detectors.adapters.layouts import corners
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.contract import RawBoxes
 from geosod.errors import ModelError, one_line
@@ -183,7 +184,7 @@ class HuggingFaceAdapter:
         height, width = images.shape[2:]
         found = self._network(**self._inputs(images))
         logits, centred = found.logits.float(), found.pred_boxes.float()
-        boxes = _corners(centred) * torch.tensor([width, height, width, height], device=images.device)
+        boxes = corners(centred) * torch.tensor([width, height, width, height], device=images.device)
         broken = torch.isnan(logits).flatten(1).any(dim=1) | torch.isnan(centred).flatten(1).any(dim=1)
         if self._scores == "softmax":
             scores, labels = logits.softmax(-1)[..., :-1].max(-1)
@@ -209,12 +210,6 @@ class HuggingFaceAdapter:
         # After normalisation, as in transformers: 0 is then the mean.
         mask = images.new_ones((len(images), height, width), dtype=torch.int64)
         return {"pixel_values": F.pad(images, (0, right, 0, bottom)), "pixel_mask": F.pad(mask, (0, right, 0, bottom))}
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    """(…, 4) of centre and size as corners."""
-    centre, half = boxes[..., :2], boxes[..., 2:] * 0.5
-    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def _cleaned(values: Mapping[str, Any]) -> dict[str, Any]:

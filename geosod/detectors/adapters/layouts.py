@@ -6,12 +6,13 @@ A decoder takes the outputs of a batch, by name, and returns boxes in pixels of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
 from geosod.errors import ModelError
 
@@ -222,6 +223,38 @@ def labelled(outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
     labels = next(name for name, tensor in rest.items() if "label" in name or not tensor.is_floating_point())
     scores = next(tensor for name, tensor in rest.items() if name != labels and tensor.is_floating_point())
     return boxes, scores, rest[labels]
+
+
+def decode(card: ModelCard, outputs: Outputs, width: int, height: int, batch: int) -> RawBoxes:
+    """The boxes in outputs of the layout that a card states, with the images for which an output is not a number.
+
+    Args:
+        card: of the model; its parameters name the layout.
+        outputs: of a run on a batch.
+        width, height: of the network's input in pixels.
+        batch: number of images.
+
+    Raises:
+        ModelError: the outputs are not of that layout.
+    """
+    name = card.parameters["layout"]
+    try:
+        raw = LAYOUTS[name].decode(outputs, Frame(width, height, batch, card.parameters))
+    except (IndexError, KeyError, RuntimeError, StopIteration, ValueError) as error:
+        shapes = ", ".join(f"{output} {tuple(tensor.shape)}" for output, tensor in outputs.items())
+        raise ModelError(
+            f"model {card.name!r}: outputs {shapes} are not of layout {name!r} ({type(error).__name__}: {error}); pack "
+            "the model again, with another --layout"
+        ) from error
+    return replace(raw, broken=_broken(outputs, batch))
+
+
+def _broken(outputs: Outputs, batch: int) -> Tensor | None:
+    """(B,) bool, images for which some output is not a number; None where outputs are not of a batch."""
+    of_batch = [t for t in outputs.values() if t.is_floating_point() and t.ndim > 1 and len(t) == batch]
+    if not of_batch:
+        return None
+    return torch.stack([torch.isnan(t).flatten(1).any(dim=1) for t in of_batch]).any(dim=0)
 
 
 def grid(width: int, height: int, count: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geosod.detectors.adapters import RUNTIMES
-from geosod.detectors.adapters.layouts import LAYOUTS, Frame, Outputs
+from geosod.detectors.adapters.layouts import LAYOUTS, Outputs, decode
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
@@ -43,15 +42,17 @@ class OnnxAdapter:
 
     def __init__(self, card: ModelCard, session: Session) -> None:
         self._card, self._session = card, session
-        self._layout = LAYOUTS[card.parameters["layout"]]
-        self._image = image_port(session)
-        self._batch = self._image.shape[0]
+        self._batch = image_port(session).shape[0]
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, in the network's values."""
         # A graph with a batch of its own is run on as many images at a time; the last ones are padded.
         step = self._batch or (len(images) if self._is_batched else 1)
-        parts = [self._run(part, step) for part in torch.split(images, step)]
+        height, width = images.shape[2:]
+        parts = [
+            decode(self._card, run(self._session, part, step), width, height, step)
+            for part in torch.split(images, step)
+        ]
         return parts[0] if len(parts) == 1 else _joined(parts, step, len(images))
 
     @property
@@ -59,23 +60,13 @@ class OnnxAdapter:
         """Whether outputs are of a batch; those of torchvision's exports are of one image."""
         return bool(self._card.parameters["layout"] != "torchvision")
 
-    def _run(self, images: Tensor, step: int) -> RawBoxes:
-        missing = step - len(images)
-        if missing:
-            images = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))])
-        height, width = images.shape[2:]
-        found = self._session.run(feeds(self._session, images))
-        outputs = tensors(self._session.outputs, found)
-        frame = Frame(width, height, len(images), self._card.parameters)
-        try:
-            raw = self._layout.decode(outputs, frame)
-        except (IndexError, KeyError, RuntimeError, StopIteration, ValueError) as error:
-            shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in outputs.items())
-            raise ModelError(
-                f"model {self._card.name!r}: outputs {shapes} are not of layout {self._card.parameters['layout']!r} "
-                f"({type(error).__name__}: {error}); pack the graph again, with another --layout"
-            ) from error
-        return replace(raw, broken=_broken(outputs, len(images))) if raw.broken is None else raw
+
+def run(session: Session, images: Tensor, count: int) -> Outputs:
+    """The outputs of a graph for `count` images: those that are given, and zeros."""
+    missing = count - len(images)
+    if missing:
+        images = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))])
+    return tensors(session.outputs, session.run(feeds(session, images)))
 
 
 def image_port(session: Session) -> Port:
@@ -145,14 +136,6 @@ def _companion(port: Port, batch: int, width: int, height: int) -> Any:
     raise ModelError(
         f"the graph has an input {port.name!r} besides the images, of which nothing is known; export it without"
     )
-
-
-def _broken(outputs: Mapping[str, Tensor], batch: int) -> Tensor | None:
-    """(B,) bool, images for which some output is not a number; None where outputs are not of a batch."""
-    of_batch = [t for t in outputs.values() if t.is_floating_point() and t.ndim > 1 and len(t) == batch]
-    if not of_batch:
-        return None
-    return torch.stack([torch.isnan(t).flatten(1).any(dim=1) for t in of_batch]).any(dim=0)
 
 
 def _joined(parts: list[RawBoxes], step: int, count: int) -> RawBoxes:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geosod.detectors.adapters import RUNTIMES
-from geosod.detectors.adapters.onnx import feeds, image_port, tensors
+from geosod.detectors.adapters.onnx import image_port, run
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.runtimes import Session, open_session
@@ -42,10 +42,7 @@ class OnnxClassifier:
         return found.softmax(dim=1) if self._card.parameters.get("logits", True) else found
 
     def _run(self, crops: Tensor, step: int) -> Tensor:
-        if len(crops) < step:
-            crops = torch.cat([crops, crops.new_zeros((step - len(crops), *crops.shape[1:]))])
-        outputs = tensors(self._session.outputs, self._session.run(feeds(self._session, crops)))
-        found = next(iter(outputs.values()))
+        found = next(iter(run(self._session, crops, step).values()))
         if found.ndim != 2 or found.shape != (step, len(self._card.classes)):
             raise ModelError(
                 f"classifier {self._card.name!r}: its output has the shape {tuple(found.shape)}, not ({step}, "

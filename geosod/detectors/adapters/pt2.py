@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geosod.detectors.adapters.layouts import LAYOUTS, Frame
+from geosod.detectors.adapters.layouts import LAYOUTS, decode
 from geosod.detectors.bundle import Bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.contract import RawBoxes
@@ -76,23 +76,11 @@ class Pt2Adapter:
 
     def __init__(self, card: ModelCard, module: Any, batch: Axis) -> None:
         self._card, self._module, self._batch = card, module, batch
-        self._layout = LAYOUTS[card.parameters["layout"]]
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, in the network's values."""
-        outputs = run(self._module, images, self._batch)
         height, width = images.shape[2:]
-        frame = Frame(width, height, len(images), self._card.parameters)
-        try:
-            raw = self._layout.decode(outputs, frame)
-        except (IndexError, KeyError, RuntimeError, StopIteration, ValueError) as error:
-            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in outputs.items())
-            raise ModelError(
-                f"model {self._card.name!r}: outputs {shapes} are not of layout {self._card.parameters['layout']!r}; "
-                "pack the program again, with another --layout"
-            ) from error
-        broken = [torch.isnan(t).flatten(1).any(dim=1) for t in outputs.values() if t.is_floating_point()]
-        return replace(raw, broken=torch.stack(broken).any(dim=0) if broken else None)
+        return decode(self._card, run(self._module, images, self._batch), width, height, len(images))
 
 
 def open_program(content: bytes, *, name: str) -> Any:

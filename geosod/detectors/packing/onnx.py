@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from geosod.detectors.adapters.layouts import LAYOUTS
 from geosod.detectors.adapters.onnx import feeds, image_port, is_channels_last
 from geosod.detectors.card import CLASSIFICATION
 from geosod.detectors.packing.found import Found, PackOptions, safe_name
-from geosod.detectors.packing.onnx_layout import CLASSIFIER, Arrays, Recognised, recognise
+from geosod.detectors.packing.onnx_layout import (
+    CLASSIFIER,
+    Arrays,
+    Recognised,
+    architecture_of,
+    fields_of,
+    recognise,
+)
 from geosod.detectors.packing.onnx_metadata import Stated, read_metadata
 from geosod.detectors.runtimes import Port, Session, open_session, require
 from geosod.errors import ModelError, one_line
@@ -52,19 +58,13 @@ def read(path: Path, options: PackOptions) -> Found:
 def _found(
     name: str, content: bytes, found: Recognised, stated: Stated, port: Port, size: tuple[int, int], *, fixed: bool
 ) -> Found:
-    layout = LAYOUTS.get(found.layout or "")
-    missing, card, usual = {}, {}, {}
-    if layout is None:
-        missing["--layout"] = f"what its outputs mean; {found.reason}; known are {', '.join(LAYOUTS)}"
-    else:
-        card = {"nms_iou": layout.nms_iou, "threshold": layout.threshold}
-        usual = dict(layout.input)
+    usual = fields_of(found)
     width, height = (max(STRIDE, round(side / STRIDE) * STRIDE) for side in size)
     return Found(
         name=name,
         weights=content,
         adapter="onnx",
-        architecture=layout.what if layout else "",
+        architecture=architecture_of(found),
         weights_file="model.onnx",
         framework="ONNX",
         artifact_type="onnx",
@@ -72,10 +72,10 @@ def _found(
         channels=port.shape[3 if is_channels_last(port) else 1],
         count=found.count,
         classes=stated.classes,
-        card={**card, "tile": (width, height), **stated.card},
+        card={**usual["card"], "tile": (width, height), **stated.card},
         # A graph that takes any size is given tiles as they are.
-        input={**usual, **stated.input, **({"size": size} if fixed else {})},
-        missing=missing,
+        input={**usual["input"], **stated.input, **({"size": size} if fixed else {})},
+        missing=usual["missing"],
         provenance=stated.provenance,
     )
 

@@ -36,6 +36,21 @@ class Recognised:
     reason: str = ""
 
 
+def fields_of(found: Recognised) -> dict[str, dict[str, Any]]:
+    """What a layout says of a model: `card`, `input` and `missing`, fields of `Found`."""
+    if found.layout is None:
+        why = f"what its outputs mean; {found.reason}; known are {', '.join(LAYOUTS)}"
+        return {"card": {}, "input": {}, "missing": {"--layout": why}}
+    layout = LAYOUTS[found.layout]
+    card = {"nms_iou": layout.nms_iou, "threshold": layout.threshold}
+    return {"card": card, "input": dict(layout.input), "missing": {}}
+
+
+def architecture_of(found: Recognised) -> str:
+    """What exports have a layout; "" where there is none."""
+    return "" if found.layout is None else LAYOUTS[found.layout].what
+
+
 def recognise(
     inputs: tuple[str, ...], outputs: Arrays, size: tuple[int, int], *, layout: str | None, classes: int
 ) -> Recognised:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geosod.detectors.adapters.layouts import LAYOUTS
 from geosod.detectors.adapters.pt2 import Axis, image_axes, on_device, open_program, run
 from geosod.detectors.packing.found import Found, PackOptions, safe_name
-from geosod.detectors.packing.onnx_layout import CLASSIFIER, Recognised, recognise
+from geosod.detectors.packing.onnx_layout import CLASSIFIER, Recognised, architecture_of, fields_of, recognise
 from geosod.errors import ModelError, one_line
 from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE
 
@@ -40,24 +39,21 @@ def read(path: Path, options: PackOptions) -> Found:
     axes = (_with_single(module, axes, size), *axes[1:])
     found = _recognised(_outputs(module, axes, size), size, options)
     fixed = axes[2].fixed and axes[3].fixed
-    layout = LAYOUTS.get(found.layout or "")
-    missing = {}
-    if layout is None:
-        missing["--layout"] = f"what its outputs mean; {found.reason}; known are {', '.join(LAYOUTS)}"
+    usual = fields_of(found)
     return Found(
         name=name,
         weights=content,
         adapter="pt2",
-        architecture=layout.what if layout else "",
+        architecture=architecture_of(found),
         weights_file="model.pt2",
         framework="pytorch",
         artifact_type="torch.export.save",
         parameters={"layout": found.layout, **found.parameters, "fixed_size": fixed, "min_batch": axes[0].low},
         channels=axes[1].example if axes[1].fixed else None,
         count=found.count,
-        card={"tile": size, **({"nms_iou": layout.nms_iou, "threshold": layout.threshold} if layout else {})},
-        input={**(layout.input if layout else {}), **({"size": size} if fixed else {})},
-        missing=missing,
+        card={"tile": size, **usual["card"]},
+        input={**usual["input"], **({"size": size} if fixed else {})},
+        missing=usual["missing"],
         notes=["the bundle needs --trust wherever it is used: loading its program may execute code"],
         provenance={"torch": torch.__version__},
     )
