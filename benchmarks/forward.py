@@ -10,7 +10,7 @@ from benchmarks.options import Options, say
 from benchmarks.scenes import demo_scene
 from benchmarks.table import Row, Table
 from geosod.detectors.bundle import shipped_models
-from geosod.detectors.execution import this_machine
+from geosod.detectors.ways import this_machine
 from geosod.results import Execution
 from geosod.running.detect import make_job
 from geosod.running.job import resolve_execution

@@ -17,7 +17,7 @@ import torch
 import geosod
 from geosod.detectors.adapters.detection_networks import ARCHITECTURES, build
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 
 
 def main() -> None:

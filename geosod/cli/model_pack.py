@@ -83,7 +83,7 @@ def pack_command(
     Example: geosod model pack yolox_nano.onnx -o yolox-nano --classes coco
     """
     from geosod.detectors.packing import pack
-    from geosod.detectors.packing.found import parse_options
+    from geosod.detectors.packing.options import parse_options
 
     texts = {key: value for key, value in locals().items() if key not in ("source", "out", "pack", "parse_options")}
     texts["reverse_bands"] = texts.pop("bgr")

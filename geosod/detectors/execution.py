@@ -10,23 +10,11 @@ from contextlib import contextmanager
 
 import torch
 
-from geosod.detectors.ways import Abilities, Machine, Measured, Way, this_machine, why_not
+from geosod.detectors.ways import Abilities, Machine, Measured, Way, why_not
 from geosod.device import kind_of, parse_device
 from geosod.errors import ConfigError
 from geosod.results import Execution
 from geosod.tile_size import TileSize
-
-__all__ = [
-    "Machine",
-    "batches_at_once",
-    "default_batch",
-    "gpu_names",
-    "keep_freed_memory",
-    "own_stream",
-    "resolve",
-    "this_machine",
-    "tiles_a_batch",
-]
 
 #: Pixels of one forward pass: enough to amortise the call, small enough to stay near the caches. On an NVIDIA H100 the
 #: networks of the zoo took 3 and 9 % longer for 8 tiles of 1024 px than for 32, each.

@@ -1,21 +1,16 @@
-"""What a user may name as a model, and how each becomes a detector in the process that runs it."""
+"""The kinds of model, and how each becomes a detector in the process that runs it."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
-import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from geosod.detectors.adapters import ADAPTERS, check_adapter, code_digest, import_function, is_dotted
-from geosod.detectors.bundle import Bundle, open_bundle
-from geosod.detectors.card import DETECTION, ModelCard
+from geosod.detectors.adapters import ADAPTERS, check_adapter, import_function
+from geosod.detectors.bundle import Bundle
+from geosod.detectors.card import ModelCard
 from geosod.detectors.classes import ClassRules
-from geosod.detectors.packing import is_model_file, packed
 from geosod.errors import ConfigError, GeosodError, ModelError, one_line
 
 if TYPE_CHECKING:
@@ -44,6 +39,11 @@ class Model(Protocol):
     @property
     def any_size(self) -> bool:
         """Whether the network takes images of any size in multiples of 32, so that small scenes are not filled up."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of a model file that has just become a bundle."""
         ...
 
     def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
@@ -105,10 +105,12 @@ class StagedModel:
     Attributes:
         detector: the first stage.
         classifier: the bundle of the second.
+        notes: of both.
     """
 
     detector: Model
     classifier: Bundle
+    notes: tuple[str, ...] = ()
 
     @property
     def card(self) -> ModelCard:
@@ -157,6 +159,7 @@ class FactoryModel:
         digest: of the card, the name and the module's source.
         rules: those of its detector.
         any_size: that of its detector's adapter.
+        notes: none.
     """
 
     factory: str
@@ -164,6 +167,7 @@ class FactoryModel:
     digest: str
     rules: ClassRules
     any_size: bool = False
+    notes: tuple[str, ...] = ()
 
     def load(self, execution: Execution, *, rules: ClassRules) -> Detector:
         """Call the function.
@@ -171,7 +175,7 @@ class FactoryModel:
         Raises:
             ModelError: it does not return a detector with the card that it returned before.
         """
-        made = _made(self.factory, execution)
+        made = made_by(self.factory, execution)
         if made.card != self.card:
             raise ModelError(f"model {self.factory!r}: returns another card in this process; is the code the same?")
         from geosod.detectors.detector import Detector
@@ -186,10 +190,12 @@ class ObjectModel:
     Attributes:
         detector: the detector.
         digest: of the card and the adapter's source; weights are not covered unless the card states their digest.
+        notes: none.
     """
 
     detector: Detector
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def card(self) -> ModelCard:
@@ -217,63 +223,12 @@ class ObjectModel:
         )
 
 
-def find_model(model: str | Path | Detector, *, classifier: str | Path | None = None, trust: bool = False) -> Model:
-    """What a user named as the model.
-
-    Args:
-        classifier: a bundle's folder or a model file, whose classes are given to what the model finds.
-        model: a shipped model's name, a bundle's folder, a model file that can be packed, ``module:function``, or a
-            detector.
-        trust: code that `model` or its card names may be run.
+def made_by(name: str, execution: Execution) -> Detector:
+    """What a user's function ``module:function`` makes.
 
     Raises:
-        ModelError: there is no such model, it is malformed, or it names code that is not trusted.
-        ConfigError: `model` is something else.
+        ModelError: there is no such function, it raises an error, or it returns no detector.
     """
-    found = _find(model, trust=trust)
-    if isinstance(found, BundleModel) and found.card.task != DETECTION:
-        raise ModelError(f"model {str(model)!r}: is a model for {found.card.task}; use it with --classifier")
-    if classifier is None:
-        return found
-    from geosod.detectors.staged import check_classifier
-
-    path = Path(classifier).expanduser()
-    bundle = packed(path, trust=trust).bundle if is_model_file(path) else open_bundle(classifier, trust=trust)
-    check_classifier(bundle.card, found.card)
-    return StagedModel(found, bundle)
-
-
-def _find(model: str | Path | Detector, *, trust: bool) -> Model:
-    if isinstance(model, str | Path):
-        name = str(model)
-        path = Path(name).expanduser()
-        if is_model_file(path):
-            return BundleModel(*packed(path, trust=trust))
-        if not is_dotted(name) or path.exists():
-            return BundleModel(open_bundle(model, trust=trust))
-        if not trust:
-            raise ModelError(f"model {name!r}: is Python code; add --trust (trust=True) if you trust it")
-        return _factory(name)
-    from geosod.detectors.detector import Detector
-
-    if not isinstance(model, Detector):
-        raise ConfigError(
-            f"model is a {type(model).__name__}; pass a name, a bundle's folder, or geosod.Detector(card, adapter)"
-        )
-    adapter = type(model.adapter)
-    code = f"{adapter.__module__}:{adapter.__qualname__} {_source_of(adapter)}"
-    return ObjectModel(model, _digest(model.card, code))
-
-
-def _factory(name: str) -> FactoryModel:
-    from geosod.detectors.detector import IN_PROCESS
-
-    made = _made(name, IN_PROCESS)
-    digest = _digest(made.card, f"{name} {code_digest(name)}")
-    return FactoryModel(name, made.card, digest, made.rules, made.any_size)
-
-
-def _made(name: str, execution: Execution) -> Detector:
     from geosod.detectors.detector import Detector
 
     function = cast("Callable[[Execution], object]", import_function(name, what="model"))
@@ -296,16 +251,3 @@ def called(name: str, function: Callable[..., object], *args: object, **options:
     except Exception as error:
         line = one_line(error)[:300]
         raise ModelError(f"model {name!r}: raised {type(error).__name__}: {line}") from error
-
-
-def _source_of(kind: type) -> str:
-    """sha256 of the file that defines a class; a random text where there is none, so that it equals nothing else."""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return secrets.token_hex(16)
-
-
-def _digest(card: ModelCard, code: str) -> str:
-    values = json.dumps([asdict(card), code], sort_keys=True, default=str)
-    return hashlib.sha256(values.encode()).hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 
 from geosod.array_scene import ArrayScene, array_scenes
 from geosod.config import RunConfig, make_config
-from geosod.detectors.models import find_model
+from geosod.detectors.find_model import find_model
 from geosod.errors import ConfigError
 from geosod.output.commit import check_dataset_crs, open_output, unusual_name
 from geosod.results import Failure, SceneResult
@@ -72,7 +72,7 @@ def detect(
     emit: Emit = on_event or (lambda _: None)
     named, pixels = _inputs(scenes)
     job = make_job(model, configured(config, out=None if out is None else str(out), **settings))
-    for note in getattr(job.model, "notes", ()):
+    for note in job.model.notes:
         emit(Note(note, important=True))
     c, out = job.config, job.config.out
     in_process = out is None or bool(pixels)

@@ -186,9 +186,9 @@ def resolve_execution(job: Job) -> tuple[Execution, str]:
         ConfigError: the machine cannot do what was asked for.
     """
     from geosod.detectors.devices import check_device
-    from geosod.detectors.execution import resolve, resolved_device, this_machine
+    from geosod.detectors.execution import resolve, resolved_device
     from geosod.detectors.measure import known
-    from geosod.detectors.ways import abilities_of
+    from geosod.detectors.ways import abilities_of, this_machine
 
     c, machine = job.config, this_machine()
     check_device(job.device)

@@ -13,7 +13,7 @@ import torch
 import geosod
 from geosod.detections import Detections
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.testing import check_detector
 from tests.detectors.torchvision_samples import Found, calibrate, difference, image, network
 

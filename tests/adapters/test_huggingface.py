@@ -14,10 +14,10 @@ import geosod
 from geosod.api import load_model
 from geosod.cli.main import app
 from geosod.detectors import open_bundle
-from geosod.detectors.models import find_model
+from geosod.detectors.find_model import find_model
 from geosod.detectors.network_input import NetworkInput
 from geosod.detectors.packing import is_model_file, pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.testing import check_detector
 from tests.adapters import hf_models
 from tests.adapters.hf_pipeline import PLAIN, THRESHOLD, differences, edited, expected, picture

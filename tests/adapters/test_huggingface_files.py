@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from geosod.api import load_model
 from geosod.detectors.adapters.huggingface import config_of
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 from tests.adapters import hf_models
 from tests.adapters.hf_pipeline import PLAIN, differences, expected, picture, rewritten

@@ -19,7 +19,7 @@ import torchvision
 
 import geosod
 from geosod.detectors.packing import is_model_file, pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.detectors.packing.ultralytics import is_ultralytics
 from geosod.detectors.resize import prepare
 from geosod.errors import ModelError

@@ -12,7 +12,7 @@ from geosod.detections import Detections
 from geosod.detectors import measure
 from geosod.detectors.agreement import agreement
 from geosod.detectors.execution import resolve
-from geosod.detectors.models import find_model
+from geosod.detectors.find_model import find_model
 from geosod.detectors.ways import Abilities, Machine, Measured, Way, why_not
 from geosod.errors import ConfigError
 from geosod.running import automatic

@@ -18,9 +18,10 @@ from geosod.detections import Detections
 from geosod.detectors import postprocess as module
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
-from geosod.detectors.execution import resolve, this_machine
+from geosod.detectors.execution import resolve
 from geosod.detectors.postprocess import postprocess
 from geosod.detectors.radiometry import scaled_tiles
+from geosod.detectors.ways import this_machine
 from geosod.errors import ConfigError, EngineError
 from geosod.results import Execution
 from geosod.running.detect import make_job

@@ -17,9 +17,10 @@ from geosod.detections import BOTTOM, EDGE_MARGIN, LEFT, Detections, fragment_fl
 from geosod.detectors import open_bundle
 from geosod.detectors.adapters.zoo import network
 from geosod.detectors.detector import Detector
-from geosod.detectors.execution import Machine, resolve
+from geosod.detectors.execution import resolve
 from geosod.detectors.postprocess import _meets_invalid
 from geosod.detectors.radiometry import scaled_tiles
+from geosod.detectors.ways import Machine
 from geosod.detectors.zoo.fpn import decode
 from geosod.errors import ConfigError
 from geosod.scene import TileBatch

@@ -13,7 +13,7 @@ import pytest
 import geosod
 from geosod.detectors.adapters.layouts import LAYOUTS
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 from tests.detectors.graphs import BOXES, CLASSES, HEIGHT, LABELS, PUBLISHED, WIDTH, build, expected_scores, write
 

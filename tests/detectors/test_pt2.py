@@ -16,7 +16,7 @@ from torch.export import Dim
 
 import geosod
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ConfigError, ModelError
 from geosod.testing import check_detector
 from tests.rasters import write_tif

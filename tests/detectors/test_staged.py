@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 import geosod
 from geosod.detectors.card import CLASSIFICATION
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.detectors.staged import CROPS, Classifier
 from geosod.errors import ModelError
 from geosod.testing import BrightSpots, check_detector, fake_card, fake_detector

@@ -17,7 +17,7 @@ from geosod.detectors.adapters.detection_networks import ARCHITECTURES, build
 from geosod.detectors.detector import Detector
 from geosod.detectors.packing import pack
 from geosod.detectors.packing.class_names import COCO, COCO_IDS
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 from geosod.testing import check_detector
 from tests.detectors.torchvision_samples import calibrate, difference, expected, image, network, saved

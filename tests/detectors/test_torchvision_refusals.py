@@ -13,7 +13,7 @@ import torch
 
 from geosod.detectors.adapters.detection_networks import build
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 
 LITE = "ssdlite320_mobilenet_v3_large"

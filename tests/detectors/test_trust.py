@@ -16,7 +16,7 @@ import pytest
 import geosod
 from geosod.detectors import open_bundle, write_bundle
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.detectors.packing.pickled import modules_named
 from geosod.detectors.packing.ultralytics import is_ultralytics
 from geosod.errors import GeosodError, ModelError
@@ -195,7 +195,7 @@ def test_a_function_that_a_card_names_is_not_imported(module, tmp_path) -> None:
 def test_modules_are_read_from_pickles_of_every_protocol(protocol, tmp_path) -> None:
     content = pickle.dumps([Evil(tmp_path), io.BytesIO, PackOptions], protocol)
     path = as_zip(tmp_path / "a.pt", {"archive/data.pkl": content})
-    assert {"geosod.detectors.packing.found"} < modules_named(path)
+    assert {"geosod.detectors.packing.options"} < modules_named(path)
     assert not is_ultralytics(path)
 
 

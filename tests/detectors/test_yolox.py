@@ -11,7 +11,7 @@ from PIL import Image
 import geosod
 from geosod.detectors.packing import pack
 from geosod.detectors.packing.class_names import COCO
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from tests.conftest import SHARED
 
 WEIGHTS = SHARED / "models" / "yolox_nano.onnx"

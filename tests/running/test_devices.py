@@ -18,7 +18,8 @@ import geosod
 from geosod.config import make_config
 from geosod.detectors import devices
 from geosod.detectors.devices import check_device, device_count, local_devices
-from geosod.detectors.execution import Machine, batches_at_once, own_stream, resolve
+from geosod.detectors.execution import batches_at_once, own_stream, resolve
+from geosod.detectors.ways import Machine
 from geosod.device import Device, detectors_per_device, kind_of, parse_device
 from geosod.errors import ConfigError
 from geosod.results import Execution

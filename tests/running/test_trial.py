@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from geosod.detectors.packing import pack
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 from geosod.running.trial import MAX_SIDE, try_model
 from tests.detectors.graphs import CLASSES, HEIGHT, LABELS, WIDTH, build, write

@@ -20,7 +20,7 @@ _NUMBERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A network of torchvision, and what torchvision does unless it is told otherwise.
+    """A network of torchvision, and what torchvision does by default.
 
     Attributes:
         background: output 0 is the background, by which scores are divided.

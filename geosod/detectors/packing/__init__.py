@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from geosod.detectors.bundle import CARD, Bundle, open_bundle, sha256_of, write_bundle
 from geosod.detectors.cache import cache_folder
-from geosod.detectors.packing.found import Found, PackOptions, make_card
+from geosod.detectors.packing.found import Found, make_card
 from geosod.detectors.packing.huggingface import is_model_folder
+from geosod.detectors.packing.options import PackOptions
 from geosod.detectors.packing.ultralytics import is_ultralytics
 from geosod.errors import ModelError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geosod.detectors.adapters.detection_networks import ARCHITECTURES, first_layer
-from geosod.detectors.packing.found import PackOptions
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 
 #: Name in the state dict → the architecture that has it; the first one decides.

@@ -3,68 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from geosod.detectors.card import ModelCard
 from geosod.detectors.network_input import NetworkInput
-from geosod.detectors.packing.class_names import COCO
-from geosod.errors import ConfigError, ModelError
-from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE, Overlap, TileSize, parse_overlap, parse_tile
+from geosod.detectors.packing.options import PackOptions
+from geosod.errors import ModelError
+from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE, TileSize
 
 #: Number of bands → their names, where nothing else is said.
 _BANDS = {1: ("gray",), 3: ("red", "green", "blue")}
 _TILE, _OVERLAP = 640, 0.2
 _MAX_CLASSES = 10_000
+#: Fields of `Found.card` that are not passed on as they are.
+_APART = ("bands", "description", "minimum", "maximum")
 #: STAC's word for a licence that is not stated by an SPDX identifier.
 _OTHER_LICENSE = "other"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackOptions:
-    """What a user says of a model; None, or empty, for what the file says, or else the usual.
-
-    Attributes:
-        name: of the bundle; default: that of the file.
-        layout: what the outputs of an ONNX graph mean, see `geosod.detectors.adapters.onnx_layouts.LAYOUTS`.
-        architecture: of the network, where weights alone do not say: a name that the adapter knows.
-        classes: names in the network's order.
-        bands: names of the input bands.
-        dtype: pixel type of scenes.
-        minimum, maximum: pixel values that become 0 and 1, one for all bands or one for each.
-        gsd, gsd_range: metres a pixel.
-        tile, overlap: as in `geosod.RunConfig`.
-        threshold, nms_iou, top_k: as in `ModelCard`.
-        input: fields of `NetworkInput` to set.
-        unreported, supercategories, license, description: as in `ModelCard`; supercategories one for each class.
-        context: of a classifier: share of a box's width and height that crops show on each side.
-        trust: code in the source may be executed.
-    """
-
-    name: str | None = None
-    layout: str | None = None
-    architecture: str | None = None
-    classes: tuple[str, ...] = ()
-    bands: tuple[str, ...] = ()
-    dtype: str | None = None
-    minimum: tuple[float, ...] = ()
-    maximum: tuple[float, ...] = ()
-    gsd: float | None = None
-    gsd_range: tuple[float, float] | None = None
-    tile: TileSize | None = None
-    overlap: Overlap | None = None
-    threshold: float | None = None
-    nms_iou: float | None = None
-    top_k: int | None = None
-    input: Mapping[str, Any] = field(default_factory=dict)
-    unreported: tuple[str, ...] = ()
-    supercategories: tuple[str, ...] = ()
-    context: float | None = None
-    license: str | None = None
-    description: str | None = None
-    trust: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,62 +102,8 @@ def make_card(found: Found, options: PackOptions) -> ModelCard:
         weights_file=found.weights_file,
         framework=found.framework,
         artifact_type=found.artifact_type,
-        **{name: value for name, value in values.items() if name not in ("description", "minimum", "maximum")},
+        **{name: value for name, value in values.items() if name not in _APART},
     )
-
-
-def parse_options(**texts: Any) -> PackOptions:
-    """Options from the texts of a command line; those that are None are left out.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
-    known = {option.name for option in fields(PackOptions)}
-    readers = {
-        "classes": class_names,
-        "bands": _words,
-        "unreported": _words,
-        "supercategories": _optional_words,
-        "minimum": _numbers,
-        "maximum": _numbers,
-        "gsd_range": _numbers,
-        "tile": parse_tile,
-        "overlap": parse_overlap,
-    }
-    values: dict[str, Any] = {}
-    inputs: dict[str, Any] = {}
-    for name, text in texts.items():
-        if text is None:
-            continue
-        if name in known:
-            values[name] = readers[name](text) if name in readers and isinstance(text, str) else text
-        else:
-            inputs[name] = _numbers(text) if name in ("mean", "std") else text
-    if "size" in inputs:
-        inputs["size"] = _size(str(inputs["size"]))
-    if "fill" in inputs:
-        inputs["fill"] = float(inputs["fill"])
-    if (pair := values.get("gsd_range")) is not None and len(pair) != 2:
-        raise ConfigError(f"gsd_range {texts['gsd_range']!r}: give the minimum and the maximum in metres, as 0.4,0.6")
-    return PackOptions(**values, input=inputs)
-
-
-def class_names(text: str) -> tuple[str, ...]:
-    """Names from ``a,b,c``, from a text file with one name a line, or those that ``coco`` stands for.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    if text == "coco":
-        return COCO
-    path = Path(text).expanduser()
-    if "," not in text and path.suffix:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"classes {text!r}: cannot be read as a file of names, one a line: {error}") from error
-        return tuple(line.strip() for line in lines if line.strip())
-    return _words(text)
 
 
 def unique(names: Sequence[str]) -> tuple[str, ...]:
@@ -239,7 +141,7 @@ def _classes(found: Found, options: PackOptions, missing: dict[str, str]) -> tup
 
 
 def _bands(found: Found, options: PackOptions, missing: dict[str, str]) -> tuple[str, ...]:
-    bands = options.bands or tuple(found.card.pop("bands", ())) or _BANDS.get(found.channels or 3, ())
+    bands = options.bands or tuple(found.card.get("bands", ())) or _BANDS.get(found.channels or 3, ())
     if not bands:
         missing["--bands"] = f"names of its {found.channels} input bands, as red,green,blue,nir"
     elif found.channels is not None and len(bands) != found.channels:
@@ -266,38 +168,15 @@ def _network_input(found: Found, options: PackOptions) -> NetworkInput:
     fixed = found.input.get("size") if found.parameters.get("fixed_size") else None
     if fixed is not None and spec.size != tuple(fixed):
         raise ModelError(f"{found.name}: the graph takes images of {fixed[0]} x {fixed[1]} only, not of {spec.size}")
-    return replace(spec)
+    return spec
+
+
+def nearest_side(side: float) -> int:
+    """The side of a tile that is nearest to a number of pixels."""
+    return min(MAX_SIDE, max(MIN_SIDE, round(side / STRIDE) * STRIDE))
 
 
 def _tile_for(found: Found) -> TileSize:
     """The size of the network's input, to the nearest size that a tile may have."""
-    sides = found.input.get("size") or (_TILE, _TILE)
-    width, height = (min(MAX_SIDE, max(MIN_SIDE, round(side / STRIDE) * STRIDE)) for side in sides)
-    return width, height
-
-
-def _optional_words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(","))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in text.split(","))
-    if not all(words):
-        raise ConfigError(f"{text!r} has an empty name; give a,b,c")
-    return words
-
-
-def _numbers(text: Any) -> tuple[float, ...]:
-    if not isinstance(text, str):
-        return tuple(map(float, text))
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"{text!r} is not a number or several, as 0.485,0.456,0.406") from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    sides = text.lower().split("x")
-    if not all(side.strip().isdigit() for side in sides) or len(sides) > 2:
-        raise ConfigError(f"size {text!r}: give 640, or 640x512 (width x height)")
-    return int(sides[0]), int(sides[-1])
+    width, height = found.input.get("size") or (_TILE, _TILE)
+    return nearest_side(width), nearest_side(height)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from geosod.detectors.packing.found import Found, PackOptions, safe_name, unique
+from geosod.detectors.packing.found import Found, nearest_side, safe_name, unique
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError, one_line
-from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE, TileSize
+from geosod.tile_size import MAX_SIDE, TileSize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,16 +218,12 @@ def _sizes(processor: Mapping[str, Any], where: str) -> tuple[tuple[int, int] | 
     for names, resize in ((("width", "height"), "stretch"), (("max_width", "max_height"), "inside")):
         if all(name in sides for name in names):
             size = (sides[names[0]], sides[names[1]])
-            return size, resize, (_tile_side(size[0]), _tile_side(size[1]))
+            return size, resize, (nearest_side(size[0]), nearest_side(size[1]))
     if "shortest_edge" in sides:
         longest = sides.get("longest_edge", MAX_SIDE)
         shortest = min(sides["shortest_edge"], longest)
-        return (shortest, longest), "edges", (_tile_side(shortest),) * 2
+        return (shortest, longest), "edges", (nearest_side(shortest),) * 2
     raise ModelError(f"{where}: {PROCESSOR} has the size {sides}, which geosod does not know; set do_resize to false")
-
-
-def _tile_side(side: int) -> int:
-    return min(MAX_SIDE, max(MIN_SIDE, round(side / STRIDE) * STRIDE))
 
 
 def _pad(processor: Mapping[str, Any], where: str) -> list[int] | None:

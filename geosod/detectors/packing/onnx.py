@@ -10,7 +10,7 @@ import torch
 
 from geosod.detectors.adapters.onnx import feeds, image_port, is_channels_last
 from geosod.detectors.card import CLASSIFICATION
-from geosod.detectors.packing.found import Found, PackOptions, safe_name
+from geosod.detectors.packing.found import Found, safe_name
 from geosod.detectors.packing.onnx_layout import (
     CLASSIFIER,
     Arrays,
@@ -20,6 +20,7 @@ from geosod.detectors.packing.onnx_layout import (
     recognise,
 )
 from geosod.detectors.packing.onnx_metadata import Stated, read_metadata
+from geosod.detectors.packing.options import PackOptions
 from geosod.detectors.runtimes import Port, Session, open_session, require
 from geosod.errors import ModelError, one_line
 from geosod.results import Execution

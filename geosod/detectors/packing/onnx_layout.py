@@ -95,7 +95,7 @@ def _by_names(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recogni
 
 
 def _with_sizes(inputs: tuple[str, ...], outputs: Arrays, classes: int) -> Recognised | None:  # noqa: ARG001
-    """Graphs that are told the size or scale of the original image."""
+    """Graphs with an input for the size or scale of the original image."""
     if "scale_factor" in inputs:
         return Recognised("ppyoloe")
     return Recognised("rtdetr-postprocessed") if "orig_target_sizes" in inputs else None

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from geosod.detectors.adapters.pt2 import Axis, image_axes, on_device, open_program, run
-from geosod.detectors.packing.found import Found, PackOptions, safe_name
+from geosod.detectors.packing.found import Found, nearest_side, safe_name
 from geosod.detectors.packing.onnx_layout import CLASSIFIER, Recognised, architecture_of, fields_of, recognise
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError, one_line
-from geosod.tile_size import MAX_SIDE, MIN_SIDE, STRIDE
 
 #: Batch, bands, height and width.
 Axes = tuple[Axis, Axis, Axis, Axis]
@@ -69,7 +69,7 @@ def _size(axes: Axes, options: PackOptions) -> tuple[int, int]:
 def _side(axis: Axis, asked: int | None) -> int:
     if axis.fixed:
         return axis.low
-    side = asked or min(MAX_SIDE, max(MIN_SIDE, round(axis.example / STRIDE) * STRIDE))
+    side = asked or nearest_side(axis.example)
     if not axis.holds(side):
         raise ModelError(f"the program takes sides of {axis.low} to {axis.high} pixels, not of {side}; give --tile")
     return side

@@ -12,7 +12,8 @@ from geosod.detectors.packing import deepforest
 from geosod.detectors.packing.checkpoint import plain_content, refuse_code, state_dict_in
 from geosod.detectors.packing.class_names import COCO, COCO_IDS
 from geosod.detectors.packing.detection_heads import architecture_of, has_reduced_tail, outputs_of
-from geosod.detectors.packing.found import Found, PackOptions, safe_name
+from geosod.detectors.packing.found import Found, safe_name
+from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ModelError
 
 #: Beginnings of the sha256 of torchvision's own files whose batch normalisation has no eps.

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from geosod.detectors.bundle import sha256_of
-from geosod.detectors.packing.found import Found, PackOptions, safe_name
+from geosod.detectors.packing.found import Found, safe_name
+from geosod.detectors.packing.options import PackOptions
 from geosod.detectors.packing.pickled import modules_named
 from geosod.errors import ConfigError, ModelError
 
