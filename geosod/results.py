@@ -140,6 +140,8 @@ class Counts:
         capped_tiles: tiles that reached the model's `top_k`, so that more objects may be there.
         degenerate: boxes of the model without area, or with a coordinate or score that is not finite; left out.
         unplaced: boxes on pixels that have no position on the ground; left out.
+        reduced: tiles that went through the network in smaller batches than the execution says, since memory did not
+            hold one. Their boxes may differ in the last bits from those of another run.
     """
 
     tiles: int = 0
@@ -149,6 +151,7 @@ class Counts:
     capped_tiles: int = 0
     degenerate: int = 0
     unplaced: int = 0
+    reduced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,10 @@ ALLOWED = {
     "merging": frozenset(),
     "scenes": frozenset({"storage", "georeference"}),
     "viewing": frozenset(),
-    "output": frozenset({"georeference"}),
-    "deduplication": frozenset({"output", "georeference", "merging.graph", "merging.index", "merging.kernel"}),
+    "output": frozenset({"storage", "georeference"}),
+    "deduplication": frozenset(
+        {"storage", "output", "georeference", "merging.graph", "merging.index", "merging.kernel"}
+    ),
     "training": frozenset({"demo", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),

@@ -85,7 +85,7 @@ class RunProgress:
                     self._active[scene_id].detected += tiles
             case UnitSettled():
                 scene = self._active[event.scene_id]
-                scene.empty += event.empty
+                scene.empty += event.tiles if event.before else event.empty
                 scene.settled += event.tiles
             case Writing():
                 self._active[event.scene_id].writing = True

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from geosod.errors import OutputError
 from geosod.output.failures import is_failures_file
-from geosod.output.folder import flush, local_path, written_by_geosod
+from geosod.output.folder import local_path, parse_item
+from geosod.output.geoparquet import read_metadata
+from geosod.storage.local_place import flush
 
 
 def check_destination(out: str | Path, outputs: Sequence[str | Path], *, overwrite: bool) -> Path:
@@ -52,7 +54,9 @@ def _foreign_file(folder: Path) -> Path | None:
 def _is_ours(path: Path) -> bool:
     if path.name == "failures.parquet":
         return is_failures_file(path)
-    return path.name == ".lock" or written_by_geosod(path)
+    if path.suffix == ".json":
+        return parse_item(path.read_bytes()) is not None
+    return path.name == ".lock" or (path.suffix == ".parquet" and read_metadata(path) is not None)
 
 
 def move_into_place(stage: Path, folder: Path) -> None:

@@ -26,9 +26,10 @@ from geosod.deduplication.write import Target, duplicates_schema, overlapping_sc
 from geosod.errors import OutputError
 from geosod.georeference.crs import crs_name
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
-from geosod.output.folder import OutputFolder, flush, open_output, staging
+from geosod.output.folder import OutputFolder, open_output
 from geosod.output.geoparquet import GeoParquetWriter
 from geosod.results import Failure
+from geosod.storage.local_place import flush
 
 #: Boxes that are matched at a time.
 ROWS = 100_000
@@ -149,7 +150,7 @@ def _build_readable(
     """Build the dataset from all scenes that can be read; these, rows in it, and boxes that were compared."""
     while sources.scenes:
         try:
-            with staging(parent) as stage:
+            with parent.place.staging() as stage:
                 rows_out, compared = _build(stage, final, sources, rule, crs, rows=rows, emit=emit)
                 move_into_place(stage, final)
             return sources, rows_out, compared

@@ -17,10 +17,11 @@ import shapely
 
 from geosod.errors import OutputError, SceneError
 from geosod.output.coverage import COVERAGE_SCHEMA
-from geosod.output.folder import OutputFolder, SceneFiles, dataset_files, read_item
+from geosod.output.folder import OutputFolder, SceneFiles, dataset_files, parse_item
 from geosod.output.geoparquet import BBOX_TYPE, geometry_crs, read_metadata
 from geosod.output.stac_item import source_of
 from geosod.results import Failure
+from geosod.storage.place import open_place
 
 #: Columns that deduplication reads, and the types they must have.
 _NEEDED = {
@@ -70,10 +71,11 @@ class SceneSource:
         """The source of the scene according to its item, else its detections file."""
         return source_of(self.item) or str(self.detections)
 
-    def files(self, root: Path) -> SceneFiles:
-        """Paths of its files in a dataset folder."""
+    @property
+    def files(self) -> SceneFiles:
+        """Paths of its files below a dataset folder."""
         moment = None if self.date == UNDATED else _EPOCH + dt.timedelta(microseconds=self.date)
-        return dataset_files(root, self.id, moment, on_map=self.crs is not None)
+        return dataset_files(self.id, moment, on_map=self.crs is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def find_sources(outputs: Sequence[str | Path]) -> Sources:
     for output in outputs:
         folder, committed, unusable = _scan(output)
         skipped += unusable
-        failures += [folder.failures] if folder.failures.exists() else []
+        if folder.place.exists(folder.failures):
+            failures.append(Path(folder.place.at(folder.failures)))
         for scene in committed:
             if scene.id in scenes:
                 raise _duplicate_scene(scenes[scene.id], scene)
@@ -159,11 +162,11 @@ def _scan(output: str | Path) -> tuple[OutputFolder, list[SceneSource], list[Fai
 def _files_of(path: Path) -> tuple[OutputFolder, list[Path], list[Path]]:
     """The items and the detections files of a folder or a ``NAME.parquet``."""
     if not path.is_dir():
-        folder = OutputFolder(path.parent, path.stem)
-        item = folder.item("")
+        folder = OutputFolder(open_place(path.parent), path.stem)
+        item = path.parent / folder.item("")
         return folder, [item] if item.exists() else [], [path]
     dated, pixel = (path / "detections").glob("acq_date=*/*.parquet"), (path / "pixel").glob("*.parquet")
-    return OutputFolder(path), sorted((path / "items").glob("*.json")), [*sorted(dated), *sorted(pixel)]
+    return OutputFolder(open_place(path)), sorted((path / "items").glob("*.json")), [*sorted(dated), *sorted(pixel)]
 
 
 def _failure(scene_id: str, path: Path, error: Exception) -> Failure:
@@ -172,7 +175,7 @@ def _failure(scene_id: str, path: Path, error: Exception) -> Failure:
 
 def _scene(output: str | Path, folder: OutputFolder, item_path: Path) -> SceneSource:
     """The scene of an item; SceneError if the item or one of its files is broken."""
-    item = read_item(item_path)
+    item = parse_item(item_path.read_bytes())
     if item is None:
         raise SceneError(f"{item_path}: is broken, or not an item that geosod wrote; detect the scene again")
     properties, name = item["properties"], str(item.get("id"))
@@ -206,7 +209,7 @@ def _microseconds(moment: dt.datetime) -> int:
 def _asset(folder: OutputFolder, item_path: Path, item: dict[str, Any], key: str) -> Path:
     href = item.get("assets", {}).get(key, {}).get("href")
     path = (item_path.parent / str(href)).resolve()
-    if href is None or not path.is_relative_to(folder.root.resolve()) or not path.is_file():
+    if href is None or not path.is_relative_to(Path(folder.place.address).resolve()) or not path.is_file():
         raise SceneError(f"{item_path}: its {key} file {href} is missing; detect the scene again")
     return path
 

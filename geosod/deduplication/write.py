@@ -24,9 +24,9 @@ from geosod.deduplication.row_groups import Layer
 from geosod.deduplication.sources import SceneSource
 from geosod.deduplication.target_crs import same_crs
 from geosod.georeference.crs import crs_name
-from geosod.output.folder import flush
 from geosod.output.geoparquet import GeoParquetWriter, read_metadata
 from geosod.output.stac_item import timestamp
+from geosod.storage.local_place import flush
 from geosod.version import __version__
 
 
@@ -85,15 +85,16 @@ def write_scene(
     Raises:
         UnreadableSceneError: a file of the scene cannot be read, or its coverage cannot be reprojected.
     """
-    scene, files = layer.scene, layer.scene.files(target.root)
-    for path in (files.detections, files.coverage, files.item):
+    scene, files = layer.scene, layer.scene.files
+    paths = detections, coverage, item_path = [target.root / p for p in (files.detections, files.coverage, files.item)]
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     record = _record(target, overlapping)
     crs = None if scene.crs is None else target.crs
     with reading(scene):
         schema = pa.schema([*_fields(pq.read_schema(layer.path)), *MERGED_FIELDS])
     start, metadata = 0, scene.metadata | {"deduplication": record}
-    with GeoParquetWriter(files.detections, schema, crs=crs, metadata=metadata) as writer:
+    with GeoParquetWriter(detections, schema, crs=crs, metadata=metadata) as writer:
         for table in read_batches(layer.path, scene):
             kept, dropped = _split(target.log, layer, start, table)
             writer.write(writer.conform(kept))
@@ -101,11 +102,10 @@ def write_scene(
                 duplicates.write(duplicates.conform(dropped))
             start += len(table)
             on_rows(len(table))
-    _write_coverage(scene, files.coverage, crs)
+    _write_coverage(scene, coverage, crs)
     item = _item(target, scene, record, writer.rows)
-    files.item.write_text(json.dumps(item, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    for path in (files.detections, files.coverage, files.item):
-        flush(path)
+    item_path.write_text(json.dumps(item, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    flush(*paths)
     return writer.rows
 
 
@@ -158,12 +158,12 @@ def _record(target: Target, overlapping: Sequence[str]) -> dict[str, object]:
 def _item(target: Target, scene: SceneSource, record: Mapping[str, object], rows: int) -> dict[str, Any]:
     """The scene's item in the deduplicated dataset."""
     item = json.loads(json.dumps(scene.item))
-    files = scene.files(target.final)
+    files = scene.files
     for name, href in files.hrefs().items():
         item["assets"][name]["href"] = href
         if scene.crs is not None:
             item["assets"][name]["geosod:crs"] = crs_name(target.crs)
-    source = Path(os.path.relpath(scene.item_path, files.item.parent)).as_posix()
+    source = Path(os.path.relpath(scene.item_path, (target.final / files.item).parent)).as_posix()
     item["links"].append({"rel": "derived_from", "href": source, "title": "Result before deduplication"})
     rule = target.rule
     step = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -104,6 +105,13 @@ class Detector:
         """The same network with other rules for its classes."""
         return self if rules == self.rules else Detector(self.card, self.adapter, self.execution, rules=rules)
 
+    def with_half_the_batch(self) -> Detector | None:
+        """The same network, run on half as many tiles at once; None where it is one, or a graph has a fixed number."""
+        if self.execution.batch == 1 or self.execution.backend not in ("eager", "compile"):
+            return None
+        smaller = replace(self.execution, batch=self.execution.batch // 2)
+        return Detector(self.card, self.adapter, smaller, rules=self.rules)
+
     @overload
     def detect(self, tiles: TileBatch) -> list[Detections]: ...
 
@@ -132,9 +140,20 @@ class Detector:
         return found if np.ndim(tiles) == 4 else found[0]
 
     def detect_batch(self, batch: TileBatch) -> BatchDetections:
-        """What is found in the tiles of a batch of any length, in the scene frame."""
-        with torch_settings(self.execution), torch.inference_mode():
-            parts = [self._forward(part) for part in _slices(batch, self.execution.batch)]
+        """What is found in the tiles of a batch of any length, in the scene frame.
+
+        Raises:
+            MemoryError: the device does not hold `execution.batch` tiles; see `with_half_the_batch`.
+        """
+        try:
+            with torch_settings(self.execution), torch.inference_mode():
+                parts = [self._forward(part) for part in _slices(batch, self.execution.batch)]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()  # what the failed pass has left would be in the way of a smaller one
+            raise MemoryError(one_line(error)[:200]) from error
         if not parts:
             none = np.zeros(0, np.int64)
             return BatchDetections(Detections.empty(), none, none.astype(np.bool_), none)
@@ -154,12 +173,7 @@ class Detector:
         width, height = tile
         pixels = np.zeros((1, len(self.card.bands), height, width), self.card.dtype)
         size = np.array([[width, height]], np.int64)
-        try:
-            self.detect_batch(TileBatch(pixels, np.array([[0, 0, width, height]], np.int64), None, size))
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise MemoryError(one_line(error)[:200]) from error
-            raise
+        self.detect_batch(TileBatch(pixels, np.array([[0, 0, width, height]], np.int64), None, size))
 
     def _check_min_score(self) -> None:
         lowest = float(getattr(self.adapter, "min_score", 0.0))

@@ -179,6 +179,11 @@ class StagedDetector(Detector):
         """The same networks with other rules for the classifier's classes."""
         return self if rules == self.rules else StagedDetector(self.first, self.classifier, rules=rules)
 
+    def with_half_the_batch(self) -> Detector | None:
+        """The same with half as many tiles at once in the first stage."""
+        first = self.first.with_half_the_batch()
+        return None if first is None else StagedDetector(first, self.classifier, rules=self.rules)
+
     def _check_min_score(self) -> None:
         """Scores are lower than those of the first stage."""
 

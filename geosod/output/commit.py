@@ -1,42 +1,37 @@
 """Commits the files of a scene to the output folder: all of them or none.
 
-Files are written and flushed in a staging folder, then renamed into place. The scene's STAC item comes last, and its
-presence is the commit. Several processes may commit to one folder at a time: renames and the failures file are
-guarded by a lock on ``.lock``. The folder must be on a file system with atomic renames and, for several processes,
-working ``flock``.
+Files are written in a staging folder, then put into place, each whole. The scene's STAC item comes last, and its
+presence is the commit. Several processes may commit to one folder at a time: on local folders a lock on ``.lock`` keeps
+them apart; on object stores the item is written on the condition that there is none, and the failures file on the
+condition that nobody has changed it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+import posixpath
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from geosod.errors import ConfigError, IdentifierTakenError, OutputError
 from geosod.georeference.crs import crs_name, parse_crs
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
-from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
+from geosod.output.failures import failure_table, failures_from, failures_to, merged_failures
 from geosod.output.folder import (
     OutputFolder,
     SceneFiles,
-    flush,
-    locked,
-    move,
     open_output,
+    parse_item,
     read_item,
-    staging,
+    read_items,
     unusual_name,
 )
-from geosod.output.geoparquet import file_metadata, geometry_crs, read_metadata, write_geoparquet
+from geosod.output.geoparquet import file_metadata, geometry_crs, write_geoparquet
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import scene_item, source_href, source_of
 from geosod.results import Failure, SceneResult
@@ -49,10 +44,10 @@ __all__ = [
     "commit_outputs",
     "commit_scene",
     "committed",
-    "committed_items",
     "dataset_crs",
     "known_sources",
     "open_output",
+    "read_items",
     "unusual_name",
     "write_failures",
 ]
@@ -60,43 +55,35 @@ __all__ = [
 
 def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
     """The item of a scene if it is committed, that is if all files of its assets exist; else None."""
-    path = folder.item(scene_id)
-    item = read_item(path)
+    item = read_item(folder, folder.item(scene_id))
     if item is None or item.get("id") != scene_id:
         return None
-    return item if all((path.parent / a["href"]).is_file() for a in item["assets"].values()) else None
+    return item if all(folder.place.exists(path) for path in asset_paths(folder, item)) else None
 
 
-def committed_items(folder: OutputFolder) -> Iterator[dict[str, Any]]:
-    """The items of all committed scenes, by name."""
-    paths = (folder.root / "items").glob("*.json") if folder.name is None else [folder.item("")]
-    yield from (item for path in sorted(paths) if (item := read_item(path)) is not None)
+def asset_paths(folder: OutputFolder, item: Mapping[str, Any]) -> list[str]:
+    """Paths of the files that an item links to, below the root of the output."""
+    base = posixpath.dirname(folder.item(str(item["id"])))
+    paths = [posixpath.normpath(posixpath.join(base, str(asset["href"]))) for asset in item["assets"].values()]
+    return [path for path in paths if not path.startswith(("/", ".."))]
 
 
 def known_sources(folder: OutputFolder) -> dict[str, str]:
     """Identifier of every committed scene, by the link to its source as `stac_item.source_href` writes it."""
-    items = committed_items(folder)
-    return {source: str(item["id"]) for item in items if (source := source_of(item)) is not None}
+    return {source: str(item["id"]) for item in read_items(folder) if (source := source_of(item)) is not None}
 
 
 def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
     """PROJJSON or name of the CRS of some file of the dataset."""
     if folder.name is not None:
         return None
-    for path in _detection_files(folder):
-        geo = None if path.stem == but else read_metadata(path, key="geo")
+    for path in folder.place.names("detections"):
+        if not path.endswith(".parquet") or path.endswith(f"/{but}.parquet"):
+            continue
+        geo = folder.metadata(path, key="geo")
         if geo is not None:
             return geometry_crs(geo)
     return None
-
-
-def _detection_files(folder: OutputFolder) -> Iterator[Path]:
-    """The detections files of a dataset, in any order; `glob` would list all before the first."""
-    with suppress(FileNotFoundError), os.scandir(folder.root / "detections") as dates:
-        for date in dates:
-            if date.name.startswith("acq_date=") and date.is_dir():
-                with os.scandir(date) as files:
-                    yield from (Path(file.path) for file in files if file.name.endswith(".parquet"))
 
 
 def dataset_crs(folder: OutputFolder, *, but: str | None = None) -> str | None:
@@ -122,7 +109,7 @@ def check_dataset_crs(folder: OutputFolder, crs: str, *, but: str | None = None)
     if present is None or parse_crs(present).equals(parse_crs(crs), ignore_axis_order=True):
         return
     raise OutputError(
-        f"{folder.root}: holds detections in {crs_name(present)}, not {crs_name(crs)}; a dataset has one CRS: "
+        f"{folder.place.address}: holds detections in {crs_name(present)}, not {crs_name(crs)}; a dataset has one CRS: "
         f"use --crs {crs_name(present)}, or another output folder"
     )
 
@@ -163,55 +150,85 @@ def commit_scene(
         raise ConfigError(
             f"scene {scene.id!r}: the item's asset links are not those of the folder; use {files.hrefs()}"
         )
+    place = folder.place
     try:
-        with staging(folder) as stage:
-            staged = SceneFiles(stage / "detections.parquet", stage / "coverage.parquet", stage / "item.json")
-            write_geoparquet(detections, staged.detections, crs=file_crs, metadata=metadata)
-            write_geoparquet(coverage, staged.coverage, crs=file_crs, metadata=metadata)
-            staged.item.write_text(json.dumps(item, indent=1, ensure_ascii=False) + "\n", "utf-8")
-            flush(staged.detections, staged.coverage, staged.item)
-            with locked(folder):
+        with place.staging() as stage:
+            detections_file, coverage_file = stage / "detections.parquet", stage / "coverage.parquet"
+            write_geoparquet(detections, detections_file, crs=file_crs, metadata=metadata)
+            write_geoparquet(coverage, coverage_file, crs=file_crs, metadata=metadata)
+            place.flush(detections_file, coverage_file)
+            if failures:  # first, so that no scene is committed in part without them
+                _earlier_item(folder, scene, files)
+                _replace_failures(folder, failures, scenes=(scene.id,))
+            with place.locked():
                 if file_crs is not None:
                     check_dataset_crs(folder, file_crs, but=scene.id)
-                _check_identifier(folder, scene)
-                _put(folder, scene.id, staged, files)
-                _replace_failures(folder, failures, scenes=(scene.id,), stage=stage)
+                notes = _withdraw(folder, scene, files)
+                try:
+                    place.put({detections_file: files.detections, coverage_file: files.coverage})
+                    _put_item(folder, files, item)
+                except OSError:
+                    # Rows without an item would still be read as part of the dataset.
+                    place.remove(files.item, files.detections, files.coverage)
+                    raise
+                if notes is not None:
+                    place.remove_folder(notes)
+        if not failures:
+            _replace_failures(folder, failures, scenes=(scene.id,))
     except OSError as error:
-        raise OutputError(f"{folder.root}: scene {scene.id!r} cannot be written ({error}); free some space") from error
-    return str(files.detections), str(files.coverage), str(files.item)
+        raise OutputError(f"{place.address}: scene {scene.id!r} cannot be written ({error}); {place.remedy}") from error
+    return place.at(files.detections), place.at(files.coverage), place.at(files.item)
 
 
-def _check_identifier(folder: OutputFolder, scene: Scene) -> None:
-    """Refuse an identifier that a run at the same time has given to another scene.
+def _earlier_item(folder: OutputFolder, scene: Scene, files: SceneFiles) -> dict[str, Any] | None:
+    """The item of an earlier commit of a scene.
 
     Raises:
-        IdentifierTakenError: it has.
+        IdentifierTakenError: a run at the same time has given the identifier to another scene.
     """
-    there = None if folder.name is not None else read_item(folder.item(scene.id))
-    if there is not None and source_of(there) != source_href(scene.ref.uri):
-        raise IdentifierTakenError(f"{folder.root}: holds another scene as {scene.id!r}; run again")
+    before = read_item(folder, files.item)
+    if before is not None and folder.name is None and source_of(before) != source_href(scene.ref.uri):
+        raise IdentifierTakenError(f"{folder.place.address}: holds another scene as {scene.id!r}; run again")
+    return before
 
 
-def _put(folder: OutputFolder, scene_id: str, staged: SceneFiles, files: SceneFiles) -> None:
-    # Without its old item the scene counts as not committed, should the process die between the renames.
-    files.item.unlink(missing_ok=True)
-    if folder.name is None:
-        own = f"{scene_id}.parquet"
-        partitions = (folder.root / "detections").glob("acq_date=*")
-        for path in [*(p / own for p in partitions), folder.root / "pixel" / own]:
-            if path != files.detections:
-                path.unlink(missing_ok=True)
-    try:
-        move({staged.detections: files.detections, staged.coverage: files.coverage})
-        move({staged.item: files.item})
-    except OSError:
-        # Rows without an item would still be read as part of the dataset.
-        for path in (files.item, files.detections, files.coverage):
-            path.unlink(missing_ok=True)
-        raise
+def _withdraw(folder: OutputFolder, scene: Scene, files: SceneFiles) -> str | None:
+    """Remove an earlier item of a scene, and its files elsewhere; from now on the scene counts as not committed.
+
+    Returns:
+        The folder of a note of what was removed, to be deleted once the scene is committed again; None without.
+    """
+    place, notes = folder.place, f"{folder.units}/{scene.id}"
+    before = _earlier_item(folder, scene, files)
+    # What was to be removed when a process was killed just here.
+    left = parse_item(place.read(f"{notes}/withdrawn.json"))
+    if before is not None:
+        place.create(f"{notes}/withdrawn.json", json.dumps(before).encode())
+        place.remove(files.item)
+    old = [path for item in (before, left) if item is not None for path in asset_paths(folder, item)]
+    place.remove(*(path for path in old if path not in (files.detections, files.coverage)))
+    return notes if old else None
 
 
-def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> Path | None:
+def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) -> None:
+    """Write the item of a scene whose other files are in place: the commit.
+
+    Raises:
+        OutputError: another run has committed the scene meanwhile, with another model or other settings.
+    """
+    place = folder.place
+    if place.create(files.item, (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode()):
+        return
+    there = read_item(folder, files.item) or {"properties": {}}
+    names = ("geosod:model_digest", "geosod:config_digest", "geosod:execution")
+    if any(there["properties"].get(name) != item["properties"].get(name) for name in names):
+        raise OutputError(
+            f"{place.at(files.item)}: another run has just written this scene with other settings; let one run end "
+            "before the other begins, and run again"
+        )
+
+
+def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> str | None:
     """Replace the failures of some scenes; those of other scenes are kept.
 
     Args:
@@ -225,27 +242,25 @@ def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes:
     Raises:
         OutputError: it cannot be written, or the existing file is not a failures file.
     """
+    place = folder.place
     try:
-        with staging(folder) as stage, locked(folder):
-            return _replace_failures(folder, failures, scenes=scenes, stage=stage)
+        _replace_failures(folder, failures, scenes=scenes)
+        return place.at(folder.failures) if place.exists(folder.failures) else None
     except OSError as error:
-        raise OutputError(f"{folder.failures}: cannot be written ({error}); free some space") from error
+        raise OutputError(f"{place.at(folder.failures)}: cannot be written ({error}); {place.remedy}") from error
 
 
-def _replace_failures(
-    folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str], stage: Path
-) -> Path | None:
-    if not failures and not folder.failures.exists():
-        return None
-    old = read_failures(folder.failures) if folder.name is None else FAILURE_SCHEMA.empty_table()
-    rows = merged_failures(old, failure_table(failures), scenes)
-    if len(rows) == 0:
-        folder.failures.unlink(missing_ok=True)
-        return None
-    pq.write_table(rows, stage / "failures.parquet", compression="zstd")
-    flush(stage / "failures.parquet")
-    move({stage / "failures.parquet": folder.failures})
-    return folder.failures
+def _replace_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str]) -> None:
+    place, path = folder.place, folder.failures
+    if not failures and not place.exists(path):
+        return
+
+    def changed(content: bytes | None) -> bytes | None:
+        old = failures_from(None if folder.name is not None else content, where=place.at(path))
+        rows = merged_failures(old, failure_table(failures), scenes)
+        return failures_to(rows) if len(rows) else None
+
+    place.change(path, changed)
 
 
 def commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
@@ -280,6 +295,7 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
     )
     item["properties"] |= {
         "geosod:capped_tiles": counts.capped_tiles,
+        "geosod:reduced_tiles": counts.reduced,
         "geosod:degenerate_detections": counts.degenerate,
         "geosod:unplaced_detections": counts.unplaced,
         "geosod:source_version": scene.ref.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -51,13 +52,39 @@ def read_failures(path: str | Path) -> pa.Table:
     Raises:
         OutputError: the file exists and is not a failures file.
     """
-    if not Path(path).exists():
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        content = None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error}); move it away") from error
+    return failures_from(content, where=path)
+
+
+def failures_from(content: bytes | None, *, where: str | Path) -> pa.Table:
+    """The rows of a failures file's content; none without content.
+
+    Args:
+        content: of the file.
+        where: its path, for messages.
+
+    Raises:
+        OutputError: it is not that of a failures file.
+    """
+    if content is None:
         return FAILURE_SCHEMA.empty_table()
     try:
-        with pq.ParquetFile(path) as file:  # read_table imports pandas
+        with pq.ParquetFile(io.BytesIO(content)) as file:  # read_table imports pandas
             return file.read(columns=FAILURE_SCHEMA.names).select(FAILURE_SCHEMA.names).cast(FAILURE_SCHEMA)
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise OutputError(f"{path}: not readable as a failures file ({error}); move it away") from error
+        raise OutputError(f"{where}: not readable as a failures file ({error}); move it away") from error
+
+
+def failures_to(rows: pa.Table) -> bytes:
+    """The content of a failures file."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def is_failures_file(path: str | Path) -> bool:

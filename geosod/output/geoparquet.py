@@ -207,8 +207,8 @@ def _geometry_types(column: pa.ChunkedArray) -> set[str]:
     return {_TYPE_NAMES[int.from_bytes(code, "little")] for code in codes}
 
 
-def read_metadata(path: str | Path, *, key: str = "geosod") -> dict[str, Any] | None:
-    """The file metadata under ``geosod`` or ``geo``, or None if the path is not a Parquet file with such a key."""
+def read_metadata(path: str | Path | IO[bytes], *, key: str = "geosod") -> dict[str, Any] | None:
+    """The file metadata under ``geosod`` or ``geo``, or None if it is not a Parquet file with such a key."""
     try:
         stored = pq.read_metadata(path).metadata or {}
         value = json.loads(stored[key.encode()])

@@ -38,7 +38,7 @@ def assemble_scene(
     found = inside_area(plan, merge_levels(plan, final, job.level_rule))
     # One order, however the scene was divided into units.
     placed = in_order(with_ground_position(plan.scene, found))
-    names = ("tiles", "empty", "raw", "pending", "degenerate")
+    names = ("tiles", "empty", "raw", "pending", "degenerate", "reduced")
     sums = {name: sum(getattr(summary, name) for summary in summaries) for name in names}
     capped = sum(summary.capped for summary in summaries)
     return SceneOutputs(

@@ -4,31 +4,91 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from geosod.errors import OutputError, UsageError
 from geosod.output.commit import (
     OutputFolder,
+    asset_paths,
     commit_outputs,
     committed,
-    committed_items,
     known_sources,
+    read_items,
     write_failures,
 )
-from geosod.output.failures import read_failures
-from geosod.output.geoparquet import read_metadata
+from geosod.output.failures import failures_from
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult, recorded
 from geosod.running.job import EXECUTION, Job
+from geosod.running.unit_store import SceneUnits, UnitStore, open_store, unfinished
 from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, with_unique_ids
 
 #: Settings that are files → what they are called.
 _FILES = {"aoi": "area of interest", "dem": "heights", "mask": "masks"}
+
+
+class Sink(Protocol):
+    """Takes what an engine has finished."""
+
+    @property
+    def store(self) -> UnitStore | None:
+        """Where finished units are kept, if they are."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether it can be used on every machine of a cluster."""
+        ...
+
+    def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
+        """Take the outputs of a scene; records of its units are needed no more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySink:
+    """Keeps the outputs of scenes, by identifier, for the caller."""
+
+    outputs: dict[str, SceneOutputs] = field(default_factory=dict)
+
+    @property
+    def store(self) -> None:
+        """Nothing is kept for another run."""
+        return
+
+    @property
+    def shared(self) -> bool:
+        """It is an object of this process."""
+        return False
+
+    def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:  # noqa: ARG002
+        """See `Sink`."""
+        self.outputs[outputs.scene.id] = outputs
+        return scene_result(outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSink:
+    """Commits scenes to an output folder, and keeps finished units there meanwhile. It can be pickled."""
+
+    store: UnitStore
+
+    @property
+    def shared(self) -> bool:
+        """Whether the folder is in an object store."""
+        return self.store.folder.place.shared
+
+    def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
+        """See `Sink`."""
+        result = commit_outputs(self.store.folder, outputs)
+        if units is not None:
+            self.store.remove(units.scene_id)
+        return result
 
 
 class Destination(AbstractContextManager["Destination"], Protocol):
@@ -47,8 +107,8 @@ class Destination(AbstractContextManager["Destination"], Protocol):
         ...
 
     @property
-    def finish(self) -> Callable[[SceneOutputs], SceneResult]:
-        """Takes the outputs of a scene."""
+    def sink(self) -> Sink:
+        """What an engine hands its results to."""
         ...
 
     def record(self, result: SceneResult) -> None:
@@ -57,14 +117,15 @@ class Destination(AbstractContextManager["Destination"], Protocol):
 
 
 class Memory(AbstractContextManager["Memory"]):
-    """Outputs are returned to the caller, and nothing is written.
-
-    Attributes:
-        outputs: those of each scene, by its identifier.
-    """
+    """Outputs are returned to the caller, and nothing is written."""
 
     def __init__(self) -> None:
-        self.outputs: dict[str, SceneOutputs] = {}
+        self.sink = MemorySink()
+
+    @property
+    def outputs(self) -> dict[str, SceneOutputs]:
+        """Those of each scene, by its identifier."""
+        return self.sink.outputs
 
     def __exit__(self, *_: object) -> None:
         """Nothing is left to be done."""
@@ -79,11 +140,6 @@ class Memory(AbstractContextManager["Memory"]):
     def execution(self, model_digest: str) -> None:
         """See `Destination`."""
 
-    def finish(self, outputs: SceneOutputs) -> SceneResult:
-        """See `Destination`."""
-        self.outputs[outputs.scene.id] = outputs
-        return scene_result(outputs)
-
     def record(self, result: SceneResult) -> None:
         """See `Destination`."""
 
@@ -93,17 +149,12 @@ class Folder(AbstractContextManager["Folder"]):
 
     def __init__(self, folder: OutputFolder) -> None:
         self.folder = folder
+        self.sink = FolderSink(open_store(folder))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the folder again where the run failed before it wrote anything."""
         if kind is not None and self.folder.name is None:
-            with suppress(OSError):
-                self.folder.root.rmdir()
-
-    @property
-    def finish(self) -> Callable[[SceneOutputs], SceneResult]:
-        """See `Destination`; the function can be pickled."""
-        return partial(commit_outputs, self.folder)
+            self.folder.place.remove_empty()
 
     def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:
         """Scenes under the identifiers they were committed by before, or under new ones.
@@ -118,7 +169,7 @@ class Folder(AbstractContextManager["Folder"]):
             return with_unique_ids(refs, {uris.get(source, source): name for source, name in known.items()})
         if not overwrite and any(source not in uris for source in known):
             raise OutputError(
-                f"{folder.item('').with_suffix('.parquet')}: holds the scene {next(iter(known))}; add --overwrite to "
+                f"{folder.place.at(f'{folder.name}.parquet')}: holds the scene {next(iter(known))}; add --overwrite to "
                 "replace it, or choose another name"
             )
         return refs
@@ -140,31 +191,35 @@ class Folder(AbstractContextManager["Folder"]):
                 f"{ref.uri}: is already in the output as {ref.id!r}, with other settings: {', '.join(changed)}; add "
                 "--overwrite to redo it, or choose another output folder"
             )
+        if ref.id in self.sink.store.begun:
+            self.sink.store.remove(ref.id)  # a run was killed between the commit and this
         return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
 
     def execution(self, model_digest: str) -> Mapping[str, Any] | None:
         """See `Destination`."""
-        for item in committed_items(self.folder):
+        for item in read_items(self.folder):
             p = item["properties"]
             if p.get("geosod:model_digest") == model_digest:
                 recorded: Mapping[str, Any] = p["geosod:execution"]
                 return recorded
-        return None
+        of_units = (one.about for one in unfinished(self.folder) if one.about["model_digest"] == model_digest)
+        about: Mapping[str, Any] = next(of_units, {})
+        return about.get("execution")
 
     def total(self) -> int:
         """Number of detections in the whole dataset, those of earlier runs included."""
-        items = committed_items(self.folder)
-        return sum(int(item["properties"]["geosod:detections"]) for item in items)
+        return sum(int(item["properties"]["geosod:detections"]) for item in read_items(self.folder))
 
     def left_over(self, ended: Sequence[SceneResult]) -> str | None:
         """What to say of recorded failures that are of other scenes and inputs than those of this run."""
-        recorded_ids = set(read_failures(self.folder.failures)["scene_id"].to_pylist())
+        place, path = self.folder.place, self.folder.failures
+        recorded_ids = set(failures_from(place.read(path), where=place.at(path))["scene_id"].to_pylist())
         others = len(recorded_ids - {result.scene_id for result in ended})
         if not others:
             return None
         return (
             f"failures of {others} scene(s) or input(s) that are not in this run remain in "
-            f"{self.folder.failures.name}; delete it once they are dealt with"
+            f"{path}; delete it once they are dealt with"
         )
 
     def _differences(self, job: Job, item: Mapping[str, Any]) -> list[str]:
@@ -177,8 +232,8 @@ class Folder(AbstractContextManager["Folder"]):
             found.append(f"model {p['geosod:model']!r}, now {name if name != p['geosod:model'] else 'changed'!r}")
         if p["geosod:config_digest"] == job.config_digest:
             return found
-        path = self.folder.item(item["id"]).parent / item["assets"]["detections"]["href"]
-        before, now = (read_metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
+        path = asset_paths(self.folder, item)[0]
+        before, now = (self.folder.metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
         names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
         return found + [_difference(n, before.get(n), now.get(n)) for n in names] or [*found, "settings"]
 
@@ -187,7 +242,7 @@ class Folder(AbstractContextManager["Folder"]):
         lost = [failure for failure in result.failures if recorded(failure.error)]
         if result.status == "failed" and lost:
             write_failures(self.folder, lost)
-        elif result.status != "failed" and self.folder.failures.exists():
+        elif result.status != "failed" and self.folder.place.exists(self.folder.failures):
             names = [failed_id(result.uri)]
             scenes = [*names, result.scene_id] if result.status == "skipped" else names
             write_failures(self.folder, (), scenes=scenes)

@@ -54,8 +54,9 @@ def detect(
             (H, W, C) where only that fits the model's bands, and `geosod.ArrayScene` for arrays with a georeference.
         model: a shipped model's name, a bundle's folder, a detector (which runs in this process), or
             ``module:function`` with ``trust=True``; None takes that of `config`.
-        out: the output folder, or with one scene a name ending in ``.parquet``. None takes that of `config`; where
-            there is none, nothing is written and the result holds what was found, ``result["scene"].detections``.
+        out: the output folder, or an address such as ``s3://bucket/prefix``; with one scene also a name ending in
+            ``.parquet``. None takes that of `config`; where there is none, nothing is written and the result holds
+            what was found, ``result["scene"].detections``.
         config: a YAML file of settings, or settings already made.
         on_event: called in this thread with each `geosod.running.events.Event`.
         **settings: any setting of `RunConfig`, which override `config`.
@@ -99,7 +100,7 @@ def detect(
                     if engine_name(job, in_process=in_process) != "ray":
                         measure_before(job, first, len(refs), emit)
                     run_engine = engine_of(job, in_process=in_process)
-                    for result in run_engine(job, chain([first], plans), place.finish, emit):
+                    for result in run_engine(job, chain([first], plans), place.sink, emit):
                         end(result, place, emit, ended)
     if isinstance(place, Folder) and (about := place.left_over(ended)):
         emit(Note(about, important=True))

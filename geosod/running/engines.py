@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from geosod.detectors.models import ObjectModel
 from geosod.errors import ConfigError
 from geosod.machine import usable_cpus
-from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
+from geosod.running.destination import Sink
 from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -23,10 +23,10 @@ MAX_LOCAL_CPUS = 32
 class Engine(Protocol):
     """Detects on planned scenes."""
 
-    def __call__(
-        self, job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
-    ) -> Iterator[SceneResult]:
-        """Detect on every scene of `plans`, pass its outputs to `finish`, and yield what that returns.
+    def __call__(self, job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterator[SceneResult]:
+        """Detect on every scene of `plans`, hand its outputs to `sink`, and yield what that returns.
+
+        Units that an earlier run has finished are taken from the sink's store, and finished ones are kept there.
 
         `plans` is advanced and `emit` is called in the calling thread only. A scene that fails is a result of its own.
         """

@@ -65,11 +65,12 @@ class TilesDetected:
 
 @dataclass(frozen=True, slots=True)
 class UnitSettled:
-    """A unit is finished: `tiles` planned, of which `empty` held no valid pixel."""
+    """A unit is finished: `tiles` planned, of which `empty` held no valid pixel; `before`: by an earlier run."""
 
     scene_id: str
     tiles: int
     empty: int
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -22,10 +22,10 @@ from geosod.detectors.models import ObjectModel
 from geosod.device import detectors_per_device, kind_of
 from geosod.errors import EngineError
 from geosod.machine import usable_cpus
-from geosod.merging.components import Settled, load_kernels
-from geosod.output.scene_outputs import SceneOutputs
+from geosod.merging.components import load_kernels
 from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
+from geosod.running.destination import Sink
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job, load_fitting, resolve_execution
 from geosod.running.local_progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
@@ -33,7 +33,6 @@ from geosod.running.planning import ScenePlan
 from geosod.running.readers import Readers, Room
 from geosod.running.stages import (
     TileOutcome,
-    UnitSummary,
     detect_tiles,
     failed_outcome,
     failed_read,
@@ -43,6 +42,7 @@ from geosod.running.stages import (
 )
 from geosod.running.threads import Threads
 from geosod.running.tile_queue import TileQueue
+from geosod.running.unit_store import UnitRecord, emit_kept, scene_units
 from geosod.scene import TileBatch
 from geosod.scenes.read import ReadSpec, ReadSummary
 
@@ -61,34 +61,29 @@ PATIENCE = 60.0
 CLOSING = 20.0
 
 
-def run(
-    job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
-) -> Iterator[SceneResult]:
-    """Detect on every planned scene, several at a time, and pass the outputs to `finish`; results as they come.
+def run(job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterator[SceneResult]:
+    """Detect on every planned scene, several at a time, and hand the outputs to `sink`; results as they come.
 
     Raises:
         GeosodError: what loading a detector raised.
     """
     keep_freed_memory()
-    engine = _Engine(job, finish, emit)
+    engine = _Engine(job, sink, emit)
     try:
         yield from engine.run(iter(plans))
     finally:
         engine.close()
 
 
-_Settling = tuple[Settled, UnitSummary]
-
-
 class _Engine:
     """One run: work in progress, and the threads that do it."""
 
-    def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit) -> None:
-        self._job, self._finish, self._emit = job, finish, emit
+    def __init__(self, job: Job, sink: Sink, emit: Emit) -> None:
+        self._job, self._sink, self._emit = job, sink, emit
         self._batches: set[BatchInProgress] = set()
         self._plans_left, self._scenes = True, 0
         self._reasons: set[str] = set()
-        self._execution = _execution(job)
+        self._planned = self._execution = _execution(job)
         self._group = self._execution.batch
         self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group)
         kind = kind_of(self._execution.device)
@@ -189,9 +184,14 @@ class _Engine:
             self._plans_left = False
             return
         self._scenes += 1
-        scene = SceneInProgress(plan, len(plan.units))
-        self._readers.units.extend([UnitInProgress(scene, unit) for unit in plan.units])
-        if not plan.units:
+        store = self._sink.store
+        units = None if store is None else scene_units(self._job, plan, self._planned)
+        kept = {} if store is None or units is None else store.kept(units, plan)
+        emit_kept(plan, kept, self._emit)
+        left = [unit for unit in plan.units if unit.id not in kept]
+        scene = SceneInProgress(plan, units, len(left), records=kept)
+        self._readers.units.extend([UnitInProgress(scene, unit) for unit in left])
+        if not left:
             self._start_finishing(scene)
 
     def _read_spec(self, unit: UnitInProgress) -> ReadSpec:
@@ -263,9 +263,8 @@ class _Engine:
     def _end_batch(self, batch: BatchInProgress, outcomes: list[TileOutcome], reason: str | None) -> None:
         self._batches.remove(batch)
         parts = batch.parts
-        if reason is not None and reason not in self._reasons:
-            self._reasons.add(reason)
-            self._emit(Note(reason, important=True))
+        if reason is not None:
+            self._note_once(reason)
         tiles: Counter[str] = Counter()
         for part, outcome in zip(parts, outcomes, strict=True):
             part.unit.outcomes.append(outcome)
@@ -281,21 +280,30 @@ class _Engine:
         if unit.summary is None or unit.outstanding:
             return
         # In any order: what is merged is put into one of its own.
-        settle = partial(settle_unit, self._job.rule, unit.level, unit.unit, unit.summary, unit.outcomes)
+        settle = partial(self._settle, unit, unit.summary, unit.outcomes)
         unit.summary = None
         self._threads.start("other", settle, partial(self._end_settling, unit))
 
-    def _end_settling(
-        self, unit: UnitInProgress, settled: tuple[Settled, UnitSummary] | Exception
-    ) -> SceneResult | None:
+    def _settle(self, unit: UnitInProgress, read: ReadSummary, outcomes: list[TileOutcome]) -> UnitRecord:
+        settled, summary = settle_unit(self._job.rule, unit.level, unit.unit, read, outcomes)
+        store, units = self._sink.store, unit.scene.units
+        if store is not None and units is not None and (problem := store.keep(units, unit.unit.id, settled, summary)):
+            self._threads.say(lambda: self._note_once(problem))
+        return settled, summary
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._reasons:
+            self._reasons.add(text)
+            self._emit(Note(text, important=True))
+
+    def _end_settling(self, unit: UnitInProgress, record: UnitRecord | Exception) -> SceneResult | None:
         scene, unit.outcomes = unit.scene, []
         scene.waiting -= 1
-        if isinstance(settled, Exception):
-            scene.error = settled
+        if isinstance(record, Exception):
+            scene.error = record
         else:
-            scene.settled[unit.unit.id], summary = settled
-            scene.summaries[unit.unit.id] = summary
-            self._emit(UnitSettled(scene.plan.scene.id, summary.tiles, summary.empty))
+            scene.records[unit.unit.id] = record
+            self._emit(UnitSettled(scene.plan.scene.id, record[1].tiles, record[1].empty))
         if scene.waiting:
             return None
         if scene.error is not None:
@@ -312,10 +320,10 @@ class _Engine:
 
     def _assemble(self, scene: SceneInProgress) -> SceneResult:
         plan, execution = scene.plan, self._execution
-        merged = merge_units(plan, self._job.rule, scene.settled)
-        outputs = assemble_scene(self._job, plan, execution, merged, [scene.summaries[u.id] for u in plan.units])
+        merged = merge_units(plan, self._job.rule, {name: settled for name, (settled, _) in scene.records.items()})
+        outputs = assemble_scene(self._job, plan, execution, merged, [scene.records[u.id][1] for u in plan.units])
         self._threads.say(lambda: self._emit(Writing(plan.scene.id)))
-        return self._finish(outputs)
+        return self._sink.finish(outputs, scene.units)
 
     def _end_finishing(self, scene: SceneInProgress, result: SceneResult | Exception) -> SceneResult:
         self._scenes -= 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from geosod.merging.components import Settled
 from geosod.running.planning import Level, ScenePlan
-from geosod.running.stages import TileOutcome, UnitSummary
+from geosod.running.stages import TileOutcome
+from geosod.running.unit_store import SceneUnits, UnitRecord
 from geosod.scene import Scene, TileBatch, Unit
 from geosod.scenes.read import ReadSummary
 from geosod.tile_size import TileSize
@@ -14,13 +14,13 @@ from geosod.tile_size import TileSize
 
 @dataclass(slots=True, eq=False)
 class SceneInProgress:
-    """A scene in progress, of which `waiting` units are not settled."""
+    """A scene in progress, of which `waiting` units are not settled; `units` names them where they are kept."""
 
     plan: ScenePlan
+    units: SceneUnits | None
     waiting: int
     error: Exception | None = None
-    settled: dict[str, Settled] = field(default_factory=dict)
-    summaries: dict[str, UnitSummary] = field(default_factory=dict)
+    records: dict[str, UnitRecord] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from geosod.merging.components import Settled
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
+from geosod.running.destination import Sink
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job, load_fitting
 from geosod.running.planning import ScenePlan
@@ -24,16 +25,15 @@ from geosod.running.stages import (
     read_tiles,
     settle_unit,
 )
+from geosod.running.unit_store import UnitStore, emit_kept, scene_units
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
 T = TypeVar("T")
 
 
-def run(
-    job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
-) -> Iterator[SceneResult]:
-    """Detect on one planned scene after the other, and pass the outputs to `finish`."""
+def run(job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterator[SceneResult]:
+    """Detect on one planned scene after the other, and hand the outputs to `sink`."""
     keep_freed_memory()
     emit(DetectorsStarted(0, 1))
     detector, line = load_fitting(job)
@@ -41,31 +41,40 @@ def run(
     emit(Ready(detector.execution, line, 1))
     for plan in plans:
         try:
-            outputs = detect_scene(job, plan, detector, emit)
+            outputs = detect_scene(job, plan, detector, emit, sink.store)
             emit(Writing(plan.scene.id))
-            result = finish(outputs)
+            result = sink.finish(outputs, scene_units(job, plan, detector.execution))
         except Exception as error:
             # Whatever goes wrong with one scene, the others go on.
             result = failed_result(plan.scene, error)
         yield result
 
 
-def detect_scene(job: Job, plan: ScenePlan, detector: Detector, emit: Emit = lambda _: None) -> SceneOutputs:
-    """One scene from plan to outputs; a function of its arguments alone.
+def detect_scene(
+    job: Job, plan: ScenePlan, detector: Detector, emit: Emit = lambda _: None, store: UnitStore | None = None
+) -> SceneOutputs:
+    """One scene from plan to outputs; a function of its first three arguments alone.
 
     Args:
         job: settings and model.
         plan: from `geosod.running.planning.plan_scene`.
         detector: from `geosod.running.job.load_fitting`.
         emit: called with each event.
+        store: where finished units are kept, and taken from.
     """
-    units: dict[str, Settled] = {}
-    summaries = []
+    units = None if store is None else scene_units(job, plan, detector.execution)
+    before = {} if store is None or units is None else store.kept(units, plan)
+    emit_kept(plan, before, emit)
+    records = dict(before)
     for unit in plan.units:
-        units[unit.id], summary = detect_unit(job, plan, unit, detector, emit)
-        summaries.append(summary)
+        if unit.id in records:
+            continue
+        settled, summary = records[unit.id] = detect_unit(job, plan, unit, detector, emit)
+        if store is not None and units is not None and (problem := store.keep(units, unit.id, settled, summary)):
+            emit(Note(f"{plan.scene.id}: {problem}", important=True))
         emit(UnitSettled(plan.scene.id, summary.tiles, summary.empty))
-    return assemble_scene(job, plan, detector.execution, merge_units(plan, job.rule, units), summaries)
+    merged = merge_units(plan, job.rule, {name: settled for name, (settled, _) in records.items()})
+    return assemble_scene(job, plan, detector.execution, merged, [records[unit.id][1] for unit in plan.units])
 
 
 def detect_unit(job: Job, plan: ScenePlan, unit: Unit, detector: Detector, emit: Emit) -> tuple[Settled, UnitSummary]:

@@ -44,12 +44,14 @@ class TileOutcome:
         detections: raw boxes, scene frame.
         capped: tiles that reached the model's `top_k`.
         degenerate: boxes without area, or with a coordinate or score that is not finite; left out.
+        reduced: tiles that went through the network in smaller batches, since memory did not hold one.
         failed: windows the detector could not process, each with the error's class and message.
     """
 
     detections: Detections
     capped: int = 0
     degenerate: int = 0
+    reduced: int = 0
     failed: tuple[tuple[Window, str, str], ...] = ()
 
 
@@ -62,6 +64,7 @@ class UnitSummary:
         raw: boxes before merging, of which `pending` are not final.
         capped: tiles that reached the model's `top_k`.
         degenerate: boxes that were left out.
+        reduced: tiles that went through the network in smaller batches.
         coverage: of the unit's ground.
         failures: what could not be read or processed.
     """
@@ -72,6 +75,7 @@ class UnitSummary:
     pending: int
     capped: int
     degenerate: int
+    reduced: int
     coverage: Coverage
     failures: tuple[Failure, ...]
 
@@ -128,13 +132,23 @@ def failed_read(scene: Scene, unit: Unit, error: Exception, tiles: int) -> ReadS
 def detect_tiles(detector: Detector, parts: Sequence[TileBatch]) -> tuple[list[TileOutcome], str | None]:
     """Detect on several units' tiles at once.
 
-    When a batch fails its tiles are tried one by one, so that one bad tile costs only its own ground.
+    When a batch fails its tiles are tried one by one, so that one bad tile costs only its own ground. Where the device
+    has no memory for a batch, smaller ones are tried.
 
     Returns:
         One outcome for each part, in order; and why the batch failed, or None.
     """
     try:
         found = detector.detect_batch(TileBatch.concat(parts))
+    except MemoryError as error:
+        text = f"memory does not hold a batch of {detector.execution.batch} tiles"
+        smaller = detector.with_half_the_batch()
+        if smaller is None:
+            cause = MemoryError(f"{text} ({one_line(error)[:_MAX_MESSAGE]}); use a smaller --batch or --tile")
+            return [failed_outcome(part.windows, cause) for part in parts], str(cause)
+        outcomes, reason = detect_tiles(smaller, parts)
+        reduced = [replace(o, reduced=len(part)) for o, part in zip(outcomes, parts, strict=True)]
+        return reduced, reason or f"{text}; smaller ones are tried"
     except Exception as error:
         tiles = sum(map(len, parts))
         reason = f"a batch of {tiles} tiles failed ({type(error).__name__}: {one_line(error)[:_MAX_MESSAGE]})"
@@ -172,6 +186,7 @@ def settle_unit(
         pending=len(settled.pending),
         capped=sum(outcome.capped for outcome in outcomes),
         degenerate=sum(outcome.degenerate for outcome in outcomes),
+        reduced=sum(outcome.reduced for outcome in outcomes),
         coverage=coverage,
         failures=tuple(replace(failure, window=_in_file(failure.window, scene)) for failure in failures),
     )
@@ -244,7 +259,7 @@ def _one_by_one(detector: Detector, part: TileBatch) -> TileOutcome:
         Detections.concat(o.detections for o in outcomes),
         sum(o.capped for o in outcomes),
         sum(o.degenerate for o in outcomes),
-        tuple(failed for o in outcomes for failed in o.failed),
+        failed=tuple(failed for o in outcomes for failed in o.failed),
     )
 
 

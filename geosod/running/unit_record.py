@@ -10,8 +10,9 @@ import base64
 import io
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from geosod.results import FAILED, Coverage, Failure
 from geosod.running.stages import UnitSummary
 from geosod.scene import Window
 
-_KEY = b"geosod:unit"
+_KEY, _ABOUT = b"geosod:unit", b"geosod:about"
 _BROKEN = (AttributeError, ConfigError, KeyError, OverflowError, RecursionError, TypeError, ValueError, zlib.error)
 #: Raised when the form changes; records of another form are refused.
 _FORM = 1
@@ -62,12 +63,24 @@ def from_arrow(table: pa.Table) -> tuple[Settled, UnitSummary]:
         ) from error
 
 
-def to_bytes(settled: Settled, summary: UnitSummary) -> bytes:
-    """`to_arrow` as an Arrow IPC file."""
+def to_bytes(settled: Settled, summary: UnitSummary, about: Mapping[str, Any] | None = None) -> bytes:
+    """`to_arrow` as an Arrow IPC file, in whose metadata a JSON value is noted under ``geosod:about``."""
     table, buffer = to_arrow(settled, summary), io.BytesIO()
+    if about is not None:
+        metadata = {**(table.schema.metadata or {}), _ABOUT: json.dumps(about, sort_keys=True)}
+        table = table.replace_schema_metadata(metadata)
     with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table)
     return buffer.getvalue()
+
+
+def about_of(file: IO[bytes]) -> dict[str, Any] | None:
+    """What is noted in the record of a unit; None where the file is no record, or nothing is noted."""
+    try:
+        noted = json.loads((pa.ipc.open_file(file).schema.metadata or {})[_ABOUT])
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
+    return noted if isinstance(noted, dict) else None
 
 
 def from_bytes(content: bytes) -> tuple[Settled, UnitSummary]:

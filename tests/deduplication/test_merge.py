@@ -20,7 +20,7 @@ from pyproj import CRS
 from geosod import deduplicate
 from geosod.detections import Detections
 from geosod.output.failures import failures_of
-from geosod.output.folder import read_item
+from geosod.output.folder import parse_item
 from geosod.output.geoparquet import read_metadata
 from geosod.results import Failure
 from geosod.scene import Window
@@ -109,7 +109,7 @@ def test_the_folder_is_an_output(harbour, tmp_path) -> None:
     for output, name in (("may", "a"), ("june", "c")):
         coverage = Path("coverage") / f"{name}.parquet"
         assert (new / coverage).read_bytes() == (tmp_path / output / coverage).read_bytes()
-    item = read_item(new / "items" / "b.json")
+    item = parse_item((new / "items" / "b.json").read_bytes())
     assert item is not None
     assert all((new / "items" / asset["href"]).is_file() for asset in item["assets"].values())
     origin = [link["href"] for link in item["links"] if link["rel"] == "derived_from"]
@@ -173,7 +173,7 @@ def test_scenes_of_one_output_are_merged_and_single_files_too(harbour, tmp_path)
     assert (files.rows_in, files.merged) == (both.rows_in, both.merged)
     for name in ("coverage/a.parquet", "detections/acq_date=2024-05-01/a.parquet"):
         assert (tmp_path / "files" / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
-    item = read_item(tmp_path / "files" / "items" / "a.json")
+    item = parse_item((tmp_path / "files" / "items" / "a.json").read_bytes())
     assert item is not None and item["assets"]["coverage"]["href"] == "../coverage/a.parquet"
 
 
@@ -217,7 +217,7 @@ def test_outputs_in_several_crss(tmp_path, crs, wanted) -> None:
         assert covered.area.sum() == pytest.approx(500 * 400, rel=1e-3)
         objects = nearest(frame, OBJECTS)
         assert len(set(objects)) == len(objects)
-        item = read_item(tmp_path / out / "items" / "a.json")
+        item = parse_item((tmp_path / out / "items" / "a.json").read_bytes())
         assert item is not None and item["assets"]["detections"]["geosod:crs"] == wanted
     assert counts[0] == counts[1]
 

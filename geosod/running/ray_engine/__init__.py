@@ -7,10 +7,10 @@ merged. The driver only passes references on; it never holds pixels or boxes. On
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
+from geosod.running.destination import Sink
 from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -21,14 +21,14 @@ from geosod.running.ray_engine.session import describe, session, store_bytes
 __all__ = ["check_devices", "describe", "run", "session"]
 
 
-def run(
-    job: Job, plans: Iterable[ScenePlan], finish: Callable[[SceneOutputs], SceneResult], emit: Emit
-) -> Iterator[SceneResult]:
-    """Detect on every planned scene, several at a time; `finish` runs where the driver is, and its results are yielded.
+def run(job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterator[SceneResult]:
+    """Detect on every planned scene, several at a time, and hand the outputs to `sink`; results as they come.
+
+    Scenes are written where the driver is, unless every machine reaches the output.
 
     Raises:
         EngineError: Ray cannot be reached, or no detector can be started.
         GeosodError: what loading a detector raised.
     """
     with session(job.config.ray_address, store_bytes(job)), detectors(job, emit) as pool:
-        yield from Flow(job, finish, emit, pool).run(iter(plans))
+        yield from Flow(job, sink, emit, pool).run(iter(plans))

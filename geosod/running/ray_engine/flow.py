@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geosod.errors import EngineError, GeosodError
-from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.assemble import failed_result
+from geosod.running.destination import Sink
 from geosod.running.events import Emit, Note, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -33,6 +33,7 @@ from geosod.running.ray_engine.session import (
 from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
 from geosod.running.tile_queue import TileQueue
 from geosod.running.unit_queue import UnitQueue
+from geosod.running.unit_store import emit_kept, scene_units
 from geosod.scenes.read import ReadSummary
 
 #: Maximum number of units that one task reads.
@@ -42,28 +43,34 @@ MAX_FINISHING = 2
 #: How often tiles are given to detectors that die or cannot be loaded before they count as failed: once more than a
 #: single such detector gets before it is stopped.
 ATTEMPTS = MAX_FAILED_BATCHES + 1
+#: From so many failures on a batch is halved, to find the tile that kills detectors; one may be the loss of a node.
+BISECT = 2
 
 
 class Flow:
     """One run. Every ``_end_…`` handles a reference that has become ready."""
 
-    def __init__(self, job: Job, finish: Callable[[SceneOutputs], SceneResult], emit: Emit, pool: DetectorPool) -> None:
-        self._job, self._finish, self._emit, self._pool = job, finish, emit, pool
+    def __init__(self, job: Job, sink: Sink, emit: Emit, pool: DetectorPool) -> None:
+        self._job, self._sink, self._emit, self._pool = job, sink, emit, pool
         self._reasons: set[str] = set()
         self._group_size = group_size(job, pool.execution)
         self._plans_left = True
         self._units: UnitQueue[UnitInProgress] = UnitQueue()
         self._readers: dict[Any, deque[UnitInProgress]] = {}
         self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group_size)
+        #: Batches that killed a detector, and halves of such; they are not filled up with other tiles.
+        self._again: deque[list[TilesInProgress]] = deque()
         self._batches: dict[Any, BatchInProgress] = {}
-        self._settling: dict[Any, UnitInProgress] = {}
+        self._settling: dict[Any, tuple[UnitInProgress, Any]] = {}
         self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
         self._finishing: dict[Any, SceneInProgress] = {}
         self._reader_cpus = 2 * TASK_CPUS if pool.on_gpu else TASK_CPUS
-        # The output folder is on the driver's node.
-        here = ray.get_runtime_context().get_node_id()
-        self._here = NodeAffinitySchedulingStrategy(here, soft=False)
+        self._writing: dict[str, Any] = {}
+        if not sink.shared or job.config.dem is not None:
+            # The output folder, or the heights that pixels are placed with, are on the driver's node.
+            here = ray.get_runtime_context().get_node_id()
+            self._writing = {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
         """Results in the order scenes are finished."""
@@ -136,10 +143,20 @@ class Flow:
         if plan is None:
             self._plans_left = False
             return
-        scene = SceneInProgress(plan, len(plan.units))
-        self._units.extend([UnitInProgress(scene, unit) for unit in plan.units])
+        store = self._sink.store
+        units = None if store is None else scene_units(self._job, plan, self._pool.execution)
+        kept = {} if store is None or units is None else store.kept(units, plan)
+        emit_kept(plan, kept, self._emit)
+        left = [unit for unit in plan.units if unit.id not in kept]
+        scene = SceneInProgress(plan, units, len(left))
+        for name, (settled, summary) in kept.items():
+            scene.nodes[name] = ray.put(settled.final), ray.put(settled.pending)
+            scene.summaries[name] = ray.put(summary)
+        self._units.extend([UnitInProgress(scene, unit) for unit in left])
         if not plan.units:
             self._merged.append(scene)
+        elif not left:
+            self._merge(scene)
 
     def _advance_reader(self, reader: Any) -> None:
         units = self._readers[reader]
@@ -169,7 +186,7 @@ class Flow:
     def _start_batches(self) -> None:
         reading = bool(self._readers or self._units or self._plans_left)
         while (detector := self._pool.free()) is not None:
-            parts = self._tiles.batch(more=reading)
+            parts = self._again.popleft() if self._again else self._tiles.batch(more=reading)
             if parts is None:
                 return
             cuts = [(part.start, part.stop) for part in parts]
@@ -183,17 +200,15 @@ class Flow:
             boxes, failed, reason = ray.get(ref)
         except RayError as error:
             self._pool.ended(batch.detector, failed=True)
-            if batch.parts[0].attempts + 1 < ATTEMPTS:
-                self._try_again(batch)
+            if self._try_again(batch):
                 return
-            cause = EngineError(f"the detector failed: {one_line(error)}")
+            cause = EngineError(f"the detector failed {ATTEMPTS} times on this tile: {one_line(error)}")
             lost = [failed_outcome(part.windows[part.start : part.stop], cause) for part in batch.parts]
             outcomes, boxes = ray.put(lost), 0
         else:
             self._pool.ended(batch.detector, failed=failed == len(batch))
-            if reason is not None and reason not in self._reasons:
-                self._reasons.add(reason)
-                self._emit(Note(reason, important=True))
+            if reason is not None:
+                self._note_once(reason)
         by_scene: Counter[str] = Counter()
         for part in batch.parts:
             by_scene[part.unit.scene.plan.scene.id] += len(part)
@@ -203,9 +218,17 @@ class Flow:
             part.unit.outstanding -= len(part)
             self._settle_if_done(part.unit)
 
-    def _try_again(self, batch: BatchInProgress) -> None:
-        # First, and in the same batches, so that one bad tile does not fail others.
-        self._tiles.put_back(replace(part, attempts=part.attempts + 1) for part in batch.parts)
+    def _try_again(self, batch: BatchInProgress) -> bool:
+        """Try a batch again whose detector died; False where it is one tile that was tried often enough."""
+        parts = [replace(part, attempts=part.attempts + 1) for part in batch.parts]
+        attempts, tiles = parts[0].attempts, len(batch)
+        if attempts >= BISECT and tiles > 1:
+            self._again.extend(_halves(parts))
+        elif attempts < ATTEMPTS:
+            self._again.append(parts)
+        else:
+            return False
+        return True
 
     # --- merging
 
@@ -219,15 +242,22 @@ class Flow:
         unit.outcomes = []
         scene.nodes[unit.unit.id] = settled, pending
         scene.summaries[unit.unit.id] = summary
-        self._settling[summary] = unit
+        if self._sink.store is None or scene.units is None:
+            self._settling[summary] = unit, summary
+        else:
+            # A unit counts as finished once it is kept.
+            keep = tasks.keep.options(**self._writing)
+            kept = keep.remote(self._sink.store, scene.units, unit.unit.id, settled, pending, summary)
+            scene.kept.append(kept)
+            self._settling[kept] = unit, summary
         scene.waiting -= 1
         if scene.waiting == 0:
             self._merge(scene)
 
     def _end_settling(self, ref: Any) -> None:
-        unit = self._settling.pop(ref)
+        unit, settled = self._settling.pop(ref)
         try:
-            summary: UnitSummary = ray.get(ref)
+            summary: UnitSummary = ray.get(settled)
         except RayError:
             return  # the scene's last task gets the same error, and reports it
         self._emit(UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
@@ -252,20 +282,39 @@ class Flow:
         while self._merged and len(self._finishing) < MAX_FINISHING:
             scene = self._merged.popleft()
             summaries = [scene.summaries[unit.id] for unit in scene.plan.units]
-            whole = [settled for settled, _ in scene.nodes.values()]
-            task = tasks.finish.options(scheduling_strategy=self._here)
-            execution = self._pool.execution
-            ref = task.remote(self._job, scene.plan, execution, self._finish, len(summaries), *summaries, *whole)
+            values = [*summaries, *(settled for settled, _ in scene.nodes.values()), *scene.kept]
+            task = tasks.finish.options(**self._writing)
+            ref = task.remote(self._job, scene.plan, self._pool.execution, self._sink, scene.units, *values)
             self._finishing[ref] = scene
             self._emit(Writing(scene.plan.scene.id))
-            scene.nodes, scene.summaries = {}, {}
+            scene.nodes, scene.summaries, scene.kept = {}, {}, []
 
     def _end_finishing(self, ref: Any) -> SceneResult:
         scene = self._finishing.pop(ref).plan.scene
         try:
-            result: SceneResult = ray.get(ref)
+            result: SceneResult
+            result, problem = ray.get(ref)
         except RayError as error:
             cause = cause_of(error)
             known = cause if isinstance(cause, GeosodError) else EngineError(one_line(error))
             return failed_result(scene, known)
+        if problem is not None:
+            self._note_once(problem)
         return result
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._reasons:
+            self._reasons.add(text)
+            self._emit(Note(text, important=True))
+
+
+def _halves(parts: list[TilesInProgress]) -> tuple[list[TilesInProgress], list[TilesInProgress]]:
+    """The tiles of a batch in two batches."""
+    first, second = [], []
+    room = sum(map(len, parts)) // 2
+    for part in parts:
+        taken = min(room, len(part))
+        room -= taken
+        first += [part.part(0, taken)] if taken else []
+        second += [part.part(taken, len(part))] if taken < len(part) else []
+    return first, second

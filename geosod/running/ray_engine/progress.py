@@ -7,6 +7,7 @@ from typing import Any
 
 from geosod.arrays import IntArray
 from geosod.running.planning import ScenePlan
+from geosod.running.unit_store import SceneUnits
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 from geosod.tile_size import TileSize
@@ -14,10 +15,15 @@ from geosod.tile_size import TileSize
 
 @dataclass(slots=True, eq=False)
 class SceneInProgress:
-    """A scene in progress: references to the summaries of its units, and to final and pending boxes of each node."""
+    """A scene in progress: references to the summaries of its units, and to final and pending boxes of each node.
+
+    `units` names its units where they are kept, and `kept` are references to why one could not be kept, or None.
+    """
 
     plan: ScenePlan
+    units: SceneUnits | None
     waiting: int
+    kept: list[Any] = field(default_factory=list)
     summaries: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 

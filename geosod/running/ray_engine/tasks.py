@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from geosod.arrays import IntArray
 from geosod.detections import Detections
-from geosod.merging.components import load_kernels, merge_group
+from geosod.merging.components import Settled, load_kernels, merge_group
 from geosod.merging.rule import MergeRule
-from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import Execution, SceneResult
+from geosod.running.destination import Sink
 from geosod.running.job import Job, load_fitting
 from geosod.running.memory import give_back_memory
 from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
 from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_tiles, settle_unit
+from geosod.running.unit_store import SceneUnits, UnitStore
 from geosod.scene import Scene, TileBatch, Unit
 from geosod.scenes.read import ReadSpec, ReadSummary
 from geosod.tiling.units import Group
@@ -109,15 +110,31 @@ def prepare(rule: MergeRule) -> None:
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
+def keep(
+    store: UnitStore, units: SceneUnits, unit_id: str, final: Detections, pending: Detections, summary: UnitSummary
+) -> str | None:
+    """Make a finished unit durable; why that was not possible, or None."""
+    return store.keep(units, unit_id, Settled(final, pending), summary)
+
+
+@ray.remote(num_cpus=0, max_retries=RETRIES)
 def finish(
-    job: Job,
-    plan: ScenePlan,
-    execution: Execution,
-    commit: Callable[[SceneOutputs], SceneResult],
-    units: int,
-    *values: Any,
-) -> SceneResult:
-    """`values` are the summaries of all units, then the final boxes of the tree's root."""
+    job: Job, plan: ScenePlan, execution: Execution, sink: Sink, units: SceneUnits | None, *values: Any
+) -> tuple[SceneResult, str | None]:
+    """Assemble and write a scene.
+
+    Args:
+        job, plan, execution: of the scene.
+        sink: where it goes.
+        units: where its units are kept.
+        *values: the summaries of all units, the final boxes of the roots of the tree, then what `keep` returned.
+
+    Returns:
+        How the scene ended, and why a unit could not be kept, or None.
+    """
     from geosod.running.assemble import assemble_scene
 
-    return commit(assemble_scene(job, plan, execution, Detections.concat(values[units:]), values[:units]))
+    summaries, rest = values[: len(plan.units)], values[len(plan.units) :]
+    final = [value for value in rest if isinstance(value, Detections)]
+    result = sink.finish(assemble_scene(job, plan, execution, Detections.concat(final), summaries), units)
+    return result, next((value for value in rest if isinstance(value, str)), None)

@@ -1,0 +1,55 @@
+"""`geosod status`: how far the runs into an output have come."""
+
+from __future__ import annotations
+
+import json as json_text
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from geosod.cli.status_line import counted
+
+if TYPE_CHECKING:
+    from geosod.running.status import OutputStatus
+
+#: Scenes that are named.
+MAX_SHOWN = 10
+
+
+def status_command(
+    out: Annotated[str, typer.Argument(help="What was given to geosod detect with -o.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the status as JSON on standard output.")] = False,
+) -> None:
+    """Show how far the runs into an output have come, what failed, and what the next run will do.
+
+    Example: geosod status out
+
+    Exit codes: 0 nothing is left to do; 3 scenes are in progress, or some ground failed; 2 bad usage or input.
+    """
+    from geosod.running.status import output_status
+
+    found = output_status(out)
+    if json:
+        print(json_text.dumps(asdict(found) | {"exit_code": found.exit_code}, indent=2))
+    else:
+        print(summary(found))
+    raise typer.Exit(found.exit_code)
+
+
+def summary(found: OutputStatus) -> str:
+    """The status in lines."""
+    lines = [f"{counted(found.done, 'scene')} done, {counted(found.detections, 'detection')}"]
+    if found.partial:
+        lines.append(f"{counted(found.partial, 'scene')} done in part; the same command does them again")
+    lines += [
+        f"{scene.scene_id}: in progress, {scene.finished:,} of {scene.units:,} units finished; the same command goes "
+        "on with the others"
+        for scene in found.in_progress[:MAX_SHOWN]
+    ]
+    if len(found.in_progress) > MAX_SHOWN:
+        lines.append(f"{len(found.in_progress) - MAX_SHOWN:,} more in progress (--json lists all)")
+    if found.failures:
+        stages = ", ".join(f"{n:,} ({stage})" for stage, n in found.failures.items())
+        lines.append(f"failures: {stages}, of {counted(len(found.failed_scenes), 'scene')}, see failures.parquet")
+    return "\n".join(lines)

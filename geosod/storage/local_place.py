@@ -1,0 +1,211 @@
+"""A local folder that outputs are written to; several processes may do so at a time.
+
+It must be on a file system with atomic renames and, for several processes, working ``flock``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process per folder
+    fcntl = None  # type: ignore[assignment]
+
+_DAY = 86_400.0
+_STAGING = re.compile(r"\.staging-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPlace:
+    """See `geosod.storage.place.Place`.
+
+    Attributes:
+        address: absolute path of the folder.
+    """
+
+    address: str
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return Path(self.address)
+
+    @property
+    def shared(self) -> bool:
+        """Nothing is known of other machines."""
+        return False
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it cannot be written."""
+        return "free some space, or choose another folder with -o"
+
+    def at(self, path: str) -> str:
+        """Absolute path of a file."""
+        return str(self.root / path)
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        """Paths of the files below a folder, as the system lists them; `glob` would list all before the first."""
+        waiting = [self.root / folder]
+        while waiting:
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    else:
+                        yield Path(entry.path).relative_to(self.root).as_posix()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return (self.root / path).is_file()
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file; None where there is none."""
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file to be read."""
+        return (self.root / path).open("rb")
+
+    def flush(self, *files: Path) -> None:
+        """Wait until staged files are on the disk."""
+        flush(*files)
+
+    def put(self, files: Mapping[Path, str]) -> None:
+        """Rename staged files into place, and wait until their folders are on the disk."""
+        targets = {source: self.root / path for source, path in files.items()}
+        for source, target in targets.items():
+            rename(source, target)
+        if os.name == "posix":
+            flush(*sorted({target.parent for target in targets.values()}))
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a new file, whole; False where there is one already. Others may do the same only with the lock."""
+        if (self.root / path).exists():
+            return False
+        with self.staging() as stage:
+            (stage / "new").write_bytes(content)
+            self.flush(stage / "new")
+            self.put({stage / "new": path})
+        return True
+
+    def change(self, path: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Replace the content of a file while the folder's lock is held."""
+        with self.locked(), self.staging() as stage:
+            content = change(self.read(path))
+            if content is None:
+                self.remove(path)
+                return
+            (stage / "new").write_bytes(content)
+            self.flush(stage / "new")
+            self.put({stage / "new": path})
+
+    def remove(self, *paths: str) -> None:
+        """Remove files; those that do not exist are ignored."""
+        for path in paths:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (self.root / path).unlink()
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder, and those around it that are empty then."""
+        path = self.root / folder
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            while (path := path.parent) != self.root:
+                path.rmdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the folder, a file ``.lock``; waits for it."""
+        if fcntl is None:
+            yield
+            return
+        with (self.root / ".lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A temporary folder on the same file system, outside the dataset's folders."""
+        path = self.root / f".staging-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def check(self) -> None:
+        """Create the folder, try to write to it, and remove staging folders of dead processes."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        probe = self.root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+        self._remove_stale_staging()
+
+    def remove_empty(self) -> None:
+        """Remove the folder where nothing is in it."""
+        with suppress(OSError):
+            self.root.rmdir()
+
+    def _remove_stale_staging(self) -> None:
+        """Of dead processes of this machine, and those of other machines that are a day old."""
+        for path in self.root.glob(".staging-*"):
+            match = _STAGING.fullmatch(path.name)
+            if match is None or not path.is_dir():
+                continue
+            try:
+                old = time.time() - path.stat().st_mtime > _DAY
+            except FileNotFoundError:  # its process has just removed it
+                continue
+            here = match["host"] == _host()
+            if (here and not _alive(int(match["pid"]))) or (not here and old):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def flush(*paths: Path) -> None:
+    """Wait until files and folders are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file, and create its new folder if necessary."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+
+
+def _host() -> str:
+    machine = f"{socket.gethostname()} {uuid.getnode():x}"
+    return hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # on Windows, signal 0 would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

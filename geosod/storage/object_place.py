@@ -1,0 +1,275 @@
+"""A prefix of an object store (S3, Google Cloud Storage, Azure Blob Storage) that outputs are written to."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from geosod.errors import ConfigError, OutputError, one_line
+from geosod.storage.retry import backoff
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+#: Seconds for a connection, for an answer, and for all attempts of one request; the waits between them are random.
+CONNECT_SECONDS, ANSWER_SECONDS, RETRY_SECONDS = 10, 60, 120
+#: How often a file is read and changed anew because another process has changed it meanwhile.
+CHANGES = 40
+#: Bytes of an object that are requested at least.
+_READ_BYTES = 64 << 10
+_EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPlace:
+    """See `geosod.storage.place.Place`. Objects appear whole; nothing is locked, so changes are conditional.
+
+    Attributes:
+        address: such as ``s3://bucket/prefix``.
+    """
+
+    address: str
+
+    @property
+    def shared(self) -> bool:
+        """Every machine reaches it."""
+        return True
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it cannot be written."""
+        return "check the bucket's name, the credentials and the network"
+
+    def at(self, path: str) -> str:
+        """URL of a file."""
+        return f"{self.address}/{path}"
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        """Paths of the files below a folder, a thousand by one request."""
+        import obstore
+
+        with _os_errors(self.address):
+            for chunk in obstore.list(self._store, folder or None):
+                yield from (entry["path"] for entry in chunk)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        import obstore
+
+        try:
+            with _os_errors(self.at(path)):
+                obstore.head(self._store, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file; None where there is none."""
+        return self._read(path)[0]
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file whose parts are requested as they are read."""
+        import obstore
+
+        with _os_errors(self.at(path)):
+            return io.BufferedReader(_ObjectFile(obstore.open_reader(self._store, path)), _READ_BYTES)
+
+    def flush(self, *files: Path) -> None:
+        """Nothing depends on the disk of this machine."""
+
+    def put(self, files: Mapping[Path, str]) -> None:
+        """Upload files, in order."""
+        import obstore
+
+        for source, path in files.items():
+            with _os_errors(self.at(path)):
+                obstore.put(self._store, path, source)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a new file; False where there is one already."""
+        import obstore
+
+        try:
+            with _os_errors(self.at(path)):
+                obstore.put(self._store, path, content, mode="create")
+        except FileExistsError:
+            # An answer that was lost, and the request repeated.
+            return self.read(path) == content
+        return True
+
+    def change(self, path: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Replace the content of a file where nobody has changed it meanwhile, else begin anew."""
+        import obstore
+
+        for attempt in range(CHANGES):
+            before, tag = self._read(path)
+            after = change(before)
+            if after == before:
+                return
+            if after is None:
+                self.remove(path)
+                return
+            mode: Any = "create" if before is None else {"e_tag": tag}
+            with suppress(FileExistsError), _os_errors(self.at(path)):
+                obstore.put(self._store, path, after, mode=mode)
+                return
+            time.sleep(backoff(min(attempt, 2)))
+        raise OSError(f"{self.at(path)}: others change it all the time; run again")
+
+    def remove(self, *paths: str) -> None:
+        """Remove files; those that do not exist are ignored."""
+        import obstore
+
+        if paths:
+            with suppress(FileNotFoundError), _os_errors(self.address):
+                obstore.delete(self._store, list(paths))
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove every object below a prefix."""
+        self.remove(*self.names(folder))
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Object stores have no locks."""
+        return nullcontext()
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A temporary folder of this machine."""
+        path = Path(tempfile.mkdtemp(prefix="geosod-"))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def check(self) -> None:
+        """Write a small file and remove it."""
+        probe = f".probe-{secrets.token_hex(8)}"
+        self.create(probe, b"geosod tries to write here")
+        self.remove(probe)
+
+    def remove_empty(self) -> None:
+        """A prefix without objects does not exist."""
+
+    def _read(self, path: str) -> tuple[bytes | None, str | None]:
+        import obstore
+
+        try:
+            with _os_errors(self.at(path)):
+                found = obstore.get(self._store, path)
+                return bytes(found.bytes()), found.meta["e_tag"]
+        except FileNotFoundError:
+            return None, None
+
+    @property
+    def _store(self) -> Any:
+        return _store(self.address, tuple(sorted(_environment())))
+
+
+class _ObjectFile(io.RawIOBase):
+    """An object as a file of Python."""
+
+    def __init__(self, reader: Any) -> None:
+        super().__init__()
+        self._reader = reader
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read as much as fits."""
+        with _os_errors("object"):
+            content = self._reader.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a position."""
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        """The position."""
+        return int(self._reader.tell())
+
+
+def _environment() -> Iterator[tuple[str, str]]:
+    prefixes = ("AWS_", "GOOGLE_", "AZURE_", "GCS_")
+    return ((k, v) for k, v in os.environ.items() if k.startswith(prefixes) or k == "HOME")
+
+
+@lru_cache(maxsize=16)
+def _store(address: str, _: tuple[tuple[str, str], ...]) -> Any:
+    """The client for a prefix; made once for each set of environment variables.
+
+    Raises:
+        ConfigError: a package is missing, or the settings in the environment do not fit.
+    """
+    scheme = address.partition("://")[0]
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ImportError as error:
+        extra = _EXTRAS[scheme]
+        raise ConfigError(f"{scheme}:// outputs need obstore; run: pip install 'geosod[{extra}]'") from error
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "timeout": timedelta(seconds=ANSWER_SECONDS),
+    }
+    retry: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
+    settings = _s3_settings(client) if scheme == "s3" else {}
+    try:
+        return from_url(address, client_options=cast("Any", client), retry_config=retry, **settings)
+    except (BaseError, ValueError, OSError) as error:
+        raise OutputError(f"{address}: cannot be used: {error}; check the variables of the environment") from error
+
+
+def _s3_settings(client: dict[str, Any]) -> dict[str, Any]:
+    """Settings as scenes on S3 are read with; those of the connection are put into `client`."""
+    from geosod.storage.s3 import access
+
+    found = access()
+    settings: dict[str, Any] = {"region": found.client.meta.region_name or "us-east-1"}
+    if found.endpoint:
+        settings |= {"endpoint": found.endpoint, "virtual_hosted_style_request": False}
+        client["allow_http"] = found.endpoint.startswith("http://")
+    if found.payer:
+        settings["request_payer"] = True
+    if found.unsigned or found.session.get_credentials() is None:
+        return settings | {"skip_signature": True}
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    return settings | {"credential_provider": Boto3CredentialProvider(found.session)}
+
+
+@contextmanager
+def _os_errors(address: str) -> Iterator[None]:
+    """Errors of obstore as errors of files; FileExistsError where a condition of a write does not hold."""
+    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+    try:
+        yield
+    except (AlreadyExistsError, PreconditionError, FileExistsError) as error:
+        raise FileExistsError(address) from error
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise OSError(f"{address}: there is no such bucket") from error
+        raise FileNotFoundError(address) from error
+    except PermissionError as error:
+        raise OSError(f"{address}: access is denied") from error
+    except BaseError as error:
+        raise OSError(f"{address}: {one_line(error)[:400]}") from error
