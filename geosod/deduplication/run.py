@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +18,14 @@ from geosod.deduplication.destination import check_destination, move_into_place
 from geosod.deduplication.match import MatchRule
 from geosod.deduplication.merge_log import MergeLog
 from geosod.deduplication.reading import UnreadableSceneError
+from geosod.deduplication.remote import Copies, copied
 from geosod.deduplication.reproject import reproject_file
 from geosod.deduplication.row_groups import Layer, plan_sweep
 from geosod.deduplication.sources import Sources, find_sources
 from geosod.deduplication.sweep import sweep
 from geosod.deduplication.target_crs import choose_crs, full_circle_of, same_crs
 from geosod.deduplication.write import Target, duplicates_schema, overlapping_scenes, write_scene
-from geosod.errors import OutputError
+from geosod.errors import GeosodError, OutputError
 from geosod.georeference.crs import crs_name
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, open_output
@@ -121,37 +123,61 @@ def deduplicate(
             be written.
     """
     started = time.monotonic()
-    emit: Emit = on_event or (lambda _: None)
     rule = MatchRule(prefer, metric, threshold, class_agnostic)
     named = [outputs] if isinstance(outputs, str | Path) else list(outputs)
-    sources = find_sources(named)
-    for failure in sources.skipped:
-        emit(failure)
-    chosen = choose_crs(sources, crs)
-    final = check_destination(out, named, overwrite=overwrite)
-    parent = open_output(final.parent)
-    sources, rows_out, compared = _build_readable(parent, final, sources, rule, chosen, rows=max(1, rows), emit=emit)
+    with copied(named, out, overwrite=overwrite) as copies:
+
+        def emit(event: Step | Failure) -> None:
+            if on_event is not None:
+                on_event(_renamed(event, copies) if isinstance(event, Failure) else event)
+
+        try:
+            sources = find_sources(copies.outputs)
+            for failure in sources.skipped:
+                emit(failure)
+            chosen = choose_crs(sources, crs)
+            final = check_destination(copies.out, copies.outputs, overwrite=overwrite)
+            parent = open_output(final.parent)
+            build = partial(_build_readable, parent, final, rule=rule, crs=chosen, copies=copies)
+            sources, rows_out, compared = build(sources, rows=max(1, rows), emit=emit)
+        except GeosodError as error:
+            if not copies.addresses:
+                raise
+            raise type(error)(copies.named(str(error))) from error
     return DeduplicationResult(
-        out=str(final),
+        out=copies.named(str(final)),
         scenes=len(sources.scenes),
         pixel_scenes=sum(scene.crs is None for scene in sources.scenes),
         rows_in=sum(scene.rows for scene in sources.scenes),
         rows_out=rows_out,
         compared=compared,
         crs=crs_name(chosen),
-        skipped=sources.skipped,
+        skipped=tuple(_renamed(failure, copies) for failure in sources.skipped),
         seconds=time.monotonic() - started,
     )
 
 
+def _renamed(failure: Failure, copies: Copies) -> Failure:
+    return replace(failure, uri=copies.named(failure.uri), message=copies.named(failure.message))
+
+
 def _build_readable(
-    parent: OutputFolder, final: Path, sources: Sources, rule: MatchRule, crs: str, *, rows: int, emit: Emit
+    parent: OutputFolder,
+    final: Path,
+    sources: Sources,
+    *,
+    rule: MatchRule,
+    crs: str,
+    copies: Copies,
+    rows: int,
+    emit: Emit,
 ) -> tuple[Sources, int, int]:
     """Build the dataset from all scenes that can be read; these, rows in it, and boxes that were compared."""
     while sources.scenes:
         try:
             with parent.place.staging() as stage:
-                rows_out, compared = _build(stage, final, sources, rule, crs, rows=rows, emit=emit)
+                target = Target(stage / "new", final, crs, rule, MergeLog(stage / "log"), copies)
+                rows_out, compared = _build(stage, target, sources, rows=rows, emit=emit)
                 move_into_place(stage, final)
             return sources, rows_out, compared
         except UnreadableSceneError as error:
@@ -167,19 +193,18 @@ def _build_readable(
     raise OutputError(f"no scene can be used; {sources.skipped[0].message}")
 
 
-def _build(
-    stage: Path, final: Path, sources: Sources, rule: MatchRule, crs: str, *, rows: int, emit: Emit
-) -> tuple[int, int]:
+def _build(stage: Path, target: Target, sources: Sources, *, rows: int, emit: Emit) -> tuple[int, int]:
     """Write the whole dataset to ``stage/new``; rows in it, and boxes that were compared."""
-    target = Target(stage / "new", final, crs, rule, MergeLog(stage / "log"))
     spill = stage / "spill"
     for folder in (target.root, target.log.folder, spill):
         folder.mkdir()
-    layers = _layers(sources, crs, stage, emit)
+    layers = _layers(sources, target.crs, stage, emit)
     compared = _match(layers, target, spill, rows=rows, emit=emit)
     written = _write(layers, target, emit)
     tables = [read_failures(path) for path in sources.failures]
-    failures = pa.concat_tables([*tables, failure_table(sources.skipped)])
+    failures = pa.concat_tables(
+        [*tables, failure_table([_renamed(failure, target.copies) for failure in sources.skipped])]
+    )
     if len(failures):
         path = target.root / "failures.parquet"
         pq.write_table(merged_failures(FAILURE_SCHEMA.empty_table(), failures, ()), path)

@@ -19,6 +19,7 @@ import shapely
 from geosod.deduplication.match import MatchRule
 from geosod.deduplication.merge_log import KEPT_ID, MERGED_FIELDS, MergeLog, split_rows
 from geosod.deduplication.reading import read_batches, reading
+from geosod.deduplication.remote import Copies
 from geosod.deduplication.reproject import reproject_file
 from geosod.deduplication.row_groups import Layer
 from geosod.deduplication.sources import SceneSource
@@ -40,6 +41,7 @@ class Target:
         crs: CRS of the dataset.
         rule: how boxes were matched.
         log: which row was merged into which.
+        copies: which temporary folders stand for addresses.
     """
 
     root: Path
@@ -47,6 +49,7 @@ class Target:
     crs: str
     rule: MatchRule
     log: MergeLog
+    copies: Copies
 
 
 def overlapping_scenes(layers: Sequence[Layer]) -> list[list[str]]:
@@ -164,6 +167,8 @@ def _item(target: Target, scene: SceneSource, record: Mapping[str, object], rows
         if scene.crs is not None:
             item["assets"][name]["geosod:crs"] = crs_name(target.crs)
     source = Path(os.path.relpath(scene.item_path, (target.final / files.item).parent)).as_posix()
+    if target.copies.addresses:
+        source = target.copies.named(str(scene.item_path))
     item["links"].append({"rel": "derived_from", "href": source, "title": "Result before deduplication"})
     rule = target.rule
     step = (

@@ -28,7 +28,7 @@ CONNECT_SECONDS, ANSWER_SECONDS, RETRY_SECONDS = 10, 60, 120
 CHANGES = 40
 #: Bytes of an object that are requested at least.
 _READ_BYTES = 64 << 10
-_EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
+_EXTRAS = {"s3": "s3", "gs": "cloud", "az": "cloud"}
 
 
 @dataclass(frozen=True, slots=True)

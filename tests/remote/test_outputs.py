@@ -254,3 +254,42 @@ def test_changes_of_several_writers_are_all_kept(s3) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(add, range(12)))
     assert sorted(objects(s3)["out/list"]) == list(range(12))
+
+
+def test_deduplication_reads_and_writes_buckets(s3, rgb_bundle, tmp_path) -> None:
+    """The same scene under two names: one result per object, the same files as on a disk."""
+    pixels = noise(3, 300, 420)
+    for name in ("a", "b"):
+        write_tif(tmp_path / f"{name}.tif", pixels)
+    detect(tmp_path / "a.tif", rgb_bundle, tmp_path / "one", **SETTINGS)
+    detect(tmp_path / "b.tif", rgb_bundle, tmp_path / "two.parquet", **SETTINGS)
+    here = geosod.deduplicate([tmp_path / "one", tmp_path / "two.parquet"], out=tmp_path / "merged")
+    detect(tmp_path / "a.tif", rgb_bundle, "s3://images/one", **SETTINGS)
+    detect(tmp_path / "b.tif", rgb_bundle, "s3://images/sub/two.parquet", **SETTINGS)
+    given = ["s3://images/one", "s3://images/sub/two.parquet"]
+    there = geosod.deduplicate(given, out="s3://images/merged")
+    assert (there.rows_out, there.merged) == (here.rows_out, here.merged) and there.merged > 0
+    assert there.out == "s3://images/merged"
+    found = below(objects(s3), "merged")
+    assert {key: body for key, body in found.items() if key.endswith(".parquet")} == tables(tmp_path / "merged")
+    links = json.loads(found["items/a.json"])["links"]
+    assert links[-1]["href"] == "s3://images/one/items/a.json" and "/tmp" not in json.dumps(links[-1])
+    mixed = geosod.deduplicate([tmp_path / "one", given[1]], out=tmp_path / "mixed")
+    assert mixed.rows_out == here.rows_out and tables(tmp_path / "mixed") == tables(tmp_path / "merged")
+    with pytest.raises(OutputError, match="s3://images/merged: is not empty"):
+        geosod.deduplicate(given, out="s3://images/merged")
+    s3.put_object(Bucket="images", Key="merged/notes.txt", Body=b"mine")
+    with pytest.raises(OutputError, match=r"s3://images/merged/notes\.txt: was not written by geosod"):
+        geosod.deduplicate(given, out="s3://images/merged", overwrite=True)
+    s3.delete_object(Bucket="images", Key="merged/notes.txt")
+    again = geosod.deduplicate(given, out="s3://images/merged", overwrite=True)
+    assert again.rows_out == here.rows_out and below(objects(s3), "merged").keys() == found.keys()
+    for refused in ("s3://images/one", "s3://images", "s3://images/one/below"):
+        with pytest.raises(OutputError, match="is the same folder as"):
+            geosod.deduplicate(given, out=refused)
+    with pytest.raises(OutputError, match="s3://images/none: no such output"):
+        geosod.deduplicate("s3://images/none", out=tmp_path / "none")
+    s3.put_object(Bucket="images", Key="one/items/a.json", Body=b"{")
+    with pytest.raises(OutputError) as caught:
+        geosod.deduplicate("s3://images/one", out=tmp_path / "none")
+    assert "s3://images/one/items/a.json" in str(caught.value) and "geosod-" not in str(caught.value)
