@@ -20,6 +20,7 @@ from geosod.cli.doctor import doctor_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
 from geosod.cli.streams import print_error, run_checked
+from geosod.cli.submit import submit_command
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
@@ -80,6 +81,7 @@ def _main(
 
 app.command("detect")(detect_command)
 app.command("deduplicate")(deduplicate_command)
+app.command("submit")(submit_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)
