@@ -275,18 +275,26 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
     """
-    values = read_yaml(Path(file)) if file is not None else {}
+    return config_of({} if file is None else read_yaml(Path(file)), file, **settings)
+
+
+def config_of(values: Mapping[str, Any], file: str | Path | None, **settings: Any) -> RunConfig:
+    """Settings from the values of a YAML file, which its errors name, with keywords that are not None on top.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+    """
     if values.get("trust"):
         raise ConfigError(
             f"config {file}: trust cannot be set in a file, which may come from others; pass --trust (trust=True)"
         )
     given = {name: value for name, value in settings.items() if value is not None}
     try:
-        return RunConfig(**(values | given))
+        return RunConfig(**(dict(values) | given))
     except ValidationError as error:
         names, text = (
             {e["loc"][0] for e in error.errors() if e["loc"]},
-            error_text(error, values | given, known=RunConfig.model_fields),
+            error_text(error, dict(values) | given, known=RunConfig.model_fields),
         )
     except ConfigError as error:
         names, text = {str(error).split()[0]}, str(error)

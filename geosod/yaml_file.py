@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, one_line
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,17 +40,30 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), lis
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a file, by name; hyphens in names count as underscores.
+    """The settings in a file; see `parse_yaml`.
 
     Raises:
         ConfigError: it cannot be read, or holds something else.
     """
     try:
-        values = yaml.load(path.expanduser().read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config {path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        content = path.expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"config {path}: cannot be read as YAML: {one_line(error)}") from error
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
+    """The settings in the content of a file, by name; hyphens in names count as underscores.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        values = yaml.load(content.decode("utf-8-sig"), Loader=_Loader)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config {name}: cannot be read as YAML: {one_line(error)}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"config {path}: holds {type(values).__name__}, expected settings as `name: value` lines")
+        raise ConfigError(f"config {name}: holds {type(values).__name__}, expected settings as `name: value` lines")
     return {key.replace("-", "_"): value for key, value in values.items()}

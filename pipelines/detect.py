@@ -1,9 +1,10 @@
-"""`geosod detect` with the arguments given, on the cluster that RAY_ADDRESS names.
+"""`geosod detect` on a Ray cluster, as the entrypoint of a job.
 
-    RAY_ADDRESS=HEAD:6379 python pipelines/detect.py /data/scenes -m demo-harbour -o /data/out
+    ray job submit --submission-id june --working-dir . -- python -m pipelines.detect --config s3://bucket/june.yaml
 
-The entrypoint of a Ray job, inside which RAY_ADDRESS is set, so that the run joins the cluster. Detectors go to its
-GPUs, or to its CPUs where it has none. The exit code is that of `geosod detect`.
+It takes the arguments of `geosod detect`, joins the cluster that RAY_ADDRESS names (Ray sets it inside of a job), and
+ends with the exit code of `geosod detect`. The file of settings may hold the scenes, too, as a list under `scenes`.
+What it prints is the log of the job: a line for every scene, and one about the progress every ten seconds.
 """
 
 from __future__ import annotations

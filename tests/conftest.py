@@ -12,6 +12,8 @@ import pytest
 
 from tests.rasters import random_bundle
 
+#: Files whose tests start a Ray of their own.
+_OWN_RAY = ("test_cluster.py", "test_jobs.py", "test_mixed_cluster.py", "test_unreachable.py")
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -29,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _starts_ray(item: Any) -> bool:
     """Whether a test uses the shared Ray, or starts one of its own; several at once would wait for each other."""
-    return _in_ray(item) or item.path.name in ("test_cluster.py", "test_unreachable.py")
+    return _in_ray(item) or item.path.name in _OWN_RAY
 
 
 def _in_ray(item: Any) -> bool:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geosod.config import RunConfig, make_config
+from geosod.cli.job_file import read_job
+from geosod.config import RunConfig
 
 
 def config_command(
-    file: Annotated[Path | None, typer.Argument(help="A YAML file to check; its settings are filled in.")] = None,
+    file: Annotated[str | None, typer.Argument(help="A YAML file to check; its settings are filled in.")] = None,
 ) -> None:
     """Print every setting of geosod detect with its default and meaning; with FILE, check it and print what it sets.
 
     Example: geosod config > run.yaml
     """
-    config = make_config(file)
+    scenes, config = read_job(file)
     values = config.model_dump(mode="json")
+    if scenes:
+        print(f"# scenes to search\nscenes: {json.dumps(scenes, ensure_ascii=False)}")
     for name, field in RunConfig.model_fields.items():
         print(f"# {field.description}")
         print(f"{name}: {json.dumps(values[name], ensure_ascii=False)}")  # every JSON value is a YAML value

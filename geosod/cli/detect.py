@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +15,13 @@ from geosod.cli.streams import print_error
 @with_settings
 def detect_command(
     scenes: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Paths, folders, globs, https:// and s3:// addresses, STAC items; @FILE for a list of these, - for a "
-            "list on standard input.",
+            "list on standard input. Default: those of --config.",
             show_default=False,
         ),
-    ],
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +43,12 @@ def detect_command(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file of settings; options override it.", show_default=False)
+        str | None,
+        typer.Option(
+            "--config",
+            help="YAML file of settings, and of `scenes`, also at an s3:// or https:// address; options override it.",
+            show_default=False,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
@@ -58,15 +62,17 @@ def detect_command(
     Exit codes: 0 all done; 3 finished, but some ground or scenes failed; 2 bad usage or input; 1 a bug.
     """
     with display(quiet=quiet) as shown:
+        from geosod.cli.job_file import read_job
         from geosod.cli.progress import show_run
         from geosod.errors import ConfigError
         from geosod.running.detect import configured, detect
 
-        resolved = configured(config, model=model, out=out, **settings)
+        listed, base = read_job(config)
+        resolved = configured(base, model=model, out=out, **settings)
         if resolved.out is None:
             raise ConfigError("no output is given: add -o FOLDER, or `out: FOLDER` to the configuration")
         shown.update(Status("finding scenes"))
-        result = detect(scenes, config=resolved, on_event=show_run(shown, verbose=verbose))
+        result = detect(scenes or listed, config=resolved, on_event=show_run(shown, verbose=verbose))
     if json:
         from geosod.cli.report import as_json
 

@@ -21,6 +21,7 @@ from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
 from geosod.cli.status import status_command
 from geosod.cli.streams import print_error, run_checked
+from geosod.cli.submit import submit_command
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
@@ -82,6 +83,7 @@ def _main(
 app.command("detect")(detect_command)
 app.command("deduplicate")(deduplicate_command)
 app.command("status")(status_command)
+app.command("submit")(submit_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)

@@ -78,6 +78,10 @@ def detect(
     c, out = job.config, job.config.out
     in_process = out is None or bool(pixels)
     check_engine(job, in_process=in_process)
+    if engine_name(job, in_process=in_process) == "ray":
+        from geosod.running.ray_engine import metered
+
+        emit = metered(emit)
     ended: list[SceneResult] = []
     with array_scenes(pixels, bands=None if c.bands else len(job.model.card.bands), datetime=c.datetime) as arrays:
         refs: list[SceneRef] = list(arrays)

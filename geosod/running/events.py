@@ -51,6 +51,37 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class TilesRead:
+    """A reader has passed on `tiles` tiles with `bytes` bytes of pixels (engine ray)."""
+
+    tiles: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnded:
+    """A detector has finished `tiles` tiles, where `room` would have fitted, in `seconds` of computing (engine ray)."""
+
+    tiles: int
+    room: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """What is waiting or in progress at this moment, numbers by kind (engine ray)."""
+
+    lengths: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Something was lost and is done again: "read", "detect" or "load" (engine ray)."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class TilesDetected:
     """Tiles of these scenes, numbers by identifier, went through a detector and gave `boxes` raw boxes."""
 
@@ -100,6 +131,10 @@ Event = (
     | ScenePlanned
     | DetectorsStarted
     | Ready
+    | TilesRead
+    | BatchEnded
+    | Queued
+    | Retried
     | TilesDetected
     | UnitSettled
     | Writing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, Self, TypeVar
 
 from geosod.tile_size import TileSize
@@ -46,18 +46,17 @@ class TileQueue(Generic[T]):
         """Add tiles at the end."""
         self._waiting.append(tiles)
 
-    def put_back(self, batch: Iterable[T]) -> None:
-        """Add the parts of a batch again, before all others."""
-        self._waiting.extendleft(reversed(list(batch)))
-
-    def batch(self, *, more: bool) -> list[T] | None:
+    def batch(self, *, more: bool, prefer: Callable[[T], bool] | None = None) -> list[T] | None:
         """Take tiles of one size for a batch; None if it is better to wait.
 
         A batch may be short where no more tiles come, or tiles of several sizes wait.
 
         Args:
             more: whether more tiles will come.
+            prefer: which tiles to take first; None for the oldest.
         """
+        if prefer is not None:
+            self._waiting = deque(sorted(self._waiting, key=lambda tiles: not prefer(tiles)))
         size = size_to_fill(((tiles.size, len(tiles)) for tiles in self._waiting), self._group, more=more)
         if size is None:
             return None

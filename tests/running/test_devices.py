@@ -27,7 +27,7 @@ from geosod.running import local_engine, planning
 from geosod.running.detect import make_job
 from geosod.running.engines import check_engine, engine_of
 from geosod.running.job import load_fitting
-from geosod.running.ray_engine.detectors import _shape
+from geosod.running.ray_engine.claims import claims
 from tests.rasters import noise, write_tif
 from tests.running.helpers import detect, tables
 
@@ -229,7 +229,8 @@ class Claimant:
 @pytest.mark.parametrize("engine", ["ray"])
 def test_ray_is_asked_for_shares_of_gpus(two_gpus, rgb_bundle, tmp_path, engine) -> None:
     def shape(**settings: Any) -> tuple[dict[str, Any], int, bool]:
-        return _shape(make_job(rgb_bundle, **settings))
+        found = claims(make_job(rgb_bundle, **settings))
+        return found.options, found.workers, found.on_gpu
 
     assert shape()[1:] == (2, True) and shape()[0]["num_gpus"] == 1
     options, workers, _ = shape(gpus_per_detector=0.5, device="cuda")
@@ -239,9 +240,9 @@ def test_ray_is_asked_for_shares_of_gpus(two_gpus, rgb_bundle, tmp_path, engine)
     assert shape(device="npu")[0]["resources"] == {"NPU": 1.0}
     remote: Any = Claimant
     actors = [remote.options(**options).remote() for _ in range(workers)]
-    claims = ray.get([actor.resources.remote() for actor in actors], timeout=120)
-    assert all(claim["GPU"] == 0.5 for claim, _ in claims)
-    assert sorted(ids for _, ids in claims) == [["0"], ["0"], ["1"], ["1"]]
+    given = ray.get([actor.resources.remote() for actor in actors], timeout=120)
+    assert all(claim["GPU"] == 0.5 for claim, _ in given)
+    assert sorted(ids for _, ids in given) == [["0"], ["0"], ["1"], ["1"]]
     # Exactly as many fit.
     more = remote.options(**options).remote()
     assert not ray.wait([more.resources.remote()], timeout=2)[0]

@@ -14,11 +14,13 @@ from geosod.running.destination import Sink
 from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
-from geosod.running.ray_engine.detectors import check_devices, detectors
+from geosod.running.ray_engine.claims import check_devices
+from geosod.running.ray_engine.detectors import detectors
 from geosod.running.ray_engine.flow import Flow
+from geosod.running.ray_engine.metrics import metered
 from geosod.running.ray_engine.session import describe, session, store_bytes
 
-__all__ = ["check_devices", "describe", "run", "session"]
+__all__ = ["check_devices", "describe", "metered", "run", "session"]
 
 
 def run(job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterator[SceneResult]:

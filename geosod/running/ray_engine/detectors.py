@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,25 +10,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from geosod.device import detectors_per_device
-from geosod.errors import ConfigError, EngineError, GeosodError
-from geosod.running.events import DetectorsStarted, Emit, Note, Ready
+from geosod.errors import EngineError, GeosodError
+from geosod.running.events import DetectorsStarted, Emit, Note, Ready, Retried
 from geosod.running.job import Job
-from geosod.running.ray_engine.session import (
-    IN_FLIGHT,
-    TASK_CPUS,
-    cause_of,
-    free_resources,
-    one_line,
-    resources,
-    total_of,
-)
+from geosod.running.ray_engine.claims import claims, renewed
+from geosod.running.ray_engine.placement import detector_nodes, explained
+from geosod.running.ray_engine.session import IN_FLIGHT, cause_of, free_resources, one_line, prefer_node
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
-#: Readers that supply one GPU, where there are as many cores.
-READERS_PER_GPU = 8
-#: Kind of device → Ray's name of the resource.
-_RAY_NAMES = {"cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
 #: How often a detector is loaded whose process dies meanwhile.
@@ -41,22 +31,21 @@ class DetectorPool:
 
     Attributes:
         execution: how every detector runs.
-        on_gpu: whether each has a GPU.
-        workers: how many were started.
-        readers: how many readers can keep them busy.
+        claims: what the run claims of the cluster, as of the last call of `grow`.
     """
 
     def __init__(self, job: Job, emit: Emit) -> None:
         self._job, self._emit = job, emit
-        self._options, self.workers, self.on_gpu = _shape(job)
-        # A GPU takes tiles faster than one core decodes them.
-        cores = int(resources()[0])
-        self.readers = max(2, min(cores, READERS_PER_GPU * self.workers) if self.on_gpu else self.workers)
+        self.claims = claims(job)
+        self._nodes: dict[int, str | None] = {}
+        self._actors: dict[int, Any] = {}
+        self._started = self._given_up = 0
         # All load at once, each with the execution for its own machine, which is the same on equal machines.
-        self._actors = {i: self._start() for i in range(self.workers)}
+        self._start(self.claims.workers)
         loads = [actor.load.remote(None) for actor in self._actors.values()]
         self._first = loads[0]
-        self._prepared = [prepare.remote(job.rule) for _ in range(self.readers + 1)]
+        cores = int(sum(node.cpus for node in self.claims.nodes))
+        self._prepared = [prepare.remote(job.rule) for _ in range(min(self.claims.readers, max(2, cores)) + 1)]
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}
@@ -69,12 +58,13 @@ class DetectorPool:
             GeosodError: what loading raised.
             EngineError: it cannot be started.
         """
-        self._emit(DetectorsStarted(0, self.workers))
+        self._emit(DetectorsStarted(0, len(self._actors)))
+        self._explain()
         for attempt in range(LOADS):
             while not ray.wait([self._first], timeout=PATIENCE)[0]:
                 self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
             try:
-                self.execution, line = ray.get(self._first)
+                self.execution, line, self._nodes[0] = ray.get(self._first)
                 break
             except RayError as error:
                 cause = cause_of(error)
@@ -85,10 +75,11 @@ class DetectorPool:
                     raise EngineError(message) from error
                 # The actor died while it loaded, and Ray restarts it.
                 self._emit(Note(f"a detector was lost while it loaded ({one_line(error)}); it is loaded again"))
+                self._emit(Retried("load"))
                 self._first = self._actors[0].load.remote(None)
         self._emit_started()
-        self._emit(Ready(self.execution, line, self.workers))
-        self._loading = {self._actors[i].load.remote(self.execution): i for i in range(1, self.workers)}
+        self._emit(Ready(self.execution, line, len(self._actors)))
+        self._loading = {actor.load.remote(self.execution): i for i, actor in self._actors.items() if i != 0}
 
     def loading(self) -> list[Any]:
         """References that are ready when a detector is loaded, or has failed to load."""
@@ -98,15 +89,16 @@ class DetectorPool:
         """Use a loaded detector; one that cannot be loaded is stopped and reported."""
         i = self._loading.pop(ref)
         try:
-            ray.get(ref)
+            _, _, self._nodes[i] = ray.get(ref)
             self._busy[i] = 0
             self._emit_started()
         except RayError as error:
             self._loads[i] = self._loads.get(i, 0) + 1
             if isinstance(error, RayActorError) and self._loads[i] < LOADS:
+                self._emit(Retried("load"))
                 self._loading[self._actors[i].load.remote(self.execution)] = i
                 return
-            self._emit(Note(f"one detector of {self.workers} cannot be loaded: {one_line(error)}", important=True))
+            self._emit(Note(f"one detector of {len(self._actors)} cannot be loaded: {one_line(error)}", important=True))
             self._give_up(i)
 
     def free(self) -> int | None:
@@ -114,16 +106,52 @@ class DetectorPool:
         i = min(self._busy, key=self._busy.__getitem__)
         return i if self._busy[i] < IN_FLIGHT else None
 
+    def node_of(self, i: int) -> str | None:
+        """The node of a detector."""
+        return self._nodes[i]
+
+    @property
+    def ready(self) -> int:
+        """How many detectors are loaded."""
+        return len(self._busy)
+
+    def grow(self) -> None:
+        """Use nodes that have joined, and give up detectors of lost nodes for which there is no room elsewhere."""
+        before = {node.id for node in self.claims.nodes}
+        self.claims = renewed(self._job, self.claims)
+        alive = {node.id for node in self.claims.nodes}
+        changed = before != alive
+        if changed:
+            self._leave_lost(alive)
+        missing = self.claims.workers - len(self._actors) - self._given_up
+        if missing > 0:
+            new = self._start(missing)
+            self._loading |= {self._actors[i].load.remote(self.execution): i for i in new}
+            self._emit_started()
+        if changed:
+            self._explain()
+
+    def _leave_lost(self, alive: set[str]) -> None:
+        """Stop detectors whose node is lost where no device is free: their batches would wait for a new node."""
+        if not self.claims.on_gpu:
+            return  # they find room on other CPUs
+        room = sum(node.room(self.claims.share) for node in self.claims.nodes)
+        for i in [i for i in self._busy if self._nodes[i] not in alive]:
+            if len(self._actors) > room and len(self._busy) > 1:
+                self._emit(Note("the node of a detector is lost; the others take its tiles", important=True))
+                self._stop(i)
+
     def submit(self, i: int, cuts: list[tuple[int, int]], pixels: list[Any]) -> tuple[Any, Any]:
         """Send slices of batches to a detector; references to the outcomes and to the counts."""
         self._busy[i] += 1
         outcomes, counts = self._actors[i].detect.remote(self.execution, cuts, *pixels)
         return outcomes, counts
 
-    def ended(self, i: int, *, failed: bool) -> None:
-        """A detector has finished a batch; it `failed` where no tile of it was processed."""
+    def ended(self, i: int, *, failed: bool, node: str | None = None) -> None:
+        """A detector has finished a batch on a node; it `failed` where no tile of it was processed."""
         if i not in self._busy:
             return
+        self._nodes[i] = node or self._nodes[i]
         self._busy[i] -= 1
         self._failed_batches[i] = self._failed_batches.get(i, 0) + 1 if failed else 0
         if self._failed_batches[i] < MAX_FAILED_BATCHES:
@@ -141,17 +169,32 @@ class DetectorPool:
         for i in list(self._actors):
             self._stop(i)
 
-    def _start(self) -> Any:
+    def _start(self, number: int) -> list[int]:
+        """Start more detectors, each on the node that suits it; their keys."""
         remote: Any = DetectorActor
-        return remote.options(**self._options).remote(self._job)
+        taken = Counter(node for node in self._nodes.values() if node is not None)
+        new = list(range(self._started, self._started + number))
+        self._started += number
+        for i, node in zip(new, detector_nodes(self.claims.nodes, number, self.claims.share, taken), strict=True):
+            self._nodes[i] = node
+            self._actors[i] = remote.options(**self.claims.options, **prefer_node(node)).remote(self._job)
+        return new
 
     def _stop(self, i: int) -> None:
         self._busy.pop(i, None)
+        self._nodes.pop(i, None)
         ray.kill(self._actors.pop(i))
 
     def _give_up(self, i: int) -> None:
         self._stop(i)
+        self._given_up += 1
         self._emit_started()
+
+    def _explain(self) -> None:
+        """Say where detectors and readers go, where there is a choice."""
+        c = self.claims
+        if len(c.nodes) > 1:
+            self._emit(Note(explained(c.nodes, self._nodes.values(), c.readers, c.device)))
 
     def _emit_started(self) -> None:
         self._emit(DetectorsStarted(len(self._busy), len(self._actors)))
@@ -172,60 +215,3 @@ def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
         yield pool
     finally:
         pool.close()
-
-
-def _shape(job: Job) -> tuple[dict[str, Any], int, bool]:
-    """Resources of an actor, the number of actors, and whether each has a GPU.
-
-    They leave room for a reader on every node: on CPUs half a core per thread, less where actors are many.
-    """
-    cpus, gpus, largest = resources()
-    kind = ("cuda" if gpus >= 1 else "cpu") if job.config.device == "auto" else job.device.kind
-    if kind != "cpu":
-        options, workers = _on_devices(job, kind)
-        return options | {"num_cpus": _claim(min(TASK_CPUS, 0.5 * cpus / workers))}, workers, True
-    workers = job.config.workers or max(1, int(cpus // job.config.threads))
-    share = min(0.5 * job.config.threads, 0.5 * cpus / workers, 0.5 * largest)
-    return {"num_cpus": _claim(share)}, workers, False
-
-
-def check_devices(job: Job) -> None:
-    """Refuse, before a run, devices that Ray does not know, or of which the session that is open has too few.
-
-    Raises:
-        ConfigError: they are.
-    """
-    _ray_name(job.device.kind)
-    if ray.is_initialized():
-        _shape(job)
-
-
-def _ray_name(kind: str) -> str:
-    if kind not in _RAY_NAMES:
-        raise ConfigError(f"device {kind!r}: Ray does not schedule such devices; use --engine local")
-    return _RAY_NAMES[kind]
-
-
-def _on_devices(job: Job, kind: str) -> tuple[dict[str, Any], int]:
-    """The share of a device that an actor claims, and the number of actors: as many as fit, unless a number is given.
-
-    Raises:
-        ConfigError: Ray does not know the kind of device, or has too few.
-    """
-    name = _ray_name(kind)
-    share = job.config.gpus_per_detector or 1.0
-    found = int(total_of(name))
-    most = found * detectors_per_device(job.config.gpus_per_detector)
-    workers = job.config.workers or max(1, most)
-    if workers > most:
-        each = "a" if share == 1 else f"{share:g} of a"
-        raise ConfigError(
-            f"{workers} detectors need {each} {name} each, but Ray has {found}; lower --workers, add nodes, or use "
-            "--device cpu"
-        )
-    return {"num_gpus": share} if name == "GPU" else {"resources": {name: share}}, workers
-
-
-def _claim(share: float) -> float:
-    """Ray counts resources in ten-thousandths; rounded down, claims never add up to more than there is."""
-    return max(1, int(share * 10_000)) / 10_000

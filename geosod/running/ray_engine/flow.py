@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,21 +14,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geosod.errors import EngineError, GeosodError
 from geosod.results import SceneResult
+from geosod.running import events
 from geosod.running.assemble import failed_result
 from geosod.running.destination import Sink
-from geosod.running.events import Emit, Note, TilesDetected, UnitSettled, Writing
+from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
-from geosod.running.ray_engine import tasks
+from geosod.running.ray_engine import session, tasks
 from geosod.running.ray_engine.detectors import MAX_FAILED_BATCHES, PATIENCE, DetectorPool
-from geosod.running.ray_engine.progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
-from geosod.running.ray_engine.session import (
-    READ_AHEAD,
-    TASK_CPUS,
-    cause_of,
-    free_resources,
-    group_size,
-    one_line,
+from geosod.running.ray_engine.placement import reader_node
+from geosod.running.ray_engine.progress import (
+    BatchInProgress,
+    SceneInProgress,
+    TilesInProgress,
+    Timer,
+    UnitInProgress,
+    halves,
 )
 from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
 from geosod.running.tile_queue import TileQueue
@@ -38,6 +39,10 @@ from geosod.scenes.read import ReadSummary
 
 #: Maximum number of units that one task reads.
 MAX_COLUMN = 4
+#: Seconds between two looks at the nodes of the cluster, and at what is queued.
+GROW_SECONDS, QUEUED_SECONDS = 10.0, 1.0
+#: What is counted then.
+QUEUES = ("units", "readers", "tiles", "batches", "settling", "merging", "merged", "finishing")
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
 #: How often tiles are given to detectors that die or cannot be loaded before they count as failed: once more than a
@@ -53,7 +58,7 @@ class Flow:
     def __init__(self, job: Job, sink: Sink, emit: Emit, pool: DetectorPool) -> None:
         self._job, self._sink, self._emit, self._pool = job, sink, emit, pool
         self._reasons: set[str] = set()
-        self._group_size = group_size(job, pool.execution)
+        self._group_size = session.group_size(job, pool.execution)
         self._plans_left = True
         self._units: UnitQueue[UnitInProgress] = UnitQueue()
         self._readers: dict[Any, deque[UnitInProgress]] = {}
@@ -65,7 +70,9 @@ class Flow:
         self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
         self._finishing: dict[Any, SceneInProgress] = {}
-        self._reader_cpus = 2 * TASK_CPUS if pool.on_gpu else TASK_CPUS
+        self._reader_nodes: dict[Any, str | None] = {}
+        self._reader_cpus = 2 * session.TASK_CPUS if pool.claims.on_gpu else session.TASK_CPUS
+        self._growing, self._counting = Timer(GROW_SECONDS), Timer(QUEUED_SECONDS)
         self._writing: dict[str, Any] = {}
         if not sink.shared or job.config.dem is not None:
             # The output folder, or the heights that pixels are placed with, are on the driver's node.
@@ -82,12 +89,20 @@ class Flow:
             pending = self._pending()
             if not pending:
                 return
+            if self._growing.due():
+                self._pool.grow()
+            if self._counting.due():
+                self._emit(events.Queued(self._lengths()))
             ready, _ = ray.wait(pending, num_returns=1, timeout=5, fetch_local=False)
             if ready:
                 answered = time.monotonic()
             elif time.monotonic() - answered > PATIENCE:
                 answered = time.monotonic()
-                self._emit(Note(f"no task has finished for {PATIENCE:.0f} s; {free_resources()}", important=True))
+                self._emit(
+                    events.Note(
+                        f"no task has finished for {PATIENCE:.0f} s; {session.free_resources()}", important=True
+                    )
+                )
             for ref in ready:
                 if ref in self._finishing:
                     yield self._end_finishing(ref)
@@ -109,14 +124,17 @@ class Flow:
     def _pending(self) -> list[Any]:
         """References to wait for, first those that free a detector; readers only while there is room for tiles."""
         refs = [*self._batches, *self._finishing, *self._settling, *self._merging]
-        if len(self._tiles) < 2 * self._group_size * self._pool.workers:
+        if len(self._tiles) < 2 * self._group_size * max(1, self._pool.ready):
             refs += self._readers
         return [*refs, *self._pool.loading()] if refs else refs
+
+    def _lengths(self) -> dict[str, int]:
+        return {name: len(getattr(self, f"_{name}")) for name in QUEUES}
 
     # --- reading
 
     def _start_readers(self, plans: Iterator[ScenePlan]) -> None:
-        while len(self._readers) < self._pool.readers:
+        while len(self._readers) < self._pool.claims.readers:
             while not self._units and self._plans_left:
                 self._add_scene(next(plans, None))
             first = self._units.take()
@@ -124,17 +142,19 @@ class Flow:
                 return
             units = self._column(first)
             plan = first.scene.plan
-            options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": READ_AHEAD}
-            reader = tasks.read.options(num_returns="streaming", **options)
+            node = reader_node(self._pool.claims.nodes, Counter(filter(None, self._reader_nodes.values())))
+            options = {"num_cpus": self._reader_cpus, "_generator_backpressure_num_objects": session.READ_AHEAD}
+            task = tasks.read.options(num_returns="streaming", **options, **session.prefer_node(node))
             scene = plan.level(first.unit).scene
             spec = read_spec(self._job, plan, scene, self._pool.execution.backend, self._group_size)
             for unit in units:
                 unit.size = spec.tile
-            self._readers[reader.remote(scene, [unit.unit for unit in units], spec)] = units
+            reader = task.remote(scene, [unit.unit for unit in units], spec)
+            self._readers[reader], self._reader_nodes[reader] = units, node
 
     def _column(self, first: UnitInProgress) -> deque[UnitInProgress]:
         """A unit and some of those below it, so that one task reads them with blocks across them decoded once."""
-        units, share = deque([first]), 1 + len(self._units) // self._pool.readers
+        units, share = deque([first]), 1 + len(self._units) // self._pool.claims.readers
         while len(units) < min(MAX_COLUMN, share) and (below := self._units.take_below(units[-1])) is not None:
             units.append(below)
         return units
@@ -164,20 +184,23 @@ class Flow:
         try:
             item = ray.get(next(reader))
             if not isinstance(item, ReadSummary):
-                self._tiles.append(TilesInProgress(unit, next(reader), item, 0, len(item)))
-                unit.tiles += len(item)
-                unit.outstanding += len(item)
+                node, windows, size = item
+                self._tiles.append(TilesInProgress(unit, next(reader), windows, 0, len(windows), node=node))
+                unit.tiles += len(windows)
+                unit.outstanding += len(windows)
+                self._emit(events.TilesRead(len(windows), size))
                 return
         except (RayError, StopIteration) as error:
             item = failed_read(
-                unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(one_line(error)), unit.tiles
+                unit.scene.plan.level(unit.unit).scene, unit.unit, EngineError(session.one_line(error)), unit.tiles
             )
             # Others below it may fare better.
+            self._emit(events.Retried("read"))
             self._units.extend(list(units)[1:])
             units = deque([unit])
         units.popleft()
         if not units:
-            del self._readers[reader]
+            del self._readers[reader], self._reader_nodes[reader]
         unit.summary = item
         self._settle_if_done(unit)
 
@@ -186,33 +209,43 @@ class Flow:
     def _start_batches(self) -> None:
         reading = bool(self._readers or self._units or self._plans_left)
         while (detector := self._pool.free()) is not None:
-            parts = self._again.popleft() if self._again else self._tiles.batch(more=reading)
+            again = self._again.popleft() if self._again else None
+            parts = again or self._tiles.batch(more=reading, prefer=self._preference(detector))
             if parts is None:
                 return
             cuts = [(part.start, part.stop) for part in parts]
             outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
             self._batches[counts] = BatchInProgress(detector, outcomes, parts)
 
+    def _preference(self, detector: int) -> Callable[[TilesInProgress], bool] | None:
+        """Which tiles a detector takes first: those of its node, which need not travel."""
+        if len(self._pool.claims.nodes) < 2:
+            return None
+        node = self._pool.node_of(detector)
+        return lambda tiles: tiles.node == node
+
     def _end_batch(self, ref: Any) -> None:
         batch = self._batches.pop(ref)
         outcomes = batch.outcomes
         try:
-            boxes, failed, reason = ray.get(ref)
+            report: tasks.BatchReport = ray.get(ref)
         except RayError as error:
             self._pool.ended(batch.detector, failed=True)
             if self._try_again(batch):
                 return
-            cause = EngineError(f"the detector failed {ATTEMPTS} times on this tile: {one_line(error)}")
+            cause = EngineError(f"the detector failed {ATTEMPTS} times on this tile: {session.one_line(error)}")
             lost = [failed_outcome(part.windows[part.start : part.stop], cause) for part in batch.parts]
             outcomes, boxes = ray.put(lost), 0
         else:
-            self._pool.ended(batch.detector, failed=failed == len(batch))
+            boxes, reason = report.boxes, report.reason
+            self._pool.ended(batch.detector, failed=report.failed == len(batch), node=report.node)
+            self._emit(events.BatchEnded(len(batch), self._group_size, report.seconds))
             if reason is not None:
                 self._note_once(reason)
         by_scene: Counter[str] = Counter()
         for part in batch.parts:
             by_scene[part.unit.scene.plan.scene.id] += len(part)
-        self._emit(TilesDetected(by_scene, boxes))
+        self._emit(events.TilesDetected(by_scene, boxes))
         for place, part in enumerate(batch.parts):
             part.unit.outcomes.append((outcomes, place))
             part.unit.outstanding -= len(part)
@@ -223,11 +256,12 @@ class Flow:
         parts = [replace(part, attempts=part.attempts + 1) for part in batch.parts]
         attempts, tiles = parts[0].attempts, len(batch)
         if attempts >= BISECT and tiles > 1:
-            self._again.extend(_halves(parts))
+            self._again.extend(halves(parts))
         elif attempts < ATTEMPTS:
             self._again.append(parts)
         else:
             return False
+        self._emit(events.Retried("detect"))
         return True
 
     # --- merging
@@ -260,7 +294,7 @@ class Flow:
             summary: UnitSummary = ray.get(settled)
         except RayError:
             return  # the scene's last task gets the same error, and reports it
-        self._emit(UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
+        self._emit(events.UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
 
     def _merge(self, scene: SceneInProgress) -> None:
         for level in scene.plan.tree:
@@ -286,7 +320,7 @@ class Flow:
             task = tasks.finish.options(**self._writing)
             ref = task.remote(self._job, scene.plan, self._pool.execution, self._sink, scene.units, *values)
             self._finishing[ref] = scene
-            self._emit(Writing(scene.plan.scene.id))
+            self._emit(events.Writing(scene.plan.scene.id))
             scene.nodes, scene.summaries, scene.kept = {}, {}, []
 
     def _end_finishing(self, ref: Any) -> SceneResult:
@@ -295,8 +329,8 @@ class Flow:
             result: SceneResult
             result, problem = ray.get(ref)
         except RayError as error:
-            cause = cause_of(error)
-            known = cause if isinstance(cause, GeosodError) else EngineError(one_line(error))
+            cause = session.cause_of(error)
+            known = cause if isinstance(cause, GeosodError) else EngineError(session.one_line(error))
             return failed_result(scene, known)
         if problem is not None:
             self._note_once(problem)
@@ -305,16 +339,4 @@ class Flow:
     def _note_once(self, text: str) -> None:
         if text not in self._reasons:
             self._reasons.add(text)
-            self._emit(Note(text, important=True))
-
-
-def _halves(parts: list[TilesInProgress]) -> tuple[list[TilesInProgress], list[TilesInProgress]]:
-    """The tiles of a batch in two batches."""
-    first, second = [], []
-    room = sum(map(len, parts)) // 2
-    for part in parts:
-        taken = min(room, len(part))
-        room -= taken
-        first += [part.part(0, taken)] if taken else []
-        second += [part.part(taken, len(part))] if taken < len(part) else []
-    return first, second
+            self._emit(events.Note(text, important=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,21 @@ from geosod.running.unit_store import SceneUnits
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 from geosod.tile_size import TileSize
+
+
+class Timer:
+    """Is due every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the time has passed since this was last so."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +59,7 @@ class UnitInProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TilesInProgress:
-    """Tiles ``[start, stop)`` of a batch from a reader, waiting for a detector or at one."""
+    """Tiles ``[start, stop)`` of a batch from a reader on some `node`, waiting for a detector or at one."""
 
     unit: UnitInProgress
     pixels: Any
@@ -51,6 +67,7 @@ class TilesInProgress:
     start: int
     stop: int
     attempts: int = 0
+    node: str = ""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -75,3 +92,15 @@ class BatchInProgress:
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+
+def halves(parts: list[TilesInProgress]) -> tuple[list[TilesInProgress], list[TilesInProgress]]:
+    """The tiles of a batch in two batches."""
+    first, second = [], []
+    room = sum(map(len, parts)) // 2
+    for part in parts:
+        taken = min(room, len(part))
+        room -= taken
+        first += [part.part(0, taken)] if taken else []
+        second += [part.part(taken, len(part))] if taken < len(part) else []
+    return first, second

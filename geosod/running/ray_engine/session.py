@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geosod.errors import ClusterError, ConfigError
 from geosod.machine import usable_cpus
 from geosod.results import Execution
 from geosod.running.job import Job
+from geosod.running.ray_engine.placement import Node
 
 #: Batch groups in flight for each detector: one being processed, one waiting, one being fetched.
 IN_FLIGHT = 3
@@ -94,7 +96,7 @@ def _start(address: str | None, store: int) -> None:
         ray.init(address=target, **quiet)
     except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; {_remedy(str(error))}"
+            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; {remedy(str(error))}"
         ) from error
 
 
@@ -125,16 +127,17 @@ def _check_reachable(address: str) -> None:
         raise ClusterError(message) from error
     if asked.returncode:
         text = f"{asked.stdout} {asked.stderr}"
-        remedy = _remedy(text)
+        advice = remedy(text)
         who = f"port {port} is open, but no healthy Ray head answers there" if given else "no Ray head runs here"
-        problem = f"{who}; " if remedy == _CHECK else ""
-        raise ClusterError(f"{where}: {problem}{remedy}")
+        problem = f"{who}; " if advice == _CHECK else ""
+        raise ClusterError(f"{where}: {problem}{advice}")
 
 
-def _remedy(text: str) -> str:
+def remedy(text: str) -> str:
+    """What to do about an error of Ray's, by its text."""
     if "AF_UNIX path" in text:
         return "set TMPDIR (or RAY_TMPDIR) to a folder with a shorter path"
-    if not re.search("token|unauthenticated", text, re.IGNORECASE):
+    if not re.search("token|unauthenticated|status code 40[13]", text, re.IGNORECASE):
         return _CHECK
     return _OTHER_TOKEN if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else _TOKEN
 
@@ -154,22 +157,34 @@ def group_size(job: Job, execution: Execution) -> int:
     return execution.batch * max(1, min(4, GROUP_BYTES // batch_bytes))
 
 
-def resources() -> tuple[float, float, float]:
-    """CPUs and GPUs of the whole cluster, and CPUs of its largest node.
-
-    Raises:
-        ConfigError: no node has a CPU.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = sum(node.get("CPU", 0.0) for node in nodes)
-    if cpus <= 0:
-        raise ConfigError("Ray has no CPUs; add a node that has some, or start the head with --num-cpus")
-    return cpus, sum(node.get("GPU", 0.0) for node in nodes), max(node.get("CPU", 0.0) for node in nodes)
+def alive_nodes(device: str | None = None) -> list[Node]:
+    """The nodes of the cluster, with their devices of a kind by Ray's name; None for those of a run on CPUs."""
+    found = [(node, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(node["NodeID"], node["NodeManagerAddress"], has.get("CPU", 0.0), has.get(device, 0.0) if device else 0.0)
+        for node, has in found
+    ]
 
 
-def total_of(name: str) -> float:
-    """How much of a resource the cluster's nodes have."""
-    return sum(float(node["Resources"].get(name, 0.0)) for node in ray.nodes() if node["Alive"])
+def prefer_node(node: str | None) -> dict[str, Any]:
+    """Ray's options for a task or an actor that is best placed on a node, and elsewhere where that is full or gone."""
+    if node is None:
+        return {}
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)}
+
+
+def joinable() -> list[tuple[int, dict[str, float]]]:
+    """Kinds of nodes that the autoscaler may start: how many of each at most, and the resources of one."""
+    try:
+        config = ray._private.state.state.get_cluster_config()
+    except AttributeError:
+        return []  # versions of Ray whose autoscaler does not say
+    if config is None:
+        return []
+    return [
+        (1 << 16 if group.max_count < 0 else group.max_count, {k: float(v) for k, v in group.resources.items()})
+        for group in config.node_group_configs
+    ]
 
 
 def free_resources() -> str:
@@ -185,9 +200,10 @@ def describe() -> str:
         ClusterError: it cannot be reached or started.
     """
     with session(None, STORE_BASE):
-        cpus, gpus, _ = resources()
+        nodes = alive_nodes("GPU")
         ray.get(_nothing.remote(), timeout=60)
-        return f"yes: {len([node for node in ray.nodes() if node['Alive']])} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.devices for node in nodes)
+        return f"yes: {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
 
 
 def cause_of(error: BaseException) -> BaseException:

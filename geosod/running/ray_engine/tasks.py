@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -32,14 +34,39 @@ DETECT_RETRIES = 4
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES)
-def read(scene: Scene, units: list[Unit], spec: ReadSpec) -> Iterator[IntArray | TileBatch | ReadSummary]:
-    """Yield for each unit windows and pixels of each batch in turn, then the summary."""
+def read(
+    scene: Scene, units: list[Unit], spec: ReadSpec
+) -> Iterator[tuple[str, IntArray, int] | TileBatch | ReadSummary]:
+    """Yield for each unit a label and the pixels of each batch in turn, then the summary.
+
+    The label has the node that the pixels are on, their windows, and their number of bytes.
+    """
+    node = ray.get_runtime_context().get_node_id()
     for item in read_tiles(scene, units, spec):
         if isinstance(item, TileBatch):
-            yield item.windows
+            yield node, item.windows, item.pixels.nbytes
         yield item
     del item
     give_back_memory()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a detector reports of a batch.
+
+    Attributes:
+        boxes: how many it found.
+        failed: tiles that failed.
+        reason: why the batch failed at first, or None.
+        seconds: how long it computed.
+        node: where.
+    """
+
+    boxes: int
+    failed: int
+    reason: str | None
+    seconds: float
+    node: str
 
 
 @ray.remote(max_restarts=-1, max_task_retries=DETECT_RETRIES)
@@ -52,36 +79,37 @@ class DetectorActor:
         self._line = ""
 
     @ray.method(max_task_retries=0)
-    def load(self, execution: Execution | None) -> tuple[Execution, str]:
+    def load(self, execution: Execution | None) -> tuple[Execution, str, str]:
         """Load the detector; without an execution, with the one for this machine.
 
         Returns:
-            The execution, and a line that explains it.
+            The execution, a line that explains it, and the node that this is.
         """
         if self._detector is None or execution not in (None, self._detector.execution):
             from geosod.detectors.execution import keep_freed_memory
 
             keep_freed_memory()
             self._detector, self._line = load_fitting(self._job, execution)
-        return self._detector.execution, self._line
+        return self._detector.execution, self._line, ray.get_runtime_context().get_node_id()
 
     @ray.method(num_returns=2)
     def detect(
         self, execution: Execution, cuts: list[tuple[int, int]], *batches: TileBatch
-    ) -> tuple[list[TileOutcome], tuple[int, int, str | None]]:
+    ) -> tuple[list[TileOutcome], BatchReport]:
         """Detect on slices of several batches.
 
         Returns:
-            One outcome per slice; and the number of boxes, the number of failed tiles, and why the batch failed at
-            first, or None.
+            One outcome per slice, and a report for the driver.
 
         The execution comes with every call, since the actor may have been restarted on another machine.
         """
-        self.load(execution)
+        _, _, node = self.load(execution)
         assert self._detector is not None
+        started = time.perf_counter()
         parts = [batch[start:stop] for batch, (start, stop) in zip(batches, cuts, strict=True)]
         outcomes, reason = detect_tiles(self._detector, parts)
-        return outcomes, (sum(len(o.detections) for o in outcomes), sum(len(o.failed) for o in outcomes), reason)
+        boxes, failed = sum(len(o.detections) for o in outcomes), sum(len(o.failed) for o in outcomes)
+        return outcomes, BatchReport(boxes, failed, reason, time.perf_counter() - started, node)
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=RETRIES, num_returns=3)
