@@ -19,6 +19,7 @@ from geosod.running.job import Job, load_fitting
 from geosod.running.memory import give_back_memory
 from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
+from geosod.running.ray_engine.shipping import Shipment, received
 from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_tiles, settle_unit
 from geosod.running.unit_store import SceneUnits, UnitStore
 from geosod.scene import Scene, TileBatch, Unit
@@ -73,8 +74,8 @@ class BatchReport:
 class DetectorActor:
     """Holds one detector. It is loaded at first use, so that errors of loading reach the driver unchanged."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, shipment: Shipment) -> None:
+        self._job, self._shipment = job, shipment
         self._detector: Detector | None = None
         self._line = ""
 
@@ -89,7 +90,7 @@ class DetectorActor:
             from geosod.detectors.execution import keep_freed_memory
 
             keep_freed_memory()
-            self._detector, self._line = load_fitting(self._job, execution)
+            self._detector, self._line = load_fitting(received(self._job, self._shipment), execution)
         return self._detector.execution, self._line, ray.get_runtime_context().get_node_id()
 
     @ray.method(num_returns=2)

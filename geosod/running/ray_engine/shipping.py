@@ -1,0 +1,111 @@
+"""Model bundles travel to the nodes with the run, so that a node need not reach the folder that the user named."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from geosod.detectors.bundle import CARD, Bundle, open_bundle
+from geosod.detectors.cache import cache_folder
+from geosod.detectors.models import BundleModel, Model, StagedModel
+from geosod.errors import EngineError, GeosodError, ModelError
+from geosod.running.job import Job
+
+#: Digest of a bundle → reference to its files' contents, by name, in a list, which Ray does not resolve.
+Shipment = dict[str, list[Any]]
+
+
+def ship(job: Job) -> Shipment:
+    """Put the bundles of a run into the object store.
+
+    Raises:
+        ModelError: a bundle has changed since it was opened.
+    """
+    return {bundle.digest: [ray.put(_content(bundle))] for bundle in _bundles(job.model)}
+
+
+def received(job: Job, shipment: Shipment) -> Job:
+    """The same job with bundles that this machine can read: where they were, else copies in its cache.
+
+    Raises:
+        ModelError: a copy is not what was shipped.
+        EngineError: it cannot be written.
+    """
+    return replace(job, model=_received(job.model, shipment))
+
+
+def _received(model: Model, shipment: Shipment) -> Model:
+    if isinstance(model, BundleModel):
+        return replace(model, bundle=_local(model.bundle, shipment))
+    if isinstance(model, StagedModel):
+        detector = _received(model.detector, shipment)
+        return replace(model, detector=detector, classifier=_local(model.classifier, shipment))
+    return model
+
+
+def _bundles(model: Model) -> Iterator[Bundle]:
+    if isinstance(model, BundleModel):
+        yield model.bundle
+    elif isinstance(model, StagedModel):
+        yield from _bundles(model.detector)
+        yield model.classifier
+
+
+def _content(bundle: Bundle) -> dict[str, bytes]:
+    try:
+        return {CARD: (bundle.folder / CARD).read_bytes(), bundle.card.weights_file: bundle.read_weights()}
+    except OSError as error:
+        raise ModelError(f"model {bundle.card.name!r}: {bundle.folder} cannot be read: {error.strerror}") from error
+
+
+def _local(bundle: Bundle, shipment: Shipment) -> Bundle:
+    """The bundle where it was opened, if that is on this machine, else a copy in the cache."""
+    copy = cache_folder("bundles") / bundle.digest
+    for folder in (bundle.folder, copy):
+        found = _opened(folder, bundle)
+        if found is not None:
+            return found
+    try:
+        _write(copy, ray.get(shipment[bundle.digest][0]))
+    except OSError as error:
+        raise EngineError(
+            f"model {bundle.card.name!r}: {copy} cannot be written ({error.strerror}); free some space, or set "
+            "GEOSOD_CACHE to another folder"
+        ) from error
+    found = _opened(copy, bundle)
+    if found is None:
+        raise ModelError(f"model {bundle.card.name!r}: the copy in {copy} is damaged; remove it and run again")
+    return found
+
+
+def _opened(folder: Path, bundle: Bundle) -> Bundle | None:
+    """The bundle in a folder, if it is the one that was shipped."""
+    try:
+        found = open_bundle(folder, trust=bundle.trusted) if folder.is_dir() else None
+    except GeosodError:
+        return None
+    return found if found is not None and found.digest == bundle.digest else None
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a folder that appears at once; several processes may do so."""
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    draft.mkdir(parents=True)
+    try:
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
+        if folder.exists():
+            shutil.rmtree(folder)  # damaged
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
