@@ -49,7 +49,7 @@ def test_another_bundle_in_its_place_is_not_used(job, tmp_path) -> None:
     shipment = ship(job)
     card = tmp_path / "bundle/model.json"
     item = json.loads(card.read_text())
-    item["properties"]["license"] = "proprietary"
+    item["properties"]["mlm:name"] = "another"
     card.write_text(json.dumps(item))
     assert folder_of(received(job, shipment)) != tmp_path / "bundle"
 
