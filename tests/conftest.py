@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,22 @@ def no_cluster(request: pytest.FixtureRequest) -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized() and not _in_ray(request.node):
         ray.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def waiting_without_blocking() -> Iterator[None]:
+    """Wait for processes by asking again and again.
+
+    On some virtual machines the kernel kills a large process at times when a child ends for which it waits in wait4.
+    """
+    wait = subprocess.Popen.wait
+
+    def patient(self: Any, timeout: float | None = None) -> int:
+        return int(wait(self, timeout=86_400.0 if timeout is None else timeout))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "wait", patient)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -54,8 +55,11 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def backoff(attempt: int) -> float:
-    """Seconds to wait after the failed attempt number `attempt`, counted from 0: 0.5, 1, 2, …, at most 8."""
-    return float(min(0.5 * 2**attempt, 8.0))
+    """Seconds to wait after the failed attempt number `attempt`, counted from 0: about 0.5, 1, 2, …, at most 8.
+
+    Up to half of it is left to chance, so that workers that failed together do not come back together.
+    """
+    return float(min(0.5 * 2**attempt, 8.0) * random.uniform(0.5, 1.0))
 
 
 def with_retries(action: Callable[[], _T], *, attempts: int = ATTEMPTS, errors: type[Exception] = Exception) -> _T:
