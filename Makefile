@@ -13,7 +13,7 @@ ADAPTERS_ENV := HOME=$(ADAPTERS_HOME) XDG_CACHE_HOME=$(ADAPTERS_HOME)/cache XDG_
 	HF_HOME=$(ADAPTERS_HOME)/hf HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 \
 	YOLO_CONFIG_DIR=$(ADAPTERS_HOME)/yolo YOLO_OFFLINE=true YOLO_AUTOINSTALL=false NO_ALBUMENTATIONS_UPDATE=1
 
-.PHONY: setup demo demo-gigapixel test test-fast test-adapters lint format bench clean
+.PHONY: setup demo demo-gigapixel test test-fast test-adapters chaos lint format bench clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,9 @@ $(ADAPTERS_STAMP): tests/adapters/requirements.txt $(STAMP)
 
 test-adapters: $(ADAPTERS_STAMP)
 	$(ADAPTERS_ENV) $(ADAPTERS)/bin/python -m pytest -q --session-timeout 900 $(PARALLEL) tests/adapters $(TEST)
+
+chaos: setup
+	CHAOS_SEEDS=40 $(BIN)/python -m pytest -q -m chaos $(PARALLEL) tests/running/test_chaos.py $(TEST)
 
 lint: setup
 	$(BIN)/ruff check .

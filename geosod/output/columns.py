@@ -79,7 +79,7 @@ With one scene, `-o NAME.parquet` writes `NAME.parquet`, `NAME.coverage.parquet`
 
 The key `geosod` of each file's metadata holds the scene, the model and its digest, the settings, and the version.
 `items/<scene>.json` is a STAC item with links to the files; a scene without it is not committed. `.lock` keeps two runs
-from writing at once, and may stay.
+from writing at once, and may stay. `.units` holds the finished units of scenes in progress ([runs.md](runs.md)).
 
 ## Objects per hectare
 

@@ -20,8 +20,8 @@ _PRELOADED = [
     "geopandas",
     "torch",
 ]
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([*_PRELOADED, __name__])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload([*_PRELOADED, __name__])
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def geosod(*args: object, stdout: str | None = None, **environment: str) -> Done
     with tempfile.TemporaryDirectory() as folder:
         out, err = stdout or f"{folder}/out", f"{folder}/err"
         variables = dict(os.environ) | {"COLUMNS": "200"} | environment
-        process = _forks.Process(target=_run, args=([*map(str, args)], variables, str(Path.cwd()), out, err))
+        process = forks.Process(target=_run, args=([*map(str, args)], variables, str(Path.cwd()), out, err))
         process.start()
         process.join(300)
         assert process.exitcode is not None, f"geosod {args} still runs: {Path(err).read_text()}"
