@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 import yaml
-from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
 from geosod.cli.submit import job_spec
@@ -139,27 +138,39 @@ class Running:
     env: dict[str, str]
 
 
+#: A head with a dashboard, in a process of its own: how Ray authenticates is fixed once in each process.
+_HEAD = """
+import sys
+from ray.cluster_utils import Cluster
+
+port, metrics, temp_dir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": port,
+    "metrics_export_port": metrics, "temp_dir": temp_dir})
+print("ready", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A head with a dashboard on ports of its own; RAY_AUTH_MODE is that of a cluster, with a token of this HOME."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"], check=True,
-            capture_output=True,
-        )  # fmt: skip
-        port, metrics = free_port(), free_port()
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": port,
-                "metrics_export_port": metrics,
-            },
-        )  # fmt: skip
-        yield Running(f"http://127.0.0.1:{port}", metrics, {**os.environ})
-        ray.shutdown()
-        cluster.shutdown()
+def running() -> Iterator[Running]:
+    """A cluster that asks for the token of this HOME."""
+    # The `python` of a job's command is the one that nodes have on their PATH.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT), "PATH": path}
+    generate = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+    subprocess.run(generate, env=env, check=True, capture_output=True)
+    port, metrics = free_port(), free_port()
+    # A job finds its cluster by a file in this folder, which others on the machine must not overwrite. Its path is part
+    # of those of sockets, which are short.
+    temp_dir = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command = [sys.executable, "-c", _HEAD, str(port), str(metrics), temp_dir]
+    head = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert head.stdout is not None and any(line == "ready\n" for line in head.stdout), "the head has not started"
+    yield Running(f"http://127.0.0.1:{port}", metrics, env)
+    head.communicate(timeout=60)
+    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def words_of(scene: object, bundle: Path, out: Path) -> list[str]:
@@ -202,13 +213,10 @@ def test_ray_job_submit_runs_a_file_of_settings_once(running, rgb_bundle, tmp_pa
     # geosod's own command follows the job that there is.
     again = submit(running, "june", *words_of(scene, rgb_bundle, tmp_path / "out"))
     assert "job june exists: succeeded" in again and "s: done" in again and again.endswith("job june: done\n")
-    found = [job.submission_id for job in client(running).list_jobs()]
-    assert found == ["june"]
+    token = Path(running.env["HOME"], ".ray", "auth_token").read_text()
+    client = JobSubmissionClient(running.url, headers={"Authorization": f"Bearer {token}"})
+    assert [job.submission_id for job in client.list_jobs()] == ["june"]
     _metrics_are_exported(running)
-
-
-def client(running: Running) -> JobSubmissionClient:
-    return JobSubmissionClient(running.url)
 
 
 def _metrics_are_exported(running: Running) -> None:
