@@ -141,12 +141,14 @@ class Running:
 #: A head with a dashboard, in a process of its own: how Ray authenticates is fixed once in each process.
 _HEAD = """
 import sys
+from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
 port, metrics, temp_dir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": port,
     "metrics_export_port": metrics, "temp_dir": temp_dir})
+write_ray_address(cluster.address, temp_dir)  # as `ray start` does, for jobs to find it
 print("ready", flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -162,8 +164,8 @@ def running() -> Iterator[Running]:
     generate = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
     subprocess.run(generate, env=env, check=True, capture_output=True)
     port, metrics = free_port(), free_port()
-    # A job finds its cluster by a file in this folder, which others on the machine must not overwrite. Its path is part
-    # of those of sockets, which are short.
+    # A job finds its cluster by a file in this folder, which is not that of others on the machine. Its path is part of
+    # those of sockets, which are short.
     temp_dir = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     command = [sys.executable, "-c", _HEAD, str(port), str(metrics), temp_dir]
     head = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
