@@ -99,8 +99,11 @@ class Server:
         self.submitted.append(name)
         return True
 
+    def twin(self, spec: JobSpec) -> str | None:
+        return spec.run if spec.run in self.known else None
+
     def state(self, name: str) -> JobState:
-        return self.endings[name]
+        return self.endings[name] if name in self.known else JobState(name, "LOST")
 
     def follow(self, name: str, write: object) -> JobState:
         return self.endings[name]
@@ -124,6 +127,12 @@ def test_a_lost_run_is_submitted_again_under_another_name(codes, known, submitte
     state = run_job(server, "a", JobSpec("x"), attempts=3, say=said.append, write=said.append)  # type: ignore[arg-type]
     assert server.submitted == submitted and state == endings[last] and said
     assert list(names("a", 3)) == ["a", "a-2", "a-3"]
+
+
+def test_a_run_that_another_job_does_is_followed() -> None:
+    server = Server({"b": JobState("b", "SUCCEEDED", 0)}, ("b",))
+    state = run_job(server, "a", JobSpec("x", run="b"), attempts=3, say=str, write=str)  # type: ignore[arg-type]
+    assert state.name == "b" and server.submitted == []
 
 
 # --- on a cluster
@@ -237,12 +246,14 @@ def _metrics_are_exported(running: Running) -> None:
 
 @pytest.mark.slow
 def test_two_submissions_of_one_run_do_each_scene_once(running, rgb_bundle, tmp_path: Path) -> None:
-    """One after the other: what the first has committed the second skips; a bad scene ends both with 3."""
+    """At one time the second follows the first; later it skips what is committed. A bad scene ends a run with 3."""
     scene = write_tif(tmp_path / "s.tif", noise(3, 300, 400))
     (tmp_path / "bad.tif").write_bytes(b"II*\x00 not a file")
     words = words_of(scene, rgb_bundle, tmp_path / "out")
-    first = submit(running, "a-run", tmp_path / "bad.tif", *words, code=3)
-    assert "finished, but some ground or scenes failed" in first and "job a-run-2" not in first
+    assert "is submitted" in submit(running, "a-run", tmp_path / "bad.tif", *words, options=("--no-wait",))
+    first = submit(running, "another-name", tmp_path / "bad.tif", *words, code=3)
+    assert "job a-run does the same run already" in first and "job a-run-2" not in first
+    assert first.endswith("job a-run: finished, but some ground or scenes failed\n")
     before = tables(tmp_path / "out/detections")
     second = submit(running, "the-same", *words)
     assert "1 scene skipped (done before)" in second and tables(tmp_path / "out/detections") == before
