@@ -55,7 +55,9 @@ SCENE_MPX = 900
 DRIVER_TILE = 256
 #: Nodes in the simulation, and seconds for which its detectors wait for each tile.
 NODES = (1, 2, 4)
-WAIT = 0.4
+WAIT = 0.2
+#: Side of the tiles there: so that there are many.
+NODES_TILE = 512
 #: What the design does where a stage is the first limit.
 REMEDIES = {
     "reading": "more reader nodes, or several detectors on one GPU: readers are spread over all CPU nodes that join",
@@ -86,8 +88,9 @@ def run(options: Options) -> list[Table]:
     job = make_job(options.model, device="cpu", batch=1)
     load_kernels(job.rule)
     small, large = (measured_on(size, job, options) for size in options.pick((2048, 8192), (1024, 2048)))
-    rows = simulated(large, options)
-    costs = replace(scaled(small.costs, large.costs, SCENE_MPX * large.tiles_a_megapixel), driver=driver_cost(options))
+    driver = driver_cost(options)
+    rows = simulated(driver, options)
+    costs = replace(scaled(small.costs, large.costs, SCENE_MPX * large.tiles_a_megapixel), driver=driver)
     found = replace(large, costs=costs)
     fleets = fleets_of(costs, large.group)
     return [
@@ -102,7 +105,9 @@ def measured_on(size: int, job: Job, options: Options) -> Measured:
     """Median costs on a drawn scene; the first run, in which code is loaded, does not count."""
     scene = demo_scene(options, size)
     say(f"stages on {size} x {size} pixels")
-    runs = [measured(job, scene, options.folder / f"out-{size}-{i}") for i in range(options.rounds + 1)][1:]
+    runs = [measured(job, scene, options.folder / f"out-{size}-{job.tile[0]}-{i}") for i in range(options.rounds + 1)][
+        1:
+    ]
     return replace(runs[0], costs=_median([each.costs for each in runs]))
 
 
@@ -179,22 +184,25 @@ def _median(costs: Sequence[Costs]) -> Costs:
     return Costs(**{name: statistics.median(getattr(each, name) for each in costs) for name in names})
 
 
-def simulated(found: Measured, options: Options) -> list[Row]:
+def simulated(driver: float, options: Options) -> list[Row]:
     """Rows of predictions and runs on nodes whose detectors wait."""
-    wait = options.pick(WAIT, 0.02)
+    size, wait = options.pick(8192, 2048), options.pick(WAIT, 0.02)
+    found = measured_on(size, make_job(options.model, device="cpu", batch=1, tile=NODES_TILE), options)
     rows: list[Row] = []
     for nodes in options.pick(NODES, (1,)):
         say(f"{nodes} nodes")
-        runs = [_nodes(found.scene, options, nodes=nodes, seconds=wait) for _ in range(options.rounds)]
-        tiles, seconds = int(runs[0]["tiles"]), statistics.median(each["seconds"] for each in runs)
+        given = {"nodes": nodes, "seconds": wait, "tile": NODES_TILE}
+        runs = [_nodes(found.scene, options, **given) for _ in range(options.rounds)]
+        tiles, seconds = (statistics.median(each[name] for each in runs) for name in ("tiles", "seconds"))
         predicted = predicted_seconds(
-            replace(found.costs, detect=wait), tiles=tiles, detectors=nodes, cores=usable_cpus(), group=found.group,
-            column=MAX_COLUMN, busy=False,
+            replace(found.costs, detect=wait, driver=driver), tiles=round(tiles), detectors=nodes, cores=usable_cpus(),
+            group=found.group, column=MAX_COLUMN, busy=False,
         )  # fmt: skip
         rows.append(
             {
-                "nodes": nodes, "tiles": tiles, "seconds a tile in a detector": wait, "predicted seconds": predicted,
-                "measured seconds": seconds, "measured / predicted": seconds / predicted,
+                "nodes": nodes, "tiles": round(tiles), "seconds a tile in a detector": wait,
+                "predicted seconds": predicted, "measured seconds": seconds,
+                "measured / predicted": seconds / predicted,
             }
         )  # fmt: skip
     return rows

@@ -127,20 +127,20 @@ def scaled(small: Costs, large: Costs, tiles: float) -> Costs:
 def predicted_seconds(
     costs: Costs, *, tiles: int, detectors: int, cores: int, group: int, column: int, busy: bool
 ) -> float:
-    """Seconds from the first detection to the end of a run whose nodes share `cores` of one machine.
+    """Seconds for `tiles` tiles of a run whose nodes share `cores` of one machine, all of which are at work.
 
     Args:
         costs: of the stages.
-        tiles: of the run.
+        tiles: that are still to be done.
         detectors: one on each node.
         cores: of the machine.
         group: tiles in one batch group.
-        column: units that one task reads, the first of which are read before the first detection.
+        column: units that one task reads, the first of which have been read before.
         busy: whether detectors compute, or only wait.
     """
     groups = -(-tiles // group)
     rounds = -(-groups // detectors)
-    waiting = (rounds - 1) * group * costs.detect
+    waiting = rounds * group * costs.detect
     computing = costs.read + costs.driver / group + costs.settle / costs.unit_tiles + costs.merge / costs.scene_tiles
     computing += costs.detect if busy else 0.0
     work = tiles * computing / cores - min(tiles, column * costs.unit_tiles) * costs.read / cores

@@ -14,7 +14,7 @@ from benchmarks.near_free import CARD
 from geosod import Detector, RawBoxes
 from geosod.detectors.detector import IN_PROCESS
 from geosod.results import Execution
-from geosod.running.events import TilesDetected
+from geosod.running.events import DetectorsStarted, TilesDetected
 
 #: Seconds that a tile takes; the environment variable reaches every node.
 SECONDS = "GEOSOD_BENCH_SECONDS_A_TILE"
@@ -40,7 +40,7 @@ def detector(execution: Execution = IN_PROCESS) -> Detector:
 
 
 def run_nodes(scene: str, out: str, nodes: int, seconds: float, tile: int | None = None) -> dict[str, float]:
-    """Run on so many nodes of one detector each; seconds from the first detection on, and of the driver's processor."""
+    """Run on so many nodes of one detector each; what `Watch` counts."""
     os.environ[SECONDS] = str(seconds)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     import ray
@@ -50,23 +50,43 @@ def run_nodes(scene: str, out: str, nodes: int, seconds: float, tile: int | None
     for _ in range(nodes):
         cluster.add_node(num_cpus=1, object_store_memory=300 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
-    first: list[tuple[float, float]] = []
-    groups: list[int] = []
-
-    def on_event(event: object) -> None:
-        if isinstance(event, TilesDetected):
-            groups.append(event.tiles)
-        if isinstance(event, TilesDetected) and not first:
-            first.append((time.perf_counter(), time.process_time()))
-
+    watch = Watch()
     result = geosod.detect(
         scene, model=MODEL, trust=True, out=out, overwrite=True, engine="ray", device="cpu", workers=nodes, batch=1,
-        unit=(2, 0), tile=tile, on_event=on_event,
+        unit=(2, 0), tile=tile, on_event=watch.add,
     )  # fmt: skip
-    ended = time.perf_counter(), time.process_time()
+    found = watch.since_ready()
     if result.exit_code:
         raise RuntimeError(f"{scene}: {result.failures}")
-    tiles = sum(each.counts.tiles - each.counts.empty for each in result.scenes)
     ray.shutdown()
     cluster.shutdown()
-    return {"seconds": ended[0] - first[0][0], "driver": ended[1] - first[0][1], "tiles": tiles, "groups": len(groups)}
+    return found
+
+
+class Watch:
+    """Counts what happens from when all detectors are loaded and the first has detected something."""
+
+    def __init__(self) -> None:
+        self._ready = False
+        self._began: tuple[float, float] | None = None
+        self._tiles = self._groups = 0
+
+    def add(self, event: object) -> None:
+        """Take an event of the run."""
+        if isinstance(event, DetectorsStarted):
+            self._ready = event.ready == event.workers
+        if not isinstance(event, TilesDetected):
+            return
+        if self._began is not None:
+            self._tiles += event.tiles
+            self._groups += 1
+        elif self._ready:
+            self._began = time.perf_counter(), time.process_time()
+
+    def since_ready(self) -> dict[str, float]:
+        """Seconds, core-seconds of the driver, tiles and batch groups since then."""
+        if self._began is None:
+            raise RuntimeError("the run ended before all detectors were loaded; use a larger scene")
+        wall, own = self._began
+        seconds, driver = time.perf_counter() - wall, time.process_time() - own
+        return {"seconds": seconds, "driver": driver, "tiles": self._tiles, "groups": self._groups}

@@ -56,8 +56,10 @@ def test_runs_on_more_nodes_take_less_until_the_cores_are_full() -> None:
     shared = {"tiles": 80, "cores": 2, "group": 4, "column": 1, "busy": False}
     costs = replace(COSTS, detect=0.4, commit=0.0, driver=0.0, unit_tiles=8)
     found = [predicted_seconds(costs, detectors=n, **shared) for n in (1, 2, 4, 1000)]
-    assert found[:3] == pytest.approx([19 * 1.6, 9 * 1.6, 4 * 1.6]), "rounds of groups, but for the first"
-    assert found[3] == pytest.approx((80 - 8) * 0.02 / 2), "then reading on two cores"
+    assert found[:3] == pytest.approx([20 * 1.6, 10 * 1.6, 5 * 1.6]), "rounds of groups"
+    assert found[3] == pytest.approx(1.6), "one group cannot be divided"
+    slow = predicted_seconds(replace(costs, read=0.2), detectors=1000, **shared)
+    assert slow == pytest.approx((80 - 8) * 0.2 / 2), "where reading takes longer, on two cores"
 
 
 def test_fleets_are_balanced() -> None:
