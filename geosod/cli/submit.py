@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -64,8 +65,10 @@ def submit_command(
 
         server = JobServer(address)
         if not wait:
-            new = server.submit(name, spec)
-            print_error(f"job {name} {'is submitted' if new else 'exists'}; the same command with --wait follows it")
+            other = server.twin(spec)
+            new = other is None and server.submit(name, spec)
+            about = "is submitted" if new else "exists" if other in (None, name) else f"is not needed: {other} does it"
+            print_error(f"job {name} {about}; the same command without --no-wait follows it")
             return
         try:
             state = run_job(server, name, spec, attempts=attempts, say=print_error, write=_write)
@@ -101,7 +104,10 @@ def job_spec(arguments: list[str], working_dir: Path | None, stack: ExitStack) -
         working_dir, words[place] = _sent(Path(words[place]).expanduser(), working_dir, stack)
     rasters = [f"*{end}" for suffix in LOCAL_SUFFIXES for end in (suffix, suffix.upper())]
     excludes = (*rasters, "*.parquet", *_out_in(words, config, working_dir))
-    return JobSpec(shlex.join(["python", "-m", "geosod", "detect", *words]), working_dir, excludes)
+    entrypoint = shlex.join(["python", "-m", "geosod", "detect", *words])
+    content = b"" if place is None or "://" in words[place] else Path(working_dir or ".", words[place]).read_bytes()
+    run = hashlib.sha256(entrypoint.encode() + b"\0" + content).hexdigest()
+    return JobSpec(entrypoint, working_dir, excludes, run)
 
 
 def _value_of(option: str, words: list[str]) -> int | None:

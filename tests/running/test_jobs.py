@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 import yaml
-from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
 from geosod.cli.submit import job_spec
@@ -100,8 +99,11 @@ class Server:
         self.submitted.append(name)
         return True
 
+    def twin(self, spec: JobSpec) -> str | None:
+        return spec.run if spec.run in self.known else None
+
     def state(self, name: str) -> JobState:
-        return self.endings[name]
+        return self.endings[name] if name in self.known else JobState(name, "LOST")
 
     def follow(self, name: str, write: object) -> JobState:
         return self.endings[name]
@@ -127,6 +129,12 @@ def test_a_lost_run_is_submitted_again_under_another_name(codes, known, submitte
     assert list(names("a", 3)) == ["a", "a-2", "a-3"]
 
 
+def test_a_run_that_another_job_does_is_followed() -> None:
+    server = Server({"b": JobState("b", "SUCCEEDED", 0)}, ("b",))
+    state = run_job(server, "a", JobSpec("x", run="b"), attempts=3, say=str, write=str)  # type: ignore[arg-type]
+    assert state.name == "b" and server.submitted == []
+
+
 # --- on a cluster
 
 
@@ -139,27 +147,41 @@ class Running:
     env: dict[str, str]
 
 
+#: A head with a dashboard, in a process of its own: how Ray authenticates is fixed once in each process.
+_HEAD = """
+import sys
+from ray._private.utils import write_ray_address
+from ray.cluster_utils import Cluster
+
+port, metrics, temp_dir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": port,
+    "metrics_export_port": metrics, "temp_dir": temp_dir})
+write_ray_address(cluster.address, temp_dir)  # as `ray start` does, for jobs to find it
+print("ready", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A head with a dashboard on ports of its own; RAY_AUTH_MODE is that of a cluster, with a token of this HOME."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"], check=True,
-            capture_output=True,
-        )  # fmt: skip
-        port, metrics = free_port(), free_port()
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": port,
-                "metrics_export_port": metrics,
-            },
-        )  # fmt: skip
-        yield Running(f"http://127.0.0.1:{port}", metrics, {**os.environ})
-        ray.shutdown()
-        cluster.shutdown()
+def running() -> Iterator[Running]:
+    """A cluster that asks for the token of this HOME."""
+    # The `python` of a job's command is the one that nodes have on their PATH.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT), "PATH": path}
+    generate = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+    subprocess.run(generate, env=env, check=True, capture_output=True)
+    port, metrics = free_port(), free_port()
+    # A job finds its cluster by a file in this folder, which is not that of others on the machine. Its path is part of
+    # those of sockets, which are short.
+    temp_dir = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command = [sys.executable, "-c", _HEAD, str(port), str(metrics), temp_dir]
+    head = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert head.stdout is not None and any(line == "ready\n" for line in head.stdout), "the head has not started"
+    yield Running(f"http://127.0.0.1:{port}", metrics, env)
+    head.communicate(timeout=60)
+    shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def words_of(scene: object, bundle: Path, out: Path) -> list[str]:
@@ -202,13 +224,10 @@ def test_ray_job_submit_runs_a_file_of_settings_once(running, rgb_bundle, tmp_pa
     # geosod's own command follows the job that there is.
     again = submit(running, "june", *words_of(scene, rgb_bundle, tmp_path / "out"))
     assert "job june exists: succeeded" in again and "s: done" in again and again.endswith("job june: done\n")
-    found = [job.submission_id for job in client(running).list_jobs()]
-    assert found == ["june"]
+    token = Path(running.env["HOME"], ".ray", "auth_token").read_text()
+    client = JobSubmissionClient(running.url, headers={"Authorization": f"Bearer {token}"})
+    assert [job.submission_id for job in client.list_jobs()] == ["june"]
     _metrics_are_exported(running)
-
-
-def client(running: Running) -> JobSubmissionClient:
-    return JobSubmissionClient(running.url)
 
 
 def _metrics_are_exported(running: Running) -> None:
@@ -227,12 +246,14 @@ def _metrics_are_exported(running: Running) -> None:
 
 @pytest.mark.slow
 def test_two_submissions_of_one_run_do_each_scene_once(running, rgb_bundle, tmp_path: Path) -> None:
-    """One after the other: what the first has committed the second skips; a bad scene ends both with 3."""
+    """At one time the second follows the first; later it skips what is committed. A bad scene ends a run with 3."""
     scene = write_tif(tmp_path / "s.tif", noise(3, 300, 400))
     (tmp_path / "bad.tif").write_bytes(b"II*\x00 not a file")
     words = words_of(scene, rgb_bundle, tmp_path / "out")
-    first = submit(running, "a-run", tmp_path / "bad.tif", *words, code=3)
-    assert "finished, but some ground or scenes failed" in first and "job a-run-2" not in first
+    assert "is submitted" in submit(running, "a-run", tmp_path / "bad.tif", *words, options=("--no-wait",))
+    first = submit(running, "another-name", tmp_path / "bad.tif", *words, code=3)
+    assert "job a-run does the same run already" in first and "job a-run-2" not in first
+    assert first.endswith("job a-run: finished, but some ground or scenes failed\n")
     before = tables(tmp_path / "out/detections")
     second = submit(running, "the-same", *words)
     assert "1 scene skipped (done before)" in second and tables(tmp_path / "out/detections") == before

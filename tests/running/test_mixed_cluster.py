@@ -15,8 +15,12 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
+from geosod.errors import ConfigError
+from geosod.running.detect import make_job
 from geosod.running.events import DetectorsStarted, Note, TilesDetected
+from geosod.running.ray_engine.claims import claims
 from geosod.running.ray_engine.detectors import DetectorPool
 from geosod.running.ray_engine.placement import Node, detector_nodes, explained, reader_node
 from geosod.running.tile_queue import TileQueue
@@ -156,3 +160,24 @@ def test_a_mixed_cluster_is_used_as_it_is_and_as_it_becomes(mixed, seen, rgb_bun
     assert workers[0] == 3 and max(workers) == 4, "one detector more for the GPU that joined"
     assert late[1:] == ["removed"], "the node that joined was used"
     assert result.exit_code == 0 and tables(tmp_path / "ray") == tables(tmp_path / "serial")
+    _an_autoscalers_nodes_count(rgb_bundle)
+
+
+def _an_autoscalers_nodes_count(bundle: Path) -> None:
+    """What an autoscaler reports that it may add, as Ray stores it."""
+    now = claims(make_job(bundle))
+    config = autoscaler_pb2.ClusterConfig()
+    for name, has, most in (("readers", {"CPU": 16.0}, 4), ("detectors", {"CPU": 8.0, "GPU": 1.0}, 20)):
+        group = config.node_group_configs.add(name=name, max_count=most)
+        group.resources.update({key: int(value) for key, value in has.items()})
+    client = ray._private.worker.global_worker.gcs_client
+    key, namespace = (
+        name.encode()
+        for name in (ray._raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE)
+    )
+    client.internal_kv_put(key, config.SerializeToString(), True, namespace)
+    later = claims(make_job(bundle))
+    assert (now.workers, later.workers, later.readers) == (3, 20, 160) and later.nodes == now.nodes
+    assert claims(make_job(bundle, workers=2)).workers == 2 and claims(make_job(bundle, device="cpu")).workers == 224
+    with pytest.raises(ConfigError, match="21 detectors need a GPU each, but Ray has 20"):
+        claims(make_job(bundle, workers=21))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ray.exceptions import RayError
 
 from geosod.errors import ClusterError, ConfigError, EngineError, one_line
-from geosod.running.ray_engine.session import remedy
+from geosod.running.ray_engine.session import token_remedy
 
 #: Seconds between two questions to the job server.
 POLL = 1.0
@@ -20,6 +21,10 @@ POLL = 1.0
 PATIENCE = 300.0
 #: Files and folders that are never sent: environments, caches, what git keeps, keys.
 EXCLUDED = (".git/", ".venv/", "venv/", "__pycache__/", ".*_cache/", ".hypothesis/", ".env", "*.pem", "*.key")
+#: The name under which a job carries the digest of its run.
+RUN = "geosod_run"
+#: Errors of the client for a server that is not there, or asks for a token.
+_NO_ANSWER = (ConnectionError, requests.RequestException, RayError)
 #: What `geosod detect` leaves with a job that need not be tried again: done, bad usage or input, some ground failed.
 FINAL_CODES = (0, 2, 3)
 
@@ -32,11 +37,13 @@ class JobSpec:
         entrypoint: the command, as one line for the shell of the head.
         working_dir: a folder that is sent, and in which the command runs; None for none.
         excludes: what of it is not sent, as lines of a .gitignore.
+        run: digest of the command and of the file of settings that is sent; jobs with one digest do the same.
     """
 
     entrypoint: str
     working_dir: Path | None = None
     excludes: tuple[str, ...] = ()
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class JobServer:
             self._client: Any = JobSubmissionClient(address)
         except ImportError as error:
             raise ConfigError(f"jobs need Ray's job client ({error}); run: pip install 'geosod[cluster]'") from error
-        except (ConnectionError, requests.RequestException, RuntimeError, ValueError) as error:
+        except (*_NO_ANSWER, RuntimeError, ValueError) as error:
             raise self._unreachable(error) from error
 
     def submit(self, name: str, spec: JobSpec) -> bool:
@@ -115,20 +122,36 @@ class JobServer:
         if spec.working_dir is not None:
             environment = {"working_dir": str(spec.working_dir), "excludes": [*EXCLUDED, *spec.excludes]}
         try:
-            self._client.submit_job(entrypoint=spec.entrypoint, submission_id=name, runtime_env=environment)
-        except (ConnectionError, requests.RequestException) as error:
+            self._client.submit_job(
+                entrypoint=spec.entrypoint, submission_id=name, runtime_env=environment, metadata={RUN: spec.run}
+            )
+        except _NO_ANSWER as error:
             raise self._unreachable(error) from error
         except (RuntimeError, ValueError) as error:
             if self.state(name).status != "LOST":
                 return False  # somebody else was faster
             text = one_line(error)
-            if "exceeds the maximum size" in text:
+            if "exceeds the maximum size" in text or "Too Large" in text:
                 raise ConfigError(
                     f"working directory {spec.working_dir}: {text}; list what is large in its .rayignore, or choose a "
                     "smaller folder"
                 ) from error
             raise ClusterError(f"job {name!r} cannot be submitted to {self._address}: {text}") from error
         return True
+
+    def twin(self, spec: JobSpec) -> str | None:
+        """The name of a job that does the same run at this moment; None without one.
+
+        Raises:
+            ClusterError: the server does not answer.
+        """
+        try:
+            jobs = self._client.list_jobs()
+        except (*_NO_ANSWER, RuntimeError) as error:
+            raise self._unreachable(error) from error
+        same = [job for job in jobs if spec.run and (job.metadata or {}).get(RUN) == spec.run and job.submission_id]
+        active = (job.submission_id for job in same if not JobState("", job.status.value).ended)
+        return next(active, None)
 
     def state(self, name: str) -> JobState:
         """How far a job is; "LOST" where the cluster does not know it.
@@ -138,7 +161,7 @@ class JobServer:
         """
         try:
             found = self._client.get_job_info(name)
-        except (ConnectionError, requests.RequestException) as error:
+        except _NO_ANSWER as error:
             raise self._unreachable(error) from error
         except RuntimeError as error:
             if "404" in str(error) or "does not exist" in str(error):
@@ -189,7 +212,12 @@ class JobServer:
 
     def _unreachable(self, error: Exception) -> ClusterError:
         text = one_line(error)
-        return ClusterError(f"no job server answers at {self._address}: {text}; {remedy(text)}")
+        if advice := token_remedy(text):
+            return ClusterError(f"the job server at {self._address} refuses: {advice}")
+        return ClusterError(
+            f"no job server answers at {self._address}: {text}; check --address, that the head runs with its dashboard "
+            "(pip install 'ray[default]' there), and that the dashboard's port is forwarded to this machine"
+        )
 
 
 def names(name: str, attempts: int) -> Sequence[str]:
@@ -208,6 +236,8 @@ def run_job(
 ) -> JobState:
     """Run a job to its end: follow it where it exists already; submit it again, under another name, where it is lost.
 
+    Where a job of another name does the same run at this moment, that one is followed, and nothing is submitted.
+
     Args:
         server: of the cluster.
         name: the submission id, which belongs to one run: a second call with it follows the first one's job.
@@ -220,6 +250,10 @@ def run_job(
         UsageError: it cannot be submitted.
         EngineError: the server is gone.
     """
+    other = server.twin(spec) if server.state(name).status == "LOST" else None
+    if other is not None:
+        say(f"job {other} does the same run already, and is followed")
+        return server.follow(other, write)
     for number, each in enumerate(names(name, attempts), start=1):
         new = server.submit(each, spec)
         state = server.state(each)

@@ -96,7 +96,7 @@ def _start(address: str | None, store: int) -> None:
         ray.init(address=target, **quiet)
     except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; {remedy(str(error))}"
+            f"Ray at {target!r} cannot be reached or started: {one_line(error)}; {_remedy(str(error))}"
         ) from error
 
 
@@ -127,18 +127,22 @@ def _check_reachable(address: str) -> None:
         raise ClusterError(message) from error
     if asked.returncode:
         text = f"{asked.stdout} {asked.stderr}"
-        advice = remedy(text)
+        remedy = _remedy(text)
         who = f"port {port} is open, but no healthy Ray head answers there" if given else "no Ray head runs here"
-        problem = f"{who}; " if advice == _CHECK else ""
-        raise ClusterError(f"{where}: {problem}{advice}")
+        problem = f"{who}; " if remedy == _CHECK else ""
+        raise ClusterError(f"{where}: {problem}{remedy}")
 
 
-def remedy(text: str) -> str:
-    """What to do about an error of Ray's, by its text."""
+def _remedy(text: str) -> str:
     if "AF_UNIX path" in text:
         return "set TMPDIR (or RAY_TMPDIR) to a folder with a shorter path"
+    return token_remedy(text) or _CHECK
+
+
+def token_remedy(text: str) -> str | None:
+    """What to do about an error of Ray's, by its text, if it is about the cluster's authentication token."""
     if not re.search("token|unauthenticated|status code 40[13]", text, re.IGNORECASE):
-        return _CHECK
+        return None
     return _OTHER_TOKEN if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else _TOKEN
 
 
