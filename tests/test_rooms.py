@@ -26,11 +26,12 @@ ALLOWED = {
     "scenes": frozenset({"storage", "georeference"}),
     "viewing": frozenset(),
     "output": frozenset({"georeference"}),
+    "datasets": frozenset({"scenes", "storage", "georeference", "tiling", "viewing"}),
     "deduplication": frozenset({"output", "georeference", "merging.graph", "merging.index", "merging.kernel"}),
     "training": frozenset({"demo", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
-    "cli": frozenset({*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication"}),
+    "cli": frozenset({*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication", "datasets"}),
 }
 
 
@@ -115,7 +116,7 @@ def test_no_arrow_runs_back_up(room: str) -> None:
     ("framework", "doors"),
     [
         ("ray", {"running/ray_engine"}),
-        ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py"}),
+        ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py", "datasets/tile_files.py"}),
         ("torch", {"detectors", "training", "testing.py"}),
         ("torchvision", {"detectors"}),
         ("PIL", {"viewing", "training"}),
