@@ -77,6 +77,10 @@ def write_json(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
+def no_progress(done: int, total: int) -> None:
+    """Show nothing of the progress: `done` of `total` images."""
+
+
 def number(value: float) -> str:
     """The shortest text of a number that reads back as the same."""
     return str(int(value)) if value == int(value) else repr(float(value))
