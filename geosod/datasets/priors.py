@@ -12,7 +12,7 @@ from geosod.errors import ConfigError
 
 #: Shapes are clustered from at most so many objects, drawn at random.
 _MAX_SHAPES = 50_000
-_ROUNDS, _RESTARTS = 100, 4
+_ROUNDS, _RESTARTS = 100, 10
 #: Truths times priors whose IoU is computed at once.
 _CHUNK = 1 << 22
 
