@@ -30,7 +30,7 @@ from geosod.scenes.sources import find_scenes, safe_id, with_unique_ids
 from geosod.storage.uris import is_remote, stem
 
 #: Columns that may hold the names of classes, the first of which is taken.
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "type", "name")
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "type", "name", "class_id")
 _POLYGONS, _POINT = (3, 6), 0
 #: An object of which a scene shows less than this share is ignored: it counts neither as found nor as missed.
 MIN_VISIBLE = 0.25
