@@ -193,15 +193,16 @@ def test_images_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> No
 
 
 def test_blocks_that_cannot_be_read_take_their_tiles_with_them(tmp_path: Path) -> None:
-    path = write_tif(tmp_path / "s.tif", noise(1, 128, 128), block=64)
+    """Also tiles of which they are only a part, which else would show black ground."""
+    path = write_tif(tmp_path / "s.tif", noise(1, 128, 192), block=64)
     content = bytearray(path.read_bytes())
     with rasterio.open(path) as dataset:
-        offset = int(dataset.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
+        offset = int(dataset.get_tag_item("BLOCK_OFFSET_2_1", "TIFF", bidx=1))
     content[offset : offset + 200] = bytes(200)
     path.write_bytes(content)
-    some = Labels.empty([LabelledImage("s", str(path), 128, 128)], ["a"])
-    result = write_slices(some, tmp_path / "out", Slicing((64, 64), (0, 0)))
-    assert [tile.offset for tile in result.labels.images] == [(0, 0), (64, 0), (0, 64)]
+    some = Labels.empty([LabelledImage("s", str(path), 192, 128)], ["a"])
+    result = write_slices(some, tmp_path / "out", Slicing((96, 128), (48, 0)))
+    assert [tile.offset for tile in result.labels.images] == [(0, 0)] and result.empty == 2
     assert result.problems.count == 1 and "pixels" in result.problems.found[0].where
 
 

@@ -72,6 +72,18 @@ def test_rare_classes_have_their_share_when_stratified() -> None:
     assert np.ptp(spread) > 4
 
 
+def test_images_with_many_boxes_are_balanced_when_stratified() -> None:
+    counts = np.random.default_rng(0).pareto(1.0, 120).astype(int) + 1
+    image = np.repeat(np.arange(120), counts)
+    images = [LabelledImage(f"i{k}", "", 10, 10) for k in range(120)]
+    boxes, kinds = np.tile([1, 1, 2, 2], (len(image), 1)), np.zeros(len(image), int)
+    some = Labels(images=images, classes=["a"], image=image, boxes=boxes, labels=kinds)
+    for seed in range(5):
+        parts = split_labels(some, {"train": 0.7, "val": 0.3}, stratify=True, seed=seed)
+        assert len(parts["val"]) == pytest.approx(0.3 * len(some), rel=0.02)
+        assert len(parts["val"].images) == pytest.approx(36, abs=8)
+
+
 def test_places_that_overlap_stay_together(tmp_path: Path) -> None:
     """Three at one place in a row, one 60 m away, and three elsewhere."""
     eastings = [0, 20, 45, 140, 5000, 6000, 7000]
