@@ -268,7 +268,8 @@ def _ends(path: Path, *, endings: tuple[str, ...]) -> bool:
 
 def _format(name: str, about: str, write: Callable[[Labels, Target], None], *endings: str) -> Format:
     recognises = partial(_ends, endings=endings)
-    return Format(name, about, False, read_vector, write, recognises, suffix=endings[0])
+    takes = frozenset({"scenes", "classes", "label_column", "crs"})
+    return Format(name, about, False, read_vector, write, recognises, suffix=endings[0], takes=takes)
 
 
 GEOJSON = _format("geojson", "GeoJSON of boxes, polygons or points", _write_geojson, ".geojson")
