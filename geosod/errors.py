@@ -3,6 +3,7 @@
     GeosodError
     ├── UsageError            the request cannot be carried out as written        (exit code 2)
     │   ├── ConfigError       an option, a config file or an AOI is wrong
+    │   ├── LabelError        labels are missing, malformed or do not fit their images
     │   ├── ModelError        a bundle is missing, malformed or does not fit the scene
     │   ├── OutputError       the output cannot be written or is not ours to replace
     │   │   └── IdentifierTakenError  a run at the same time has committed another scene of that name
@@ -94,6 +95,10 @@ class UsageError(GeosodError):
 
 class ConfigError(UsageError):
     """An option, a config file, an AOI or an argument has an unusable value."""
+
+
+class LabelError(UsageError):
+    """A file of labels is missing or malformed, or does not fit the images that it is about."""
 
 
 class ModelError(UsageError):

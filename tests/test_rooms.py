@@ -26,6 +26,7 @@ ALLOWED = {
     "scenes": frozenset({"storage", "georeference"}),
     "viewing": frozenset(),
     "output": frozenset({"storage", "georeference"}),
+    "datasets": frozenset({"scenes", "storage", "georeference", "tiling", "viewing"}),
     "deduplication": frozenset(
         {"storage", "output", "georeference", "merging.graph", "merging.index", "merging.kernel"}
     ),
@@ -33,7 +34,7 @@ ALLOWED = {
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
     "cli": frozenset(
-        {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication"}
+        {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
     ),
 }
 
@@ -119,7 +120,7 @@ def test_no_arrow_runs_back_up(room: str) -> None:
     ("framework", "doors"),
     [
         ("ray", {"running/ray_engine"}),
-        ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py"}),
+        ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py", "datasets/tile_files.py"}),
         ("torch", {"detectors", "training", "testing.py"}),
         ("torchvision", {"detectors"}),
         ("PIL", {"viewing", "training"}),

@@ -1,0 +1,1 @@
+"""Labels in and out: reading, checking, splitting, slicing, scaling and writing labelled images."""
