@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.evaluation.comparison import Comparison
-from geosod.evaluation.matching import IGNORED, OBJECT, match, roles_of
+from geosod.evaluation.matching import IGNORED, OBJECT, match_at, roles_of
 from geosod.evaluation.overlaps import Overlaps
 
 #: IoU thresholds of COCO.
@@ -114,15 +114,15 @@ def average_precision(
         roles_here = roles if part is None else np.where(part.truth_outside & (roles == OBJECT), IGNORED, roles)
         outside = None if part is None else part.found_outside
         objects[:, r] = np.bincount(truth.labels[roles_here == OBJECT], minlength=shape[1])
-        for t, threshold in enumerate(thresholds):
-            found = match(
-                comparison,
-                overlaps,
-                threshold=threshold,
-                roles=roles_here.astype(np.uint8),
-                outside=outside,
-                excused_by_region=excused_by_region,
-            )
+        matches = match_at(
+            comparison,
+            overlaps,
+            thresholds=thresholds,
+            roles=roles_here.astype(np.uint8),
+            outside=outside,
+            excused_by_region=excused_by_region,
+        )
+        for t, found in enumerate(matches):
             hit = found.hit
             for k, rows in enumerate(by_class):
                 if objects[k, r]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,27 +62,57 @@ def match(
     excused_by_region: bool = False,
     order: IntArray | None = None,
 ) -> Matches:
+    """As `match_at`, with one threshold."""
+    (found,) = match_at(
+        comparison,
+        overlaps,
+        thresholds=(threshold,),
+        roles=roles,
+        relation=relation,
+        outside=outside,
+        excused_by_region=excused_by_region,
+        order=order,
+    )
+    return found
+
+
+def match_at(
+    comparison: Comparison,
+    overlaps: Overlaps,
+    *,
+    thresholds: Sequence[float],
+    roles: npt.NDArray[np.uint8] | None = None,
+    relation: npt.NDArray[np.uint8] | None = None,
+    outside: BoolArray | None = None,
+    excused_by_region: bool = False,
+    order: IntArray | None = None,
+) -> list[Matches]:
     """Assign labelled boxes to detections, in the order of their scores (Lin et al. 2014; pycocotools).
 
-    A detection takes the free object with the highest overlap of at least `threshold`, the last of several equal ones.
-    Where there is none, it takes an ignored box or a region in the same way, and is ignored.
+    A detection takes the free object with the highest overlap of at least the threshold, the last of several equal
+    ones. Where there is none, it takes an ignored box or a region in the same way, and is ignored.
 
     Args:
         comparison: N labels and M detections.
         overlaps: their pairs.
-        threshold: minimum overlap, from `overlaps.MIN_OVERLAP` to 1.
+        thresholds: T minimum overlaps, from `overlaps.MIN_OVERLAP` to 1. All at once take little longer than one,
+            since in large scenes most of the time goes into fetching the boxes from memory.
         roles: (N,) uint8, `OBJECT`, `IGNORED` or `REGION`; None for those of the labels.
         relation: (K, K) uint8, `APART`, `SAME` or `EXCUSED` by class of the detection and of the label; None for
             `own_class`.
         outside: (M,) bool, detections that are ignored unless they find an object, because their size, for example,
             is not evaluated.
         excused_by_region: whether a detection that found nothing is also ignored where an ignored box covers
-            at least `threshold` of it (TinyBenchmark).
+            at least the threshold of it (TinyBenchmark).
         order: (M,) int64, detections in the order in which they choose; None for `Comparison.order`.
+
+    Returns:
+        The matches at each threshold.
     """
     roles = roles_of(comparison) if roles is None else roles
     relation = own_class(len(comparison.truth.classes)) if relation is None else relation
-    taken, ignored = np.full(len(comparison.found), -1, np.int64), np.zeros(len(comparison.found), np.bool_)
+    shape = (len(comparison.found), len(thresholds))
+    taken, ignored = np.full(shape, -1, np.int64), np.zeros(shape, np.bool_)
     _match(
         comparison.order if order is None else order,
         *overlaps,
@@ -89,14 +120,16 @@ def match(
         np.array(comparison.truth.labels),
         roles,
         np.ascontiguousarray(relation),
-        min(threshold, 1 - 1e-10),
+        np.minimum(np.array(thresholds, np.float64), 1 - 1e-10),
         excused_by_region,
+        np.ones((len(comparison.truth), len(thresholds)), np.bool_),
         taken,
         ignored,
     )
     if outside is not None:
-        ignored |= outside & (taken < 0)
-    return Matches(taken, ignored, roles == OBJECT)
+        ignored |= outside[:, None] & (taken < 0)
+    columns = zip(np.ascontiguousarray(taken.T), np.ascontiguousarray(ignored.T), strict=True)
+    return [Matches(truth, apart, roles == OBJECT) for truth, apart in columns]
 
 
 @kernel
@@ -112,6 +145,7 @@ def _best(
     roles: npt.NDArray[np.uint8],
     relation: npt.NDArray[np.uint8],
     threshold: float,
+    level: int,
     free: BoolArray,
 ) -> int:
     """The pair with the highest overlap of one detection, with objects or with what is none; -1 if there is none."""
@@ -123,7 +157,7 @@ def _best(
             continue
         region = kind == EXCUSED or roles[t] == REGION
         overlap = iod[p] if region else iou[p]
-        if overlap >= value and (region or free[t]):
+        if overlap >= value and (region or free[t, level]):
             best, value = p, overlap
     return best
 
@@ -139,25 +173,29 @@ def _match(
     labels: npt.NDArray[np.int32],
     roles: npt.NDArray[np.uint8],
     relation: npt.NDArray[np.uint8],
-    threshold: float,
+    thresholds: FloatArray,
     excused_by_region: bool,
+    free: BoolArray,
     taken: IntArray,
     ignored: BoolArray,
 ) -> None:
-    free = np.ones(len(labels), np.bool_)
     for d in order:
         first, end, label = starts[d], starts[d + 1], d_labels[d]
-        p = _best(first, end, label, True, truths, iou, iod, labels, roles, relation, threshold, free)
-        if p < 0:
-            p = _best(first, end, label, False, truths, iou, iod, labels, roles, relation, threshold, free)
-            ignored[d] = p >= 0
-        if p >= 0:
-            t = truths[p]
-            taken[d] = t
-            if relation[label, labels[t]] == SAME:
-                free[t] = False
-        elif excused_by_region:
-            for q in range(first, end):
-                t = truths[q]
-                if relation[label, labels[t]] == SAME and roles[t] != OBJECT and iod[q] >= threshold:
-                    ignored[d] = True
+        if first == end:
+            continue
+        for k in range(len(thresholds)):
+            low = thresholds[k]
+            p = _best(first, end, label, True, truths, iou, iod, labels, roles, relation, low, k, free)
+            if p < 0:
+                p = _best(first, end, label, False, truths, iou, iod, labels, roles, relation, low, k, free)
+                ignored[d, k] = p >= 0
+            if p >= 0:
+                t = truths[p]
+                taken[d, k] = t
+                if relation[label, labels[t]] == SAME:
+                    free[t, k] = False
+            elif excused_by_region:
+                for q in range(first, end):
+                    t = truths[q]
+                    if relation[label, labels[t]] == SAME and roles[t] != OBJECT and iod[q] >= low:
+                        ignored[d, k] = True

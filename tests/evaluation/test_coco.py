@@ -27,7 +27,13 @@ def images(count: int, side: int = 1000) -> list[LabelledImage]:
 
 
 def random_comparison(
-    seed: int, *, n_images: int = 6, classes: int = 3, truths: int = 40, found: int = 120, side: float = 400.0,
+    seed: int,
+    *,
+    n_images: int = 6,
+    classes: int = 3,
+    truths: int = 40,
+    found: int = 120,
+    side: float = 400.0,
     exact: bool = False,
 ) -> Comparison:
     """Overlapping boxes with crowds, ignored boxes, ties of scores and of boxes, and images without either."""
