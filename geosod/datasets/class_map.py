@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from geosod.datasets.labels import Labels
+from geosod.datasets.labels import ANY_CLASS, Labels
 from geosod.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def order_classes(labels: Labels, classes: Sequence[str]) -> Labels:
     Raises:
         ConfigError: a class that has boxes is not in `classes`.
     """
-    used = {labels.classes[i] for i in np.unique(labels.labels)}
+    used = {labels.classes[i] for i in np.unique(labels.labels) if i != ANY_CLASS}
     if missing := sorted(used - set(classes)):
         raise ConfigError(
             f"labels have the class {missing[0]!r}, which is none of {', '.join(classes)}; map it to one of these, or "
@@ -47,10 +47,11 @@ def _with_classes(labels: Labels, classes: Sequence[str], new: Sequence[str | No
     target = np.array([-1 if name is None else position[name] for name in new], np.int32)
     first = {name: i for i, name in reversed(list(enumerate(new))) if name is not None}
     ids = [labels.class_ids[first[name]] if name in first else 0 for name in classes]
-    index = target[labels.labels] if len(labels) else labels.labels
-    return labels[index >= 0].with_columns(
+    index = np.append(target, np.int32(ANY_CLASS))[labels.labels]
+    kept = (index >= 0) | (labels.labels == ANY_CLASS)
+    return labels[kept].with_columns(
         classes=classes,
         supercategories=[labels.supercategories[first[name]] if name in first else "" for name in classes],
         class_ids=ids if 0 not in ids else None,
-        labels=index[index >= 0],
+        labels=index[kept],
     )

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import ConfigError
 
+#: Label of an ignored region that holds for all classes.
+ANY_CLASS = -1
 #: Column of `Labels` → its dtype and default. The default of `area` is the area of the box.
 _COLUMNS: dict[str, tuple[Any, Any]] = {
     "image": (np.int32, 0),
@@ -68,7 +70,7 @@ class Labels:
         image: (N,) int32, index into `images`.
         boxes: (N, 4) float64 ``x0, y0, x1, y1``, pixels of the image's full resolution, frame of `geosod.Detections`.
             They may have no area and may lie outside the image (`geosod dataset check` reports both).
-        labels: (N,) int32, index into `classes`.
+        labels: (N,) int32, index into `classes`; `ANY_CLASS` for ignored regions that hold for all classes.
         crowd: (N,) bool, a group of objects in one box (``iscrowd`` of COCO).
         ignore: (N,) bool, counts neither as found nor as missed: ignored regions of VisDrone, ``difficult`` of VOC and
             DOTA, ``ignore`` and ``uncertain`` of TinyPerson.
@@ -141,6 +143,7 @@ class Labels:
                 raise ConfigError(f"Labels: {len(getattr(self, name))} {name} for {len(self.classes)} classes")
         for name, count in (("image", len(self.images)), ("labels", len(self.classes))):
             column = getattr(self, name)
+            column = column[(column != ANY_CLASS) | ~self.ignore] if name == "labels" else column
             if len(column) and not (column.min() >= 0 and column.max() < count):
                 wrong = column[(column < 0) | (column >= count)][0]
                 raise ConfigError(f"Labels: {name} holds {wrong}, but there are {count}; they count from 0")
@@ -171,7 +174,7 @@ class Labels:
         starts = np.cumsum([0, *(len(part.images) for part in kept)])
         columns = {name: [getattr(part, name) for part in kept] for name in ("boxes", *_COLUMNS)}
         columns["image"] = [part.image + start for part, start in zip(kept, starts, strict=False)]
-        columns["labels"] = [np.take([position[n] for n in part.classes] or [0], part.labels) for part in kept]
+        columns["labels"] = [np.take([*(position[n] for n in part.classes), ANY_CLASS], part.labels) for part in kept]
         unique = len(set(ids.values())) == len(ids)
         return cls(
             images=[image for part in kept for image in part.images],
