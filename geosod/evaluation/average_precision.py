@@ -16,7 +16,7 @@ from geosod.evaluation.overlaps import Overlaps
 #: IoU thresholds of COCO.
 COCO_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 #: Recalls at which COCO reads precision.
-_RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +91,7 @@ def average_precision(
     thresholds: Sequence[float] = COCO_THRESHOLDS,
     ranges: Sequence[ValueRange] = (),
     max_detections: int | None = 500,
+    relation: npt.NDArray[np.uint8] | None = None,
     excused_by_region: bool = False,
 ) -> AveragePrecision:
     """Average precision as COCO computes it (Lin et al. 2014); equal to pycocotools.
@@ -102,7 +103,7 @@ def average_precision(
         ranges: subsets of the objects, evaluated besides all objects.
         max_detections: detections of an image and class that take part, the best first; None for all. COCO takes 100,
             SAHI 500.
-        excused_by_region: see `matching.match`.
+        relation, excused_by_region: see `matching.match_at`.
     """
     truth, roles = comparison.truth, roles_of(comparison)
     within = np.flatnonzero(comparison.rank < (max_detections or len(comparison.found) + 1))
@@ -119,6 +120,7 @@ def average_precision(
             overlaps,
             thresholds=thresholds,
             roles=roles_here.astype(np.uint8),
+            relation=relation,
             outside=outside,
             excused_by_region=excused_by_region,
         )
@@ -159,7 +161,7 @@ def interpolated(hits: BoolArray, objects: int) -> float:
         objects: number of objects, at least 1.
     """
     precision = precision_of(hits)
-    at = np.searchsorted(np.cumsum(hits) / objects, _RECALLS, side="left")
+    at = np.searchsorted(np.cumsum(hits) / objects, RECALLS, side="left")
     return float(np.append(precision, 0.0)[at].mean())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.datasets.labels import ANY_CLASS
 from geosod.evaluation.comparison import Comparison
 from geosod.evaluation.overlaps import Overlaps
 from geosod.merging.kernel import kernel
@@ -41,14 +42,20 @@ class Matches(NamedTuple):
 
 
 def own_class(classes: int) -> npt.NDArray[np.uint8]:
-    """The relation of classes that match only themselves; (K, K) by class of the detection, class of the label."""
-    return np.eye(classes, dtype=np.uint8)
+    """The relation of classes that match only themselves, see `match_at`."""
+    return relation_of(np.eye(classes, dtype=np.uint8))
+
+
+def relation_of(among: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(K, K + 1) relation from that (K, K) among classes; regions without a class, the last column, hold for all."""
+    return np.concatenate([among, np.full((len(among), 1), SAME, np.uint8)], axis=1)
 
 
 def roles_of(comparison: Comparison) -> npt.NDArray[np.uint8]:
     """(N,) uint8, what each labelled box is."""
     truth = comparison.truth
-    return np.where(truth.crowd, REGION, np.where(truth.ignore, IGNORED, OBJECT)).astype(np.uint8)
+    region = truth.crowd | (truth.labels == ANY_CLASS)
+    return np.where(region, REGION, np.where(truth.ignore, IGNORED, OBJECT)).astype(np.uint8)
 
 
 def match(
@@ -98,8 +105,8 @@ def match_at(
         thresholds: T minimum overlaps, from `overlaps.MIN_OVERLAP` to 1. All at once take little longer than one,
             since in large scenes most of the time goes into fetching the boxes from memory.
         roles: (N,) uint8, `OBJECT`, `IGNORED` or `REGION`; None for those of the labels.
-        relation: (K, K) uint8, `APART`, `SAME` or `EXCUSED` by class of the detection and of the label; None for
-            `own_class`.
+        relation: (K, K + 1) uint8, `APART`, `SAME` or `EXCUSED` by class of the detection and of the label, with labels
+            that have no class in the last column; None for `own_class`.
         outside: (M,) bool, detections that are ignored unless they find an object, because their size, for example,
             is not evaluated.
         excused_by_region: whether a detection that found nothing is also ignored where an ignored box covers
