@@ -31,7 +31,9 @@ ALLOWED = {
     "training": frozenset({"demo", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
-    "cli": frozenset({*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication", "datasets"}),
+    "cli": frozenset(
+        {*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication", "datasets"}
+    ),
 }
 
 

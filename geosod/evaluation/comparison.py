@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.datasets.labels import Labels
@@ -83,7 +84,7 @@ class Comparison:
         return rank_within(np.lexsort((self.found.labels, -self.found.scores, self.image)), self.image)
 
 
-def rank_within(order: IntArray, *groups: IntArray) -> IntArray:
+def rank_within(order: IntArray, *groups: npt.NDArray[np.integer]) -> IntArray:
     """(M,) int64, place of each row among the rows of its group, which are consecutive in `order`."""
     n = len(order)
     first = np.ones(n, np.bool_)
