@@ -14,6 +14,8 @@ from geosod.errors import ConfigError
 
 #: Label of an ignored region that holds for all classes.
 ANY_CLASS = -1
+#: What files call such regions that have no other way to mark them (VisDrone's name).
+IGNORED = "ignored regions"
 #: Column of `Labels` → its dtype and default. The default of `area` is the area of the box.
 _COLUMNS: dict[str, tuple[Any, Any]] = {
     "image": (np.int32, 0),
