@@ -13,12 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from geosod.cli.config import config_command
+from geosod.cli.dataset import dataset_app
 from geosod.cli.deduplicate import deduplicate_command
 from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
+from geosod.cli.stats import stats_command
 from geosod.cli.streams import print_error, run_checked
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
@@ -83,7 +85,9 @@ app.command("deduplicate")(deduplicate_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)
+app.command("stats")(stats_command)
 app.add_typer(model_app, name="model")
+app.add_typer(dataset_app, name="dataset")
 
 
 def run(args: list[str] | None = None) -> None:

@@ -12,10 +12,10 @@ import shapely
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.datasets.box_formats import format_findings
 from geosod.datasets.findings import CheckReport, Finding, box_examples, names
-from geosod.datasets.image_files import is_file, scene_of
-from geosod.datasets.labels import ANY_CLASS, LabelledImage, Labels
+from geosod.datasets.image_files import is_file, scene_of, with_ground_size
+from geosod.datasets.labels import LabelledImage, Labels
 from geosod.datasets.read import Reading
-from geosod.datasets.sizes import counted_boxes, size_histograms
+from geosod.datasets.sizes import class_counts, size_histograms
 from geosod.errors import GeosodError
 from geosod.storage.uris import is_remote
 
@@ -51,17 +51,11 @@ def check_labels(reading: Reading, *, open_images: bool = True) -> CheckReport:
         counts,
         class_counts(labels),
         tuple(findings),
-        size_histograms(labels),
+        size_histograms(with_ground_size(labels) if open_images else labels),
         tuple(map(str, reading.problems.found)),
         reading.problems.count,
         reading.notes,
     )
-
-
-def class_counts(labels: Labels) -> dict[str, int]:
-    """Number of objects of each class that count."""
-    chosen = labels.labels[counted_boxes(labels)]
-    return dict(zip(labels.classes, np.bincount(chosen, minlength=len(labels.classes)).tolist(), strict=True))
 
 
 def _boxes(labels: Labels) -> Iterator[Finding]:
@@ -192,8 +186,3 @@ def _compare(image: LabelledImage, wrong: list[str], turned: list[str]) -> None:
         wrong.append(f"{image.uri}: {scene.width} x {scene.height}, labels say {image.width} x {image.height}")
     if any("rotated or mirrored" in note for note in scene.notes):
         turned.append(image.uri)
-
-
-def used_classes(labels: Labels) -> list[str]:
-    """Names of the classes that have boxes."""
-    return [labels.classes[k] for k in np.unique(labels.labels[labels.labels != ANY_CLASS]).tolist()]

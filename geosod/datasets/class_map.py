@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from geosod.datasets.labels import ANY_CLASS, Labels
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, one_line
+
+
+def parse_renames(text: str) -> dict[str, str | None]:
+    """``CLASS=NAME,…`` as a mapping, where ``CLASS=`` drops a class; or the mapping in a YAML or JSON file.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    path = Path(text)
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"rename-classes {text}: cannot be read as YAML: {one_line(error)}") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"rename-classes {text}: holds no mapping; write a line `class: name` for each class")
+        return {str(key): None if name in (None, "") else str(name) for key, name in found.items()}
+    names: dict[str, str | None] = {}
+    for pair in text.split(","):
+        old, separator, new = (part.strip() for part in pair.partition("="))
+        if not separator or not old or old in names:
+            raise ConfigError(f"rename-classes {text!r}: give CLASS=NAME,..., each class once, or a YAML file")
+        names[old] = new or None
+    return names
 
 
 def rename_classes(labels: Labels, names: Mapping[str, str | None]) -> Labels:
@@ -21,7 +47,9 @@ def rename_classes(labels: Labels, names: Mapping[str, str | None]) -> Labels:
         ConfigError: `names` holds a class that is not in the set.
     """
     if unknown := [name for name in names if name not in labels.classes]:
-        raise ConfigError(f"class map: no class {unknown[0]!r}; the labels have {', '.join(labels.classes) or 'none'}")
+        raise ConfigError(
+            f"rename-classes: no class {unknown[0]!r}; the labels have {', '.join(labels.classes) or 'none'}"
+        )
     new = [names.get(name, name) for name in labels.classes]
     return _with_classes(labels, list(dict.fromkeys(name for name in new if name is not None)), new)
 

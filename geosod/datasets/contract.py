@@ -72,6 +72,7 @@ class Format:
             raised where nothing can be used.
         write: writes labels to a target; LabelError where they do not fit the format.
         recognises: whether a file or folder is certainly of this format.
+        suffix: of the file that is written; "" for folders.
         own_images: whether the format is useless without images in its own folder, which are linked by default.
     """
 
@@ -81,4 +82,5 @@ class Format:
     read: Callable[[Source], Labels]
     write: Callable[[Labels, Target], None]
     recognises: Callable[[Path], bool]
+    suffix: str = ""
     own_images: bool = False

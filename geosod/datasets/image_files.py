@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from geosod.datasets.labels import LabelledImage
+from geosod.datasets.labels import LabelledImage, Labels
 from geosod.datasets.problems import InvalidEntryError, shown
-from geosod.errors import LabelError
+from geosod.errors import GeosodError, LabelError
 from geosod.scene import Scene, SceneRef
 from geosod.scenes.open import open_scene
-from geosod.storage.uris import LOCAL_SUFFIXES
+from geosod.storage.uris import LOCAL_SUFFIXES, is_remote
 
 
 def relative_name(name: object) -> PurePosixPath:
@@ -112,6 +112,15 @@ def read_image(id: str, path: Path, number: int = 0) -> LabelledImage:
     return LabelledImage(id, str(path), scene.width, scene.height, number, scene.pixel)
 
 
-def with_ground_size(image: LabelledImage) -> LabelledImage:
-    """An image with the size of its pixels on the ground, where its file is georeferenced; SceneError as `scene_of`."""
-    return image if image.metres_per_pixel else replace(image, metres_per_pixel=scene_of(image).pixel)
+def with_ground_size(labels: Labels) -> Labels:
+    """Labels with the size of pixels on the ground, of the images that are there and georeferenced."""
+    images = []
+    for image in labels.images:
+        pixel = image.metres_per_pixel
+        if pixel is None and image.uri and (is_remote(image.uri) or is_file(Path(image.uri))):
+            try:
+                pixel = scene_of(image).pixel
+            except GeosodError:
+                pixel = None
+        images.append(replace(image, metres_per_pixel=pixel))
+    return labels.with_columns(images=images)

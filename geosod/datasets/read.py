@@ -47,7 +47,7 @@ def read_labels(
     classes: Sequence[str] | None = None,
     label_column: str | None = None,
     crs: str | None = None,
-    class_map: Mapping[str, str | None] | None = None,
+    rename: Mapping[str, str | None] | None = None,
     points: bool = False,
     invalid: Invalid = "refuse",
 ) -> Reading:
@@ -65,7 +65,7 @@ def read_labels(
         classes: names of the classes in their order, for files that have only numbers.
         label_column: column with the names of classes, for vector files.
         crs: CRS of a vector file that has none.
-        class_map: class → its new name, or None to drop its boxes; see `rename_classes`.
+        rename: class → its new name, or None to drop its boxes; see `rename_classes`.
         points: reduce boxes to points at their centres.
         invalid: whether labels with entries that cannot be used are refused, or those entries skipped. Images whose
             whole file cannot be used are skipped with it, since they would count as images without objects.
@@ -91,7 +91,7 @@ def read_labels(
     labels = chosen.read(source)
     if problems.count and invalid == "refuse":
         raise LabelError(_refusal(problems))
-    labels = rename_classes(labels, class_map) if class_map else labels
+    labels = rename_classes(labels, rename) if rename else labels
     return Reading(to_points(labels) if points else labels, chosen.name, problems, tuple(notes))
 
 

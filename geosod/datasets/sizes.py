@@ -19,6 +19,12 @@ def counted_boxes(labels: Labels) -> BoolArray:
     return ~(labels.crowd | labels.ignore)
 
 
+def class_counts(labels: Labels) -> dict[str, int]:
+    """Number of objects of each class that count."""
+    chosen = labels.labels[counted_boxes(labels)]
+    return dict(zip(labels.classes, np.bincount(chosen, minlength=len(labels.classes)).tolist(), strict=True))
+
+
 def sides(labels: Labels) -> FloatArray:
     """(N, 2) float64, width and height of the boxes in pixels."""
     return np.asarray(labels.boxes[:, 2:] - labels.boxes[:, :2])

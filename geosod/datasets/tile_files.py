@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +19,8 @@ from rasterio.windows import Window as GdalWindow
 
 from geosod.arrays import BoolArray, PixelArray
 from geosod.datasets.problems import Problems
-from geosod.errors import OutputError
-from geosod.scene import GroundControl, RationalPolynomials, Scene, Window
+from geosod.errors import OutputError, ReadError
+from geosod.scene import GroundControl, RationalPolynomials, Scene, Unit, Window
 from geosod.scenes.read import ReadSpec, ReadSummary, UnitReader
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import plan_units
@@ -81,6 +82,27 @@ def write_scene(scene: Scene, path: Path, problems: Problems) -> bool:
     return problems.count == before
 
 
+def read_pixels(scene: Scene, window: Window) -> PixelArray:
+    """(C, H, W) pixels of all bands of a window, invalid ones 0.
+
+    Raises:
+        SceneError: the scene cannot be opened.
+        ReadError: a part cannot be read.
+    """
+    reader = UnitReader(scene, ReadSpec(tuple(range(1, scene.count + 1)), (window.width, window.height), chunk=1))
+    unit = Unit("window", scene.id, (0, 0), 1.0, (window,), window, window)
+    pixels = np.zeros((scene.count, window.height, window.width), scene.dtype)
+    try:
+        for part in reader.read(unit):
+            if not isinstance(part, ReadSummary):
+                pixels = part.pixels[0]
+            elif part.failures:
+                raise ReadError(f"{scene.ref.uri}: {part.failures[0].message}")
+    finally:
+        reader.close()
+    return pixels
+
+
 def _read(
     scene: Scene, grid: Grid, keep: BoolArray | None, problems: Problems
 ) -> Iterator[tuple[Window, PixelArray, BoolArray | None]]:
@@ -132,6 +154,8 @@ def _created(path: Path, scene: Scene, window: Window) -> Any:
     nodata = set(scene.nodata)
     if len(nodata) == 1 and None not in nodata:
         profile["nodata"] = nodata.pop()
+    elif np.dtype(scene.dtype).kind == "f" and not _needs_mask(scene):
+        profile["nodata"] = math.nan
     profile |= _place(scene, window)
     try:
         with warnings.catch_warnings():
@@ -178,13 +202,16 @@ def _write(dataset: Any, scene: Scene, pixels: PixelArray, valid: BoolArray | No
         if valid is not None and dataset.nodata is not None:
             pixels = np.where(valid, pixels, np.array(dataset.nodata).astype(pixels.dtype))
         dataset.write(pixels, window=target)
-        if (
-            dataset.nodata is None
-            and scene.alpha is None
-            and (any(scene.masks) or scene.gaps is not None or valid is not None)
-        ):
+        if dataset.nodata is None and _needs_mask(scene):
+            # Every window, since what is not written in a mask is invalid.
             shown = np.ones(pixels.shape[1:], np.bool_) if valid is None else valid
             with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
                 dataset.write_mask(shown, window=target)
     except (RasterioError, ValueError) as error:
         raise OutputError(f"{dataset.name}: cannot be written: {error}") from error
+
+
+def _needs_mask(scene: Scene) -> bool:
+    """Whether something other than one nodata value, an alpha band or NaN makes pixels invalid."""
+    mixed = len(set(scene.nodata)) > 1
+    return scene.alpha is None and (any(scene.masks) or scene.gaps is not None or mixed)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from geosod.datasets.contract import Images, Target
-from geosod.datasets.formats import output_format
+from geosod.datasets.contract import Format, Images, Target
+from geosod.datasets.formats import named_format, output_format
 from geosod.datasets.labels import Labels
 from geosod.errors import LabelError, OutputError
 
@@ -46,11 +46,7 @@ def write_labels(
     """
     path = Path(out).expanduser()
     chosen = output_format(path, format)
-    if image_files not in (None, "none", "link", "copy"):
-        raise LabelError(f"image-files {image_files!r}: choose none, link or copy")
-    if image_files in ("link", "copy") and not chosen.folder:
-        raise LabelError(f"{chosen.name} is one file without images; leave out --image-files")
-    images: Images = image_files or ("link" if chosen.own_images else "none")
+    images = _images(chosen, image_files)
     notes: list[str] = []
     if labels.points and chosen.name not in ("coco", "tinyperson", "geojson", "geoparquet", "gpkg"):
         notes.append(f"points are written as boxes without area, since {chosen.name} has no points")
@@ -108,10 +104,30 @@ def _replace(draft: Path, path: Path, old: Path) -> None:
         draft.replace(path)
 
 
-def write_each(outputs: dict[Path, Callable[[Path], None]], *, folder: bool, overwrite: bool) -> None:
-    """Write several outputs, all of which are checked before the first is written; raises as `staged`."""
-    for path in outputs:
-        _check(path, folder=folder, overwrite=overwrite)
-    for path, write in outputs.items():
-        with staged(path, folder=folder, overwrite=overwrite) as stage:
-            write(stage)
+def write_parts(
+    parts: Mapping[str, Labels],
+    out: str | Path,
+    *,
+    format: str = "coco",
+    image_files: Images | None = None,
+    overwrite: bool = False,
+) -> tuple[str, ...]:
+    """Write several sets into one folder, each as a file or folder of its name; as `write_labels`."""
+    chosen = named_format(format)
+    images = _images(chosen, image_files)
+    path, notes = Path(out).expanduser(), list[str]()
+    with staged(path, folder=True, overwrite=overwrite) as stage:
+        for name, labels in parts.items():
+            file = name if chosen.folder else name + chosen.suffix
+            if chosen.folder:
+                (stage / file).mkdir()
+            chosen.write(labels, Target(stage / file, path / file, images, None, notes))
+    return tuple(dict.fromkeys(notes))
+
+
+def _images(chosen: Format, image_files: Images | None) -> Images:
+    if image_files not in (None, "none", "link", "copy"):
+        raise LabelError(f"image-files {image_files!r}: choose none, link or copy")
+    if image_files in ("link", "copy") and not chosen.folder:
+        raise LabelError(f"{chosen.name} is one file without images; leave out --image-files")
+    return image_files or ("link" if chosen.own_images else "none")

@@ -285,4 +285,4 @@ def recognises(path: Path, *, key: str | None = None) -> bool:
     return coco and (key is None or f'"{key}"' in text)
 
 
-FORMAT = Format("coco", "COCO JSON", False, read_coco, write_coco, recognises)
+FORMAT = Format("coco", "COCO JSON", False, read_coco, write_coco, recognises, suffix=".json")

@@ -89,7 +89,7 @@ def write_dota(labels: Labels, target: Target) -> None:
         target.notes.append("crowds are written as difficult objects, since DOTA has no crowds")
     names = {name: "_".join(name.split()) for name in (*labels.classes,)}
     if len(set(names.values())) < len(names):
-        raise LabelError("two classes differ in spaces alone, which DOTA cannot write; map one with --class-map")
+        raise LabelError("two classes differ in spaces alone, which DOTA cannot write; map one with --rename-classes")
     place_images(labels, target.path / "images", target)
     for _, image, rows in by_image(labels):
         metres = image.metres_per_pixel

@@ -37,4 +37,4 @@ def recognises(path: Path) -> bool:
     return coco.recognises(path, key="uncertain")
 
 
-FORMAT = Format("tinyperson", "TinyPerson JSON", False, read_tinyperson, write_tinyperson, recognises)
+FORMAT = Format("tinyperson", "TinyPerson JSON", False, read_tinyperson, write_tinyperson, recognises, suffix=".json")

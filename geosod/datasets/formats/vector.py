@@ -6,6 +6,7 @@ or where there is a column ``scene_id``, to that scene.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -261,22 +262,11 @@ def _ends(path: Path, *, endings: tuple[str, ...]) -> bool:
     return path.suffix.lower() in endings and is_file(path)
 
 
-GEOJSON = Format(
-    "geojson",
-    "GeoJSON of boxes, polygons or points",
-    False,
-    read_vector,
-    _write_geojson,
-    partial(_ends, endings=(".geojson",)),
-)
-GEOPARQUET = Format(
-    "geoparquet",
-    "GeoParquet",
-    False,
-    read_vector,
-    partial(write_vector, driver="Parquet"),
-    partial(_ends, endings=(".parquet", ".geoparquet")),
-)
-GPKG = Format(
-    "gpkg", "GeoPackage", False, read_vector, partial(write_vector, driver="GPKG"), partial(_ends, endings=(".gpkg",))
-)
+def _format(name: str, about: str, write: Callable[[Labels, Target], None], *endings: str) -> Format:
+    recognises = partial(_ends, endings=endings)
+    return Format(name, about, False, read_vector, write, recognises, suffix=endings[0])
+
+
+GEOJSON = _format("geojson", "GeoJSON of boxes, polygons or points", _write_geojson, ".geojson")
+GEOPARQUET = _format("geoparquet", "GeoParquet", partial(write_vector, driver="Parquet"), ".parquet", ".geoparquet")
+GPKG = _format("gpkg", "GeoPackage", partial(write_vector, driver="GPKG"), ".gpkg")

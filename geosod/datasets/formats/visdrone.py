@@ -83,7 +83,9 @@ def write_visdrone(labels: Labels, target: Target) -> None:
     numbers_ = {name: i for i, name in enumerate(CLASSES, 1)} | {IGNORED: 0}
     used = {class_name(labels, row) for row in range(len(labels))}
     if unknown := sorted(used - set(numbers_)):
-        raise LabelError(f"class {unknown[0]!r} is none of VisDrone's: {', '.join(CLASSES)}; map it with --class-map")
+        raise LabelError(
+            f"class {unknown[0]!r} is none of VisDrone's: {', '.join(CLASSES)}; map it with --rename-classes"
+        )
     if (labels.crowd & ~labels.ignore).any():
         target.notes.append("crowds are written as ignored objects, since VisDrone has no crowds")
     place_images(labels, target.path / "images", target)

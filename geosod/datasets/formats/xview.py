@@ -117,7 +117,7 @@ def write_xview(labels: Labels, target: Target) -> None:
             continue
         name = class_name(labels, row)
         if name not in types:
-            raise LabelError(f"class {name!r} is none of xView's; map it with --class-map")
+            raise LabelError(f"class {name!r} is none of xView's; map it with --rename-classes")
         features.append(_feature(labels, row, types[name]))
     write_json(target.path, {"type": "FeatureCollection", "features": features})
 
@@ -147,4 +147,4 @@ def recognises(path: Path) -> bool:
         return b'"bounds_imcoords"' in file.read(1 << 20)
 
 
-FORMAT = Format("xview", "xView GeoJSON", False, read_xview, write_xview, recognises)
+FORMAT = Format("xview", "xView GeoJSON", False, read_xview, write_xview, recognises, suffix=".geojson")
