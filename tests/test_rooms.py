@@ -28,11 +28,16 @@ ALLOWED = {
     "output": frozenset({"georeference"}),
     "datasets": frozenset({"scenes", "storage", "georeference", "tiling", "viewing"}),
     "deduplication": frozenset({"output", "georeference", "merging.graph", "merging.index", "merging.kernel"}),
-    "training": frozenset({"demo", *PEERS, "georeference"}),
+    "evaluation": frozenset(
+        {"datasets", "deduplication.sources", "georeference", "merging.index", "merging.kernel", "output", "running"}
+        | {"scenes", "settings", "tiling", "viewing"}
+    ),
+    "training": frozenset({"demo", "datasets", "evaluation", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
-    "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
+    "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "demo", "deduplication", "datasets"}
+        | {"evaluation"}
     ),
 }
 

@@ -56,6 +56,7 @@ class FoundScene:
         ground: rows of the coverage that were not inspected.
         crs: CRS of `ground`; None for pixels.
         tiling: None where it is not known.
+        pixel: width and height of a pixel of the file on the ground in metres; None without georeference.
     """
 
     id: str
@@ -68,6 +69,7 @@ class FoundScene:
     ground: pa.Table
     crs: str | None
     tiling: Tiling | None
+    pixel: tuple[float, float] | None = None
 
     def uninspected(self, xy: FloatArray) -> BoolArray:
         """(N,) bool, which points (N, 2) in pixels of the file lie on ground that was not inspected.
@@ -117,18 +119,20 @@ def _read(source: SceneSource) -> FoundScene:
             n_merged=table["n_merged"].to_numpy(),
             level=table["level"].to_numpy(),
         )
-        own = source.metadata
-        scale, size = own.get("scale") or (1.0, 1.0), (own["width"], own["height"])
+        own, (scale_x, scale_y) = source.metadata, source.metadata.get("scale") or (1.0, 1.0)
+        gsd = own.get("gsd")
         return FoundScene(
-            source.id,
-            str(own.get("source") or source.uri),
-            *(round(side / factor) for side, factor in zip(size, scale, strict=True)),
-            found,
-            tuple(own["classes"]),
-            tuple(own.get("supercategories") or ()),
-            _not_inspected(ground),
-            source.crs,
-            _tiling(own.get("options") or {}, (float(scale[0]), float(scale[1]))),
+            id=source.id,
+            uri=str(own.get("source") or source.uri),
+            width=round(own["width"] / scale_x),
+            height=round(own["height"] / scale_y),
+            found=found,
+            classes=tuple(own["classes"]),
+            supercategories=tuple(own.get("supercategories") or ()),
+            ground=_not_inspected(ground),
+            crs=source.crs,
+            tiling=_tiling(own.get("options") or {}, (float(scale_x), float(scale_y))),
+            pixel=None if gsd is None else (gsd * scale_x, gsd * scale_y),
         )
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise OutputError(
@@ -146,16 +150,17 @@ def _of_outputs(outputs: SceneOutputs) -> FoundScene:
     scene, found, own = outputs.scene, outputs.detections, outputs.provenance
     scale = scene.scale
     return FoundScene(
-        scene.id,
-        scene.ref.uri,
-        round(scene.width / scale[0]),
-        round(scene.height / scale[1]),
-        found if scale == (1.0, 1.0) else _scaled(found, scene),
-        own.classes,
-        own.supercategories,
-        _not_inspected(outputs.coverage_table()),
-        outputs.crs if georeferenced(scene) else None,
-        _tiling(own.options, (float(scale[0]), float(scale[1]))),
+        id=scene.id,
+        uri=scene.ref.uri,
+        width=round(scene.width / scale[0]),
+        height=round(scene.height / scale[1]),
+        found=found if scale == (1.0, 1.0) else _scaled(found, scene),
+        classes=own.classes,
+        supercategories=own.supercategories,
+        ground=_not_inspected(outputs.coverage_table()),
+        crs=outputs.crs if georeferenced(scene) else None,
+        tiling=_tiling(own.options, (float(scale[0]), float(scale[1]))),
+        pixel=None if scene.pixel is None else (scene.pixel[0] * scale[0], scene.pixel[1] * scale[1]),
     )
 
 

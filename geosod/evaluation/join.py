@@ -49,42 +49,55 @@ def join(labels: Labels, scenes: Sequence[FoundScene]) -> Joined:
     pairs = _pairs(labels, scenes)
     if not pairs:
         raise ConfigError(
-            f"none of {len(scenes)} scenes ({_some([scene.id for scene in scenes])}) is one of the {len(labels.images)} "
-            f"labelled images ({_some([image.id for image in labels.images])}); they are joined by file, or by name"
+            f"none of {len(scenes)} scenes ({_some([scene.id for scene in scenes])}) is one of the "
+            f"{len(labels.images)} labelled images ({_some([image.id for image in labels.images])}); they are joined "
+            "by file, or by name"
         )
-    notes = list(_left_out(labels, scenes, pairs))
     kept = tuple(scene for _, scene in pairs)
-    part = labels.of_images([i for i, _ in pairs])
-    for image, scene in zip(part.images, kept, strict=True):
-        if (image.width, image.height) != (scene.width, scene.height):
-            raise ConfigError(
-                f"image {image.id}: its labels are of {image.width} x {image.height} pixels, but scene {scene.id!r} has "
-                f"{scene.width} x {scene.height}; give the labels of the images that were searched"
-            )
-    classes, more = _classes(part, kept)
+    part = _with_ground(labels.of_images([i for i, _ in pairs]), kept)
+    classes, notes = _classes(part, kept)
     part = _supercategories(order_classes(part, classes), kept)
-    position = {name: k for k, name in enumerate(classes)}
-    ignore, found, image_of, dropped, unseen = part.ignore.copy(), [], [], 0, 0
-    rows_of = part.by_image()
-    for i, scene in enumerate(kept):
-        rows = rows_of[i]
+    ignore, unseen = part.ignore.copy(), 0
+    for scene, rows in zip(kept, part.by_image(), strict=True):
         apart = scene.uninspected(_centres(part.boxes[rows]))
         ignore[rows[apart]], unseen = True, unseen + int(apart.sum())
-        target = np.array([position.get(name, -1) for name in scene.classes], np.int32)
-        label = target[scene.found.labels] if len(scene.found) else scene.found.labels
-        wanted = (label >= 0) & ~scene.uninspected(_centres(scene.found.boxes))
-        dropped += int((label < 0).sum())
-        found.append(_relabelled(scene.found, np.flatnonzero(wanted), label))
-        image_of.append(np.full(int(wanted.sum()), i, np.int64))
-    notes += more
+    found, image, dropped = _found(kept, classes)
+    notes = [*_left_out(labels, scenes, pairs), *notes]
     if dropped:
         notes.append(f"{dropped:,} detections of classes that are not labelled are left out")
     if unseen:
         notes.append(f"{unseen:,} labels on ground that was not inspected count neither way")
-    comparison = Comparison(
-        part.with_columns(ignore=ignore), Detections.concat(found), np.concatenate([*image_of, np.zeros(0, np.int64)])
-    )
-    return Joined(comparison, kept, tuple(notes))
+    return Joined(Comparison(part.with_columns(ignore=ignore), found, image), kept, tuple(notes))
+
+
+def _with_ground(labels: Labels, scenes: Sequence[FoundScene]) -> Labels:
+    """With the true size of pixels of the scenes where the labels do not know it.
+
+    Raises:
+        ConfigError: a scene has another size than its labels say.
+    """
+    images = []
+    for image, scene in zip(labels.images, scenes, strict=True):
+        if (image.width, image.height) != (scene.width, scene.height):
+            raise ConfigError(
+                f"image {image.id}: its labels are of {image.width} x {image.height} pixels, but scene {scene.id!r} "
+                f"has {scene.width} x {scene.height}; give the labels of the images that were searched"
+            )
+        images.append(replace(image, metres_per_pixel=image.metres_per_pixel or scene.pixel))
+    return labels.with_columns(images=images)
+
+
+def _found(scenes: Sequence[FoundScene], classes: Sequence[str]) -> tuple[Detections, IntArray, int]:
+    """Detections of some classes on inspected ground, the image of each, and how many of other classes there were."""
+    position, parts, image, dropped = {name: k for k, name in enumerate(classes)}, [], [], 0
+    for i, scene in enumerate(scenes):
+        target = np.array([position.get(name, -1) for name in scene.classes], np.int32)
+        label = target[scene.found.labels] if len(scene.found) else scene.found.labels
+        wanted = np.flatnonzero((label >= 0) & ~scene.uninspected(_centres(scene.found.boxes)))
+        dropped += int((label < 0).sum())
+        parts.append(_relabelled(scene.found, wanted, label))
+        image.append(np.full(len(wanted), i, np.int64))
+    return Detections.concat(parts), np.concatenate([*image, np.zeros(0, np.int64)]), dropped
 
 
 def _pairs(labels: Labels, scenes: Sequence[FoundScene]) -> list[tuple[int, FoundScene]]:
