@@ -119,6 +119,14 @@ def evaluate_command(
         str | None,
         _option("--sizes", help="Sizes in metres to report between. Default: 2.5,5,10,20,40.", panel=_FIGURES),
     ] = None,
+    border_tile: Annotated[
+        str | None,
+        _option(
+            "--border-tile",
+            help="Report distances to the borders of tiles of this size, without overlap. Default: to those of the run.",
+            panel=_FIGURES,
+        ),
+    ] = None,
     groups: Annotated[
         str | None,
         _option(
@@ -170,7 +178,15 @@ def evaluate_command(
         check_new((fit_thresholds, fit_levels, report), overwrite=bool(settings["overwrite"]))
         check_options(found, labels, model, config, fit_levels, fit_thresholds, min_precision, settings)
         chosen = figures_wanted(
-            max_detections, iou, radius, sizes, groups, confidence, resamples, None if model else settings["threshold"]
+            max_detections,
+            iou,
+            radius,
+            sizes,
+            border_tile,
+            groups,
+            confidence,
+            resamples,
+            None if model else settings["threshold"],
         )
         reading = {"format": format, "images": images, "subset": subset, "label_column": label_column}
         reading |= {"crs": labels_crs, "invalid": invalid}

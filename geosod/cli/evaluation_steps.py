@@ -49,6 +49,7 @@ def figures_wanted(
     iou: float,
     radius: float | None,
     sizes: str | None,
+    border_tile: str | None,
     groups: str | None,
     confidence: float,
     resamples: int,
@@ -70,6 +71,7 @@ def figures_wanted(
         radius=radius,
         groups=groups,
         sizes=limits,
+        border_tile=None if border_tile is None else make_config(tile=border_tile).tile,
         level=confidence,
         resamples=resamples,
     )

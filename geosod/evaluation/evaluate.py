@@ -15,7 +15,7 @@ from geosod.evaluation.comparison import Comparison
 from geosod.evaluation.curves import calibration, precision_recall, proposal_recall
 from geosod.evaluation.errors import analyse_errors
 from geosod.evaluation.figures import BoxFigures, Counted, Evaluation, EvaluationSettings, Interval, PointFigures
-from geosod.evaluation.found_scenes import FoundScene
+from geosod.evaluation.found_scenes import FoundScene, Tiling
 from geosod.evaluation.intervals import Statistic, bootstrap, mean_average_precision, ratio
 from geosod.evaluation.join import above_threshold, join
 from geosod.evaluation.matching import OBJECT, Matches, match, roles_of
@@ -97,7 +97,7 @@ def _boxes(
     ranges: list[ValueRange] = [
         *size_ranges(comparison),
         *metre_ranges(comparison, settings.sizes),
-        *border_ranges(comparison, [scene.tiling for scene in scenes]),
+        *border_ranges(comparison, [_tiling(scene, settings) for scene in scenes]),
     ]
     count, intervals = len(comparison.truth.images), {}
     for name, thresholds in (("AP", COCO_THRESHOLDS), ("AP50", (0.5,))):
@@ -119,6 +119,10 @@ def _boxes(
         curves={name: precision_recall(comparison, matches, k) for k, name in enumerate(comparison.truth.classes)},
         calibration=calibration(scores[counted], matches.hit[counted]),
     )
+
+
+def _tiling(scene: FoundScene, settings: EvaluationSettings) -> Tiling | None:
+    return scene.tiling if settings.border_tile is None else Tiling(settings.border_tile, (0, 0))
 
 
 def _interval(statistic: Statistic, groups: int, settings: EvaluationSettings) -> Interval:

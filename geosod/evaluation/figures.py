@@ -17,6 +17,7 @@ from geosod.evaluation.matching import Matches
 from geosod.evaluation.points import PointScore
 from geosod.evaluation.ranges import METRES
 from geosod.evaluation.tiny import MissRate
+from geosod.tile_size import TileSize
 
 Interval = tuple[float, float] | None
 
@@ -33,6 +34,8 @@ class EvaluationSettings:
         groups: regular expression; images whose identifiers it matches with the same text are one group, which is also
             reported by itself. None for no groups.
         sizes: limits in metres between which objects are reported.
+        border_tile: width and height of tiles without overlap, to whose borders distances are reported, so that runs with
+            other tiles can be compared on the same objects; None for the tiles of each run.
         level: of confidence intervals.
         resamples: of the bootstrap; 0 for no intervals.
     """
@@ -43,6 +46,7 @@ class EvaluationSettings:
     radius: float | None = None
     groups: str | None = None
     sizes: tuple[float, ...] = METRES
+    border_tile: TileSize | None = None
     level: float = 0.95
     resamples: int = 1000
 

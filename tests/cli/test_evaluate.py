@@ -53,6 +53,15 @@ def test_a_model_is_run_now_and_gives_the_same_figures(made: Path) -> None:
     assert values["boxes"]["at_iou"]["recall"] == 39 / 41 and values["points"]["matched"] == 39
 
 
+def test_distances_may_be_to_borders_of_other_tiles(made: Path) -> None:
+    done = geosod("evaluate", made / "out", "-l", made / "labels.json", "--border-tile", 100, "--json", "-q")
+    ranges = {row["range"]: row["objects"] for row in json.loads(done.stdout)["boxes"]["by_range"]}
+    edges = [100.0, 200.0, 300.0]
+    boxes = [box for i in range(2) for box in grid_of_spots(20 + i)]
+    crossed = sum(any(box[a] < edge < box[a + 2] for a in (0, 1) for edge in edges) for box in boxes)
+    assert ranges["< 0 px"] == crossed > 0
+
+
 def test_levels_are_fitted(tmp_path: Path) -> None:
     boxes = {f"s{i}.tif": grid_of_spots(60) for i in range(2)}
     for name, rows in boxes.items():
