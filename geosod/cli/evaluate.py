@@ -123,7 +123,7 @@ def evaluate_command(
         str | None,
         _option(
             "--border-tile",
-            help="Report distances to the borders of tiles of this size, without overlap. Default: to those of the run.",
+            help="Report distances to borders of tiles of this size, without overlap. Default: those of the run.",
             panel=_FIGURES,
         ),
     ] = None,
@@ -177,16 +177,9 @@ def evaluate_command(
 
         check_new((fit_thresholds, fit_levels, report), overwrite=bool(settings["overwrite"]))
         check_options(found, labels, model, config, fit_levels, fit_thresholds, min_precision, settings)
+        low = None if model else settings["threshold"]
         chosen = figures_wanted(
-            max_detections,
-            iou,
-            radius,
-            sizes,
-            border_tile,
-            groups,
-            confidence,
-            resamples,
-            None if model else settings["threshold"],
+            max_detections, iou, radius, sizes, border_tile, groups, confidence, resamples, threshold=low
         )
         reading = {"format": format, "images": images, "subset": subset, "label_column": label_column}
         reading |= {"crs": labels_crs, "invalid": invalid}

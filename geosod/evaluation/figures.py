@@ -34,8 +34,8 @@ class EvaluationSettings:
         groups: regular expression; images whose identifiers it matches with the same text are one group, which is also
             reported by itself. None for no groups.
         sizes: limits in metres between which objects are reported.
-        border_tile: width and height of tiles without overlap, to whose borders distances are reported, so that runs with
-            other tiles can be compared on the same objects; None for the tiles of each run.
+        border_tile: width and height of tiles without overlap, to whose borders distances are reported, so that runs
+            with other tiles can be compared on the same objects; None for the tiles of each run.
         level: of confidence intervals.
         resamples: of the bootstrap; 0 for no intervals.
     """

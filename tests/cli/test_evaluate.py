@@ -54,9 +54,9 @@ def test_a_model_is_run_now_and_gives_the_same_figures(made: Path) -> None:
 
 
 def test_distances_may_be_to_borders_of_other_tiles(made: Path) -> None:
-    done = geosod("evaluate", made / "out", "-l", made / "labels.json", "--border-tile", 100, "--json", "-q")
+    done = geosod("evaluate", made / "out", "-l", made / "labels.json", "--border-tile", 96, "--json", "-q")
     ranges = {row["range"]: row["objects"] for row in json.loads(done.stdout)["boxes"]["by_range"]}
-    edges = [100.0, 200.0, 300.0]
+    edges = [96.0, 192.0, 288.0]
     boxes = [box for i in range(2) for box in grid_of_spots(20 + i)]
     crossed = sum(any(box[a] < edge < box[a + 2] for a in (0, 1) for edge in edges) for box in boxes)
     assert ranges["< 0 px"] == crossed > 0
