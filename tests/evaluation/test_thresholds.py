@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from geosod.config import make_config
@@ -27,6 +27,8 @@ def test_average_precision_computed_by_hand() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=20), st.integers(0, 5), st.floats(0.1, 1))
+@example(rows=[(True, 9), (False, 8)], missed=0, precision=0.5)
+@example(rows=[(True, 9), (True, 9), (False, 9)], missed=0, precision=1.0)
 def test_thresholds_agree_with_a_search(rows: list[tuple[bool, int]], missed: int, precision: float) -> None:
     hits, scores = np.array([h for h, _ in rows], bool), np.array([s / 10 for _, s in rows])
     objects = int(hits.sum()) + missed
