@@ -11,8 +11,8 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.errors import ConfigError
 
 #: Shapes are clustered from at most so many objects, drawn at random.
-_MAX_SHAPES = 50_000
-_ROUNDS, _RESTARTS = 100, 4
+_MAX_SHAPES = 10_000
+_ROUNDS, _RESTARTS = 50, 8
 #: Truths times priors whose IoU is computed at once.
 _CHUNK = 1 << 22
 
@@ -70,7 +70,7 @@ def assign_to_levels(shapes: FloatArray, strides: tuple[int, ...]) -> Pyramid:
 
 def shape_iou(shapes: FloatArray, others: FloatArray) -> FloatArray:
     """(N, M) IoU of boxes (N, 2) and (M, 2), width and height, with one centre."""
-    shared = np.minimum(shapes[:, None], others[None]).prod(axis=2)
+    shared = np.minimum.outer(shapes[:, 0], others[:, 0]) * np.minimum.outer(shapes[:, 1], others[:, 1])
     union = shapes.prod(axis=1)[:, None] + others.prod(axis=1)[None] - shared
     return np.asarray(shared / union)
 

@@ -62,21 +62,28 @@ def numbers(values: Any, count: int, what: str) -> list[float]:
     """
     if not isinstance(values, list | tuple) or len(values) != count:
         raise InvalidEntryError(f"{what} is {shown(values)}, expected {count} numbers")
+    return [number_of(value, what, values) for value in values]
+
+
+def number_of(value: Any, what: str, whole: Any = None) -> float:
+    """A finite number from a file; InvalidEntryError for anything else, which shows `whole` if it is a part of that."""
+    shown_value = shown(value if whole is None else whole)
     try:
-        found = [float(value) for value in values]
+        found = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidEntryError(f"{what} is {shown(values)}, expected {count} numbers") from None
-    if not all(map(math.isfinite, found)):
-        raise InvalidEntryError(f"{what} is {shown(values)}, and must be finite")
+        expected = "a number" if whole is None else f"{len(whole)} numbers"
+        raise InvalidEntryError(f"{what} is {shown_value}, expected {expected}") from None
+    if not math.isfinite(found):
+        raise InvalidEntryError(f"{what} is {shown_value}, and must be finite")
     return found
 
 
 def whole_number(value: Any, what: str) -> int:
     """A whole number from a file, which may be written as 3, 3.0 or "3"; InvalidEntryError for others."""
-    (number,) = numbers([value], 1, what)
-    if number != int(number) or abs(number) >= 1 << 53:
+    found = number_of(value, what)
+    if found != int(found) or abs(found) >= 1 << 53:
         raise InvalidEntryError(f"{what} is {shown(value)}, expected a whole number")
-    return int(number)
+    return int(found)
 
 
 def corners_from_size(box: list[float]) -> tuple[float, float, float, float]:

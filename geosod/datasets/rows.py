@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from geosod.datasets.labels import LabelledImage, Labels
-from geosod.datasets.problems import InvalidEntryError, numbers
+from geosod.datasets.problems import InvalidEntryError, number_of
 
 _CROWD, _IGNORE, _TRUNCATED = 1, 2, 4
 
@@ -48,7 +48,7 @@ class Rows:
             raise InvalidEntryError(f"box {x0:g}, {y0:g}, {x1:g}, {y1:g} is too large")
         if area is None:
             area = own
-        elif (area := numbers([area], 1, "area")[0]) < 0:
+        elif (area := number_of(area, "area")) < 0:
             raise InvalidEntryError(f"area is {area:g}, which is negative")
         self._numbers.extend((x0, y0, x1, y1, area))
         flags = _CROWD * crowd | _IGNORE * ignore | _TRUNCATED * truncated

@@ -83,15 +83,15 @@ def write_scene(scene: Scene, path: Path, problems: Problems) -> bool:
 
 
 def read_pixels(scene: Scene, window: Window) -> PixelArray:
-    """(C, H, W) pixels of all bands of a window, invalid ones 0.
+    """(C, H, W) pixels of all bands of a window but the alpha band, invalid ones 0.
 
     Raises:
         SceneError: the scene cannot be opened.
         ReadError: a part cannot be read.
     """
-    reader = UnitReader(scene, ReadSpec(tuple(range(1, scene.count + 1)), (window.width, window.height), chunk=1))
+    reader = UnitReader(scene, ReadSpec(_bands(scene), (window.width, window.height), chunk=1))
     unit = Unit("window", scene.id, (0, 0), 1.0, (window,), window, window)
-    pixels = np.zeros((scene.count, window.height, window.width), scene.dtype)
+    pixels = np.zeros((len(_bands(scene)), window.height, window.width), scene.dtype)
     try:
         for part in reader.read(unit):
             if not isinstance(part, ReadSummary):
@@ -107,7 +107,7 @@ def _read(
     scene: Scene, grid: Grid, keep: BoolArray | None, problems: Problems
 ) -> Iterator[tuple[Window, PixelArray, BoolArray | None]]:
     """Tiles, in units one row of tiles high and as wide as memory allows."""
-    bands = tuple(range(1, scene.count + 1))
+    bands = _bands(scene)
     size = max(1, scene.count * grid.tile_width * grid.tile_height * np.dtype(scene.dtype).itemsize)
     spec = ReadSpec(bands, (grid.tile_width, grid.tile_height), chunk=max(1, min(64, _BATCH_BYTES // size)))
     units = plan_units(scene.id, grid, shape=(1, max(1, _UNIT_BYTES // size)), keep=keep)
@@ -199,7 +199,9 @@ def _place(scene: Scene, window: Window) -> dict[str, Any]:
 def _write(dataset: Any, scene: Scene, pixels: PixelArray, valid: BoolArray | None, target: GdalWindow | None) -> None:
     """Write pixels, with invalid ones as nodata, or where the scene has no nodata value, in a mask."""
     try:
-        if valid is not None and dataset.nodata is not None:
+        if scene.alpha is not None:
+            pixels = _with_alpha(scene, pixels, valid)
+        elif valid is not None and dataset.nodata is not None:
             pixels = np.where(valid, pixels, np.array(dataset.nodata).astype(pixels.dtype))
         dataset.write(pixels, window=target)
         if dataset.nodata is None and _needs_mask(scene):
@@ -209,6 +211,18 @@ def _write(dataset: Any, scene: Scene, pixels: PixelArray, valid: BoolArray | No
                 dataset.write_mask(shown, window=target)
     except (RasterioError, ValueError) as error:
         raise OutputError(f"{dataset.name}: cannot be written: {error}") from error
+
+
+def _bands(scene: Scene) -> tuple[int, ...]:
+    """The bands that hold image data; an alpha band that is read as one of them would mark nothing as invalid."""
+    return tuple(band for band in range(1, scene.count + 1) if band != scene.alpha)
+
+
+def _with_alpha(scene: Scene, pixels: PixelArray, valid: BoolArray | None) -> PixelArray:
+    """The bands of the file: with the alpha band, where valid pixels are opaque."""
+    top = np.iinfo(scene.dtype).max if np.dtype(scene.dtype).kind in "ui" else 1
+    shown = np.ones(pixels.shape[1:], np.bool_) if valid is None else valid
+    return np.insert(pixels, (scene.alpha or 1) - 1, shown * np.array(top, scene.dtype), axis=0)
 
 
 def _needs_mask(scene: Scene) -> bool:

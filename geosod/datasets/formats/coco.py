@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read_coco(source: Source, *, ignored: _Flags = lambda entry: bool(entry.get(
 def _reduced(entry: dict[str, Any]) -> dict[str, Any]:
     if "image_id" not in entry:
         return entry
-    if "bbox" not in entry and "segmentation" in entry:
+    if not entry.get("bbox") and "segmentation" in entry:
         entry["bbox"] = _bounds(entry["segmentation"])
     return {key: entry[key] for key in _KEPT if key in entry}
 
@@ -113,21 +114,23 @@ def _own(entry: Any) -> dict[str, Any]:
 def _read_images(source: Source, entries: list[Any]) -> tuple[dict[Any, int], list[LabelledImage]]:
     """Position of each image by its number in the file, and the images."""
     usable, names = [], []
-    seen: set[Any] = set()
+    times = Counter(
+        entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), int | str)
+    )
     for position, entry in enumerate(entries, 1):
         try:
             if not isinstance(entry, dict) or not isinstance(number := entry.get("id"), int | str):
                 raise InvalidEntryError(f"is {shown(entry)}, expected an id, a file_name, a width and a height")
             if "corner" in entry:
                 raise InvalidEntryError("is a part of a larger image (corner); give the file of whole images")
-            if number in seen:
+            if times[number] > 1:
+                # Which of them an annotation is of cannot be known.
                 raise InvalidEntryError("has the id of another image, too")
             name = relative_name(_own(entry).get("id") or entry.get("file_name"))
         except InvalidEntryError as error:
             label = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
             source.problems.add(source.path, f"image {shown(label)}", error)
             continue
-        seen.add(number)
         usable.append(entry)
         names.append(name)
     folder = _folder(source, usable)
@@ -154,8 +157,9 @@ def _folder(source: Source, entries: list[dict[str, Any]]) -> ImageFolder:
         return ImageFolder([source.images])
     here = source.path.parent
     stem = source.path.stem.removeprefix("instances_")
-    near = [here, here / "images", here / stem, here.parent / "images", here.parent / stem, here.parent]
-    near += [here.parent / "images" / stem]
+    names = ("images", "Images", "data", stem)
+    near = [here, *(here / name for name in names), *(here.parent / name for name in names)]
+    near += [here.parent / "images" / stem, here.parent]
     first = next((name for entry in entries[:1] if isinstance(name := entry.get("file_name"), str)), "")
     try:
         found = [folder for folder in near if first and is_file(folder / relative_name(first))]

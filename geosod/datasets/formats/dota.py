@@ -12,7 +12,7 @@ from pathlib import Path
 
 from geosod.datasets.contract import Format, Source, Target
 from geosod.datasets.image_files import ImageFolder, read_image, relative_name
-from geosod.datasets.labels import LabelledImage, Labels
+from geosod.datasets.labels import IGNORED, LabelledImage, Labels
 from geosod.datasets.per_image import (
     Entry,
     ImageFile,
@@ -24,11 +24,13 @@ from geosod.datasets.per_image import (
     lines_of,
     read_image_files,
 )
-from geosod.datasets.problems import InvalidEntryError, numbers, whole_number
+from geosod.datasets.problems import InvalidEntryError, number_of, numbers, whole_number
 from geosod.datasets.text_files import read_lines
 from geosod.datasets.write_files import number, place_images, safe_path, write_text
 from geosod.errors import LabelError
 
+#: Classes are single words here.
+_IGNORED = "_".join(IGNORED.split())
 _FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0")
 
 
@@ -63,7 +65,7 @@ def _metres(lines: list[str]) -> float | None:
         key, _, text = line.partition(":")
         if key.strip().lower() == "gsd":
             try:
-                (metres,) = numbers([text], 1, "gsd")
+                metres = number_of(text, "gsd")
             except InvalidEntryError:
                 return None
             return metres if metres > 0 else None
@@ -80,7 +82,8 @@ def _entry(line: str) -> Entry | None:
     xs, ys = values[::2], values[1::2]
     turns = sum(xs[k - 1] * ys[k] - xs[k] * ys[k - 1] for k in range(4))
     difficult = whole_number(words[9], "difficult") != 0 if len(words) == 10 else False
-    return Entry((min(xs), min(ys), max(xs), max(ys)), words[8], area=abs(turns) / 2, ignore=difficult)
+    name = IGNORED if words[8] == _IGNORED else words[8]
+    return Entry((min(xs), min(ys), max(xs), max(ys)), name, area=abs(turns) / 2, ignore=difficult)
 
 
 def write_dota(labels: Labels, target: Target) -> None:

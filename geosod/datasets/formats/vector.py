@@ -24,12 +24,13 @@ from geosod.errors import LabelError, SceneError, one_line
 from geosod.georeference.crs import LONLAT, parse_crs
 from geosod.georeference.points import georeferenced, placed, project
 from geosod.georeference.polygons import ground_polygons
-from geosod.scene import Scene
+from geosod.scene import Scene, SceneRef
 from geosod.scenes.open import open_files, open_scene
-from geosod.scenes.sources import find_scenes, with_unique_ids
+from geosod.scenes.sources import find_scenes, safe_id, with_unique_ids
+from geosod.storage.uris import is_remote, stem
 
 #: Columns that may hold the names of classes, the first of which is taken.
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "type", "name")
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "type", "name", "class_id")
 _POLYGONS, _POINT = (3, 6), 0
 #: An object of which a scene shows less than this share is ignored: it counts neither as found nor as missed.
 MIN_VISIBLE = 0.25
@@ -234,15 +235,18 @@ def write_vector(labels: Labels, target: Target, *, driver: str) -> None:
     if driver == "Parquet":
         frame.to_parquet(target.path, schema_version="1.1.0", write_covering_bbox=True)
     else:
-        frame.to_file(target.path, driver=driver, engine="pyogrio")
+        frame.to_file(target.path, driver=driver, engine="pyogrio", layer="labels")
 
 
 def _columns(labels: Labels, rows: list[int]) -> dict[str, Any]:
     above = (*labels.supercategories, "")
+    # As scenes are called when they are read: links are followed.
+    uris = [image.uri if is_remote(image.uri) else str(Path(image.uri).resolve()) for image in labels.images]
+    scenes = with_unique_ids([SceneRef(uri, safe_id(stem(uri))) for uri in uris], {})
     return {
         "label": [class_name(labels, row) for row in rows],
         "supercategory": [above[int(labels.labels[row])] for row in rows],
-        "scene_id": [labels.images[int(labels.image[row])].id for row in rows],
+        "scene_id": [scenes[int(labels.image[row])].id for row in rows],
         "id": labels.ids[rows],
         "crowd": labels.crowd[rows],
         "ignore": labels.ignore[rows],

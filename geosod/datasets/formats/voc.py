@@ -24,7 +24,7 @@ from geosod.datasets.per_image import (
     read_image_files,
     subfolder,
 )
-from geosod.datasets.problems import InvalidEntryError, numbers, ordered_corners, whole_number
+from geosod.datasets.problems import InvalidEntryError, number_of, numbers, ordered_corners, whole_number
 from geosod.datasets.text_files import read_lines, read_xml
 from geosod.datasets.write_files import number, place_images, safe_path, write_text
 from geosod.errors import LabelError
@@ -54,7 +54,8 @@ def _open(path: Path, folder: Path, images: ImageFolder) -> tuple[LabelledImage,
     id_ = path.relative_to(folder).with_suffix("").as_posix()
     below = PurePosixPath(id_)
     named = relative_name((root.findtext("filename") or "").strip() or id_)
-    file = images.find(below.with_name(named.name)) or images.find(named) or images.find(below)
+    # The name of the XML file counts: tools leave names of other images and other machines inside.
+    file = images.find(below) or images.find(below.with_name(named.name)) or images.find(named)
     size = _size(root)
     if size is not None:
         expected = images.expected(below.with_name(named.name))
@@ -96,7 +97,9 @@ def _entry(entry: ElementTree.Element) -> Entry:
 
 def _flag(entry: ElementTree.Element, tag: str) -> bool:
     text = (entry.findtext(tag) or "0").strip()
-    return text.lower() not in ("unspecified", "false") and whole_number({"true": 1}.get(text.lower(), text), tag) != 0
+    words = {"unspecified": 0, "false": 0, "true": 1}
+    # Some sets have the share that is truncated.
+    return number_of(words.get(text.lower(), text), tag) != 0
 
 
 def write_voc(labels: Labels, target: Target) -> None:

@@ -14,6 +14,7 @@ from geosod.datasets.rows import Rows
 from geosod.datasets.text_files import read_json
 from geosod.datasets.write_files import number, write_json
 from geosod.errors import GeosodError, LabelError
+from geosod.storage.uris import suffix
 
 #: ``type_id`` → class.
 CLASSES = {
@@ -127,7 +128,7 @@ def _feature(labels: Labels, row: int, type_id: int) -> dict[str, Any]:
     image = labels.images[int(labels.image[row])]
     properties = {
         "bounds_imcoords": ",".join(map(number, (x0, y0, x1, y1))),
-        "image_id": image.id + (Path(image.uri).suffix if image.uri else ""),
+        "image_id": image.id + suffix(image.uri),
         "type_id": type_id,
         "feature_id": int(labels.ids[row]),
     }

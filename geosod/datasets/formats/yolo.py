@@ -33,18 +33,19 @@ def read_yolo(source: Source) -> Labels:
     settings = source.path if source.path.is_file() else source.path / "data.yaml"
     known = _settings(settings) if is_file(settings) else {}
     root = _root(settings.parent, known)
-    paths = list(dict.fromkeys(_images(source, root, known)))
+    files = dict(_images(source, root, known, settings))
     given = source.classes or _names(settings, known) or _names_file(root)
     if given is None:
         raise LabelError(f"{root}: has no data.yaml and no classes.txt with the names of the classes; give --classes")
-    if paths and not any(is_file(_label_path(path)) for path in paths):
-        raise LabelError(f"{_label_path(paths[0]).parent}: has no labels for the images in {paths[0].parent}")
-    _report_orphans(source, paths)
-    ids = image_ids([relative_name(_name(path, root)) for path in paths])
-    files: list[ImageFile] = [
-        (_label_path(path), partial(_open, path, id_)) for path, id_ in zip(paths, ids, strict=True)
+    if files and not any(map(is_file, files.values())):
+        image, labels = next(iter(files.items()))
+        raise LabelError(f"{labels.parent}: has no labels for the images in {image.parent}")
+    _report_orphans(source, files)
+    ids = image_ids([relative_name(_name(path, source.images or root)) for path in files])
+    opened: list[ImageFile] = [
+        (labels, partial(_open, path, labels, id_)) for (path, labels), id_ in zip(files.items(), ids, strict=True)
     ]
-    return read_image_files(source, files, Names(given), class_ids=list(range(len(given))))
+    return read_image_files(source, opened, Names(given), class_ids=list(range(len(given))))
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -89,11 +90,17 @@ def _names_file(root: Path) -> list[str] | None:
     return [line.strip() for line in read_lines(path) if line.strip()] if path else None
 
 
-def _images(source: Source, root: Path, known: dict[str, Any]) -> Iterator[Path]:
-    """The images of the subset, or of all."""
+def _images(source: Source, root: Path, known: dict[str, Any], settings: Path) -> Iterator[tuple[Path, Path]]:
+    """The images of the subset, or of all, with their files of labels."""
     if source.images is not None:
-        yield from images_in(source.images)
+        for path in images_in(source.images):
+            yield path, (root / "labels" / path.relative_to(source.images)).with_suffix(".txt")
         return
+    for path in _found_images(source, root, known, settings):
+        yield path, _label_path(path)
+
+
+def _found_images(source: Source, root: Path, known: dict[str, Any], settings: Path) -> Iterator[Path]:
     listed = [name for name in _SUBSETS if known.get(name)]
     if not listed:
         folder = root / "images" if (root / "images").is_dir() else root
@@ -104,16 +111,16 @@ def _images(source: Source, root: Path, known: dict[str, Any]) -> Iterator[Path]
     for name in [source.subset] if source.subset else listed:
         entries = known[name] if isinstance(known[name], list) else [known[name]]
         for entry in entries:
-            yield from _listed(source, root, str(entry))
+            yield from _listed(source, root, str(entry), settings)
 
 
-def _listed(source: Source, root: Path, entry: str) -> Iterator[Path]:
+def _listed(source: Source, root: Path, entry: str, settings: Path) -> Iterator[Path]:
     """The images in a folder, or those that a list names."""
     # Exports of Roboflow name folders from one below their own.
     places = [root / entry, root / entry.removeprefix("../")] if "\0" not in entry else []
     found = next((place for place in places if place.exists()), None)
     if found is None:
-        source.problems.add(source.path, entry, "there is no such folder or list of images")
+        source.problems.add(settings, entry, "there is no such folder or list of images")
         return
     if found.is_dir():
         yield from images_in(found)
@@ -146,21 +153,17 @@ def _label_path(path: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _report_orphans(source: Source, paths: list[Path]) -> None:
+def _report_orphans(source: Source, files: dict[Path, Path]) -> None:
     """Files of labels whose image is missing."""
-    expected = {_label_path(path) for path in paths}
+    expected = set(files.values())
     for folder in sorted({path.parent for path in expected}):
         for path in sorted(folder.glob("*.txt")):
-            if path not in expected and path.name != "classes.txt" and folder.name != "":
-                source.problems.add(path, "", f"has no image among those in {_image_folder(folder)}")
+            if path not in expected and path.name != "classes.txt":
+                source.problems.add(path, "", "there is no image of that name")
 
 
-def _image_folder(folder: Path) -> Path:
-    return Path(*("images" if part == "labels" else part for part in folder.parts))
-
-
-def _open(path: Path, id_: str) -> tuple[LabelledImage, Iterator[Item]]:
-    image, labels = read_image(id_, path), _label_path(path)
+def _open(path: Path, labels: Path, id_: str) -> tuple[LabelledImage, Iterator[Item]]:
+    image = read_image(id_, path)
     lines = read_lines(labels) if is_file(labels) else []
     return image, lines_of(lines, partial(_entry, image=image))
 
