@@ -84,6 +84,9 @@ def evaluate_command(
             metavar="[refuse|skip]",
         ),
     ] = "refuse",
+    points: Annotated[
+        bool, _option("--points", help="Reduce labels to points at their centres; needs --radius.", panel=_LABELS)
+    ] = False,
     label_shift: Annotated[
         float,
         _option(
@@ -182,7 +185,7 @@ def evaluate_command(
             max_detections, iou, radius, sizes, border_tile, groups, confidence, resamples, threshold=low
         )
         reading = {"format": format, "images": images, "subset": subset, "label_column": label_column}
-        reading |= {"crs": labels_crs, "invalid": invalid}
+        reading |= {"crs": labels_crs, "invalid": invalid, "points": points}
         names = (label_classes, class_map)
         assert labels is not None
         if model is None and config is None:

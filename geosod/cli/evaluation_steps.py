@@ -166,25 +166,39 @@ def write_levels(
 
 def write_files(result: Evaluation, thresholds: Path | None, min_precision: float | None, report: Path | None) -> None:
     """Write the thresholds and the report that were asked for."""
-    from geosod.evaluation.files import as_config, write_whole
-    from geosod.evaluation.overlaps import overlaps_of
-    from geosod.evaluation.thresholds import fit_thresholds
+    from geosod.evaluation.files import write_whole
 
     if thresholds is not None:
-        if result.boxes is None:
-            raise ConfigError("--fit-thresholds matches boxes, but the labels are points")
-        overlaps = overlaps_of(result.comparison)
-        fitted = fit_thresholds(result.comparison, overlaps, iou=result.settings.iou, min_precision=min_precision)
-        rule = "the highest F-score" if min_precision is None else f"a precision of {min_precision:g}"
-        comment = (
-            f"Thresholds for {rule} at IoU {result.settings.iou:g}, fitted on {result.images:,} images with "
-            f"{result.objects:,} objects.\nMeasure them on other images."
-        )
-        write_whole(thresholds, as_config({"threshold": fitted}, comment))
+        write_whole(thresholds, _fitted_thresholds(result, min_precision))
     if report is not None:
         from geosod.evaluation.report import report as html
 
         write_whole(report, html(result))
+
+
+def _fitted_thresholds(result: Evaluation, min_precision: float | None) -> str:
+    """A configuration with the thresholds that fit; one for all classes where the labels are points."""
+    from geosod.evaluation.files import as_config
+    from geosod.evaluation.overlaps import overlaps_of
+    from geosod.evaluation.points import choose_threshold
+    from geosod.evaluation.thresholds import fit_thresholds
+
+    fitted: float | dict[str, float]
+    rule = "the highest F-score" if min_precision is None else f"a precision of {min_precision:g}"
+    if result.boxes is None:
+        if min_precision is not None:
+            raise ConfigError("--min-precision is for boxes; for points thresholds have the highest F-score")
+        fitted, limit = choose_threshold(result.comparison, limit=result.settings.radius or 0.0), result.settings.radius
+        how = f"of centres within {limit:g} px"
+    else:
+        overlaps = overlaps_of(result.comparison)
+        fitted = fit_thresholds(result.comparison, overlaps, iou=result.settings.iou, min_precision=min_precision)
+        how = f"at IoU {result.settings.iou:g}"
+    comment = (
+        f"Fitted to {rule} {how} on {result.images:,} images with {result.objects:,} objects.\n"
+        "Measure it on other images."
+    )
+    return as_config({"threshold": fitted}, comment)
 
 
 def print_tables(result: Evaluation) -> None:

@@ -53,6 +53,20 @@ def test_a_model_is_run_now_and_gives_the_same_figures(made: Path) -> None:
     assert values["boxes"]["at_iou"]["recall"] == 39 / 41 and values["points"]["matched"] == 39
 
 
+def test_a_threshold_is_fitted_to_points(made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "points.yaml"
+    points = ("evaluate", made / "out", "-l", made / "labels.json", "--points", "--fit-thresholds", file, "-q")
+    done = geosod(*points, "--radius", 3)
+    assert done.returncode == 0 and "Centres, matched within 3 px" in done.stdout, done.stderr
+    assert "AP50" not in done.stdout and "threshold: 0.5" in geosod("config", file).stdout
+    for more, message in (
+        (("--overwrite",), "add --radius"),
+        (("--overwrite", "--radius", 3, "--min-precision", 0.9), "for boxes"),
+    ):
+        wrong = geosod(*points, *more)
+        assert wrong.returncode == 2 and message in wrong.stderr
+
+
 def test_distances_may_be_to_borders_of_other_tiles(made: Path) -> None:
     done = geosod("evaluate", made / "out", "-l", made / "labels.json", "--border-tile", 96, "--json", "-q")
     ranges = {row["range"]: row["objects"] for row in json.loads(done.stdout)["boxes"]["by_range"]}

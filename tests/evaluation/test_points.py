@@ -36,6 +36,7 @@ def test_assignment_agrees_with_a_dense_one(seed: int, m: int, n: int, whole: bo
     assert (distance[pairs[:, 0], pairs[:, 1]] <= 10).all()
 
 
+@pytest.mark.slow
 def test_a_dense_scene_of_many_points_is_assigned_in_seconds() -> None:
     """A matrix of all pairs would need 20 GB."""
     rng = np.random.default_rng(0)
