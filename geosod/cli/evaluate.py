@@ -184,7 +184,7 @@ def evaluate_command(
         chosen = figures_wanted(
             max_detections, iou, radius, sizes, border_tile, groups, confidence, resamples, threshold=low
         )
-        reading = {"format": format, "images": images, "subset": subset, "label_column": label_column}
+        reading: dict[str, Any] = {"format": format, "images": images, "subset": subset, "label_column": label_column}
         reading |= {"crs": labels_crs, "invalid": invalid, "points": points}
         names = (label_classes, class_map)
         assert labels is not None

@@ -83,13 +83,15 @@ def read_truth(
     """The labels, from options; problems and notes go to standard error."""
     from geosod.cli.dataset_options import say_problems
     from geosod.datasets.class_map import parse_renames
+    from geosod.datasets.formats import find_format
     from geosod.datasets.read import read_labels
 
     classes, class_map = names
+    ground = "scenes" in find_format(path.expanduser(), reading["format"]).takes
     result = read_labels(
         path,
         **reading,
-        scenes=list(scenes),
+        scenes=list(scenes) if ground else (),
         classes=[name.strip() for name in classes.split(",")] if classes else None,
         rename=parse_renames(class_map) if class_map else None,
     )

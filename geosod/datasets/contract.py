@@ -14,6 +14,10 @@ from geosod.datasets.problems import Problems
 Images = Literal["none", "link", "copy"]
 
 
+#: What readers of folders use.
+TAKES = frozenset({"images", "subset", "classes"})
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where labels are read from.
@@ -73,6 +77,7 @@ class Format:
         write: writes labels to a target; LabelError where they do not fit the format.
         recognises: whether a file or folder is certainly of this format.
         suffix: of the file that is written; "" for folders.
+        takes: which attributes of `Source` the reader uses besides the path.
         own_images: whether the format is useless without images in its own folder, which are linked by default.
     """
 
@@ -83,4 +88,5 @@ class Format:
     write: Callable[[Labels, Target], None]
     recognises: Callable[[Path], bool]
     suffix: str = ""
+    takes: frozenset[str] = frozenset({"images"})
     own_images: bool = False

@@ -49,9 +49,10 @@ def geometries_in_scene(
     chosen = geometries[near]
     x, y = shapely.get_coordinates(chosen).T
     native = np.stack(transformer_to(scene, crs).transform(x, y, direction="INVERSE"), axis=1)
+    native[~np.isfinite(native).all(axis=1)] = np.nan
     if (step := period(scene.crs)) is not None:
         middle = pixel_to_crs(scene, [[scene.width / 2, scene.height / 2]])[0][0, 0]
-        native[:, 0] -= step * np.nan_to_num(np.rint((native[:, 0] - middle) / step))
+        native[:, 0] -= step * np.rint((native[:, 0] - middle) / step)
     pixels = crs_to_pixel(scene, native)
     counts = shapely.get_num_coordinates(chosen)
     lost: BoolArray = np.asarray(~np.isfinite(pixels).all(axis=1))

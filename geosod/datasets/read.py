@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from geosod.datasets.class_map import rename_classes
-from geosod.datasets.contract import Source
+from geosod.datasets.contract import Format, Source
 from geosod.datasets.formats import find_format
 from geosod.datasets.labels import Labels
 from geosod.datasets.problems import Problems
@@ -88,11 +88,23 @@ def read_labels(
         raise LabelError(f"{folder}: there is no such folder of images")
     problems, notes = Problems(), list[str]()
     source = Source(where, folder, scenes, subset, classes, label_column, crs, problems, notes)
+    _check_takes(chosen, source)
     labels = chosen.read(source)
     if problems.count and invalid == "refuse":
         raise LabelError(_refusal(problems))
     labels = rename_classes(labels, rename) if rename else labels
     return Reading(to_points(labels) if points else labels, chosen.name, problems, tuple(notes))
+
+
+def _check_takes(chosen: Format, source: Source) -> None:
+    """Refuse what a format has no use for, since it would be ignored."""
+    flags = {"label_column": "--label-column", "crs": "--labels-crs"}
+    for name in ("images", "scenes", "subset", "classes", "label_column", "crs"):
+        if getattr(source, name) and name not in chosen.takes:
+            takes = ", ".join(flags.get(one, f"--{one}") for one in sorted(chosen.takes))
+            raise LabelError(
+                f"{source.path}: {chosen.name} has no use for {flags.get(name, f'--{name}')}; it takes {takes}"
+            )
 
 
 def _refusal(problems: Problems) -> str:

@@ -14,7 +14,7 @@ from geosod.datasets.image_files import scene_of
 from geosod.datasets.labels import LabelledImage, Labels
 from geosod.datasets.problems import Problems
 from geosod.datasets.tile_files import write_scene
-from geosod.datasets.write import staged
+from geosod.datasets.write import keep_images, staged
 from geosod.datasets.write_files import no_progress, safe_path
 from geosod.errors import ConfigError, GeosodError
 from geosod.scenes.view import at_scale
@@ -73,6 +73,7 @@ def write_scaled(
     """
     path = Path(out).expanduser()
     scaled, problems = scale_labels(labels, factor), Problems()
+    keep_images(path, labels)
     with staged(path, folder=True, overwrite=overwrite) as stage:
         kept = []
         for k, image in enumerate(labels.images):

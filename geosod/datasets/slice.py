@@ -15,7 +15,7 @@ from geosod.datasets.image_files import scene_of
 from geosod.datasets.labels import LabelledImage, Labels
 from geosod.datasets.problems import Problems
 from geosod.datasets.tile_files import write_tiles
-from geosod.datasets.write import staged
+from geosod.datasets.write import keep_images, staged
 from geosod.datasets.write_files import no_progress, safe_path
 from geosod.errors import ConfigError, GeosodError
 from geosod.tile_size import Overlap
@@ -210,6 +210,7 @@ def write_slices(
     by_scene: dict[str, list[int]] = {}
     for k, tile in enumerate(tiles.images):
         by_scene.setdefault(tile.id.rsplit("_", 2)[0], []).append(k)
+    keep_images(path, labels)
     with staged(path, folder=True, overwrite=overwrite) as stage:
         written, empty = np.zeros(len(tiles.images), np.bool_), 0
         for done, image in enumerate(labels.images, 1):

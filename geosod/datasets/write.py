@@ -12,6 +12,7 @@ from geosod.datasets.contract import Format, Images, Target
 from geosod.datasets.formats import named_format, output_format
 from geosod.datasets.labels import Labels
 from geosod.errors import LabelError, OutputError
+from geosod.storage.uris import is_remote
 
 #: Marks a folder that geosod wrote, and may therefore replace when it is asked to.
 _MARK = ".geosod-dataset"
@@ -50,9 +51,26 @@ def write_labels(
     notes: list[str] = []
     if labels.points and chosen.name not in ("coco", "tinyperson", "geojson", "geoparquet", "gpkg"):
         notes.append(f"points are written as boxes without area, since {chosen.name} has no points")
+    keep_images(path, labels)
     with staged(path, folder=chosen.folder, overwrite=overwrite) as stage:
         chosen.write(labels, Target(stage, path, images, crs, notes))
     return tuple(notes)
+
+
+def keep_images(path: Path, labels: Labels) -> None:
+    """Refuse a folder that holds images of the labels, which would be lost when it is replaced.
+
+    Raises:
+        OutputError: it does.
+    """
+    if not path.is_dir():
+        return
+    folder = path.resolve()
+    for image in labels.images:
+        if image.uri and not is_remote(image.uri) and folder in Path(image.uri).resolve().parents:
+            raise OutputError(
+                f"{path}: holds the image {image.uri} of the labels, which would be lost; give -o another folder"
+            )
 
 
 @contextmanager
@@ -116,6 +134,7 @@ def write_parts(
     chosen = named_format(format)
     images = _images(chosen, image_files)
     path, notes = Path(out).expanduser(), list[str]()
+    keep_images(path, Labels.concat(parts.values()))
     with staged(path, folder=True, overwrite=overwrite) as stage:
         for name, labels in parts.items():
             file = name if chosen.folder else name + chosen.suffix

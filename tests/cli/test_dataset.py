@@ -93,6 +93,7 @@ def test_stats(labels: Path, tmp_path: Path) -> None:
         (["stats", "labels.json", "--points"], "points have no size"),
         (["stats", "labels.json", "--anchors", "8,x"], "give numbers, such as 8,16,32"),
         (["dataset", "check", "labels.json", "--images", "nowhere"], "there is no such folder of images"),
+        (["dataset", "check", "labels.json", "--subset", "val"], "coco has no use for --subset; it takes --images"),
         (["dataset", "check", "labels.json", "--rename-classes", "ship=x"], "no class 'ship'"),
     ],
 )

@@ -59,11 +59,8 @@ def test_a_threshold_is_fitted_to_points(made: Path, tmp_path: Path) -> None:
     done = geosod(*points, "--radius", 3)
     assert done.returncode == 0 and "Centres, matched within 3 px" in done.stdout, done.stderr
     assert "AP50" not in done.stdout and "threshold: 0.5" in geosod("config", file).stdout
-    for more, message in (
-        (("--overwrite",), "add --radius"),
-        (("--overwrite", "--radius", 3, "--min-precision", 0.9), "for boxes"),
-    ):
-        wrong = geosod(*points, *more)
+    for more, message in (((), "add --radius"), (("--radius", 3, "--min-precision", 0.9), "for boxes")):
+        wrong = geosod(*points, "--overwrite", *more)
         assert wrong.returncode == 2 and message in wrong.stderr
 
 
@@ -74,6 +71,22 @@ def test_distances_may_be_to_borders_of_other_tiles(made: Path) -> None:
     boxes = [box for i in range(2) for box in grid_of_spots(20 + i)]
     crossed = sum(any(box[a] < edge < box[a + 2] for a in (0, 1) for edge in edges) for box in boxes)
     assert ranges["< 0 px"] == crossed > 0
+
+
+def test_labels_with_ground_coordinates_are_placed_on_the_scenes_of_the_outputs(tmp_path: Path) -> None:
+    import geopandas
+
+    boxes = grid_of_spots(12)
+    draw(tmp_path / "map.tif", boxes, georeferenced=True)
+    assert geosod("detect", tmp_path / "map.tif", "-m", SPOTS, "--trust", "-o", tmp_path / "out", "-q").returncode == 0
+    found = geopandas.read_parquet(next((tmp_path / "out" / "detections").rglob("*.parquet")))
+    found[["label", "geometry"]].iloc[2:].to_file(tmp_path / "truth.geojson")
+    done = geosod(
+        *("evaluate", tmp_path / "out", "-l", tmp_path / "truth.geojson", "--label-column", "label", "--json", "-q")
+    )
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)["boxes"]["at_iou"]
+    assert (counted["matched"], counted["found"], counted["objects"]) == (10, 12, 10)
 
 
 def test_levels_are_fitted(tmp_path: Path) -> None:

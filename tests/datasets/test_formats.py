@@ -19,7 +19,9 @@ from geosod.datasets.class_map import rename_classes
 from geosod.datasets.formats import FORMATS, find_format
 from geosod.datasets.labels import ANY_CLASS, Labels
 from geosod.datasets.read import read_labels
-from geosod.datasets.write import write_labels
+from geosod.datasets.scale import write_scaled
+from geosod.datasets.slice import Slicing, write_slices
+from geosod.datasets.write import write_labels, write_parts
 from geosod.errors import LabelError, OutputError
 from tests.datasets.samples import NAMES, XVIEW_NAMES, rows, sample_labels, sizes
 
@@ -166,7 +168,7 @@ def test_voc_counts_pixels_from_one(tmp_path: Path) -> None:
 
 def test_ground_coordinates_are_those_of_geopandas(sample: Labels, tmp_path: Path) -> None:
     write_labels(sample, tmp_path / "a.gpkg", crs="EPSG:32631")
-    frame = geopandas.read_file(tmp_path / "a.gpkg").sort_values("id")
+    frame = geopandas.read_file(tmp_path / "a.gpkg").sort_values("annotation_id")
     place = np.array([500_000 + 200 * k for k in range(3)])[sample.image]
     left, top = place + 0.5 * sample.boxes[:, 0], 5_800_000 - 0.5 * sample.boxes[:, 1]
     assert frame.bounds["minx"].to_numpy() == pytest.approx(left) and frame.bounds["maxy"].to_numpy() == pytest.approx(
@@ -280,6 +282,21 @@ def test_nothing_is_overwritten_unasked_and_nothing_is_left_half(sample: Labels,
     with pytest.raises(LabelError, match="class 'car' is none of xView's"):
         write_labels(sample, tmp_path / "x.geojson", format="xview")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "ours"]
+
+
+def test_a_folder_with_the_images_of_the_labels_is_not_replaced(sample: Labels, tmp_path: Path) -> None:
+    write_labels(sample, tmp_path / "set", format="yolo", image_files="copy")
+    own = read_labels(tmp_path / "set").labels
+    slicing = Slicing((32, 32), (0, 0))
+    for write in (
+        lambda: write_labels(own, tmp_path / "set", format="voc", overwrite=True),
+        lambda: write_parts({"a": own}, tmp_path / "set", overwrite=True),
+        lambda: write_slices(own, tmp_path / "set", slicing, overwrite=True),
+        lambda: write_scaled(own, tmp_path / "set", 0.5, overwrite=True),
+    ):
+        with pytest.raises(OutputError, match="which would be lost"):
+            write()
+    assert (tmp_path / "set/images/a.tif").is_file()
 
 
 def test_an_identifier_cannot_lead_out_of_the_output(sample: Labels, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geosod.datasets.contract import Format, Source, Target
+from geosod.datasets.contract import TAKES, Format, Source, Target
 from geosod.datasets.image_files import ImageFolder, relative_name
 from geosod.datasets.labels import IGNORED, LabelledImage, Labels
 from geosod.datasets.per_image import (
@@ -105,4 +105,4 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and next(path.rglob(f"*{_ENDING}"), None) is not None
 
 
-FORMAT = Format("citypersons", "CityPersons JSON", True, read_citypersons, write_citypersons, recognises)
+FORMAT = Format("citypersons", "CityPersons JSON", True, read_citypersons, write_citypersons, recognises, takes=TAKES)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from geosod.datasets.contract import Format, Source, Target
+from geosod.datasets.contract import TAKES, Format, Source, Target
 from geosod.datasets.image_files import ImageFolder, read_image, relative_name
 from geosod.datasets.labels import IGNORED, LabelledImage, Labels
 from geosod.datasets.per_image import (
@@ -110,4 +110,4 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and (_folder(path) != path or path.name in _FOLDERS)
 
 
-FORMAT = Format("dota", "DOTA text", True, read_dota, write_dota, recognises, own_images=True)
+FORMAT = Format("dota", "DOTA text", True, read_dota, write_dota, recognises, takes=TAKES - {"subset"}, own_images=True)

@@ -154,9 +154,10 @@ def _geometries(source: Source, frame: Any, names: Any) -> tuple[Geometries, Boo
 
 
 def _ids(frame: Any) -> Any:
-    """(N,) int64, the column ``id`` where it holds different whole numbers, else the position from 1."""
-    if "id" in frame.columns and frame["id"].dtype.kind in "iu" and frame["id"].is_unique:
-        return frame["id"].to_numpy(np.int64)
+    """(N,) int64, the column ``annotation_id``, or ``id`` where it has no two alike, else the position from 1."""
+    for name in ("annotation_id", "id"):
+        if name in frame.columns and frame[name].dtype.kind in "iu" and (name != "id" or frame[name].is_unique):
+            return frame[name].to_numpy(np.int64)
     return np.arange(1, len(frame) + 1)
 
 
@@ -247,7 +248,7 @@ def _columns(labels: Labels, rows: list[int]) -> dict[str, Any]:
         "label": [class_name(labels, row) for row in rows],
         "supercategory": [above[int(labels.labels[row])] for row in rows],
         "scene_id": [scenes[int(labels.image[row])].id for row in rows],
-        "id": labels.ids[rows],
+        "annotation_id": labels.ids[rows],
         "crowd": labels.crowd[rows],
         "ignore": labels.ignore[rows],
         "truncated": labels.truncated[rows],
@@ -268,7 +269,8 @@ def _ends(path: Path, *, endings: tuple[str, ...]) -> bool:
 
 def _format(name: str, about: str, write: Callable[[Labels, Target], None], *endings: str) -> Format:
     recognises = partial(_ends, endings=endings)
-    return Format(name, about, False, read_vector, write, recognises, suffix=endings[0])
+    takes = frozenset({"scenes", "classes", "label_column", "crs"})
+    return Format(name, about, False, read_vector, write, recognises, suffix=endings[0], takes=takes)
 
 
 GEOJSON = _format("geojson", "GeoJSON of boxes, polygons or points", _write_geojson, ".geojson")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from geosod.datasets.contract import Format, Source, Target
+from geosod.datasets.contract import TAKES, Format, Source, Target
 from geosod.datasets.image_files import ImageFolder, read_image, relative_name
 from geosod.datasets.labels import LabelledImage, Labels
 from geosod.datasets.per_image import (
@@ -149,4 +149,4 @@ def recognises(path: Path) -> bool:
         return folder != path
 
 
-FORMAT = Format("voc", "Pascal VOC XML", True, read_voc, write_voc, recognises)
+FORMAT = Format("voc", "Pascal VOC XML", True, read_voc, write_voc, recognises, takes=TAKES)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from geosod.datasets.contract import Format, Source, Target
+from geosod.datasets.contract import TAKES, Format, Source, Target
 from geosod.datasets.image_files import image_ids, images_in, is_file, read_image, relative_name
 from geosod.datasets.labels import ANY_CLASS, LabelledImage, Labels
 from geosod.datasets.per_image import Entry, ImageFile, Item, Names, by_image, lines_of, read_image_files
@@ -93,7 +93,7 @@ def _names_file(root: Path) -> list[str] | None:
 def _images(source: Source, root: Path, known: dict[str, Any], settings: Path) -> Iterator[tuple[Path, Path]]:
     """The images of the subset, or of all, with their files of labels."""
     if source.images is not None:
-        for path in images_in(source.images):
+        for path in images_in(source.images / source.subset if source.subset else source.images):
             yield path, (root / "labels" / path.relative_to(source.images)).with_suffix(".txt")
         return
     for path in _found_images(source, root, known, settings):
@@ -226,4 +226,6 @@ def recognises(path: Path) -> bool:
     )
 
 
-FORMAT = Format("yolo", "YOLO folder with data.yaml", True, read_yolo, write_yolo, recognises, own_images=True)
+FORMAT = Format(
+    "yolo", "YOLO folder with data.yaml", True, read_yolo, write_yolo, recognises, takes=TAKES, own_images=True
+)
