@@ -51,34 +51,35 @@ def read_vector(source: Source) -> Labels:
     position = {name: k for k, name in enumerate(classes)} | {IGNORED: ANY_CLASS}
     index = np.flatnonzero(usable)
     tree = shapely.STRtree(geometries[index])
+    homes = np.asarray(frame["scene_id"].astype(str)) if "scene_id" in frame.columns else None
     parts, images = list[dict[str, Any]](), list[LabelledImage]()
     for scene in _scenes(source):
         moved, near = geometries_in_scene(geometries[index], tree, crs, scene)
         rows = index[near]
-        if "scene_id" in frame.columns:
-            mine = np.asarray(frame["scene_id"].astype(str))[rows] == scene.id
+        if homes is not None:
+            mine = homes[rows] == scene.id
             moved, rows = moved[mine], rows[mine]
         columns = _points(moved, scene) if points else _areas(moved, scene)
         kept = columns.pop("kept")
-        columns |= {"image": np.full(int(kept.sum()), len(images)), "row": rows[kept]}
-        parts.append(columns)
+        parts.append(columns | {"image": np.full(int(kept.sum()), len(images)), "row": rows[kept]})
         images.append(LabelledImage(scene.id, scene.ref.uri, scene.width, scene.height, metres_per_pixel=scene.pixel))
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     row = joined.pop("row").astype(np.int64)
     _note_outside(source, len(index), len(np.unique(row)))
-    labels = np.array([position[names[k]] for k in row.tolist()], np.int32)
-    flags = {name: _flag(frame, name)[row] for name in ("crowd", "ignore", "truncated")}
-    joined["truncated"] = joined["truncated"] | flags["truncated"]
-    joined["ignore"] = joined["ignore"] | flags["ignore"] | (labels == ANY_CLASS)
-    return Labels(
-        images=images,
-        classes=classes,
-        labels=labels,
-        crowd=flags["crowd"],
-        ids=_ids(frame)[row],
-        points=points,
-        **joined,
-    )
+    joined |= _attributes(frame, row, np.array([position[names[k]] for k in row.tolist()], np.int32), joined)
+    return Labels(images=images, classes=classes, points=points, **joined)
+
+
+def _attributes(frame: Any, row: Any, labels: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """Columns of `Labels` from those of a file; ignored and truncated are what a file or a scene makes of a box."""
+    crowd, ignore, truncated = (_flag(frame, name)[row] for name in ("crowd", "ignore", "truncated"))
+    return {
+        "labels": labels,
+        "crowd": crowd,
+        "ignore": found["ignore"] | ignore | (labels == ANY_CLASS),
+        "truncated": found["truncated"] | truncated,
+        "ids": _ids(frame)[row],
+    }
 
 
 def _frame(source: Source) -> tuple[Any, str]:
