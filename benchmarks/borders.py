@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from benchmarks.options import Options
 from benchmarks.table import Row, Table
-from geosod.demo.score import match
 from geosod.detections import Detections
+from geosod.evaluation.scene_score import match
 from geosod.merging.merge import merge
 from geosod.tiling.grid import Grid, make_grid
 

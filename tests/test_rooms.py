@@ -30,11 +30,16 @@ ALLOWED = {
     "deduplication": frozenset(
         {"storage", "output", "georeference", "merging.graph", "merging.index", "merging.kernel"}
     ),
-    "training": frozenset({"demo", *PEERS, "georeference"}),
+    "evaluation": frozenset(
+        {"datasets", "deduplication.sources", "georeference", "merging.index", "merging.kernel", "output", "running"}
+        | {"scenes", "settings", "tiling", "viewing", "storage"}
+    ),
+    "training": frozenset({"demo", "datasets", "evaluation", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
-    "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config"}),
+    "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
+        | {"evaluation"}
     ),
 }
 

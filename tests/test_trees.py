@@ -16,9 +16,9 @@ from geosod.detections import Detections
 from geosod.detectors import open_bundle
 from geosod.detectors.adapters.zoo import network
 from geosod.detectors.detector import Detector
+from geosod.evaluation.points import PointScore, score_points
 from geosod.scene import TileBatch
 from geosod.tiling.grid import make_grid
-from geosod.training.protocol import PointScore, score_points
 from tests.rasters import write_tif
 from tests.running.helpers import PLAIN, detect
 from tests.test_real_data import build_vrt

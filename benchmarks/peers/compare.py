@@ -20,7 +20,7 @@ from benchmarks.scenes import demo_scene, demo_truth, recoded
 from benchmarks.table import Row, Table
 from benchmarks.timing import alternate
 from geosod.demo.scene import Truth
-from geosod.demo.score import score
+from geosod.evaluation.scene_score import score
 from geosod.machine import usable_cpus
 
 #: As users run a network that nobody prepared for their machine.

@@ -18,6 +18,7 @@ from geosod.cli.deduplicate import deduplicate_command
 from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
+from geosod.cli.evaluate import evaluate_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
 from geosod.cli.stats import stats_command
@@ -89,6 +90,7 @@ app.command("submit")(submit_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("config")(config_command)
+app.command("evaluate")(evaluate_command)
 app.command("stats")(stats_command)
 app.add_typer(model_app, name="model")
 app.add_typer(dataset_app, name="dataset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,12 +16,22 @@ from geosod.cli.streams import print_error
 
 if TYPE_CHECKING:
     from geosod.detectors.bench import Bench
+    from geosod.detectors.ways import Way
+    from geosod.evaluation.changes import Change
 
 
 def bench_command(
     model: Annotated[str, typer.Argument(help="A shipped model's name, a bundle's folder, or a model file.")],
     scenes: Annotated[
         list[str] | None, typer.Option("--scenes", help="Take tiles of these scenes. Default: a drawn scene.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="Also compare AP on labelled images.", show_default=False),
+    ] = None,
+    class_map: Annotated[
+        str | None,
+        typer.Option("--class-map", help="The model's names of labelled classes.", metavar="CLASS=NAME,..."),
     ] = None,
     tile: Annotated[str | None, typer.Option("--tile", help="Tile size in pixels. Default: the model's.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Tiles in a forward pass.")] = None,
@@ -36,7 +47,7 @@ def bench_command(
     """Time a model in every way this machine can run it, and compare its boxes with those of torch in fp32.
 
     The times are kept: later runs with this model and tile size take the fastest way by themselves. F1 counts the boxes
-    of the reference as the truth; it says how much changes, not how good the model is.
+    of the reference as the truth; it says how much changes, not how good the model is. With --labels, AP says that.
 
     Example: geosod model bench demo-harbour
     """
@@ -53,35 +64,58 @@ def bench_command(
     found = bench(job.model, sample.tiles, batch=batch, rounds=rounds, report=print_error, **where)
     remember(job.model, job.tile, found.measured, **where)
     chosen = resolve_execution(job)[1]
+    measured = _changes(found, labels, class_map, model, settings) if labels is not None else {}
     if as_json:
-        print(json.dumps(_as_json(found, sample.what, chosen), indent=2))
+        print(json.dumps(_as_json(found, sample.what, chosen, measured), indent=2))
         return
     console = Console(highlight=False)
-    console.width = max(console.width, 100)  # columns that are cut off help nobody
-    console.print(_table(found))
+    console.width = max(console.width, 150 if measured else 100)  # columns that are cut off help nobody
+    console.print(_table(found, measured))
     print(f"compared with {' '.join(found.reference)}; chosen from now on: {chosen}")
 
 
-def _table(found: Bench) -> Table:
+def _changes(
+    found: Bench, labels: Path, class_map: str | None, model: str, settings: dict[str, Any]
+) -> dict[Way, Change]:
+    """AP of every way on labelled images, at the model's threshold."""
+    from geosod.datasets.class_map import parse_renames
+    from geosod.datasets.read import read_labels
+    from geosod.evaluation.changes import changes
+    from geosod.evaluation.searched import search
+
+    truth = read_labels(labels, rename=parse_renames(class_map) if class_map else None).labels
+    results = {
+        row.way: search(truth, model=model, backend=row.way.backend, precision=row.way.precision, **settings)
+        for row in found.rows
+    }
+    return changes(truth, results, found.reference)
+
+
+def _table(found: Bench, measured: dict[Way, Change]) -> Table:
     table = Table(box=None)
     for name in ("backend", "precision"):
         table.add_column(name)
-    for name in ("tiles/s", "Mpx/s", "speed", "boxes", "F1", "max px", "mean px", "max score"):
+    heads = ("tiles/s", "Mpx/s", "speed", "boxes", "F1", "max px", "mean px", "max score")
+    for name in (*heads, *(("AP", "AP50", "change", "95 %") if measured else ())):
         table.add_column(name, justify="right")
     for row in found.rows:
         boxes = row.boxes
-        table.add_row(
-            *row.way, f"{row.tiles_per_s:.2f}", f"{row.mpx_per_s:.1f}", f"{row.speedup:.2f} x", f"{boxes.found:,}",
-            f"{boxes.f1:.4f}", f"{boxes.max_px:.3f}", f"{boxes.mean_px:.4f}", f"{boxes.max_score:.4f}",
-        )  # fmt: skip
+        cells = [f"{row.tiles_per_s:.2f}", f"{row.mpx_per_s:.1f}", f"{row.speedup:.2f} x", f"{boxes.found:,}"]
+        cells += [f"{boxes.f1:.4f}", f"{boxes.max_px:.3f}", f"{boxes.mean_px:.4f}", f"{boxes.max_score:.4f}"]
+        if measured:
+            change = measured[row.way]
+            ends = "" if change.interval is None else f"{change.interval[0]:+.4f} to {change.interval[1]:+.4f}"
+            cells += [f"{change.ap:.4f}", f"{change.ap50:.4f}", f"{change.ap50_change:+.4f}", ends]
+        table.add_row(*row.way, *cells)
     return table
 
 
-def _as_json(found: Bench, sample: str, chosen: str) -> dict[str, Any]:
+def _as_json(found: Bench, sample: str, chosen: str, measured: dict[Way, Change]) -> dict[str, Any]:
     rows = [
         {"backend": row.way.backend, "precision": row.way.precision, "seconds_per_tile": row.seconds,
          "tiles_per_s": row.tiles_per_s, "mpx_per_s": row.mpx_per_s, "speedup": row.speedup,
-         "agreement": asdict(row.boxes) | {"f1": row.boxes.f1}}
+         "agreement": asdict(row.boxes) | {"f1": row.boxes.f1},
+         "accuracy": asdict(measured[row.way]) if measured else None}
         for row in found.rows
     ]  # fmt: skip
     return {"sample": sample, "reference": found.reference._asdict(), "chosen": chosen, "ways": rows}

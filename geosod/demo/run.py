@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geosod.demo.scene import Truth, write_scene
-from geosod.demo.score import Score, score
 from geosod.errors import EngineError
+from geosod.evaluation.scene_score import Score, score
 from geosod.georeference.polygons import ground_polygons
 from geosod.output.folder import local_path
 from geosod.output.geoparquet import geometry_columns, write_geoparquet

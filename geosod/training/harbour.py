@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from geosod.datasets.labels import LabelledImage, Labels
 from geosod.demo.layout import CLASSES, make_layout
+from geosod.detections import Detections
 from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
+from geosod.evaluation.comparison import Comparison
 from geosod.scene import Window
 from geosod.training.chips import Chip, augment, random_chips, render_chip, targets
-from geosod.training.measure import ImageResult, measure
+from geosod.training.measure import measure
 from geosod.training.record import save_run
 from geosod.training.schedule import one_cycle, prefetch, update_average
 
@@ -80,17 +83,22 @@ def _batch(chips: list[Chip]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 @torch.inference_mode()
 def validate(model: SmallFPN, *, scenes: int, size: int = 2048) -> dict[str, Any]:
     """Metrics on whole validation scenes, compressed like the demo scene."""
-    images = []
+    layouts, found = [make_layout(size, VALIDATE + k) for k in range(scenes)], {}
     net = fused(model).to(memory_format=torch.channels_last)
-    for k in range(scenes):
-        layout = make_layout(size, VALIDATE + k)
+    for k, layout in enumerate(layouts):
         chip = render_chip(layout, Window(0, 0, size, size), quality=85)
         x = torch.from_numpy(chip.pixels[None].astype(np.float32) / 255).contiguous(memory_format=torch.channels_last)
-        boxes, scores, labels, count = decode(net(x), threshold=0.05, topk=4000)
+        boxes, scores, labels, count = (column.numpy() for column in decode(net(x), threshold=0.05, topk=4000))
         n = int(count[0])
-        found = boxes[0, :n].double().numpy(), scores[0, :n].double().numpy(), labels[0, :n].numpy()
-        images.append(ImageResult(*found, layout.boxes, layout.labels.astype(np.int64)))
-    return measure(images, CLASSES)
+        found[str(k)] = Detections(boxes=boxes[0, :n], scores=scores[0, :n], labels=labels[0, :n])
+    truth = Labels(
+        images=[LabelledImage(str(k), "", size, size) for k in range(scenes)],
+        classes=CLASSES,
+        image=np.repeat(np.arange(scenes), [len(layout.boxes) for layout in layouts]),
+        boxes=np.concatenate([layout.boxes for layout in layouts]),
+        labels=np.concatenate([layout.labels for layout in layouts]),
+    )
+    return measure(Comparison.of_images(truth, found))
 
 
 def _record(model: SmallFPN, *, seed: int, steps: int, seconds: float, scenes: int) -> dict[str, Any]:

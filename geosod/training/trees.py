@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from geosod.arrays import FloatArray
 from geosod.detectors.execution import keep_freed_memory
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
+from geosod.evaluation.points import PointScore, assign, score_points
 from geosod.training.points import PointImage, adjacent, augment, draw, heat_map, hold_out, read_split
-from geosod.training.protocol import PointScore, assign, score_points
 from geosod.training.record import save_run
 from geosod.training.schedule import one_cycle, update_average
 
@@ -136,12 +136,24 @@ def choose(model: CentreUNet, images: list[PointImage]) -> dict[str, Any]:
     _, window, threshold = max(best)
     scored = [(_score(_points(maps, window, d), images, threshold), d) for d in _REFINEMENTS]
     score, refine = min(scored, key=lambda pair: pair[0].rmse)
-    return {"window": window, "refine": refine, "threshold": round(threshold, 3), **score.figures()}
+    return {"window": window, "refine": refine, "threshold": round(threshold, 3), **figures(score)}
 
 
 def evaluate(model: CentreUNet, images: list[PointImage], *, window: int, refine: int, threshold: float) -> PointScore:
     """The protocol's metrics on images at a given threshold."""
     return _score(_points(logits(model, images), window, refine), images, threshold)
+
+
+def figures(score: PointScore) -> dict[str, float | int]:
+    """All metrics and counts, rounded, for the record."""
+    shares = {
+        "precision": score.precision,
+        "recall": score.recall,
+        "f_score": score.f_score,
+        "rmse_m": score.rmse,
+    }
+    counts = {"trees": score.truth, "predictions": score.found, "matched": score.matched}
+    return {name: round(value, 4) for name, value in shares.items()} | counts
 
 
 def _points(maps: list[torch.Tensor], window: int, refine: int) -> list[tuple[FloatArray, FloatArray]]:
@@ -272,7 +284,7 @@ def train(
     run.save(out / "checkpoint.pt")
     record = _record(run, training, held_out, seed)
     settings = {name: record["chosen"][name] for name in ("window", "refine", "threshold")}
-    record["validation"] = evaluate(run.mean, validation, **settings).figures()
+    record["validation"] = figures(evaluate(run.mean, validation, **settings))
     print(record["chosen"], record["validation"], flush=True)
     save_run(out, run.mean, record)
     return record
@@ -319,7 +331,7 @@ def main() -> None:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     train(args.data, args.out, recipe=recipe, **options)
     if args.figure:
-        print(figure(args.data, args.out, args.figure, name=FIGURE).figures())
+        print(figures(figure(args.data, args.out, args.figure, name=FIGURE)))
 
 
 if __name__ == "__main__":

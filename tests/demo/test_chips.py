@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geosod.datasets.labels import LabelledImage, Labels
 from geosod.demo.layout import make_layout
+from geosod.detections import Detections
 from geosod.detectors.zoo.fpn import SmallFPN, decode
+from geosod.evaluation.comparison import Comparison
 from geosod.scene import Window
 from geosod.training.chips import Chip, augment, render_chip, targets
-from geosod.training.measure import ImageResult, average_precision, best_threshold, measure
+from geosod.training.measure import measure
 
 
 def _painted(rng: np.random.Generator, side: int, n: int) -> Chip:
@@ -75,21 +77,16 @@ def test_decoding_the_targets_gives_the_boxes(seed: int, n: int) -> None:
     assert sorted(labels[0, : inside.sum()].tolist()) == sorted(chip.labels[inside].tolist())
 
 
-def test_average_precision_computed_by_hand() -> None:
-    hits, scores = np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1])
-    # Precision 1 up to recall 1/3, then 2/3 up to recall 2/3; a third object is never found.
-    assert average_precision(hits, scores, 3) == pytest.approx(1 / 3 + (2 / 3) / 3)
-    assert average_precision(hits[::-1], scores[::-1], 3) == average_precision(hits, scores, 3)
-    assert np.isnan(average_precision(hits, scores, 0))
-    assert best_threshold(hits, scores, 3) == 0.7
-
-
 def test_measure_of_perfect_and_of_half_correct_results() -> None:
-    truth = np.array([[0, 0, 10, 10], [50, 0, 60, 10.0]])
-    labels = np.array([0, 1])
-    perfect = measure([ImageResult(truth, np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b"))
-    assert perfect["f1"] == 1.0 and perfect["ap50"] == {"a": 1.0, "b": 1.0} and perfect["threshold"] == 0.8
-    half = measure(
-        [ImageResult(truth + np.array([[0], [30]]), np.array([0.9, 0.8]), labels, truth, labels)], ("a", "b")
+    boxes = np.array([[0, 0, 10, 10], [50, 0, 60, 10.0]])
+    truth = Labels(
+        images=[LabelledImage("a", "", 60, 60)], classes=("a", "b"), image=[0, 0], boxes=boxes, labels=[0, 1]
     )
+
+    def of(found: np.ndarray) -> dict:
+        return measure(Comparison.of_images(truth, {"a": Detections(boxes=found, scores=[0.875, 0.75], labels=[0, 1])}))
+
+    perfect = of(boxes)
+    assert perfect["f1"] == 1.0 and perfect["ap50"] == {"a": 1.0, "b": 1.0} and perfect["threshold"] == 0.75
+    half = of(boxes + np.array([[0], [30]]))
     assert half["ap50"] == {"a": 1.0, "b": 0.0} and half["recall"] == 0.5 and half["precision"] == 1.0

@@ -8,9 +8,9 @@ import pytest
 
 import geosod
 from benchmarks.borders import GROUPS, MARGIN, Figures, draw_cases, seen, trial
-from geosod.demo.score import match
 from geosod.detections import BOTTOM, EDGE_MARGIN, EXCLUDED, LEFT, RIGHT, TOP, Detections, fragment_flags
 from geosod.errors import ConfigError
+from geosod.evaluation.scene_score import match
 from geosod.merging.merge import merge
 from geosod.merging.methods import METHODS
 from geosod.tiling.grid import make_grid

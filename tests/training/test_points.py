@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from geosod.detectors.zoo.unet import CentreUNet
 from geosod.errors import ConfigError
+from geosod.evaluation.points import assign, score_points
 from geosod.training import trees
 from geosod.training.bundle import make_bundle
 from geosod.training.points import PointImage, adjacent, augment, heat_map, hold_out, read_split
-from geosod.training.protocol import assign, score_points
 from tests.rasters import write_tif
 
 SIDE = 64
@@ -69,7 +69,7 @@ def test_scores_are_of_the_whole_split_in_metres() -> None:
     assert (score.matched, score.found, score.truth) == (2, 3, 4)
     assert score.precision == 2 / 3 and score.recall == 0.5 and score.f_score == pytest.approx(4 / 7)
     assert score.rmse == pytest.approx(0.6 * np.sqrt((25 + 0) / 2))
-    assert score.figures()["f_score"] == 0.5714
+    assert trees.figures(score)["f_score"] == 0.5714
     nothing = score_points([], gsd=0.6)
     assert np.isnan([nothing.precision, nothing.recall, nothing.f_score, nothing.rmse]).all()
 
@@ -193,7 +193,7 @@ def test_a_short_run_trains_resumes_and_writes_a_record(tmp_path, monkeypatch) -
     model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
     settings = {name: record["chosen"][name] for name in ("window", "refine", "threshold")}
     again = trees.evaluate(model, read_split(tmp_path, "val", bands=4), **settings)
-    assert again.figures() == record["validation"]
+    assert trees.figures(again) == record["validation"]
     card = make_bundle(tmp_path / "run", tmp_path / "bundle").card
     assert card.threshold == settings["threshold"] and card.parameters["window"] == settings["window"]
     name = "val_0.tif"

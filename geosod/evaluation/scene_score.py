@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
-from geosod.compiled import njit
+from geosod.datasets.labels import LabelledImage, Labels
+from geosod.detections import Detections
 from geosod.errors import ConfigError
-
-_CELL = 64.0
+from geosod.evaluation.comparison import Comparison
+from geosod.evaluation.matching import match as match_overlaps
+from geosod.evaluation.overlaps import MIN_OVERLAP, overlaps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,89 +46,6 @@ class Score:
     missed: int
 
 
-@njit(nogil=True)
-def _bucket(boxes: FloatArray, origin: FloatArray, shape: tuple[int, int]) -> tuple[IntArray, IntArray]:
-    """Rows of `boxes` grouped by the grid cells they touch, as starts (cells + 1,) and members."""
-    rows, cols = shape
-    starts = np.zeros(rows * cols + 1, np.int64)
-    for fill in range(2):
-        if fill == 1:
-            starts = np.cumsum(starts)
-            members = np.empty(starts[-1], np.int64)
-            cursor = starts[:-1].copy()
-        for i in range(len(boxes)):
-            c0, r0, c1, r1 = _span(boxes[i], origin, rows, cols)
-            for r in range(r0, r1 + 1):
-                for c in range(c0, c1 + 1):
-                    if fill == 0:
-                        starts[r * cols + c + 1] += 1
-                    else:
-                        members[cursor[r * cols + c]] = i
-                        cursor[r * cols + c] += 1
-    return starts, members
-
-
-@njit(nogil=True, inline="always")
-def _span(box: FloatArray, origin: FloatArray, rows: int, cols: int) -> tuple[int, int, int, int]:
-    c0 = min(max((box[0] - origin[0]) / _CELL, 0.0), cols - 1.0)
-    r0 = min(max((box[1] - origin[1]) / _CELL, 0.0), rows - 1.0)
-    c1 = min(max((box[2] - origin[0]) / _CELL, 0.0), cols - 1.0)
-    r1 = min(max((box[3] - origin[1]) / _CELL, 0.0), rows - 1.0)
-    return int(c0), int(r0), int(c1), int(r1)
-
-
-@njit(nogil=True, inline="always")
-def _overlap(a: FloatArray, b: FloatArray) -> tuple[float, float]:
-    """IoU and IoS (intersection over the smaller area) of two boxes."""
-    inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    if inter <= 0.0:
-        return 0.0, 0.0
-    area_a, area_b = (a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])
-    return inter / (area_a + area_b - inter), inter / min(area_a, area_b)
-
-
-@njit(nogil=True)
-def _assign(
-    truth: FloatArray,
-    truth_labels: IntArray,
-    found: FloatArray,
-    found_labels: IntArray,
-    order: IntArray,
-    iou: float,
-    ios: float,
-) -> tuple[IntArray, BoolArray]:
-    """The truth that each detection takes, or -1, and which of the rest repeat a truth that was taken."""
-    match, repeat = np.full(len(found), -1, np.int64), np.zeros(len(found), np.bool_)
-    if len(truth) == 0:
-        return match, repeat
-    origin = np.array([truth[:, 0].min(), truth[:, 1].min()])
-    rows = int((truth[:, 3].max() - origin[1]) / _CELL) + 1
-    cols = int((truth[:, 2].max() - origin[0]) / _CELL) + 1
-    starts, members = _bucket(truth, origin, (rows, cols))
-    taken = np.zeros(len(truth), np.bool_)
-    for again in range(2):
-        for d in order:
-            if match[d] >= 0:
-                continue
-            best, best_iou = -1, iou
-            c0, r0, c1, r1 = _span(found[d], origin, rows, cols)
-            for r in range(r0, r1 + 1):
-                for c in range(c0, c1 + 1):
-                    for m in range(starts[r * cols + c], starts[r * cols + c + 1]):
-                        t = members[m]
-                        if truth_labels[t] != found_labels[d]:
-                            continue
-                        near, covered = _overlap(truth[t], found[d])
-                        if again:
-                            repeat[d] |= taken[t] and covered >= ios
-                        elif not taken[t] and (near > best_iou or (near == best_iou and (best < 0 or t < best))):
-                            best, best_iou = t, near
-            if not again and best >= 0:
-                match[d] = best
-                taken[best] = True
-    return match, repeat
-
-
 def match(
     truth_boxes: npt.ArrayLike,
     truth_labels: npt.ArrayLike,
@@ -143,7 +62,7 @@ def match(
         truth_boxes, det_boxes: (N, 4) and (M, 4) ``x0, y0, x1, y1``, one frame.
         truth_labels, det_labels: (N,) and (M,) class indices.
         det_scores: (M,); of equal scores the earlier row comes first.
-        iou: minimum IoU of a match, greater than 0.
+        iou: minimum IoU of a match, at least 0.1.
         ios: minimum intersection over the smaller area of a duplicate.
 
     Returns:
@@ -151,21 +70,44 @@ def match(
         unmatched detections of an object that another detection matches.
 
     Raises:
-        ConfigError: lengths differ, or `iou` is not in (0, 1].
+        ConfigError: lengths differ, or `iou` is not from 0.1 to 1.
     """
-    truth, found = (np.ascontiguousarray(b, np.float64).reshape(-1, 4) for b in (truth_boxes, det_boxes))
-    labels, found_labels = (np.ascontiguousarray(b, np.int64) for b in (truth_labels, det_labels))
-    scores = np.asarray(det_scores, np.float64)
-    if labels.shape != (len(truth),) or found_labels.shape != (len(found),) or scores.shape != (len(found),):
+    boxes = np.asarray(truth_boxes, np.float64).reshape(-1, 4)
+    labels = np.asarray(truth_labels, np.int64).reshape(-1)
+    found = np.asarray(det_boxes, np.float64).reshape(-1, 4)
+    found_labels, scores = np.asarray(det_labels, np.int64).reshape(-1), np.asarray(det_scores, np.float64).reshape(-1)
+    if len(labels) != len(boxes) or not len(found_labels) == len(scores) == len(found):
         raise ConfigError(
-            f"match: {len(truth)} true boxes need as many labels, got {labels.shape}; {len(found)} detections "
-            f"need as many labels and scores, got {found_labels.shape} and {scores.shape}"
+            f"match: {len(boxes)} true boxes need as many labels, got {len(labels)}; {len(found)} detections "
+            f"need as many labels and scores, got {len(found_labels)} and {len(scores)}"
         )
-    if not 0.0 < iou <= 1.0:
-        raise ConfigError(f"match: iou={iou} must be greater than 0 and at most 1")
-    order = np.argsort(-scores, kind="stable")
-    result: tuple[IntArray, BoolArray] = _assign(truth, labels, found, found_labels, order, iou, ios)
-    return result
+    if not MIN_OVERLAP <= iou <= 1.0:
+        raise ConfigError(f"match: iou={iou} must be from {MIN_OVERLAP} to 1")
+    comparison = _one_image(boxes, labels, Detections(boxes=found, scores=scores, labels=found_labels))
+    overlaps = overlaps_of(comparison, min_overlap=np.finfo(np.float64).tiny)
+    matches = match_overlaps(comparison, overlaps, threshold=iou)
+    taken = np.zeros(len(boxes), np.bool_)
+    taken[matches.truth[matches.truth >= 0]] = True
+    row = np.repeat(np.arange(len(found)), np.diff(overlaps.starts))
+    smaller = np.minimum(comparison.found_area[row], comparison.truth.area[overlaps.truth])
+    covered = overlaps.iod * comparison.found_area[row] / smaller
+    repeats = taken[overlaps.truth] & (labels[overlaps.truth] == found_labels[row]) & (covered >= ios)
+    again = np.zeros(len(found), np.bool_)
+    again[row[repeats]] = True
+    return matches.truth, again & (matches.truth < 0)
+
+
+def _one_image(boxes: FloatArray, labels: IntArray, found: Detections) -> Comparison:
+    classes = int(max(labels.max(initial=-1), found.labels.max(initial=-1))) + 1
+    x1, y1 = (int(max(1, np.ceil(v))) for v in boxes[:, 2:].max(axis=0, initial=1))
+    truth = Labels(
+        images=[LabelledImage("scene", "", x1, y1)],
+        classes=[str(k) for k in range(classes)],
+        image=np.zeros(len(boxes), np.int32),
+        boxes=boxes,
+        labels=labels,
+    )
+    return Comparison(truth, found, np.zeros(len(found), np.int64))
 
 
 def crosses_edges(boxes: npt.ArrayLike, *, x_edges: npt.ArrayLike, y_edges: npt.ArrayLike) -> BoolArray:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geosod.demo.score import crosses_edges, match, score
 from geosod.errors import ConfigError
+from geosod.evaluation.scene_score import crosses_edges, match, score
 
 
 def _overlap(a, b) -> tuple[float, float]:
@@ -93,7 +93,7 @@ def test_borders_against_plain_loops(boxes, xs, ys) -> None:
 def test_lengths_that_differ_are_reported() -> None:
     with pytest.raises(ConfigError, match="as many labels"):
         match([[0, 0, 1, 1]], [0, 1], np.empty((0, 4)), [], [])
-    with pytest.raises(ConfigError, match="iou=0"):
+    with pytest.raises(ConfigError, match=r"iou=0\.0 must be from 0\.1"):
         match([[0, 0, 1, 1]], [0], np.empty((0, 4)), [], [], iou=0.0)
 
 
