@@ -20,19 +20,18 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one process runs when there are several: a file, or the tests with Ray, which share one.
-
-    Those come first, then files with slow tests, so that none of them is left for the end.
-    """
+    """Mark the tests with Ray, which have a process of their own; others share processes by file, slow ones first."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not _starts_ray(item), item.path not in slow))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if _starts_ray(item) else str(item.path)))
+        if _starts_ray(item):
+            item.add_marker(pytest.mark.ray)
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 def _starts_ray(item: Any) -> bool:
     """Whether a test uses the shared Ray, or starts one of its own; several at once would wait for each other."""
-    return _in_ray(item) or item.path.name in _OWN_RAY
+    return _in_ray(item) or item.path.name in _OWN_RAY or item.name.startswith("test_ray_")
 
 
 def _in_ray(item: Any) -> bool:

@@ -127,7 +127,7 @@ def test_workers_of_ray(seed, cluster, scenes, expected, rgb_bundle, tmp_path) -
         for _ in range(chance.randint(2, 4)):
             if over.wait(chance.uniform(0.5, 3.0)):
                 return
-            name = chance.choice(["read", "DetectorActor", "settle", "merge", "ray::"])
+            name = chance.choice(["read", "DetectorActor", "settle", "merge", "keep", "IDLE"])
             killed.append((name, kill_a_worker(name)))
 
     thread = threading.Thread(target=kill)
