@@ -53,6 +53,10 @@ __all__ = [
 ]
 
 
+#: Addresses and CRSs of what this process has written: another run finds these scenes, and is refused another CRS.
+_our_crs: set[tuple[str, str | None]] = set()
+
+
 def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
     """The item of a scene if it is committed, that is if all files of its assets exist; else None."""
     item = read_item(folder, folder.item(scene_id))
@@ -161,7 +165,8 @@ def commit_scene(
                 _earlier_item(folder, scene, files)
                 _replace_failures(folder, failures, scenes=(scene.id,))
             with place.locked():
-                if file_crs is not None:
+                ours = (place.address, file_crs)
+                if file_crs is not None and ours not in _our_crs:
                     check_dataset_crs(folder, file_crs, but=scene.id)
                 notes = _withdraw(folder, scene, files)
                 try:
@@ -171,6 +176,7 @@ def commit_scene(
                     # Rows without an item would still be read as part of the dataset.
                     place.remove(files.item, files.detections, files.coverage)
                     raise
+                _our_crs.add(ours)
                 if notes is not None:
                     place.remove_folder(notes)
         if not failures:

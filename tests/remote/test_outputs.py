@@ -293,3 +293,24 @@ def test_deduplication_reads_and_writes_buckets(s3, rgb_bundle, tmp_path) -> Non
     with pytest.raises(OutputError) as caught:
         geosod.deduplicate("s3://images/one", out=tmp_path / "none")
     assert "s3://images/one/items/a.json" in str(caught.value) and "geosod-" not in str(caught.value)
+
+
+def test_requests_do_not_grow_with_what_is_there(s3, rgb_bundle, tmp_path, monkeypatch) -> None:
+    """A fixed number of listings a run, and of requests a scene, however many scenes the bucket holds."""
+    counts: dict[str, int] = {}
+    for name in ("names", "read", "exists", *WRITES):
+        operation = getattr(ObjectPlace, name)
+
+        def counted(*args: Any, operation: Any = operation, name: str = name, **more: Any) -> Any:
+            counts[name] = counts.get(name, 0) + 1
+            return operation(*args, **more)
+
+        monkeypatch.setattr(ObjectPlace, name, counted)
+    scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 150, 150, seed=i)) for i in range(12)]
+    of_runs = []
+    for some in (scenes[:4], scenes[4:8], scenes[8:]):
+        counts.clear()
+        assert detect(some, rgb_bundle, "s3://images/out", unit=(0, 0)).exit_code == 0
+        # Each run reads the items of earlier ones once in all, for the names of their scenes and their number.
+        of_runs.append({name: n for name, n in counts.items() if name != "read"})
+    assert of_runs[1] == of_runs[2] and of_runs[1]["names"] <= 6 and sum(of_runs[1].values()) < 50
