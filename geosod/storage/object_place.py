@@ -153,10 +153,13 @@ class ObjectPlace:
             shutil.rmtree(path, ignore_errors=True)
 
     def check(self) -> None:
-        """Write a small file and remove it."""
+        """Write a small file, see that it is not replaced against the condition of a write, and remove it."""
         probe = f".probe-{secrets.token_hex(8)}"
         self.create(probe, b"geosod tries to write here")
+        ignored = self.create(probe, b"this must not replace it")
         self.remove(probe)
+        if ignored:
+            raise OSError("the service ignores If-None-Match, so two runs could destroy each other's results")
 
     def remove_empty(self) -> None:
         """A prefix without objects does not exist."""

@@ -314,3 +314,13 @@ def test_requests_do_not_grow_with_what_is_there(s3, rgb_bundle, tmp_path, monke
         # Each run reads the items of earlier ones once in all, for the names of their scenes and their number.
         of_runs.append({name: n for name, n in counts.items() if name != "read"})
     assert of_runs[1] == of_runs[2] and of_runs[1]["names"] <= 6 and sum(of_runs[1].values()) < 50
+
+
+def test_a_service_that_ignores_conditions_is_refused(s3, scenes, rgb_bundle, monkeypatch) -> None:
+    import obstore
+
+    put = obstore.put
+    monkeypatch.setattr(obstore, "put", lambda store, path, content, **_: put(store, path, content))
+    with pytest.raises(OutputError, match="ignores If-None-Match"):
+        detect(scenes[0], rgb_bundle, "s3://images/out")
+    assert not objects(s3)
