@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 
 from geosod.errors import ConfigError, IdentifierTakenError, OutputError
-from geosod.georeference.crs import crs_name, parse_crs
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
+from geosod.output.dataset_crs import check_dataset_crs
 from geosod.output.failures import failure_table, failures_from, failures_to, merged_failures
 from geosod.output.folder import (
     OutputFolder,
@@ -31,7 +31,7 @@ from geosod.output.folder import (
     read_items,
     unusual_name,
 )
-from geosod.output.geoparquet import file_metadata, geometry_crs, write_geoparquet
+from geosod.output.geoparquet import file_metadata, write_geoparquet
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import scene_item, source_href, source_of
 from geosod.results import Failure, SceneResult
@@ -40,11 +40,9 @@ from geosod.scene import Scene
 __all__ = [
     "OutputFolder",
     "SceneFiles",
-    "check_dataset_crs",
     "commit_outputs",
     "commit_scene",
     "committed",
-    "dataset_crs",
     "known_sources",
     "open_output",
     "read_items",
@@ -75,47 +73,6 @@ def asset_paths(folder: OutputFolder, item: Mapping[str, Any]) -> list[str]:
 def known_sources(folder: OutputFolder) -> dict[str, str]:
     """Identifier of every committed scene, by the link to its source as `stac_item.source_href` writes it."""
     return {source: str(item["id"]) for item in read_items(folder) if (source := source_of(item)) is not None}
-
-
-def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
-    """PROJJSON or name of the CRS of some file of the dataset."""
-    if folder.name is not None:
-        return None
-    for path in folder.place.names("detections"):
-        if not path.endswith(".parquet") or path.endswith(f"/{but}.parquet"):
-            continue
-        geo = folder.metadata(path, key="geo")
-        if geo is not None:
-            return geometry_crs(geo)
-    return None
-
-
-def dataset_crs(folder: OutputFolder, *, but: str | None = None) -> str | None:
-    """Name of the CRS of the dataset in a folder, read from one of its files; None if there is no file yet.
-
-    Args:
-        folder: from `open_output`.
-        but: id of a scene whose file is ignored.
-    """
-    crs = _first_crs(folder, but)
-    return None if crs is None else crs_name(crs)
-
-
-def check_dataset_crs(folder: OutputFolder, crs: str, *, but: str | None = None) -> None:
-    """Refuse a CRS other than the dataset's; readers would label its rows with the first file's.
-
-    Raises:
-        OutputError: the two differ.
-        ConfigError: PROJ does not know `crs`.
-    """
-    parse_crs(crs)
-    present = _first_crs(folder, but)
-    if present is None or parse_crs(present).equals(parse_crs(crs), ignore_axis_order=True):
-        return
-    raise OutputError(
-        f"{folder.place.address}: holds detections in {crs_name(present)}, not {crs_name(crs)}; a dataset has one CRS: "
-        f"use --crs {crs_name(present)}, or another output folder"
-    )
 
 
 def commit_scene(

@@ -17,7 +17,8 @@ from geosod.array_scene import ArrayScene, array_scenes
 from geosod.config import RunConfig, make_config
 from geosod.detectors.find_model import find_model
 from geosod.errors import ConfigError
-from geosod.output.commit import check_dataset_crs, open_output, unusual_name
+from geosod.output.commit import open_output, unusual_name
+from geosod.output.dataset_crs import check_dataset_crs
 from geosod.results import Failure, SceneResult
 from geosod.running.automatic import as_before, measure_before
 from geosod.running.destination import Destination, Folder, Memory

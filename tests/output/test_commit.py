@@ -20,14 +20,13 @@ import pytest
 from geosod.errors import ConfigError, OutputError
 from geosod.output.commit import (
     OutputFolder,
-    check_dataset_crs,
     commit_scene,
     committed,
-    dataset_crs,
     open_output,
     write_failures,
 )
 from geosod.output.coverage import area_km2, coverage_table
+from geosod.output.dataset_crs import check_dataset_crs, dataset_crs
 from geosod.output.failures import failures_of
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
