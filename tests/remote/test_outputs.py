@@ -267,7 +267,11 @@ def test_deduplication_reads_and_writes_buckets(s3, rgb_bundle, tmp_path) -> Non
     detect(tmp_path / "a.tif", rgb_bundle, "s3://images/one", **SETTINGS)
     detect(tmp_path / "b.tif", rgb_bundle, "s3://images/sub/two.parquet", **SETTINGS)
     given = ["s3://images/one", "s3://images/sub/two.parquet"]
-    there = geosod.deduplicate(given, out="s3://images/merged")
+    order, put = [], ObjectPlace.put
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectPlace, "put", lambda self, files: (order.extend(files.values()), put(self, files)))
+        there = geosod.deduplicate(given, out="s3://images/merged")
+    assert [path.startswith("items/") for path in order] == [False] * (len(order) - 2) + [True] * 2
     assert (there.rows_out, there.merged) == (here.rows_out, here.merged) and there.merged > 0
     assert there.out == "s3://images/merged"
     found = below(objects(s3), "merged")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import geosod
+from geosod.running.events import UnitSettled
 from tests.cli.commands import forks
 from tests.rasters import noise, write_tif
 from tests.remote.conftest import KEY, SECRET, TOKEN
@@ -26,6 +27,9 @@ SEEDS = range(int(os.environ.get("CHAOS_SEEDS", "8")))
 SETTINGS: dict[str, Any] = PLAIN | {"unit": (1, 2), "merge_threshold": 0.3}
 #: Seconds after which a run counts as hanging.
 WATCHDOG = 300
+#: What happened to the runs of all seeds, and how many finished units the last run of a seed took over.
+happened: list[str] = []
+taken_over: list[int] = []
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
@@ -72,8 +76,20 @@ def run(chance: random.Random, scenes: list[Path], model: Path, out: str, enviro
         os.kill(process.pid or 0, chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]))
         process.join(WATCHDOG)
         assert process.exitcode is not None, f"{engine} does not end"
+        happened.append("killed")
         return f"{engine} killed after {after:.1f} s"
+    happened.append(f"ended with {process.exitcode}")
     return f"{engine} ended with {process.exitcode}, room {room}"
+
+
+class Counting:
+    """Counts the units that a run takes over from earlier ones."""
+
+    def __init__(self) -> None:
+        taken_over.append(0)
+
+    def __call__(self, event: object) -> None:
+        taken_over[-1] += isinstance(event, UnitSettled) and event.before
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -81,7 +97,8 @@ def test_a_folder(seed, scenes, expected, rgb_bundle, tmp_path) -> None:
     """The process is killed or interrupted at a random moment, or its disk is full."""
     chance = random.Random(seed)
     told = [run(chance, scenes, rgb_bundle, str(tmp_path / "out"), {}) for _ in range(chance.randint(2, 4))]
-    result = geosod.detect(scenes, model=rgb_bundle, out=tmp_path / "out", engine="local", **SETTINGS)
+    last: dict[str, Any] = {"out": tmp_path / "out", "engine": "local", "on_event": Counting()}
+    result = geosod.detect(scenes, model=rgb_bundle, **last, **SETTINGS)
     assert result.exit_code == 3 and {s.scene_id for s in result.scenes if s.failures} == {"cut"}, told
     assert tables(tmp_path / "out") == expected, told
     assert not (tmp_path / "out/.units").exists() and not list((tmp_path / "out").glob(".staging-*")), told
@@ -116,6 +133,13 @@ def test_a_bucket(seed, scenes, expected, rgb_bundle, tmp_path, monkeypatch) -> 
         server.stop()
     assert {key: body for key, body in found.items() if key.endswith(".parquet")} == expected, told
     assert {key for key in found if not key.endswith(".parquet")} == {f"items/{p.stem}.json" for p in scenes}, told
+
+
+def test_something_has_happened() -> None:
+    """The seeds above did kill runs, and the last ones did go on with what was there."""
+    if len(happened) >= 10:
+        print(happened, taken_over)
+        assert happened.count("killed") >= len(happened) // 4 and sum(taken_over) > 0
 
 
 @pytest.mark.parametrize("seed", [seed for seed in SEEDS if seed % 4 == 1])
