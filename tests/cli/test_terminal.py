@@ -38,11 +38,13 @@ class Pty:
         os.close(slave)
         self.text = ""
 
-    def read(self, until: str | None = None, seconds: float = 60.0) -> str:
+    def read(self, until: str | None = None, seconds: float = 150.0) -> str:
         """Read until a text appears, or to the end."""
         deadline = time.monotonic() + seconds
         while until is None or until not in self.text:
-            assert time.monotonic() < deadline, self.text[-2000:]
+            if time.monotonic() > deadline:
+                self.process.kill()
+                pytest.fail(self.text[-2000:])
             if select.select([self.master], [], [], 0.1)[0]:
                 try:
                     chunk = os.read(self.master, 1 << 16)
