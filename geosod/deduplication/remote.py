@@ -21,7 +21,9 @@ from geosod.storage.place import Place, is_address, open_place, split_file
 #: Files that are copied at once.
 _COPIES = 16
 _PARTS = ("items", "detections", "pixel", "coverage")
-_OURS = re.compile(r"(items/[^/]+\.json|(detections/[^/]+|pixel|coverage)/[^/]+\.parquet|[a-z]+\.parquet|\.units/.+)")
+_OURS = re.compile(
+    r"(items/[^/]+\.json|(detections/[^/]+|pixel|coverage)/[^/]+\.parquet|[a-z]+\.parquet|\.units/.+|\.probe-[0-9a-f]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from geosod.errors import ConfigError, OutputError, one_line
-from geosod.storage.retry import backoff
+from geosod.storage.retry import ATTEMPTS, backoff
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+_T = TypeVar("_T")
 
 #: Seconds for a connection, for an answer, and for all attempts of one request; the waits between them are random.
 CONNECT_SECONDS, ANSWER_SECONDS, RETRY_SECONDS = 10, 60, 120
@@ -56,20 +58,28 @@ class ObjectPlace:
         return f"{self.address}/{path}"
 
     def names(self, folder: str = "") -> Iterator[str]:
-        """Paths of the files below a folder, a thousand by one request."""
+        """Paths of the files below a folder, in order, a thousand by one request."""
         import obstore
 
-        with _os_errors(self.address):
-            for chunk in obstore.list(self._store, folder or None):
-                yield from (entry["path"] for entry in chunk)
+        last: str | None = None
+        for attempt in range(ATTEMPTS):
+            try:
+                with _os_errors(self.address):
+                    for chunk in obstore.list(self._store, folder or None, offset=last):
+                        for entry in chunk:
+                            yield (last := entry["path"])
+                return
+            except OSError:  # an answer that was cut off; those after it are asked for again
+                if attempt + 1 == ATTEMPTS:
+                    raise
+            time.sleep(backoff(attempt))
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
         import obstore
 
         try:
-            with _os_errors(self.at(path)):
-                obstore.head(self._store, path)
+            _again(lambda: obstore.head(self._store, path), self.at(path))
         except FileNotFoundError:
             return False
         return True
@@ -82,8 +92,8 @@ class ObjectPlace:
         """A file whose parts are requested as they are read."""
         import obstore
 
-        with _os_errors(self.at(path)):
-            return io.BufferedReader(_ObjectFile(obstore.open_reader(self._store, path)), _READ_BYTES)
+        reader = _again(lambda: obstore.open_reader(self._store, path), self.at(path))
+        return io.BufferedReader(_ObjectFile(reader, self.at(path)), _READ_BYTES)
 
     def flush(self, *files: Path) -> None:
         """Nothing depends on the disk of this machine."""
@@ -93,16 +103,14 @@ class ObjectPlace:
         import obstore
 
         for source, path in files.items():
-            with _os_errors(self.at(path)):
-                obstore.put(self._store, path, source)
+            _again(partial(obstore.put, self._store, path, source), self.at(path))
 
     def create(self, path: str, content: bytes) -> bool:
         """Write a new file; False where there is one already."""
         import obstore
 
         try:
-            with _os_errors(self.at(path)):
-                obstore.put(self._store, path, content, mode="create")
+            _again(lambda: obstore.put(self._store, path, content, mode="create"), self.at(path))
         except FileExistsError:
             # An answer that was lost, and the request repeated.
             return self.read(path) == content
@@ -112,6 +120,7 @@ class ObjectPlace:
         """Replace the content of a file where nobody has changed it meanwhile, else begin anew."""
         import obstore
 
+        lost = 0
         for attempt in range(CHANGES):
             before, tag = self._read(path)
             after = change(before)
@@ -121,9 +130,16 @@ class ObjectPlace:
                 self.remove(path)
                 return
             mode: Any = "create" if before is None else {"e_tag": tag}
-            with suppress(FileExistsError), _os_errors(self.at(path)):
-                obstore.put(self._store, path, after, mode=mode)
+            try:
+                with _os_errors(self.at(path)):
+                    obstore.put(self._store, path, after, mode=mode)
                 return
+            except FileExistsError:
+                pass  # another process was faster
+            except OSError:
+                lost += 1  # it may have been written all the same, which the next look shows
+                if lost == ATTEMPTS:
+                    raise
             time.sleep(backoff(min(attempt, 2)))
         raise OSError(f"{self.at(path)}: others change it all the time; run again")
 
@@ -132,8 +148,8 @@ class ObjectPlace:
         import obstore
 
         if paths:
-            with suppress(FileNotFoundError), _os_errors(self.address):
-                obstore.delete(self._store, list(paths))
+            with suppress(FileNotFoundError):
+                _again(lambda: obstore.delete(self._store, list(paths)), self.address)
 
     def remove_folder(self, folder: str) -> None:
         """Remove every object below a prefix."""
@@ -167,10 +183,12 @@ class ObjectPlace:
     def _read(self, path: str) -> tuple[bytes | None, str | None]:
         import obstore
 
+        def get() -> tuple[bytes, str | None]:
+            found = obstore.get(self._store, path)
+            return bytes(found.bytes()), found.meta["e_tag"]
+
         try:
-            with _os_errors(self.at(path)):
-                found = obstore.get(self._store, path)
-                return bytes(found.bytes()), found.meta["e_tag"]
+            return _again(get, self.at(path))
         except FileNotFoundError:
             return None, None
 
@@ -182,9 +200,9 @@ class ObjectPlace:
 class _ObjectFile(io.RawIOBase):
     """An object as a file of Python."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, address: str) -> None:
         super().__init__()
-        self._reader = reader
+        self._reader, self._address = reader, address
 
     def readable(self) -> bool:
         """It is."""
@@ -196,8 +214,13 @@ class _ObjectFile(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Read as much as fits."""
-        with _os_errors("object"):
-            content = self._reader.read(len(buffer))
+        start = self._reader.tell()
+
+        def read() -> bytes:
+            self._reader.seek(start)
+            return bytes(self._reader.read(len(buffer)))
+
+        content = _again(read, self._address)
         buffer[: len(content)] = content
         return len(content)
 
@@ -257,6 +280,21 @@ def _s3_settings(client: dict[str, Any]) -> dict[str, Any]:
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     return settings | {"credential_provider": Boto3CredentialProvider(found.session)}
+
+
+def _again(action: Callable[[], _T], address: str) -> _T:
+    """Do something that may be done twice until it succeeds; the store's client does not repeat what was cut off."""
+    for attempt in range(ATTEMPTS):
+        try:
+            with _os_errors(address):
+                return action()
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except OSError as error:
+            if attempt + 1 == ATTEMPTS or isinstance(error.__cause__, PermissionError):
+                raise
+        time.sleep(backoff(attempt))
+    raise AssertionError("the last attempt raises")
 
 
 @contextmanager

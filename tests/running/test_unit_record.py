@@ -49,13 +49,13 @@ def test_a_unit_comes_back_as_it_was(seed, final, pending, lost, side) -> None:
     rng = np.random.default_rng(seed)
     settled = Settled(_boxes(rng, final), _boxes(rng, pending))
     coverage = Coverage(32, 3, 5, rng.integers(0, 4, (side, 2 * side)).astype(np.uint8))
-    summary = UnitSummary(9, 2, final + pending, pending, 1, 4, coverage, tuple(lost))
+    summary = UnitSummary(9, 2, final + pending, pending, 1, 4, 3, coverage, tuple(lost))
     content = unit_record.to_bytes(settled, summary)
     again, also = unit_record.from_bytes(content)
     assert same(again.final, settled.final) and same(again.pending, settled.pending)
     assert np.array_equal(also.coverage.codes, coverage.codes) and also.failures == summary.failures
-    counts = (also.tiles, also.empty, also.raw, also.pending, also.capped, also.degenerate)
-    assert counts == (9, 2, final + pending, pending, 1, 4)
+    counts = (also.tiles, also.empty, also.raw, also.pending, also.capped, also.degenerate, also.reduced)
+    assert counts == (9, 2, final + pending, pending, 1, 4, 3)
     assert unit_record.to_bytes(again, also) == content, "equal units are equal bytes"
 
 
@@ -75,7 +75,7 @@ def _boxes(rng: np.random.Generator, count: int) -> Detections:
 def test_what_is_no_record_is_refused() -> None:
     record = unit_record.to_bytes(
         Settled(Detections.empty(), Detections.empty()),
-        UnitSummary(1, 0, 0, 0, 0, 0, Coverage(32, 0, 0, np.zeros((2, 2), np.uint8)), ()),
+        UnitSummary(1, 0, 0, 0, 0, 0, 0, Coverage(32, 0, 0, np.zeros((2, 2), np.uint8)), ()),
     )
     for wrong in (b"", b"PAR1", record[:100], record.replace(b'"form": 1', b'"form": 7')):
         with pytest.raises(OutputError, match="record of a unit"):
@@ -128,7 +128,7 @@ def test_damaged_records_are_refused_or_whole() -> None:
     rng = np.random.default_rng(1)
     coverage = Coverage(32, 0, 0, rng.integers(0, 4, (5, 7)).astype(np.uint8))
     content = unit_record.to_bytes(
-        Settled(_boxes(rng, 9), _boxes(rng, 4)), UnitSummary(9, 2, 13, 4, 1, 4, coverage, ())
+        Settled(_boxes(rng, 9), _boxes(rng, 4)), UnitSummary(9, 2, 13, 4, 1, 4, 0, coverage, ())
     )
     for _ in range(400):
         damaged = bytearray(content)
