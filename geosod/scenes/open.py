@@ -107,6 +107,16 @@ def page_of(ref: SceneRef, page: int) -> SceneRef:
     return replace(ref, image=found[page - 1])
 
 
+def page_count(ref: SceneRef) -> int:
+    """How many images the file of a scene holds; overviews and masks are no images.
+
+    Raises:
+        SceneError: it cannot be opened.
+    """
+    with opened(ref) as dataset:
+        return len(images(dataset))
+
+
 def open_files(
     ref: SceneRef,
     files: Sequence[BandFile],

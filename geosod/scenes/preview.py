@@ -38,26 +38,23 @@ def read_preview(
 
 
 def read_sample(
-    scene: Scene, window: Window, *, max_side: int, bands: tuple[int, ...]
-) -> tuple[PixelArray, BoolArray, float]:
-    """Read a window of a scene of any pixel type, reduced to at most `max_side` pixels a side.
+    scene: Scene, window: Window, *, shape: tuple[int, int], bands: tuple[int, ...]
+) -> tuple[PixelArray, BoolArray]:
+    """Read a window of a scene of any pixel type, reduced to `shape`.
 
     Args:
         scene: an opened scene.
         window: the pixels to read, scene frame.
-        max_side: maximum side in pixels; the window is never enlarged.
+        shape: (rows, columns) of the sample.
         bands: 1-based bands.
 
     Returns:
-        (C, H, W) in the scene's pixel type; (H, W) bool, True where a pixel is valid; and the scale, pixels of the
-        sample for one of the scene.
+        (C, H, W) in the scene's pixel type, and (H, W) bool, True where a pixel is valid.
 
     Raises:
         SceneError: the scene cannot be opened.
         ReadError: its pixels cannot be read.
     """
-    scale = min(1.0, max_side / max(window.width, window.height))
-    shape = max(1, round(window.height * scale)), max(1, round(window.width * scale))
     # Averages would mix pixels that a nodata value marks with others; which pixels count is known of whole ones only.
     options = {
         "window": GdalWindow(window.col, window.row, window.width, window.height),
@@ -66,7 +63,6 @@ def read_sample(
     }
     try:
         with opened(scene.ref, view=scene.view) as dataset:
-            pixels, valid = valid_pixels(dataset, scene, bands, options)
+            return valid_pixels(dataset, scene, bands, options)
     except RasterioError as error:
         raise ReadError(f"{scene.ref.uri}: cannot be shown, its pixels cannot be read: {one_line(error)}") from error
-    return pixels, valid, scale

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -115,9 +114,7 @@ def _write_labels(
 
 
 def _meets(boxes: _Float, area: _Float) -> npt.NDArray[np.bool_]:
-    inside: npt.NDArray[np.bool_]
-    inside = (boxes[:, :2] < area[2:]).all(axis=1) & (boxes[:, 2:] > area[:2]).all(axis=1)
-    return inside
+    return np.asarray((boxes[:, :2] < area[2:]).all(axis=1) & (boxes[:, 2:] > area[:2]).all(axis=1))
 
 
 def _legend(
@@ -172,11 +169,14 @@ def draw_density(image: npt.NDArray[np.uint8], boxes: npt.ArrayLike, *, title: s
     height, width = pixels.shape[:2]
     counts = density(corners, width, height)
     most = int(counts.max())
-    share = np.log1p(counts) / np.log1p(max(most, 1))
-    enlarged = np.kron(share, np.ones((DENSITY_CELL, DENSITY_CELL)))[:height, :width, None]
+    # From 0 for one object to 1 for the most; a single one is at the end where there are no cells of more.
+    share = np.log(np.maximum(counts, 1)) / np.log(most) if most > 1 else np.ones(counts.shape)
+    block = np.ones((DENSITY_CELL, DENSITY_CELL))
+    enlarged = np.kron(share, block)[:height, :width, None]
+    occupied = np.kron(counts > 0, block)[:height, :width, None] > 0
     # Dim and without colour, so that no ground is taken for a density.
     grey = pixels.mean(axis=2, keepdims=True) * 0.6
-    alpha = np.where(enlarged > 0, 0.45 + 0.45 * enlarged, 0.0)
+    alpha = np.where(occupied, 0.5 + 0.4 * enlarged, 0.0)
     mixed = grey * (1 - alpha) + _ramp(enlarged[..., 0]) * alpha
     return _with_bar(Image.fromarray(mixed.round().astype(np.uint8)), most, title, cell)
 
@@ -217,22 +217,22 @@ def _with_bar(picture: Image.Image, most: int, title: str, cell: str) -> Image.I
     return out
 
 
-def draw_scale_bar(picture: Image.Image, pixel_m: float | None) -> None:
+def draw_scale_bar(picture: Image.Image, pixel: float, *, in_m: bool, height: int) -> None:
     """Draw a bar of a round length into the lower left corner of a picture.
 
     Args:
         picture: an RGB image, which is changed.
-        pixel_m: width of one of its pixels on the ground in metres; None measures in pixels of the picture.
+        pixel: width of one of its pixels, in metres on the ground or in pixels of the scene.
+        in_m: whether that is metres.
+        height: of the picture in pixels, without a legend below.
     """
-    length, text = round_length(
-        picture.width * _BAR_SHARE * (1 if pixel_m is None else pixel_m), in_m=pixel_m is not None
-    )
-    bar = length / (1 if pixel_m is None else pixel_m)
+    length, text = round_length(picture.width * _BAR_SHARE * pixel, in_m=in_m)
+    bar = length / pixel
     size = int(np.clip(picture.width / 40, 11, 24))
     font, draw = font_of(size), ImageDraw.Draw(picture)
     width = max(bar, font.getlength(text))
-    bottom = picture.height - size // 2
-    draw.rectangle((0, bottom - 2 * size - 2, width + 1.5 * size, picture.height), fill=SHADOW)
+    bottom = height - size // 2
+    draw.rectangle((0, bottom - 2 * size - 2, width + 1.5 * size, height), fill=SHADOW)
     draw.text((size * 0.75, bottom - size * 0.6), text, font=font, fill=TEXT, anchor="lb")
     draw.rectangle((size * 0.75, bottom - size * 0.4, size * 0.75 + bar, bottom - size * 0.1), fill=TEXT)
 
