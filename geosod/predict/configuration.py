@@ -68,6 +68,8 @@ def pipeline_names() -> tuple[str, ...]:
 def default_config(pipeline: str) -> PipelineConfig:
     """The configuration of a pipeline by name, or of a bundle's folder, a model file, or ``module:function``.
 
+    PaddleX's pipeline starts with PaddleX's values; models by their own names run as `geosod.detect` runs them.
+
     Raises:
         ConfigError: there is none of that name; the message lists those that there are.
         ModelError: the model is damaged.
@@ -76,11 +78,11 @@ def default_config(pipeline: str) -> PipelineConfig:
         return PipelineConfig(SMALL_OBJECTS, SMALL_OBJECT_MODEL)
     if pipeline in shipped_models():
         card = open_bundle(pipeline).card
-        return PipelineConfig(pipeline, pipeline, threshold=_threshold_of(card))
+        return PipelineConfig(pipeline, pipeline, batch_size=None, threshold=_threshold_of(card))
     if (path := _model_path(pipeline)) is not None:
-        return PipelineConfig(path.stem, path.stem, str(path), threshold=None)
+        return PipelineConfig(path.stem, path.stem, str(path), batch_size=None, threshold=None)
     if is_dotted(pipeline):
-        return PipelineConfig(pipeline, pipeline, pipeline, threshold=None)
+        return PipelineConfig(pipeline, pipeline, pipeline, batch_size=None, threshold=None)
     raise ConfigError(
         f"pipeline {pipeline[:200]!r}: there is none of that name; use {', '.join(pipeline_names())}, the path of a "
         "YAML file, or a bundle's folder"

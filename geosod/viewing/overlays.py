@@ -27,8 +27,8 @@ _MAX_LABELS = 3000
 _LEGEND_ROWS = 12
 #: Side of a cell of the density in pixels of the picture.
 DENSITY_CELL = 12
-#: From dark blue over grey to yellow, with rising lightness: the same order to every kind of eye (after cividis).
-_RAMP = np.array([(0, 42, 102), (66, 78, 108), (124, 123, 120), (187, 175, 111), (254, 232, 56)], np.float64)
+#: From blue over grey to yellow, with rising lightness, so that the order is the same to every kind of eye.
+_RAMP = np.array([(58, 100, 190), (104, 130, 164), (152, 158, 134), (203, 194, 99), (254, 232, 56)], np.float64)
 #: Widest scale bar, as a share of the picture.
 _BAR_SHARE = 0.3
 
@@ -74,7 +74,7 @@ def draw_detections(
         # A thick line would hide the neighbours of a small object.
         thin = min(corners[i, 2:] - corners[i, :2]) < 5 * width
         draw_outline(draw, corners[i], colour_of(int(classes[i])), width=2 if thin else width)
-    size = int(np.clip(round(max(out.size) / 90), 11, 40))
+    size = int(np.clip(round(max(out.size) / 110), 11, 36))
     texts = [f"{class_name(int(classes[i]), class_names)} {values[i]:.2f}" for i in order[:_MAX_LABELS]]
     written = _write_labels(draw, out.size, corners[order], texts, classes[order], size, gap=width + 1)
     if written < len(corners):
