@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,26 +66,27 @@ class Image:
             yield ref
 
 
-def images(given: Any, job: Job, *, color: Color) -> Iterator[Image | Failure]:
+def images(given: Any, job: Job, *, color: Color, written: Container[Path] = ()) -> Iterator[Image | Failure]:
     """The images that a user passes, each once for every time that it is named, in order.
 
     Args:
         given: as `geosod.predict.pipeline.Pipeline.predict` takes it, see `check_input`.
         job: model and settings.
         color: order of the colours in arrays.
+        written: files of results, which are no images when a folder or glob finds them.
 
     Yields:
         An image, or the failure to find one.
     """
     if isinstance(given, list | tuple):
         for one in given:
-            yield from images(one, job, color=color)
+            yield from images(one, job, color=color, written=written)
     elif isinstance(given, ArrayScene):
         yield Image(job, None, None, given.id, "", array=given)
     elif hasattr(given, "__array__"):
         yield Image(job, None, None, "array", "", array=ArrayScene(_in_order(given, job, color)))
     else:
-        yield from _named(str(given) if isinstance(given, Path) else given, job)
+        yield from _named(str(given) if isinstance(given, Path) else given, job, written)
 
 
 def check_input(given: Any) -> None:
@@ -106,12 +107,14 @@ def check_input(given: Any) -> None:
         )
 
 
-def _named(name: str | Mapping[str, Any], job: Job) -> Iterator[Image | Failure]:
+def _named(name: str | Mapping[str, Any], job: Job, written: Container[Path]) -> Iterator[Image | Failure]:
     c = job.config
     refs, failures = find_scenes([name], datetime=c.datetime, bands=c.bands, asset=c.asset)
     yield from failures
     for ref in refs:
         shown = _shown(name, ref)
+        if shown != name and Path(ref.uri) in written:
+            continue
         label = ref.id if ref.files or is_remote(ref.uri) else stem(ref.uri)
         suffix = "" if ref.files else Path(identity(ref.uri)).suffix
         try:

@@ -42,7 +42,8 @@ def draw(image: Image, outputs: SceneOutputs, found: Detections) -> Any:
         if max(scene.width, scene.height) <= MAX_SIDE and scene.width * scene.height <= MAX_PIXELS:
             pixels, _ = shown.read(scene.window, MAX_SIDE)
             return draw_detections(pixels, found.boxes, found.labels, found.scores, class_names=names)
-        return stacked([_overview(shown, found, names), _crops(shown, found, names, _places(outputs))])
+        crops = _crops(shown, found, names, _places(outputs))
+        return stacked([_overview(shown, found, names), *([crops] if crops else [])])
 
 
 def _overview(shown: Shown, found: Detections, names: tuple[str, ...]) -> Any:
@@ -63,7 +64,7 @@ def _overview(shown: Shown, found: Detections, names: tuple[str, ...]) -> Any:
 
 
 def _crops(shown: Shown, found: Detections, names: tuple[str, ...], places: FloatArray) -> Any:
-    """A contact sheet: the objects of the highest scores, those of the lowest, and random places."""
+    """A contact sheet: the objects of the highest scores, those of the lowest, and random places; None without any."""
     centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
     order = np.argsort(-found.scores, kind="stable")
     taken: list[FloatArray] = []
@@ -74,6 +75,8 @@ def _crops(shown: Shown, found: Detections, names: tuple[str, ...], places: Floa
             window = _window(shown, centre)
             windows.append(window)
             captions.append(f"{what}: x {window.col:,}, y {window.row:,}")
+    if not windows:
+        return None  # nothing was inspected
     return contact_sheet([_crop(shown, w, found, names) for w in windows], columns=_ROW, captions=captions)
 
 

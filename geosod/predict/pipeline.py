@@ -125,7 +125,8 @@ class Pipeline:
             raise ConfigError(f"color {color!r}: use 'bgr' or 'rgb'")
         emit = on_event or _silent
         job = self._prepared(self._with(device, threshold), emit)
-        return self._results(images(input, job, color=color), emit)
+        names = Names()
+        return self._results(images(input, job, color=color, written=names.written), names, emit)
 
     def _with(self, device: str | None, threshold: Any) -> Job:
         """The job with the arguments of a call."""
@@ -155,8 +156,8 @@ class Pipeline:
             job, config=job.config.model_copy(update={"backend": found.backend, "precision": found.precision})
         )
 
-    def _results(self, given: Iterator[Image | Failure], emit: Emit) -> Iterator[DetectionResult]:
-        names, failures, number = Names(), list[Failure](), 0
+    def _results(self, given: Iterator[Image | Failure], names: Names, emit: Emit) -> Iterator[DetectionResult]:
+        failures, number = list[Failure](), 0
         only: Exception | None = None
         for image in given:
             if isinstance(image, Failure):
