@@ -16,7 +16,7 @@ from geosod.errors import ConfigError, GeosodError, identity
 from geosod.results import Failure
 from geosod.running.job import Job
 from geosod.scene import SceneRef
-from geosod.scenes.open import page_count
+from geosod.scenes.open import pages_and_grey
 from geosod.scenes.sources import find_scenes
 from geosod.storage.uris import is_remote, stem
 
@@ -118,17 +118,24 @@ def _named(name: str | Mapping[str, Any], job: Job, written: Container[Path]) ->
         label = ref.id if ref.files or is_remote(ref.uri) else stem(ref.uri)
         suffix = "" if ref.files else Path(identity(ref.uri)).suffix
         try:
-            count = 1 if ref.files else page_count(ref)
+            count, grey = (1, False) if ref.files else pages_and_grey(ref)
         except GeosodError as error:
             yield Failure(ref.id, ref.uri, None, "open", type(error).__name__, str(error))
             continue
+        # As PaddleX does: a grey photo is one whose three colours are the same.
+        bands = ("1", "1", "1") if grey and c.bands is None and _takes_colours(job) else c.bands
         if count == 1 or c.page != 1:
             page = None if count == 1 else c.page - 1
-            yield Image(job, shown, page, _page_stem(label, page), suffix, ref)
+            one = replace(job, config=c.model_copy(update={"bands": bands}))
+            yield Image(one, shown, page, _page_stem(label, page), suffix, ref)
             continue
         for page in range(count):
-            one = replace(job, config=c.model_copy(update={"page": page + 1}))
+            one = replace(job, config=c.model_copy(update={"page": page + 1, "bands": bands}))
             yield Image(one, shown, page, _page_stem(label, page), suffix, ref)
+
+
+def _takes_colours(job: Job) -> bool:
+    return sorted(name.lower() for name in job.model.card.bands) == sorted(_RGB)
 
 
 def _page_stem(label: str, page: int | None) -> str:
@@ -159,14 +166,14 @@ def _in_order(given: Any, job: Job, color: Color) -> Any:
         return given  # refused, with its reason, where it becomes a scene
     names = tuple(name.lower() for name in job.model.card.bands)
     bands = len(names)
-    if pixels.ndim == 2 and set(names) == set(_RGB):
+    if pixels.ndim == 2 and _takes_colours(job):
         return (np.ma if np.ma.isMaskedArray(pixels) else np).stack([pixels] * 3)
     if pixels.ndim != 3:
         return pixels
     # PaddleX's arrays have the bands last.
     if pixels.shape[2] == bands:
         pixels = np.moveaxis(pixels, 2, 0)
-    if pixels.shape[0] != 3 or set(names) != set(_RGB):
+    if pixels.shape[0] != 3 or not _takes_colours(job):
         return pixels
     order = ("blue", "green", "red") if color == "bgr" else _RGB
     return pixels[[order.index(name) for name in names]]
