@@ -118,6 +118,8 @@ def _results(
     with stdout_to_stderr():
         from geosod.predict.pipeline import create_pipeline
 
+        if use_hpip:
+            print_error("choosing the fastest backend, which takes up to a minute where it was not measured before")
         made = create_pipeline(pipeline, device=device, use_hpip=use_hpip, **settings)
         results = made.predict(given, threshold=threshold, on_event=_Progress().add)  # type: ignore[arg-type]
     while True:
