@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from geosod.errors import GeosodError as GeosodError
     from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
+    from geosod.predict.pipeline import create_pipeline as create_pipeline
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
@@ -46,6 +47,7 @@ _HOMES = {
     "RawBoxes": "geosod.detectors.contract",
     "Result": "geosod.running.result",
     "RunConfig": "geosod.config",
+    "create_pipeline": "geosod.predict.pipeline",
     "deduplicate": "geosod.deduplication.run",
     "detect": "geosod.running.detect",
     "fragment_flags": "geosod.detections",
@@ -67,6 +69,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "__version__",
+    "create_pipeline",
     "deduplicate",
     "detect",
     "fragment_flags",

@@ -34,6 +34,7 @@ PUBLIC = [
     "Result",
     "RunConfig",
     "__version__",
+    "create_pipeline",
     "deduplicate",
     "detect",
     "fragment_flags",

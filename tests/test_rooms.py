@@ -36,10 +36,14 @@ ALLOWED = {
     ),
     "training": frozenset({"demo", "datasets", "evaluation", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
+    "predict": frozenset(
+        {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
+        | {"array_scene", "setting_types", "yaml_file"}
+    ),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation"}
+        | {"evaluation", "predict"}
     ),
 }
 

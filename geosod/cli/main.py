@@ -21,6 +21,7 @@ from geosod.cli.doctor import doctor_command
 from geosod.cli.evaluate import evaluate_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
+from geosod.cli.predict import predict_command
 from geosod.cli.stats import stats_command
 from geosod.cli.status import status_command
 from geosod.cli.streams import print_error, run_checked
@@ -84,6 +85,7 @@ def _main(
 
 
 app.command("detect")(detect_command)
+app.command("predict")(predict_command)
 app.command("deduplicate")(deduplicate_command)
 app.command("status")(status_command)
 app.command("submit")(submit_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -41,10 +41,10 @@ _TYPES: dict[str, Any] = {"mask": list[str], "unit": tuple[int, int]}
 _NUMBERS = (int, float)
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting; it gets them as keywords, None where one is not given."""
+def with_settings(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command an option for every setting but some; it gets them as keywords, None where one is not given."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [_parameter(name, panel) for panel, names in PANELS.items() for name in names]
+    options = [_parameter(name, panel) for panel, names in PANELS.items() for name in names if name not in without]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -78,6 +78,44 @@ def measure_before(job: Job, plan: ScenePlan, scenes: int, emit: Emit) -> None:
         remember(job.model, job.tile, found, device="cpu", threads=threads)
 
 
+def fastest(job: Job, emit: Emit) -> Job:
+    """The job with the backend and precision that were measured to be the fastest here; measured now if need be.
+
+    Args:
+        job: model and settings.
+        emit: takes a note before anything is measured, which takes up to a minute.
+
+    Raises:
+        ConfigError: the model has only one way to run on this device, or the settings name one.
+    """
+    from geosod.detectors.measure import known, measure, possible_ways, remember
+    from geosod.detectors.ways import abilities_of, this_machine
+
+    config, name = job.config, job.model.card.name
+    if (config.backend, config.precision) != ("auto", "auto"):
+        raise ConfigError(
+            f"the fastest backend is asked for, but also backend {config.backend!r} and precision "
+            f"{config.precision!r}; leave these out"
+        )
+    execution, _ = resolve_execution(job)
+    device, threads = execution.device, execution.threads
+    automatic = abilities_of(job.model).automatic
+    compiled = this_machine().amx or device != "cpu"
+    ways = [way for way in possible_ways(job.model, device, compiled=compiled) if way.precision in automatic]
+    if not isinstance(job.model, BundleModel) or len(ways) < 2:
+        only = ", ".join(f"{way.backend} {way.precision}" for way in ways) or "none"
+        raise ConfigError(
+            f"model {name!r}: there is nothing faster on {device}, it has one way to run here ({only}); install others "
+            "(pip install 'geosod[onnx,openvino]'), or leave out use_hpip"
+        )
+    if not known(job.model, job.tile, device=device, threads=threads):
+        emit(Note(f"measuring which of {len(ways)} backends and precisions is fastest on {device}"))
+        found = measure(job.model, job.tile, device=device, threads=threads, batch=execution.batch, ways=ways, rounds=2)
+        remember(job.model, job.tile, found, device=device, threads=threads)
+    chosen, _ = resolve_execution(job)
+    return replace(job, config=config.model_copy(update={"backend": chosen.backend, "precision": chosen.precision}))
+
+
 def _trial(job: Job) -> float:
     """Roughly the seconds of one core that a tile takes, from one image."""
     from geosod.detectors.measure import noise

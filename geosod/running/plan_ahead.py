@@ -36,16 +36,17 @@ def plan_ahead(
             outside.append(outcome)
         else:
             hit = True
-            yield _announced(outcome, emit)
+            yield announced(outcome, emit)
         while hit and outside:
-            yield _announced(outside.pop(0), emit)
+            yield announced(outside.pop(0), emit)
     for plan in outside:
         ref = plan.scene.ref
         message = f"{ref.uri}: lies outside the AOI, as every scene of this run; check the AOI's CRS and position"
         end(failed(Failure(ref.id, ref.uri, None, "plan", SceneError.__name__, message)), place, emit, ended)
 
 
-def _announced(plan: ScenePlan, emit: Emit) -> ScenePlan:
+def announced(plan: ScenePlan, emit: Emit) -> ScenePlan:
+    """The plan, after its notes and its size were emitted."""
     for note in plan.notes:
         emit(Note(redacted(note), important=True))
     for kind in (kind for kind, area in plan.masks.items() if area.is_empty):
@@ -62,7 +63,7 @@ def _plan(job: Job, place: Destination, ref: SceneRef) -> ScenePlan | SceneResul
         return place.skipped(job, ref) or plan_scene(job, ref)
     except Exception as error:
         # Whatever a file makes a library raise, the other scenes go on.
-        return failed(_plan_failure(ref, error))
+        return failed(plan_failure(ref, error))
 
 
 def _ahead(
@@ -85,7 +86,8 @@ def _ahead(
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _plan_failure(ref: SceneRef, error: Exception) -> Failure:
+def plan_failure(ref: SceneRef, error: Exception) -> Failure:
+    """The failure of a scene that could not be planned, whatever was raised."""
     message = one_line(error) or type(error).__name__
     if not isinstance(error, GeosodError):
         message = f"{ref.uri}: cannot be planned: {type(error).__name__}: {message}"

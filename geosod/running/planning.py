@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geosod.arrays import BoolArray, FloatArray
-from geosod.errors import ConfigError, SceneError
+from geosod.errors import ConfigError
 from geosod.georeference.points import georeferenced
 from geosod.georeference.sizes import check_ground
 from geosod.machine import usable_cpus
 from geosod.running.job import Job
+from geosod.running.limits import pixel_limits
 from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files, is_unnamed
 from geosod.scenes.open import open_files, open_scene, page_of
-from geosod.scenes.statistics import percentiles
 from geosod.scenes.validity import called_alpha
 from geosod.scenes.view import MIN_SCALE, at_gsd, at_scale
 from geosod.tiling.grid import Grid, make_grid
@@ -27,8 +27,6 @@ from geosod.tiling.units import Group, merge_tree, plan_units
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
-
-    from geosod.detectors.card import ModelCard
 
 
 #: Minimum tile rows and columns of a unit, and maximum rows and columns.
@@ -111,11 +109,10 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         ModelError: the model is not made for it.
     """
     c, card = job.config, job.model.card
-    whole = _opened(job, ref)
+    whole = open_whole(job, ref)
     if c.tile_gsd is not None:
         whole = at_gsd(whole, _tile_gsd(job))
-    # Files were opened in the order of the model's bands.
-    bands = tuple(range(1, whole.count + 1)) if ref.files else choose_bands(whole, card.bands, c.bands)
+    bands = model_bands(job, whole)
     notes = [*_file_notes(whole, bands), card.check(whole), *_band_notes(job, whole, bands)]
     levels = _levels(job, whole)
     scene = levels[0].scene
@@ -133,11 +130,17 @@ def plan_scene(job: Job, ref: SceneRef) -> ScenePlan:
         trees.append(merge_tree(mine, grid))
         units += mine
     tree = tuple(tuple(group for groups in row for group in groups) for row in zip_longest(*trees, fillvalue=()))
-    limits = _limits(card, scene, bands) if units else None
+    limits = pixel_limits(card, scene, bands) if units else None
     return ScenePlan(scene, bands, levels, tuple(units), tree, area, tuple(filter(None, notes)), aoi, masks, limits)
 
 
-def _opened(job: Job, ref: SceneRef) -> Scene:
+def open_whole(job: Job, ref: SceneRef) -> Scene:
+    """Read the header of a scene as the settings ask, at the scale of its file.
+
+    Raises:
+        SceneError: it cannot be opened.
+        ModelError: it lacks a band.
+    """
     c = job.config
     if not ref.files:
         return open_scene(
@@ -145,6 +148,19 @@ def _opened(job: Job, ref: SceneRef) -> Scene:
         )
     files = choose_files(ref, job.model.card.bands, c.bands)
     return open_files(ref, files, rpc_height=c.rpc_height, dem=c.dem, alpha=c.alpha)
+
+
+def model_bands(job: Job, scene: Scene) -> tuple[int, ...]:
+    """The 1-based bands of an opened scene, in the model's order.
+
+    Raises:
+        SceneError: a chosen band does not exist.
+        ModelError: the bands do not fit the model.
+    """
+    # Files were opened in the order of the model's bands.
+    if scene.ref.files:
+        return tuple(range(1, scene.count + 1))
+    return choose_bands(scene, job.model.card.bands, job.config.bands)
 
 
 def _file_notes(scene: Scene, bands: tuple[int, ...]) -> list[str]:
@@ -266,25 +282,6 @@ def _areas(job: Job, scene: Scene) -> tuple[BaseGeometry | None, dict[str, BaseG
     masks = {kind: mask_in_scene(Mask(kind, m.path, m.values, m.invert), scene) for kind, m in settings}
     whole = shapely.box(0, 0, scene.width, scene.height) if aoi is None else aoi
     return aoi, masks, shapely.difference(whole, shapely.union_all(list(masks.values()))) if masks else whole
-
-
-def _limits(card: ModelCard, scene: Scene, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-    """The pixel values that are scaled to 0 and 1, for each band."""
-    if card.scaling == "percentile":
-        return percentiles(scene, bands, card.minimum, card.maximum)
-    limits = tuple(zip(card.minimum, card.maximum, strict=True))
-    if card.scaling == "stored" or not scene.scales:
-        return limits
-    tags = [(scene.scales[band - 1], scene.offsets[band - 1]) for band in bands]
-    if any(scale == 0 or not math.isfinite(scale) or not math.isfinite(offset) for scale, offset in tags):
-        raise SceneError(
-            f"{scene.ref.uri}: bands {bands} are tagged with scales and offsets {tags}, which give no physical values; "
-            "fix them (gdal_edit -scale -offset)"
-        )
-    return tuple(
-        ((low - offset) / scale, (high - offset) / scale)
-        for (low, high), (scale, offset) in zip(limits, tags, strict=True)
-    )
 
 
 def _wanted(area: BaseGeometry | None, grid: Grid, scene: Scene) -> BoolArray | None:

@@ -107,6 +107,19 @@ def page_of(ref: SceneRef, page: int) -> SceneRef:
     return replace(ref, image=found[page - 1])
 
 
+def pages_and_grey(ref: SceneRef) -> tuple[int, bool]:
+    """How many images the file of a scene holds, and whether the first has one band, of grey, besides alpha.
+
+    Overviews and masks are no images.
+
+    Raises:
+        SceneError: it cannot be opened.
+    """
+    with opened(ref) as dataset:
+        kinds = [kind for kind in dataset.colorinterp if kind != ColorInterp.alpha]
+        return len(images(dataset)), kinds == [ColorInterp.gray]
+
+
 def open_files(
     ref: SceneRef,
     files: Sequence[BandFile],

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as GdalWindow
 
+from geosod.arrays import BoolArray, PixelArray
+from geosod.errors import ReadError, one_line
 from geosod.scene import Scene, Window
 from geosod.scenes.open import opened
+from geosod.scenes.validity import valid_pixels
 
 
 def read_preview(
@@ -30,3 +35,34 @@ def read_preview(
     with opened(scene.ref, view=scene.view) as dataset:
         pixels = dataset.read(list(bands), window=area, out_shape=shape, resampling=Resampling.average)
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), scale
+
+
+def read_sample(
+    scene: Scene, window: Window, *, shape: tuple[int, int], bands: tuple[int, ...]
+) -> tuple[PixelArray, BoolArray]:
+    """Read a window of a scene of any pixel type, reduced to `shape`.
+
+    Args:
+        scene: an opened scene.
+        window: the pixels to read, scene frame.
+        shape: (rows, columns) of the sample.
+        bands: 1-based bands.
+
+    Returns:
+        (C, H, W) in the scene's pixel type, and (H, W) bool, True where a pixel is valid.
+
+    Raises:
+        SceneError: the scene cannot be opened.
+        ReadError: its pixels cannot be read.
+    """
+    # Averages would mix pixels that a nodata value marks with others; which pixels count is known of whole ones only.
+    options = {
+        "window": GdalWindow(window.col, window.row, window.width, window.height),
+        "out_shape": shape,
+        "resampling": Resampling.nearest,
+    }
+    try:
+        with opened(scene.ref, view=scene.view) as dataset:
+            return valid_pixels(dataset, scene, bands, options)
+    except RasterioError as error:
+        raise ReadError(f"{scene.ref.uri}: cannot be shown, its pixels cannot be read: {one_line(error)}") from error

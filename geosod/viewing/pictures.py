@@ -7,62 +7,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from geosod.errors import ConfigError
-
-#: The colour-blind safe palette of Okabe and Ito; colours that contrast most with imagery come first.
-PALETTE = (
-    (240, 228, 66),
-    (86, 180, 233),
-    (213, 94, 0),
-    (204, 121, 167),
-    (0, 158, 115),
-    (230, 159, 0),
-    (0, 114, 178),
-    (255, 255, 255),
+from geosod.viewing.marks import (
+    FAINT,
+    PANEL,
+    SHADOW,
+    TEXT,
+    Colour,
+    box_columns,
+    checked_image,
+    class_name,
+    colour_of,
+    draw_outline,
+    font_of,
 )
+
 TRUTH_COLOUR = (255, 255, 255)
 
-_SHADOW = (16, 18, 22)
-_PANEL = (24, 26, 31)
-_TEXT = (236, 238, 240)
-_FAINT = (160, 166, 174)
 #: Boxes with a smaller median side than this, in pixels of the picture, are drawn as markers.
 _TINY = 9.0
 _LEGEND_ROWS = 12
-
-Colour = tuple[int, int, int]
-
-
-def colour_of(label: int) -> Colour:
-    """Colour of a class, the same in every picture."""
-    return PALETTE[label % len(PALETTE)]
-
-
-def _check_image(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise ConfigError(
-            f"a picture needs (H, W, 3) uint8 pixels, got {pixels.shape} {pixels.dtype}; convert the image first"
-        )
-    return np.ascontiguousarray(pixels)
-
-
-def _columns(boxes: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-    classes = np.asarray(labels, np.int64).reshape(-1)
-    if len(corners) != len(classes):
-        raise ConfigError(f"{len(corners)} boxes but {len(classes)} labels; give one label per box")
-    return corners, classes
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size=size)
-
-
-def _name(label: int, class_names: Sequence[str]) -> str:
-    return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
 
 
 def draw_overview(
@@ -92,8 +58,8 @@ def draw_overview(
     Raises:
         ConfigError: the image is not (H, W, 3) uint8, or lengths differ.
     """
-    pixels = _check_image(image)
-    corners, classes = _columns(boxes, labels)
+    pixels = checked_image(image)
+    corners, classes = box_columns(boxes, labels)
     picture = Image.fromarray(pixels)
     scale = min(1.0, max_side / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -117,7 +83,7 @@ def _dots(picture: Image.Image, corners: npt.NDArray[np.float64], labels: npt.ND
     centres = (corners[:, :2] + corners[:, 2:]) / 2 * zoom
     outer, inner = (radius + 0.9) * zoom, radius * zoom
     for (x, y), label in zip(centres.tolist(), labels.tolist(), strict=True):
-        draw.ellipse((x - outer, y - outer, x + outer, y + outer), fill=(*_SHADOW, 230))
+        draw.ellipse((x - outer, y - outer, x + outer, y + outer), fill=(*SHADOW, 230))
         draw.ellipse((x - inner, y - inner, x + inner, y + inner), fill=(*colour_of(label), 255))
     small = layer.resize(picture.size, Image.Resampling.BOX)
     return Image.alpha_composite(picture.convert("RGBA"), small).convert("RGB")
@@ -127,18 +93,8 @@ def _rectangles(picture: Image.Image, corners: npt.NDArray[np.float64], labels: 
     out = picture.convert("RGB")
     draw = ImageDraw.Draw(out)
     for corner, label in zip(corners, labels.tolist(), strict=True):
-        _outline(draw, corner, colour_of(label), width=2)
+        draw_outline(draw, corner, colour_of(label), width=2)
     return out
-
-
-def _outline(draw: ImageDraw.ImageDraw, corner: npt.NDArray[np.float64], colour: Colour, *, width: int) -> None:
-    """A rectangle around the box, with a dark outer line so that it is visible on any background."""
-    x0, y0, x1, y1 = (float(v) for v in np.round(corner))
-    x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
-    draw.rectangle((x0 - width, y0 - width, x1 + width, y1 + width), outline=_SHADOW, width=1)
-    draw.rectangle(
-        (x0 - width + 1, y0 - width + 1, x1 + width - 1, y1 + width - 1), outline=colour, width=width - 1 or 1
-    )
 
 
 def _with_legend(
@@ -146,14 +102,16 @@ def _with_legend(
 ) -> Image.Image:
     """The picture with a legend below: the title, and colour, name and count of each class, wrapped to the width."""
     size = int(np.clip(picture.width / 55, 12, 22))
-    font, pad, swatch = _font(size), size, round(size * 0.7)
+    font, pad, swatch = font_of(size), size, round(size * 0.7)
     present = sorted(np.flatnonzero(counts), key=lambda label: -int(counts[label]))
-    entries = [(colour_of(int(i)), f"{_name(int(i), class_names)}  {int(counts[i]):,}") for i in present[:_LEGEND_ROWS]]
+    entries = [
+        (colour_of(int(i)), f"{class_name(int(i), class_names)}  {int(counts[i]):,}") for i in present[:_LEGEND_ROWS]
+    ]
     rest = present[_LEGEND_ROWS:]
     if rest:
-        entries.append((_FAINT, f"{len(rest)} more classes  {int(counts[rest].sum()):,}"))
+        entries.append((FAINT, f"{len(rest)} more classes  {int(counts[rest].sum()):,}"))
     if not entries:
-        entries = [(_FAINT, "no detections")]
+        entries = [(FAINT, "no detections")]
     positions, x, y = [], pad, pad + (round(size * 1.7) if title else 0)
     for _, text in entries:
         width = swatch + size // 2 + round(font.getlength(text)) + 2 * size
@@ -161,15 +119,15 @@ def _with_legend(
             x, y = pad, y + round(size * 1.6)
         positions.append((x, y))
         x += width
-    out = Image.new("RGB", (picture.width, picture.height + y + size + pad), _PANEL)
+    out = Image.new("RGB", (picture.width, picture.height + y + size + pad), PANEL)
     out.paste(picture, (0, 0))
     draw = ImageDraw.Draw(out)
     if title:
-        draw.text((pad, picture.height + pad), title, font=font, fill=_TEXT, anchor="lt")
+        draw.text((pad, picture.height + pad), title, font=font, fill=TEXT, anchor="lt")
     for (colour, text), (left, top) in zip(entries, positions, strict=True):
         middle = picture.height + top + size // 2
         draw.ellipse((left, middle - swatch // 2, left + swatch, middle + swatch - swatch // 2), fill=colour)
-        draw.text((left + swatch + size // 2, middle), text, font=font, fill=_TEXT, anchor="lm")
+        draw.text((left + swatch + size // 2, middle), text, font=font, fill=TEXT, anchor="lm")
     return out
 
 
@@ -204,8 +162,8 @@ def draw_crop(
     Raises:
         ConfigError: the image is not (H, W, 3) uint8, or lengths differ.
     """
-    pixels = _check_image(image)
-    corners, classes = _columns(boxes, labels)
+    pixels = checked_image(image)
+    corners, classes = box_columns(boxes, labels)
     values = np.full(len(corners), np.nan) if scores is None else np.asarray(scores, np.float64).reshape(-1)
     if len(values) != len(corners):
         raise ConfigError(f"{len(corners)} boxes but {len(values)} scores; give one score per box")
@@ -216,9 +174,10 @@ def draw_crop(
         _dashed(draw, corner)
     order = np.argsort(np.nan_to_num(values), kind="stable")
     for i in order:
-        _outline(draw, corners[i] * zoom, colour_of(int(classes[i])), width=3)
+        draw_outline(draw, corners[i] * zoom, colour_of(int(classes[i])), width=3)
     texts = [
-        _name(int(c), class_names) + ("" if np.isnan(s) else f" {s:.2f}") for c, s in zip(classes, values, strict=True)
+        class_name(int(c), class_names) + ("" if np.isnan(s) else f" {s:.2f}")
+        for c, s in zip(classes, values, strict=True)
     ]
     _write_labels(draw, out.size, [(corners[i] * zoom, texts[i], colour_of(int(classes[i]))) for i in order[::-1]])
     return out
@@ -228,7 +187,7 @@ def _write_labels(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], labels: Sequence[tuple[npt.NDArray[np.float64], str, Colour]]
 ) -> None:
     """Draw labels in this order above their boxes, or below; a label without room is left out."""
-    font, height = _font(12), 15
+    font, height = font_of(12), 15
     taken = np.empty((0, 4))
     for corner, text, colour in labels:
         width = round(font.getlength(text)) + 6
@@ -238,7 +197,7 @@ def _write_labels(
             meets = (taken[:, :2] < area[2:]).all(axis=1) & (taken[:, 2:] > area[:2]).all(axis=1)
             if top < 0 or top + height > size[1] or meets.any():
                 continue
-            draw.rectangle(tuple(area.tolist()), fill=_SHADOW)
+            draw.rectangle(tuple(area.tolist()), fill=SHADOW)
             draw.text((left + 3, top + height / 2), text, font=font, fill=colour, anchor="lm")
             taken = np.vstack([taken, area])
             break
@@ -248,7 +207,7 @@ def _dashed(draw: ImageDraw.ImageDraw, corner: npt.NDArray[np.float64]) -> None:
     x0, y0, x1, y1 = (float(v) for v in np.round(corner) + np.array([-5, -5, 4, 4]))
     for ax, ay, bx, by in ((x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)):
         length = max(abs(bx - ax), abs(by - ay))
-        draw.line((ax, ay, bx, by), fill=_SHADOW, width=3)
+        draw.line((ax, ay, bx, by), fill=SHADOW, width=3)
         for start in np.arange(0, length, 8):
             a, b = start / length, min(start + 4, length) / length
             draw.line(
@@ -276,17 +235,17 @@ def contact_sheet(images: Sequence[Image.Image], *, columns: int = 3, captions: 
             "column, and one caption per image or none"
         )
     columns = min(columns, len(images))
-    pad, line, font = 12, 26 if captions else 0, _font(14)
+    pad, line, font = 12, 26 if captions else 0, font_of(14)
     width, height = max(i.width for i in images), max(i.height for i in images)
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + pad) + pad, rows * (height + line + pad) + pad), _PANEL)
+    sheet = Image.new("RGB", (columns * (width + pad) + pad, rows * (height + line + pad) + pad), PANEL)
     draw = ImageDraw.Draw(sheet)
     for k, image in enumerate(images):
         left, top = pad + k % columns * (width + pad), pad + k // columns * (height + line + pad)
         sheet.paste(image.convert("RGB"), (left + (width - image.width) // 2, top + (height - image.height) // 2))
         if captions:
             text = _shortened(captions[k], font, width)
-            draw.text((left + width / 2, top + height + line / 2), text, font=font, fill=_TEXT, anchor="mm")
+            draw.text((left + width / 2, top + height + line / 2), text, font=font, fill=TEXT, anchor="mm")
     return sheet
 
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from geosod.errors import ConfigError
-from geosod.viewing.pictures import PALETTE, colour_of, contact_sheet, draw_crop, draw_overview
+from geosod.viewing.marks import PALETTE, colour_of
+from geosod.viewing.pictures import contact_sheet, draw_crop, draw_overview
 
 
 def grey(height: int, width: int, level: int = 90) -> np.ndarray:
