@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from geosod.detectors.contract import RawBoxes as RawBoxes
     from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
+    from geosod.exporting.run import export as export
     from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.results import Execution as Execution
@@ -48,6 +49,7 @@ _HOMES = {
     "RunConfig": "geosod.config",
     "deduplicate": "geosod.deduplication.run",
     "detect": "geosod.running.detect",
+    "export": "geosod.exporting.run",
     "fragment_flags": "geosod.detections",
     "from_callback": "geosod.detectors.adapters.callback",
     "from_sahi": "geosod.detectors.adapters.sahi",
@@ -69,6 +71,7 @@ __all__ = [
     "__version__",
     "deduplicate",
     "detect",
+    "export",
     "fragment_flags",
     "from_callback",
     "from_sahi",

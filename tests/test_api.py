@@ -36,6 +36,7 @@ PUBLIC = [
     "__version__",
     "deduplicate",
     "detect",
+    "export",
     "fragment_flags",
     "from_callback",
     "from_sahi",

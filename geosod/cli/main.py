@@ -19,6 +19,7 @@ from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.evaluate import evaluate_command
+from geosod.cli.export import export_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
 from geosod.cli.stats import stats_command
@@ -85,6 +86,7 @@ def _main(
 
 app.command("detect")(detect_command)
 app.command("deduplicate")(deduplicate_command)
+app.command("export")(export_command)
 app.command("status")(status_command)
 app.command("submit")(submit_command)
 app.command("demo")(demo_command)
