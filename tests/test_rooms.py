@@ -35,12 +35,13 @@ ALLOWED = {
         | {"scenes", "settings", "tiling", "viewing", "storage"}
     ),
     "exporting": frozenset({"datasets", "deduplication", "georeference", "output", "storage"}),
+    "summarizing": frozenset({"deduplication", "exporting", "georeference", "output", "storage"}),
     "training": frozenset({"demo", "datasets", "evaluation", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting"}
+        | {"evaluation", "exporting", "summarizing"}
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,24 +97,57 @@ def write_layers(
             written += len(table)
             on_rows(written, total)
 
-    if kind.name == "csv":
-        write_csv(counted(), schema, path)
-    elif kind.kind == "arrow":
-        write_parquet(counted(), schema, path, crs=layers.crs, metadata=_metadata(layers), version=version)
-    else:
-        types = geometry_types([layer.path for layer in files])
-        options: dict[str, Any] = {"driver": kind.driver, "crs": layers.crs, "options": kind.layer_options}
-        write_layer(counted(), schema, path, layer=DETECTIONS, types=types, **options)
-        if kind.coverage:
-            _add_coverage(layers, path, options)
-            add_styles(path, {DETECTIONS: layers.style, COVERAGE: coverage_style()})
+    types = geometry_types([layer.path for layer in files])
+    write_table(counted(), schema, path, kind, crs=layers.crs, types=types, metadata=_metadata(layers), version=version)
+    if kind.coverage:
+        _add_coverage(layers, path, kind)
+        add_styles(path, {DETECTIONS: layers.style, COVERAGE: coverage_style()})
     return written
 
 
-def _add_coverage(layers: Layers, path: Path, options: dict[str, Any]) -> None:
+def write_table(
+    tables: Iterator[pa.Table],
+    schema: pa.Schema,
+    path: Path,
+    kind: ExportFormat,
+    *,
+    crs: str | None,
+    types: set[str],
+    metadata: Mapping[str, object],
+    layer: str = DETECTIONS,
+    version: GeoParquetVersion = "1.1",
+) -> None:
+    """Write tables with geometries as a file of one layer.
+
+    Args:
+        tables: rows with `schema`.
+        schema: has ``geometry`` (WKB) and ``bbox``.
+        path: the file.
+        kind: its format, which is not "images".
+        crs: CRS of the geometries; None for pixels.
+        types: names of the types of the geometries.
+        metadata: of GeoParquet files, under ``geosod``.
+        layer: name of the layer.
+        version: of GeoParquet.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if kind.name == "csv":
+        write_csv(tables, schema, path)
+    elif kind.kind == "arrow":
+        write_parquet(tables, schema, path, crs=crs, metadata=metadata, version=version)
+    else:
+        write_layer(
+            tables, schema, path, driver=kind.driver, layer=layer, crs=crs, types=types, options=kind.layer_options
+        )
+
+
+def _add_coverage(layers: Layers, path: Path, kind: ExportFormat) -> None:
     files = layers.coverage()
     tables = (conformed(table, COVERAGE_SCHEMA) for layer in files for table in read_batches(layer.path, layer.scene))
     types = geometry_types([layer.path for layer in files])
+    options: dict[str, Any] = {"driver": kind.driver, "crs": layers.crs, "options": kind.layer_options}
     write_layer(tables, COVERAGE_SCHEMA, path, layer=COVERAGE, types=types, append=True, **options)
 
 

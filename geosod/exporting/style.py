@@ -39,6 +39,11 @@ def coverage_style() -> str:
     return _categorized("status", _GROUND, fill=60)
 
 
+def categories_style(column: str, colours: dict[str, Colour]) -> str:
+    """The style of polygons by the values of a column; the colour of each is red, green, blue."""
+    return _categorized(column, colours, fill=60)
+
+
 def _categorized(column: str, colours: dict[str, Colour], *, fill: int) -> str:
     """A style by the values of a column; `fill` is the opacity inside, 0 to 255."""
     root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")

@@ -21,14 +21,15 @@ import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
+from typer.testing import CliRunner
 
 import geosod
+from geosod.cli.main import app
 from geosod.datasets.read import read_labels
 from geosod.detections import Detections
 from geosod.errors import ConfigError, OutputError
 from geosod.exporting.run import export
 from geosod.output.geoparquet import read_metadata
-from tests.cli.commands import geosod as command
 from tests.deduplication.outputs import DAY, ORIGIN, commit, lattice, seen, utm_scene
 from tests.output.samples import ACROSS, CRS84, make_scene, random_detections
 from tests.rasters import noise, write_tif
@@ -325,8 +326,9 @@ def test_what_cannot_be_done_is_refused_first(arguments: dict[str, Any], message
 
 
 def test_the_command_line(out, tmp_path) -> None:
-    done = command("export", out, "-o", tmp_path / "x.gpkg", "--threshold", "0.5", "--classes", "boat", "--json")
+    line = ["export", str(out), "-o", str(tmp_path / "x.gpkg"), "--threshold", "0.5", "--classes", "boat", "--json"]
+    done = CliRunner().invoke(app, line)
     values = json.loads(done.stdout)
-    assert done.returncode == 0 and values["rows"] == pyogrio.read_info(tmp_path / "x.gpkg", layer=0)["features"]
-    refused = command("export", out, "-o", tmp_path / "x.gpkg")
-    assert refused.returncode == 2 and "exists; use --overwrite" in refused.stderr
+    assert done.exit_code == 0 and values["rows"] == pyogrio.read_info(tmp_path / "x.gpkg", layer=0)["features"]
+    refused = CliRunner().invoke(app, line)
+    assert refused.exit_code == 2 and "exists; use --overwrite" in refused.stderr
