@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
+    from geosod.summarizing.change import changes as changes
+    from geosod.summarizing.run import summarize as summarize
 
 from geosod.version import __version__ as __version__
 
@@ -47,6 +49,7 @@ _HOMES = {
     "RawBoxes": "geosod.detectors.contract",
     "Result": "geosod.running.result",
     "RunConfig": "geosod.config",
+    "changes": "geosod.summarizing.change",
     "deduplicate": "geosod.deduplication.run",
     "detect": "geosod.running.detect",
     "export": "geosod.exporting.run",
@@ -56,6 +59,7 @@ _HOMES = {
     "load_model": "geosod.api",
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
+    "summarize": "geosod.summarizing.run",
 }
 
 __all__ = [
@@ -69,6 +73,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "__version__",
+    "changes",
     "deduplicate",
     "detect",
     "export",
@@ -78,6 +83,7 @@ __all__ = [
     "load_model",
     "merge",
     "merge_polygons",
+    "summarize",
 ]
 
 

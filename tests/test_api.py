@@ -34,6 +34,7 @@ PUBLIC = [
     "Result",
     "RunConfig",
     "__version__",
+    "changes",
     "deduplicate",
     "detect",
     "export",
@@ -43,6 +44,7 @@ PUBLIC = [
     "load_model",
     "merge",
     "merge_polygons",
+    "summarize",
 ]
 
 
