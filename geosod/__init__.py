@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from geosod.detectors.contract import RawBoxes as RawBoxes
     from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
+    from geosod.exporting.run import export as export
     from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.predict.pipeline import create_pipeline as create_pipeline
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
+    from geosod.summarizing.change import changes as changes
+    from geosod.summarizing.run import summarize as summarize
 
 from geosod.version import __version__ as __version__
 
@@ -47,15 +50,18 @@ _HOMES = {
     "RawBoxes": "geosod.detectors.contract",
     "Result": "geosod.running.result",
     "RunConfig": "geosod.config",
+    "changes": "geosod.summarizing.change",
     "create_pipeline": "geosod.predict.pipeline",
     "deduplicate": "geosod.deduplication.run",
     "detect": "geosod.running.detect",
+    "export": "geosod.exporting.run",
     "fragment_flags": "geosod.detections",
     "from_callback": "geosod.detectors.adapters.callback",
     "from_sahi": "geosod.detectors.adapters.sahi",
     "load_model": "geosod.api",
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
+    "summarize": "geosod.summarizing.run",
 }
 
 __all__ = [
@@ -69,15 +75,18 @@ __all__ = [
     "Result",
     "RunConfig",
     "__version__",
+    "changes",
     "create_pipeline",
     "deduplicate",
     "detect",
+    "export",
     "fragment_flags",
     "from_callback",
     "from_sahi",
     "load_model",
     "merge",
     "merge_polygons",
+    "summarize",
 ]
 
 

@@ -34,15 +34,18 @@ PUBLIC = [
     "Result",
     "RunConfig",
     "__version__",
+    "changes",
     "create_pipeline",
     "deduplicate",
     "detect",
+    "export",
     "fragment_flags",
     "from_callback",
     "from_sahi",
     "load_model",
     "merge",
     "merge_polygons",
+    "summarize",
 ]
 
 

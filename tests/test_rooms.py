@@ -34,6 +34,8 @@ ALLOWED = {
         {"datasets", "deduplication.sources", "georeference", "merging.index", "merging.kernel", "output", "running"}
         | {"scenes", "settings", "tiling", "viewing", "storage"}
     ),
+    "exporting": frozenset({"datasets", "deduplication", "georeference", "output", "storage"}),
+    "summarizing": frozenset({"deduplication", "exporting", "georeference", "output", "storage"}),
     "training": frozenset({"demo", "datasets", "evaluation", *PEERS, "georeference"}),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "predict": frozenset(
@@ -43,7 +45,7 @@ ALLOWED = {
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "predict"}
+        | {"evaluation", "exporting", "predict", "summarizing"}
     ),
 }
 

@@ -19,6 +19,7 @@ from geosod.cli.demo import demo_command
 from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.evaluate import evaluate_command
+from geosod.cli.export import export_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.model import model_app
 from geosod.cli.predict import predict_command
@@ -26,6 +27,7 @@ from geosod.cli.stats import stats_command
 from geosod.cli.status import status_command
 from geosod.cli.streams import print_error, run_checked
 from geosod.cli.submit import submit_command
+from geosod.cli.summarize import summarize_command
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
@@ -87,6 +89,8 @@ def _main(
 app.command("detect")(detect_command)
 app.command("predict")(predict_command)
 app.command("deduplicate")(deduplicate_command)
+app.command("export")(export_command)
+app.command("summarize")(summarize_command)
 app.command("status")(status_command)
 app.command("submit")(submit_command)
 app.command("demo")(demo_command)

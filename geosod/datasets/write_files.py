@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -72,9 +73,22 @@ def place_images(labels: Labels, folder: Path, target: Target) -> list[Path]:
     return placed
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file, one entry a line at the second level."""
-    path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file; values that are iterators become lists whose entries are written one by one."""
+    with path.open("w", encoding="utf-8") as file:
+        for k, (key, value) in enumerate(document.items()):
+            file.write(f"{', ' if k else '{'}{_json(key)}: ")
+            if isinstance(value, Iterator):
+                file.write("[")
+                file.writelines(f"{', ' if i else ''}{_json(entry)}" for i, entry in enumerate(value))
+                file.write("]")
+            else:
+                file.write(_json(value))
+        file.write("}" if document else "{}")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def no_progress(done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,3 +51,28 @@ def read_batches(path: Path, scene: SceneSource) -> Iterator[pa.Table]:
     with reading(scene), pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(_BATCH):
             yield pa.Table.from_batches([batch])
+
+
+def fields_of(path: Path) -> list[pa.Field]:
+    """The columns of a file, without metadata."""
+    schema = pq.read_schema(path)
+    return [schema.field(i).remove_metadata() for i in range(len(schema))]
+
+
+def common_schema(files: Sequence[tuple[Path, SceneSource]]) -> pa.Schema:
+    """The columns of all files; those that some of them lack may be null.
+
+    Raises:
+        UnreadableSceneError: a file cannot be read, or has a column of another type than the same column of the others.
+    """
+    fields: dict[str, pa.Field] = {}
+    count: dict[str, int] = {}
+    for path, scene in files:
+        with reading(scene):
+            for field in fields_of(path):
+                known = fields.setdefault(field.name, field)
+                if known.type != field.type:
+                    raise ValueError(f"column {field.name} is {field.type}, but {known.type} in other scenes")
+                fields[field.name] = known.with_nullable(known.nullable or field.nullable)
+                count[field.name] = count.get(field.name, 0) + 1
+    return pa.schema([f if count[name] == len(files) else f.with_nullable(True) for name, f in fields.items()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import shapely
 
 from geosod.deduplication.overlap import from_wkb
 from geosod.deduplication.reading import read_batches, reading
+from geosod.deduplication.row_groups import Layer
 from geosod.deduplication.sources import SceneSource
+from geosod.deduplication.target_crs import same_crs
 from geosod.errors import SceneError
 from geosod.georeference.antimeridian import geographic_polygons, oriented
 from geosod.georeference.crs import (
@@ -113,3 +116,28 @@ def reproject_file(source: Path, target: Path, scene: SceneSource, crs: str) -> 
             with reading(scene):
                 moved = _reprojected_table(table, scene, crs)
             writer.write(moved)
+
+
+def layers_in(
+    scenes: Sequence[SceneSource], crs: str, folder: Path, on_scene: Callable[[int], None] = lambda _: None
+) -> list[Layer]:
+    """The detections of scenes in one CRS; those of scenes with another one are reprojected copies.
+
+    Args:
+        scenes: the scenes; those without georeference stay as they are.
+        crs: the CRS.
+        folder: for the copies, in a folder ``reprojected``.
+        on_scene: called with the number of scenes that are done, whenever one was reprojected.
+
+    Raises:
+        UnreadableSceneError: as `reproject_file`.
+    """
+    layers = []
+    for index, scene in enumerate(scenes):
+        path = scene.detections
+        if scene.crs is not None and not same_crs(scene.crs, crs):
+            path = folder / "reprojected" / f"{index}.parquet"
+            reproject_file(scene.detections, path, scene, crs)
+            on_scene(index + 1)
+        layers.append(Layer(index, scene, path))
+    return layers

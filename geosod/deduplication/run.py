@@ -19,11 +19,11 @@ from geosod.deduplication.match import MatchRule
 from geosod.deduplication.merge_log import MergeLog
 from geosod.deduplication.reading import UnreadableSceneError
 from geosod.deduplication.remote import Copies, copied
-from geosod.deduplication.reproject import reproject_file
+from geosod.deduplication.reproject import layers_in
 from geosod.deduplication.row_groups import Layer, plan_sweep
 from geosod.deduplication.sources import Sources, find_sources
 from geosod.deduplication.sweep import sweep
-from geosod.deduplication.target_crs import choose_crs, full_circle_of, same_crs
+from geosod.deduplication.target_crs import choose_crs, full_circle_of
 from geosod.deduplication.write import Target, duplicates_schema, overlapping_scenes, write_scene
 from geosod.errors import GeosodError, OutputError
 from geosod.georeference.crs import crs_name
@@ -198,7 +198,8 @@ def _build(stage: Path, target: Target, sources: Sources, *, rows: int, emit: Em
     spill = stage / "spill"
     for folder in (target.root, target.log.folder, spill):
         folder.mkdir()
-    layers = _layers(sources, target.crs, stage, emit)
+    count = len(sources.scenes)
+    layers = layers_in(sources.scenes, target.crs, stage, lambda done: emit(Step("reproject", done, count)))
     compared = _match(layers, target, spill, rows=rows, emit=emit)
     written = _write(layers, target, emit)
     tables = [read_failures(path) for path in sources.failures]
@@ -210,19 +211,6 @@ def _build(stage: Path, target: Target, sources: Sources, *, rows: int, emit: Em
         pq.write_table(merged_failures(FAILURE_SCHEMA.empty_table(), failures, ()), path)
         flush(path)
     return written, compared
-
-
-def _layers(sources: Sources, crs: str, stage: Path, emit: Emit) -> list[Layer]:
-    """The detections of all scenes, reprojected if a scene has another CRS than the dataset."""
-    layers = []
-    for index, scene in enumerate(sources.scenes):
-        path = scene.detections
-        if scene.crs is not None and not same_crs(scene.crs, crs):
-            path = stage / "reprojected" / f"{index}.parquet"
-            reproject_file(scene.detections, path, scene, crs)
-            emit(Step("reproject", index + 1, len(sources.scenes)))
-        layers.append(Layer(index, scene, path))
-    return layers
 
 
 def _match(layers: Sequence[Layer], target: Target, spill: Path, *, rows: int, emit: Emit) -> int:

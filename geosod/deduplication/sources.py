@@ -72,6 +72,11 @@ class SceneSource:
         return source_of(self.item) or str(self.detections)
 
     @property
+    def deduplicated(self) -> bool:
+        """Whether it is the result of a deduplication."""
+        return "geosod:deduplication" in self.item["properties"]
+
+    @property
     def files(self) -> SceneFiles:
         """Paths of its files below a dataset folder."""
         moment = None if self.date == UNDATED else _EPOCH + dt.timedelta(microseconds=self.date)
@@ -98,11 +103,12 @@ class Sources:
         return replace(self, scenes=scenes, skipped=(*self.skipped, failure))
 
 
-def find_sources(outputs: Sequence[str | Path]) -> Sources:
+def find_sources(outputs: Sequence[str | Path], *, deduplicated: bool = False) -> Sources:
     """Read the items and file footers of outputs.
 
     Args:
         outputs: folders, or ``NAME.parquet`` files, that `geosod.detect` wrote.
+        deduplicated: whether those of `geosod.deduplicate` are accepted, too.
 
     Raises:
         OutputError: one is not an output of geosod or is deduplicated already, or two hold a scene with the same id.
@@ -112,7 +118,7 @@ def find_sources(outputs: Sequence[str | Path]) -> Sources:
     scenes: dict[str, SceneSource] = {}
     failures, skipped = [], []
     for output in outputs:
-        folder, committed, unusable = _scan(output)
+        folder, committed, unusable = _scan(output, deduplicated)
         skipped += unusable
         if folder.place.exists(folder.failures):
             failures.append(Path(folder.place.at(folder.failures)))
@@ -134,7 +140,7 @@ def _duplicate_scene(first: SceneSource, second: SceneSource) -> OutputError:
     )
 
 
-def _scan(output: str | Path) -> tuple[OutputFolder, list[SceneSource], list[Failure]]:
+def _scan(output: str | Path, deduplicated: bool) -> tuple[OutputFolder, list[SceneSource], list[Failure]]:
     """The committed scenes of one output, and those that cannot be used."""
     path = Path(output).expanduser().absolute()
     if not path.exists():
@@ -143,7 +149,7 @@ def _scan(output: str | Path) -> tuple[OutputFolder, list[SceneSource], list[Fai
     scenes, skipped = [], []
     for item_path in items:
         try:
-            scenes.append(_scene(output, folder, item_path))
+            scenes.append(_scene(output, folder, item_path, deduplicated))
         except (SceneError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
             scene_id = item_path.stem if folder.name is None else folder.name
             skipped.append(_failure(scene_id, item_path, error))
@@ -173,13 +179,13 @@ def _failure(scene_id: str, path: Path, error: Exception) -> Failure:
     return Failure(scene_id, str(path), None, "deduplicate", type(error).__name__, str(error))
 
 
-def _scene(output: str | Path, folder: OutputFolder, item_path: Path) -> SceneSource:
+def _scene(output: str | Path, folder: OutputFolder, item_path: Path, deduplicated: bool) -> SceneSource:
     """The scene of an item; SceneError if the item or one of its files is broken."""
     item = parse_item(item_path.read_bytes())
     if item is None:
         raise SceneError(f"{item_path}: is broken, or not an item that geosod wrote; detect the scene again")
     properties, name = item["properties"], str(item.get("id"))
-    if "geosod:deduplication" in properties:
+    if "geosod:deduplication" in properties and not deduplicated:
         raise OutputError(f"{output}: is deduplicated already; give the outputs it was made from, all at once")
     if name in ("", ".", "..") or Path(name).name != name or (folder.name is None and name != item_path.stem):
         raise SceneError(f"{item_path}: its id {name!r} is not that of its file; detect the scene again")

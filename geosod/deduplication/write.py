@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 
 from geosod.deduplication.match import MatchRule
 from geosod.deduplication.merge_log import KEPT_ID, MERGED_FIELDS, MergeLog, split_rows
-from geosod.deduplication.reading import read_batches, reading
+from geosod.deduplication.reading import common_schema, fields_of, read_batches, reading
 from geosod.deduplication.remote import Copies
 from geosod.deduplication.reproject import reproject_file
 from geosod.deduplication.row_groups import Layer
@@ -95,7 +94,7 @@ def write_scene(
     record = _record(target, overlapping)
     crs = None if scene.crs is None else target.crs
     with reading(scene):
-        schema = pa.schema([*_fields(pq.read_schema(layer.path)), *MERGED_FIELDS])
+        schema = pa.schema([*fields_of(layer.path), *MERGED_FIELDS])
     start, metadata = 0, scene.metadata | {"deduplication": record}
     with GeoParquetWriter(detections, schema, crs=crs, metadata=metadata) as writer:
         for table in read_batches(layer.path, scene):
@@ -119,28 +118,13 @@ def _split(log: MergeLog, layer: Layer, start: int, table: pa.Table) -> tuple[pa
     return split_rows(table, start, dropped, kept)
 
 
-def _fields(schema: pa.Schema) -> list[pa.Field]:
-    return [schema.field(i).remove_metadata() for i in range(len(schema))]
-
-
 def duplicates_schema(layers: Sequence[Layer]) -> pa.Schema:
     """Columns of the dropped rows: those of all files, and the id of the row that each is merged into.
 
     Raises:
-        UnreadableSceneError: a file cannot be read, or has a column of another type than the same column of the others.
+        UnreadableSceneError: as `common_schema`.
     """
-    fields: dict[str, pa.Field] = {}
-    count: dict[str, int] = {}
-    for layer in layers:
-        with reading(layer.scene):
-            for field in _fields(pq.read_schema(layer.path)):
-                known = fields.setdefault(field.name, field)
-                if known.type != field.type:
-                    raise ValueError(f"column {field.name} is {field.type}, but {known.type} in other scenes")
-                fields[field.name] = known.with_nullable(known.nullable or field.nullable)
-                count[field.name] = count.get(field.name, 0) + 1
-    every = [f if count[name] == len(layers) else f.with_nullable(True) for name, f in fields.items()]
-    return pa.schema([*every, KEPT_ID])
+    return common_schema([(layer.path, layer.scene) for layer in layers]).append(KEPT_ID)
 
 
 def _write_coverage(scene: SceneSource, path: Path, crs: str | None) -> None:

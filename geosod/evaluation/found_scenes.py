@@ -124,8 +124,8 @@ def _read(source: SceneSource) -> FoundScene:
         return FoundScene(
             id=source.id,
             uri=str(own.get("source") or source.uri),
-            width=round(own["width"] / scale_x),
-            height=round(own["height"] / scale_y),
+            width=int(own["width"]),
+            height=int(own["height"]),
             found=found,
             classes=tuple(own["classes"]),
             supercategories=tuple(own.get("supercategories") or ()),

@@ -1,4 +1,4 @@
-"""Arrow tables with a WKB column → GeoParquet 1.1 files, with the same bytes for the same rows."""
+"""Arrow tables with a WKB column → GeoParquet files, with the same bytes for the same rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,12 @@ import shapely
 
 from geosod.errors import OutputError, identity
 from geosod.georeference.crs import LONLAT, parse_crs
+from geosod.output.native_geometry import native_schema, native_table
 from geosod.results import Provenance
 from geosod.scene import Scene
 
-GEOPARQUET_VERSION = "1.1.0"
+#: 1.1 has WKB and a column of bounding boxes, 2.0 the GEOMETRY type of Parquet.
+GeoParquetVersion = Literal["1.1", "2.0"]
 ROW_GROUP_ROWS = 50_000
 
 BBOX_TYPE = pa.struct([pa.field(name, pa.float64(), nullable=False) for name in ("xmin", "ymin", "xmax", "ymax")])
@@ -69,24 +71,31 @@ def geometry_columns(geometries: Any) -> tuple[pa.Array, pa.Array]:
     return wkb, pa.StructArray.from_arrays(columns, fields=list(BBOX_TYPE))
 
 
-def geo_metadata(crs: str | None, geometry_types: Iterable[str], bounds: Sequence[float] | None) -> dict[str, Any]:
-    """The ``geo`` metadata of GeoParquet 1.1.0, for the columns ``geometry`` (WKB) and ``bbox``.
+def geo_metadata(
+    crs: str | None,
+    geometry_types: Iterable[str],
+    bounds: Sequence[float] | None,
+    version: GeoParquetVersion = "1.1",
+) -> dict[str, Any]:
+    """The ``geo`` metadata of GeoParquet for the column ``geometry``, and in 1.1 for ``bbox``.
 
     Args:
         crs: CRS of the geometries; None writes ``null``, which GeoParquet defines as coordinates without a CRS.
         geometry_types: names of the geometry types in the file.
         bounds: xmin, ymin, xmax, ymax of all geometries; None where there are none.
+        version: of GeoParquet.
     """
     column: dict[str, Any] = {
         "encoding": "WKB",
         "geometry_types": sorted(geometry_types),
         "crs": None if crs is None else _projjson(crs),
         "orientation": "counterclockwise",
-        "covering": {"bbox": {name: ["bbox", name] for name in BBOX_TYPE.names}},
     }
+    if version == "1.1":
+        column["covering"] = {"bbox": {name: ["bbox", name] for name in BBOX_TYPE.names}}
     if bounds is not None:
         column["bbox"] = list(bounds)
-    return {"version": GEOPARQUET_VERSION, "primary_column": "geometry", "columns": {"geometry": column}}
+    return {"version": f"{version}.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 @lru_cache(maxsize=64)
@@ -124,13 +133,19 @@ def write_geoparquet(
 
 
 class GeoParquetWriter:
-    """Writes a GeoParquet 1.1 file in several calls; every row group but the last has `ROW_GROUP_ROWS` rows.
+    """Writes a GeoParquet file in several calls; every row group but the last has `ROW_GROUP_ROWS` rows.
 
     The bounds and geometry types for the ``geo`` metadata are collected on the way and written last.
     """
 
     def __init__(
-        self, path: str | Path | IO[bytes], schema: pa.Schema, *, crs: str | None, metadata: Mapping[str, object]
+        self,
+        path: str | Path | IO[bytes],
+        schema: pa.Schema,
+        *,
+        crs: str | None,
+        metadata: Mapping[str, object],
+        version: GeoParquetVersion = "1.1",
     ) -> None:
         """Open a new file.
 
@@ -139,18 +154,29 @@ class GeoParquetWriter:
             schema: of the rows; has ``geometry`` (WKB) and ``bbox``.
             crs: CRS of the geometries, or None for pixels.
             metadata: written as JSON under the key ``geosod``.
+            version: of GeoParquet.
+
+        Raises:
+            OutputError: 2.0 without a CRS.
         """
+        if version == "2.0" and crs is None:
+            raise OutputError(
+                "GeoParquet 2.0 cannot hold pixels: its GEOMETRY type without a CRS means longitude and latitude; "
+                "use GeoParquet 1.1"
+            )
         self.rows = 0
+        self._version: GeoParquetVersion = version
         self._schema = schema.remove_metadata()
         self._crs = crs
         self._metadata = dict(metadata)
         self._waiting: list[pa.Table] = []
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._types: set[str] = set()
+        self._native = None if version == "1.1" or crs is None else native_schema(self._schema, _projjson(crs))
         # If Arrow's own schema were in the file, readers would look for metadata only there.
         self._writer = pq.ParquetWriter(
             path,
-            self._schema,
+            self._schema if self._native is None else self._native,
             compression="zstd",
             use_dictionary=[name for name in REPEATING if name in schema.names],
             store_schema=False,
@@ -184,6 +210,7 @@ class GeoParquetWriter:
         ends = [end(bbox.field(name)).as_py() for name, end in zip(BBOX_TYPE.names, _ENDS, strict=True)]
         self._bounds = np.concatenate([np.minimum(self._bounds[:2], ends[:2]), np.maximum(self._bounds[2:], ends[2:])])
         self._types |= _geometry_types(group["geometry"])
+        group = group if self._native is None else native_table(group, self._native)
         self._writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
 
     def __enter__(self) -> Self:
@@ -195,7 +222,7 @@ class GeoParquetWriter:
         if kind is None:
             self._flush(1)
             bounds = self._bounds.tolist() if self.rows else None
-            geo = json.dumps(geo_metadata(self._crs, self._types, bounds))
+            geo = json.dumps(geo_metadata(self._crs, self._types, bounds, self._version))
             own = json.dumps(self._metadata, sort_keys=True, default=str)
             self._writer.add_key_value_metadata({"geo": geo, "geosod": own})
         self._writer.close()

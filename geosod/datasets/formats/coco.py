@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from geosod.datasets.contract import Format, Source, Target
 from geosod.datasets.image_files import ImageFolder, image_ids, is_file, read_image, relative_name
@@ -21,6 +23,9 @@ _KEPT = (
     *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "truncated", "uncertain", "logo"),
     "in_dense_image",
 )
+
+#: Annotations that are made at a time.
+_CHUNK = 10_000
 
 _Flags = Callable[[dict[str, Any]], bool]
 
@@ -218,38 +223,57 @@ def _add(
     )
 
 
-def coco_document(labels: Labels, target: Target, extra: Callable[[bool], dict[str, Any]] | None = None) -> Any:
-    """The content of a COCO file.
+def coco_document(
+    labels: Labels, target: Target, annotations: Iterator[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The content of a COCO file; the annotations are made while they are written.
 
     Args:
         labels: any labels.
         target: where it will be, for the names of the images.
-        extra: further keys of an annotation, from whether it is ignored.
+        annotations: instead of those of `labels`, from `coco_annotations`.
     """
     images = renumbered(labels.images)
     categories: list[dict[str, Any]] = [
         {"id": i, "name": name} | ({"supercategory": above} if above else {})
         for i, name, above in zip(labels.class_ids, labels.classes, labels.supercategories, strict=True)
     ]
-    any_id = max((*labels.class_ids, 0)) + 1
     if (labels.labels == ANY_CLASS).any():
-        categories.append({"id": any_id, "name": IGNORED, "geosod": {"any_class": True}})
-    ids = [*labels.class_ids, any_id]
-    unique = len(set(labels.ids.tolist())) == len(labels)
-    boxes = labels.boxes.copy()
-    boxes[:, 2:] -= boxes[:, :2]
-    annotations = []
-    columns = (labels.ids, labels.image, labels.labels, labels.area, labels.crowd, labels.ignore, labels.truncated)
-    for k, (number, image, label, area, crowd, ignore, truncated) in enumerate(
-        zip(*(column.tolist() for column in columns), strict=True), 1
-    ):
-        entry = {"id": number if unique else k, "image_id": images[image].number, "category_id": ids[label]}
-        entry |= {"bbox": boxes[k - 1].tolist(), "area": area, "iscrowd": int(crowd)}
-        entry |= extra(ignore) if extra else {"ignore": 1} if ignore else {}
-        annotations.append(entry | ({"truncated": 1} if truncated else {}))
+        categories.append({"id": _any_id(labels), "name": IGNORED, "geosod": {"any_class": True}})
     info = {"description": "geosod"} | ({"geosod": {"points": True}} if labels.points else {})
     listed = [_entry(image, name) for image, name in zip(images, image_names(labels, target), strict=True)]
-    return {"info": info, "images": listed, "annotations": annotations, "categories": categories}
+    made = coco_annotations(labels) if annotations is None else annotations
+    return {"info": info, "images": listed, "annotations": made, "categories": categories}
+
+
+def _any_id(labels: Labels) -> int:
+    return max((*labels.class_ids, 0)) + 1
+
+
+def coco_annotations(
+    labels: Labels, extra: Callable[[int, bool], dict[str, Any]] | None = None, *, first_id: int = 1
+) -> Iterator[dict[str, Any]]:
+    """The annotations of a COCO file.
+
+    Args:
+        labels: any labels.
+        extra: further keys of an annotation, from its row and whether it is ignored.
+        first_id: number of the first annotation, where those of the labels are not unique.
+    """
+    images = renumbered(labels.images)
+    ids = [*labels.class_ids, _any_id(labels)]
+    unique = len(np.unique(labels.ids)) == len(labels)
+    columns = (labels.ids, labels.image, labels.labels, labels.area, labels.crowd, labels.ignore, labels.truncated)
+    for begin in range(0, len(labels), _CHUNK):
+        chunk = slice(begin, begin + _CHUNK)
+        boxes = labels.boxes[chunk].copy()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), *(column[chunk].tolist() for column in columns), strict=True)
+        for k, (box, number, image, label, area, crowd, ignore, truncated) in enumerate(rows, begin):
+            entry = {"id": number if unique else first_id + k, "image_id": images[image].number}
+            entry |= {"category_id": ids[label], "bbox": box, "area": area, "iscrowd": int(crowd)}
+            entry |= extra(k, ignore) if extra else {"ignore": 1} if ignore else {}
+            yield entry | ({"truncated": 1} if truncated else {})
 
 
 def _entry(image: LabelledImage, name: str) -> dict[str, Any]:

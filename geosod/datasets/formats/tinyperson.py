@@ -26,10 +26,10 @@ def _ignored(entry: dict[str, Any]) -> bool:
 def write_tinyperson(labels: Labels, target: Target) -> None:
     """Write such a file."""
 
-    def extra(ignore: bool) -> dict[str, Any]:
+    def extra(_: int, ignore: bool) -> dict[str, Any]:
         return {"ignore": ignore, "uncertain": False, "logo": False, "in_dense_image": False}
 
-    write_json(target.path, coco.coco_document(labels, target, extra))
+    write_json(target.path, coco.coco_document(labels, target, coco.coco_annotations(labels, extra)))
 
 
 def recognises(path: Path) -> bool:

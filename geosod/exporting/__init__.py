@@ -1,0 +1,1 @@
+"""Outputs of geosod in the formats of other programs."""

@@ -1,0 +1,1 @@
+"""What outputs come to: counts, densities on inspected ground, and changes between dates."""
