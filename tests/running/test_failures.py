@@ -23,6 +23,7 @@ import shapely
 import torch
 
 import geosod
+from geosod.detectors.cache import cache_folder
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.postprocess import postprocess
 from geosod.errors import ConfigError, ModelError, OutputError, UsageError
@@ -380,9 +381,10 @@ def test_one_scene_that_cannot_be_finished_leaves_the_others_unharmed(engine, go
 
 @pytest.mark.slow
 def test_a_detector_that_only_fails_is_given_up_and_the_others_do_the_work(cluster, rgb_bundle, tmp_path) -> None:
-    """One is killed when both are at work, and its successor finds no weights any more."""
-    bundle = tmp_path / "bundle"
+    """One is killed when both are at work, and its successor finds no weights, nor a place for a copy of them."""
+    bundle, cache = tmp_path / "bundle", cache_folder("bundles")
     shutil.copytree(rgb_bundle, bundle)
+    shutil.rmtree(cache, ignore_errors=True)
     told, killed = [], []
 
     def on_event(event: object) -> None:
@@ -392,13 +394,18 @@ def test_a_detector_that_only_fails_is_given_up_and_the_others_do_the_work(clust
         if not killed:
             killed.append(idle_detectors(2)[0].pid)
             (bundle / "model.safetensors").unlink()
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text("in the way")
             os.kill(killed[0], signal.SIGKILL)
         elif not given_up(told):
             # The scene must not be done before the successor has started and failed.
             time.sleep(0.3)
 
     scene = write_tif(tmp_path / "s.tif", noise(3, 3000, 3000))
-    result = detect(scene, bundle, tmp_path / "out", engine="ray", workers=2, on_event=on_event)
+    try:
+        result = detect(scene, bundle, tmp_path / "out", engine="ray", workers=2, on_event=on_event)
+    finally:
+        cache.unlink(missing_ok=True)
     assert killed and result.exit_code == 0
     assert given_up(told)
     tiles = sum(e.tiles for e in told if isinstance(e, TilesDetected))
