@@ -20,9 +20,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests with Ray, which have a process of their own; others share processes by file, slow ones first."""
+    """Mark the tests with Ray, which have a process of their own; others share processes by file.
+
+    Files that start processes come first, while the process that starts them is small: on some virtual machines the
+    kernel has killed processes of several gigabytes when a child of theirs ended. Files with slow tests follow.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (not _starts_ray(item), item.path not in slow))
+    starting = {path for path in {item.path for item in items} if "subprocess" in path.read_text("utf-8")}
+    items.sort(key=lambda item: (not _starts_ray(item), item.path not in starting, item.path not in slow))
     for item in items:
         if _starts_ray(item):
             item.add_marker(pytest.mark.ray)
@@ -58,10 +63,7 @@ def no_cluster(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def waiting_without_blocking() -> Iterator[None]:
-    """Wait for processes by asking again and again.
-
-    On some virtual machines the kernel kills a large process at times when a child ends for which it waits in wait4.
-    """
+    """Wait for processes by asking again and again, see `pytest_collection_modifyitems`."""
     wait = subprocess.Popen.wait
 
     def patient(self: Any, timeout: float | None = None) -> int:
