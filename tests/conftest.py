@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     starting = {path for path in {item.path for item in items} if "subprocess" in path.read_text("utf-8")}
-    items.sort(key=lambda item: (not _starts_ray(item), item.path not in starting, item.path not in slow))
+    key = lambda path: (path not in starting, path.parent.name != "cli", path not in slow)  # noqa: E731
+    items.sort(key=lambda item: (not _starts_ray(item), *key(item.path)))
     for item in items:
         if _starts_ray(item):
             item.add_marker(pytest.mark.ray)
