@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Files of tests run side by side, see tests/conftest.py; a process that crashes ends all.
 PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 STAMP := $(VENV)/.installed
+FILES := tests
 # The frameworks of adapters, over the environment above; their caches and settings stay in it, and nothing is sent.
 ADAPTERS := .adapters
 ADAPTERS_STAMP := $(ADAPTERS)/.installed
@@ -41,8 +42,14 @@ test-fast: setup
 tests-with-ray:
 	$(BIN)/python -m pytest -q -m 'ray$(FAST)' $(TEST) || test $$? = 5  # where none of those chosen is one
 
+# A few files in a process, two at a time: processes that had run all tests took gigabytes, and some were killed.
 tests-without-ray:
-	$(BIN)/python -m pytest -q -m 'not ray$(FAST)' $(PARALLEL) $(TEST) || test $$? = 5
+ifdef TEST
+	$(BIN)/python -m pytest -q -m 'not ray$(FAST)' $(TEST) || test $$? = 5
+else
+	find $(FILES) -name 'test_*.py' | sort | xargs -P 2 -n 5 sh -c \
+	  '$(BIN)/python -m pytest -q -p no:xdist -m "not ray$(FAST)" "$$@" || test $$? = 5' sh
+endif
 
 $(ADAPTERS_STAMP): tests/adapters/requirements.txt $(STAMP)
 	$(BIN)/python -m benchmarks.peers.environments $(ADAPTERS) tests/adapters/requirements.txt
