@@ -92,6 +92,8 @@ def _frame(source: Source) -> tuple[Any, str]:
             frame = geopandas.read_parquet(path)
         else:
             frame = geopandas.read_file(path)
+        for name in frame.columns[frame.dtypes == "string"]:
+            frame[name].to_numpy(object)  # decoded only now, which fails where the text is damaged
     except Exception as error:
         line = one_line(error).partition(".; It might help")[0]
         raise LabelError(f"{path}: cannot be read as a vector file: {line}") from error
