@@ -87,7 +87,7 @@ class FolderSink:
         """See `Sink`."""
         result = commit_outputs(self.store.folder, outputs)
         if units is not None:
-            self.store.remove(units.scene_id)
+            units.store.remove(units.scene_id)
         return result
 
 

@@ -42,7 +42,7 @@ from geosod.running.stages import (
 )
 from geosod.running.threads import Threads
 from geosod.running.tile_queue import TileQueue
-from geosod.running.unit_store import UnitRecord, emit_kept, scene_units
+from geosod.running.unit_store import UnitRecord, take_up
 from geosod.scene import TileBatch
 from geosod.scenes.read import ReadSpec, ReadSummary
 
@@ -184,10 +184,7 @@ class _Engine:
             self._plans_left = False
             return
         self._scenes += 1
-        store = self._sink.store
-        units = None if store is None else scene_units(self._job, plan, self._planned)
-        kept = {} if store is None or units is None else store.kept(units, plan)
-        emit_kept(plan, kept, self._emit)
+        units, kept = take_up(self._sink.store, self._job, plan, self._planned, self._emit)
         left = [unit for unit in plan.units if unit.id not in kept]
         scene = SceneInProgress(plan, units, len(left), records=kept)
         self._readers.units.extend([UnitInProgress(scene, unit) for unit in left])
@@ -286,8 +283,8 @@ class _Engine:
 
     def _settle(self, unit: UnitInProgress, read: ReadSummary, outcomes: list[TileOutcome]) -> UnitRecord:
         settled, summary = settle_unit(self._job.rule, unit.level, unit.unit, read, outcomes)
-        store, units = self._sink.store, unit.scene.units
-        if store is not None and units is not None and (problem := store.keep(units, unit.unit.id, settled, summary)):
+        units = unit.scene.units
+        if units is not None and (problem := units.keep(unit.unit.id, settled, summary)):
             self._threads.say(lambda: self._note_once(problem))
         return settled, summary
 

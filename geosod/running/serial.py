@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TypeVar
 
 from geosod.detectors.detector import Detector
@@ -25,7 +26,7 @@ from geosod.running.stages import (
     read_tiles,
     settle_unit,
 )
-from geosod.running.unit_store import UnitStore, emit_kept, scene_units
+from geosod.running.unit_store import SceneUnits, UnitRecord, take_up
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 
@@ -41,9 +42,10 @@ def run(job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterato
     emit(Ready(detector.execution, line, 1))
     for plan in plans:
         try:
-            outputs = detect_scene(job, plan, detector, emit, sink.store)
+            units, kept = take_up(sink.store, job, plan, detector.execution, emit)
+            outputs = detect_scene(job, plan, detector, emit, units, kept)
             emit(Writing(plan.scene.id))
-            result = sink.finish(outputs, scene_units(job, plan, detector.execution))
+            result = sink.finish(outputs, units)
         except Exception as error:
             # Whatever goes wrong with one scene, the others go on.
             result = failed_result(plan.scene, error)
@@ -51,7 +53,12 @@ def run(job: Job, plans: Iterable[ScenePlan], sink: Sink, emit: Emit) -> Iterato
 
 
 def detect_scene(
-    job: Job, plan: ScenePlan, detector: Detector, emit: Emit = lambda _: None, store: UnitStore | None = None
+    job: Job,
+    plan: ScenePlan,
+    detector: Detector,
+    emit: Emit = lambda _: None,
+    units: SceneUnits | None = None,
+    kept: Mapping[str, UnitRecord] = MappingProxyType({}),
 ) -> SceneOutputs:
     """One scene from plan to outputs; a function of its first three arguments alone.
 
@@ -60,17 +67,15 @@ def detect_scene(
         plan: from `geosod.running.planning.plan_scene`.
         detector: from `geosod.running.job.load_fitting`.
         emit: called with each event.
-        store: where finished units are kept, and taken from.
+        units: where finished units are kept; None where they are not.
+        kept: units that an earlier run has finished.
     """
-    units = None if store is None else scene_units(job, plan, detector.execution)
-    before = {} if store is None or units is None else store.kept(units, plan)
-    emit_kept(plan, before, emit)
-    records = dict(before)
+    records = dict(kept)
     for unit in plan.units:
         if unit.id in records:
             continue
         settled, summary = records[unit.id] = detect_unit(job, plan, unit, detector, emit)
-        if store is not None and units is not None and (problem := store.keep(units, unit.id, settled, summary)):
+        if units is not None and (problem := units.keep(unit.id, settled, summary)):
             emit(Note(f"{plan.scene.id}: {problem}", important=True))
         emit(UnitSettled(plan.scene.id, summary.tiles, summary.empty))
     merged = merge_units(plan, job.rule, {name: settled for name, (settled, _) in records.items()})

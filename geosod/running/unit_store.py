@@ -37,21 +37,99 @@ UnitRecord = tuple[Settled, UnitSummary]
 
 
 @dataclass(frozen=True, slots=True)
-class SceneUnits:
-    """Which units are meant: those of a scene, cut and searched in one way.
+class UnitStore:
+    """Records of finished units in an output folder. It can be pickled; processes of one run share it.
 
     Attributes:
+        folder: the output.
+        begun: ids of scenes that had records when the run began.
+    """
+
+    folder: OutputFolder
+    begun: frozenset[str]
+
+    def remove(self, scene_id: str) -> None:
+        """Remove the records of a scene, whatever their settings."""
+        self.folder.place.remove_folder(f"{self.folder.units}/{scene_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class SceneUnits:
+    """The records of the units of one scene, cut and searched in one way.
+
+    Attributes:
+        store: where they are.
         scene_id: the scene.
         key: of everything that can change what is found in a unit.
         about: what is noted in the records, for people and for a run that goes on.
     """
 
+    store: UnitStore
     scene_id: str
     key: str
     about: Mapping[str, Any]
 
+    def kept(self, plan: ScenePlan) -> dict[str, UnitRecord]:
+        """The records of an earlier run that can be used, by the unit's id; unreadable ones are left out."""
+        if self.scene_id not in self.store.begun:
+            return {}
+        paths = {f"{self._folder}/{unit.id}{_SUFFIX}": unit.id for unit in plan.units}
+        there = [path for path in self.store.folder.place.names(self._folder) if path in paths]
+        with ThreadPoolExecutor(_READING) as threads:
+            records = zip(there, threads.map(self._read, there), strict=True)
+            return {paths[path]: record for path, record in records if record is not None}
 
-def scene_units(job: Job, plan: ScenePlan, execution: Execution) -> SceneUnits | None:
+    def _read(self, path: str) -> UnitRecord | None:
+        content = self.store.folder.place.read(path)
+        try:
+            return None if content is None else from_bytes(content)
+        except OutputError:
+            return None  # a disk that lost power may leave such a file; the unit is done again
+
+    def keep(self, unit_id: str, settled: Settled, summary: UnitSummary) -> str | None:
+        """Make the record of a finished unit durable, unless some of its ground failed.
+
+        Returns:
+            Why that was not possible, or None. A run goes on without.
+        """
+        if summary.failures:
+            return None  # the next run tries it again
+        place = self.store.folder.place
+        try:
+            with place.staging() as stage:
+                (stage / "unit").write_bytes(to_bytes(settled, summary, self.about))
+                place.flush(stage / "unit")
+                place.put({stage / "unit": f"{self._folder}/{unit_id}{_SUFFIX}"})
+        except OSError as error:
+            return f"finished units cannot be kept, an interrupted run would do them again: {one_line(error)}"
+        return None
+
+    @property
+    def _folder(self) -> str:
+        return f"{self.store.folder.units}/{self.scene_id}/{self.key}"
+
+
+def take_up(
+    store: UnitStore | None, job: Job, plan: ScenePlan, execution: Execution, emit: Emit
+) -> tuple[SceneUnits | None, dict[str, UnitRecord]]:
+    """Where the units of a scene are kept, and those that an earlier run has finished.
+
+    Args:
+        store: of the run's output; None where nothing is kept.
+        job, plan: of the scene.
+        execution: how detectors will run.
+        emit: called with what is told of units that are taken over.
+    """
+    units = None if store is None else scene_units(store, job, plan, execution)
+    records = {} if units is None else units.kept(plan)
+    if records:
+        emit(Note(f"{plan.scene.id}: {len(records)} of {len(plan.units)} units were finished by an earlier run"))
+    for _, summary in records.values():
+        emit(UnitSettled(plan.scene.id, summary.tiles, summary.empty, before=True))
+    return units, records
+
+
+def scene_units(store: UnitStore, job: Job, plan: ScenePlan, execution: Execution) -> SceneUnits | None:
     """The units of a scene; None where no record of them is kept.
 
     That is where it has one unit at most, and where the weights of a detector object may have changed unnoticed.
@@ -83,7 +161,7 @@ def scene_units(job: Job, plan: ScenePlan, execution: Execution) -> SceneUnits |
         "execution": ran,
         "version": __version__,
     }
-    return SceneUnits(scene.id, digest(parts)[:_DIGITS], about)
+    return SceneUnits(store, scene.id, digest(parts)[:_DIGITS], about)
 
 
 def _windows_digest(plan: ScenePlan) -> str:
@@ -98,73 +176,9 @@ def _numbers(window: Window) -> list[int]:
     return [window.col, window.row, window.width, window.height]
 
 
-@dataclass(frozen=True, slots=True)
-class UnitStore:
-    """Keeps records of finished units in an output folder. It can be pickled; processes of one run share it.
-
-    Attributes:
-        folder: the output.
-        begun: ids of scenes that had records when the run began.
-    """
-
-    folder: OutputFolder
-    begun: frozenset[str]
-
-    def kept(self, units: SceneUnits, plan: ScenePlan) -> dict[str, UnitRecord]:
-        """The records of an earlier run that can be used, by the unit's id; unreadable ones are left out."""
-        if units.scene_id not in self.begun:
-            return {}
-        paths = {f"{self._folder(units)}/{unit.id}{_SUFFIX}": unit.id for unit in plan.units}
-        there = [path for path in self.folder.place.names(self._folder(units)) if path in paths]
-        with ThreadPoolExecutor(_READING) as threads:
-            records = zip(there, threads.map(self._read, there), strict=True)
-            return {paths[path]: record for path, record in records if record is not None}
-
-    def _read(self, path: str) -> UnitRecord | None:
-        content = self.folder.place.read(path)
-        try:
-            return None if content is None else from_bytes(content)
-        except OutputError:
-            return None  # a disk that lost power may leave such a file; the unit is done again
-
-    def keep(self, units: SceneUnits, unit_id: str, settled: Settled, summary: UnitSummary) -> str | None:
-        """Make the record of a finished unit durable, unless some of its ground failed.
-
-        Returns:
-            Why that was not possible, or None. A run goes on without.
-        """
-        if summary.failures:
-            return None  # the next run tries it again
-        place, folder = self.folder.place, self._folder(units)
-        try:
-            with place.staging() as stage:
-                (stage / "unit").write_bytes(to_bytes(settled, summary, units.about))
-                place.flush(stage / "unit")
-                place.put({stage / "unit": f"{folder}/{unit_id}{_SUFFIX}"})
-        except OSError as error:
-            return f"finished units cannot be kept, an interrupted run would do them again: {one_line(error)}"
-        return None
-
-    def remove(self, scene_id: str) -> None:
-        """Remove the records of a scene, whatever their settings."""
-        self.folder.place.remove_folder(f"{self.folder.units}/{scene_id}")
-
-    def _folder(self, units: SceneUnits) -> str:
-        return f"{self.folder.units}/{units.scene_id}/{units.key}"
-
-
 def open_store(folder: OutputFolder) -> UnitStore:
     """The store of an output, after one look at what earlier runs have left."""
     return UnitStore(folder, frozenset(path.split("/")[1] for path in folder.place.names(folder.units)))
-
-
-def emit_kept(plan: ScenePlan, records: Mapping[str, UnitRecord], emit: Emit) -> None:
-    """Tell of the units that an earlier run has finished."""
-    if not records:
-        return
-    emit(Note(f"{plan.scene.id}: {len(records)} of {len(plan.units)} units were finished by an earlier run"))
-    for _, summary in records.values():
-        emit(UnitSettled(plan.scene.id, summary.tiles, summary.empty, before=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from geosod.running.ray_engine.progress import (
 from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
 from geosod.running.tile_queue import TileQueue
 from geosod.running.unit_queue import UnitQueue
-from geosod.running.unit_store import emit_kept, scene_units
+from geosod.running.unit_store import take_up
 from geosod.scenes.read import ReadSummary
 
 #: Maximum number of units that one task reads.
@@ -163,10 +163,7 @@ class Flow:
         if plan is None:
             self._plans_left = False
             return
-        store = self._sink.store
-        units = None if store is None else scene_units(self._job, plan, self._pool.execution)
-        kept = {} if store is None or units is None else store.kept(units, plan)
-        emit_kept(plan, kept, self._emit)
+        units, kept = take_up(self._sink.store, self._job, plan, self._pool.execution, self._emit)
         left = [unit for unit in plan.units if unit.id not in kept]
         scene = SceneInProgress(plan, units, len(left))
         for name, (settled, summary) in kept.items():
@@ -276,12 +273,12 @@ class Flow:
         unit.outcomes = []
         scene.nodes[unit.unit.id] = settled, pending
         scene.summaries[unit.unit.id] = summary
-        if self._sink.store is None or scene.units is None:
+        if scene.units is None:
             self._settling[summary] = unit, summary
         else:
             # A unit counts as finished once it is kept.
             keep = tasks.keep.options(**self._writing)
-            kept = keep.remote(self._sink.store, scene.units, unit.unit.id, settled, pending, summary)
+            kept = keep.remote(scene.units, unit.unit.id, settled, pending, summary)
             scene.kept.append(kept)
             self._settling[kept] = unit, summary
         scene.waiting -= 1

@@ -21,7 +21,7 @@ from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
 from geosod.running.ray_engine.shipping import Shipment, received
 from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_tiles, settle_unit
-from geosod.running.unit_store import SceneUnits, UnitStore
+from geosod.running.unit_store import SceneUnits
 from geosod.scene import Scene, TileBatch, Unit
 from geosod.scenes.read import ReadSpec, ReadSummary
 from geosod.tiling.units import Group
@@ -139,11 +139,9 @@ def prepare(rule: MergeRule) -> None:
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
-def keep(
-    store: UnitStore, units: SceneUnits, unit_id: str, final: Detections, pending: Detections, summary: UnitSummary
-) -> str | None:
+def keep(units: SceneUnits, unit_id: str, final: Detections, pending: Detections, summary: UnitSummary) -> str | None:
     """Make a finished unit durable; why that was not possible, or None."""
-    return store.keep(units, unit_id, Settled(final, pending), summary)
+    return units.keep(unit_id, Settled(final, pending), summary)
 
 
 @ray.remote(num_cpus=0, max_retries=RETRIES)
