@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from geosod.errors import OutputError
-from geosod.output.folder import OutputFolder, read_item
-from geosod.storage.place import Place, is_address, open_place, split_file
+from geosod.output.folder import output_at, read_item
+from geosod.storage.place import Place, is_address
 
 #: Files that are copied at once.
 _COPIES = 16
@@ -70,7 +70,7 @@ def copied(outputs: Sequence[str | Path], out: str | Path, *, overwrite: bool) -
         for index, output in enumerate(outputs):
             if is_address(output):
                 local.append(_fetch(str(output), scratch / str(index)))
-                addresses.append((str(scratch / str(index)), split_file(output)[0] if _single(output) else str(output)))
+                addresses.append((str(scratch / str(index)), output_at(output).place.address))
             else:
                 local.append(Path(output))
         copies = Copies(tuple(local), scratch / "out" if target else Path(out), tuple(addresses))
@@ -85,21 +85,16 @@ def copied(outputs: Sequence[str | Path], out: str | Path, *, overwrite: bool) -
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _single(output: str | Path) -> bool:
-    return str(output).lower().endswith(".parquet")
-
-
 def _fetch(output: str, folder: Path) -> Path:
     """A local copy of an output; the path of its folder or file."""
-    if _single(output):
-        parent, name = split_file(output)
-        place, stem = open_place(parent), PurePosixPath(name).stem
+    source = output_at(output)
+    place, stem = source.place, source.name
+    if stem is not None:
         ends = (".parquet", ".coverage.parquet", ".json", ".failures.parquet")
-        names, result = [f"{stem}{end}" for end in ends if place.exists(f"{stem}{end}")], folder / name
+        names, result = [f"{stem}{end}" for end in ends if place.exists(f"{stem}{end}")], folder / f"{stem}.parquet"
     else:
-        place, result = open_place(output), folder
-        names = [path for part in _PARTS for path in place.names(part)]
-        names += ["failures.parquet"] if place.exists("failures.parquet") else []
+        names, result = [path for part in _PARTS for path in place.names(part)], folder
+        names += [source.failures] if place.exists(source.failures) else []
     if not names:
         raise OutputError(f"{output}: no such output; name a folder, or a NAME.parquet, that geosod detect wrote")
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +116,10 @@ def _checked(out: str | Path, outputs: Sequence[str | Path], *, overwrite: bool)
     Raises:
         OutputError: it cannot be used.
     """
-    if _single(out):
+    target = output_at(out)
+    if target.name is not None:
         raise OutputError(f"{out}: is a file name, but the result is a folder; give -o a folder")
-    place = open_place(out)
+    place = target.place
     for output in outputs:
         one, other = f"{place.address}/", f"{str(output).rstrip('/')}/"
         if one.startswith(other) or other.startswith(one):
@@ -132,9 +128,8 @@ def _checked(out: str | Path, outputs: Sequence[str | Path], *, overwrite: bool)
     for name in place.names():
         if not overwrite:
             raise OutputError(f"{out}: is not empty; use --overwrite, or give -o another folder")
-        folder = OutputFolder(place)
         item = name.startswith("items/")
-        if not _OURS.fullmatch(name) or (item and read_item(folder, name) is None):
+        if not _OURS.fullmatch(name) or (item and read_item(target, name) is None):
             where = place.at(name)
             raise OutputError(f"{where}: was not written by geosod and would be lost; give -o another folder")
     return place

@@ -107,6 +107,18 @@ def local_path(path: str | Path) -> Path:
     return Path(path).expanduser().absolute()
 
 
+def output_at(path: str | Path) -> OutputFolder:
+    """What a path or an address means as an output, whether it exists or not: a folder, or a ``NAME.parquet``.
+
+    Raises:
+        OutputError: the address is of no object store that geosod writes to.
+    """
+    if not str(path).lower().endswith(".parquet") or (not is_address(path) and Path(path).expanduser().is_dir()):
+        return OutputFolder(open_place(path))
+    parent, name = split_file(path)
+    return OutputFolder(open_place(parent), PurePosixPath(name).stem)
+
+
 def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -> OutputFolder:
     """Check that results can be written to a path, before any work is done.
 
@@ -121,17 +133,13 @@ def open_output(path: str | Path, *, scenes: int = 1, overwrite: bool = False) -
     Raises:
         OutputError: the path is not writable, is a file, or holds a file that geosod did not write.
     """
-    local = None if is_address(path) else Path(path).expanduser().absolute()
-    single = str(path).lower().endswith(".parquet") and not (local is not None and local.is_dir())
+    folder = output_at(path)
+    single = folder.name is not None
     if single and scenes != 1:
         raise OutputError(f"{path}: one file holds one scene, but there are {scenes}; give a folder instead")
-    if not single and local is not None and local.exists() and not local.is_dir():
+    local = Path(path).expanduser()
+    if not single and not is_address(path) and local.exists() and not local.is_dir():
         raise OutputError(f"{path}: is a file; give a folder, or a name that ends in .parquet")
-    if single:
-        parent, name = split_file(path)
-        folder = OutputFolder(open_place(parent), PurePosixPath(name).stem)
-    else:
-        folder = OutputFolder(open_place(path))
     try:
         folder.place.check()
     except OSError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from geosod.errors import OutputError
 from geosod.output.failures import failures_from
-from geosod.output.folder import OutputFolder, read_items
+from geosod.output.folder import OutputFolder, output_at, read_items
 from geosod.running.unit_store import unfinished
-from geosod.storage.place import is_address, open_place, split_file
+from geosod.storage.place import is_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,4 @@ def _existing(out: str | Path) -> OutputFolder:
     """The output at a path, which is not created."""
     if not is_address(out) and not Path(out).expanduser().exists():
         raise OutputError(f"{out}: no such output; name what was given to geosod detect with -o")
-    single = str(out).lower().endswith(".parquet") and not Path(out).expanduser().is_dir()
-    if not single:
-        return OutputFolder(open_place(out))
-    parent, name = split_file(out)
-    return OutputFolder(open_place(parent), PurePosixPath(name).stem)
+    return output_at(out)
