@@ -37,7 +37,7 @@ def detect_command(
         typer.Option(
             "--out",
             "-o",
-            help="Output folder; with one scene also NAME.parquet.",
+            help="Output folder, or an address such as s3://bucket/out; with one scene also NAME.parquet.",
             show_default=False,
             rich_help_panel="Output",
         ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from geosod.cli.display import display
+from geosod.cli.options import Outputs
 from geosod.cli.status_line import Status, counted
 from geosod.cli.streams import print_error
 
@@ -18,13 +19,7 @@ if TYPE_CHECKING:
 
 
 def export_command(
-    outputs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folders, or NAME.parquet files, that geosod detect or deduplicate wrote; they are not changed.",
-            show_default=False,
-        ),
-    ],
+    outputs: Outputs,
     out: Annotated[
         str,
         typer.Option(

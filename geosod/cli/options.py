@@ -10,6 +10,14 @@ import typer
 
 from geosod.config import RunConfig
 
+#: Argument of commands that read what others have written.
+Outputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Folders, or NAME.parquet files, that geosod detect or deduplicate wrote; they are not changed.",
+        show_default=False,
+    ),
+]
 #: Panel of the help → its settings.
 PANELS: dict[str, tuple[str, ...]] = {
     "Input": ("bands", "asset", "page", "alpha", "datetime", "aoi", "mask", "tile_gsd", "rpc_height", "dem"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from geosod.cli.display import display
+from geosod.cli.options import Outputs
 from geosod.cli.status_line import Status
 from geosod.cli.streams import print_error
 from geosod.errors import ConfigError
@@ -25,13 +26,7 @@ _CHANGE = "Change between two dates"
 
 
 def summarize_command(
-    outputs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folders, or NAME.parquet files, that geosod detect or deduplicate wrote; they are not changed.",
-            show_default=False,
-        ),
-    ],
+    outputs: Outputs,
     by: Annotated[
         str, typer.Option("--by", help="What to tell apart: class, date, both, or none.", metavar="[class|date|...]")
     ] = "class",

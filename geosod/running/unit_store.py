@@ -118,7 +118,7 @@ def take_up(
         store: of the run's output; None where nothing is kept.
         job, plan: of the scene.
         execution: how detectors will run.
-        emit: called with what is told of units that are taken over.
+        emit: called with the events of units that are taken over.
     """
     units = None if store is None else scene_units(store, job, plan, execution)
     records = {} if units is None else units.kept(plan)

@@ -16,7 +16,7 @@ from geosod.running.job import Job
 from geosod.running.ray_engine.claims import claims, renewed
 from geosod.running.ray_engine.placement import detector_nodes, explained
 from geosod.running.ray_engine.session import IN_FLIGHT, cause_of, free_resources, one_line, prefer_node
-from geosod.running.ray_engine.shipping import ship
+from geosod.running.ray_engine.shared_bundles import share_bundles
 from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
@@ -37,7 +37,7 @@ class DetectorPool:
 
     def __init__(self, job: Job, emit: Emit) -> None:
         self._job, self._emit = job, emit
-        self._shipment = ship(job)
+        self._shared = share_bundles(job)
         self.claims = claims(job)
         self._nodes: dict[int, str | None] = {}
         self._actors: dict[int, Any] = {}
@@ -179,9 +179,7 @@ class DetectorPool:
         self._started += number
         for i, node in zip(new, detector_nodes(self.claims.nodes, number, self.claims.share, taken), strict=True):
             self._nodes[i] = node
-            self._actors[i] = remote.options(**self.claims.options, **prefer_node(node)).remote(
-                self._job, self._shipment
-            )
+            self._actors[i] = remote.options(**self.claims.options, **prefer_node(node)).remote(self._job, self._shared)
         return new
 
     def _stop(self, i: int) -> None:

@@ -19,7 +19,7 @@ from geosod.running.job import Job, load_fitting
 from geosod.running.memory import give_back_memory
 from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
-from geosod.running.ray_engine.shipping import Shipment, received
+from geosod.running.ray_engine.shared_bundles import SharedBundles, with_local_bundles
 from geosod.running.stages import TileOutcome, UnitSummary, detect_tiles, read_tiles, settle_unit
 from geosod.running.unit_store import SceneUnits
 from geosod.scene import Scene, TileBatch, Unit
@@ -74,8 +74,8 @@ class BatchReport:
 class DetectorActor:
     """Holds one detector. It is loaded at first use, so that errors of loading reach the driver unchanged."""
 
-    def __init__(self, job: Job, shipment: Shipment) -> None:
-        self._job, self._shipment = job, shipment
+    def __init__(self, job: Job, shared: SharedBundles) -> None:
+        self._job, self._shared = job, shared
         self._detector: Detector | None = None
         self._line = ""
 
@@ -90,7 +90,7 @@ class DetectorActor:
             from geosod.detectors.execution import keep_freed_memory
 
             keep_freed_memory()
-            self._detector, self._line = load_fitting(received(self._job, self._shipment), execution)
+            self._detector, self._line = load_fitting(with_local_bundles(self._job, self._shared), execution)
         return self._detector.execution, self._line, ray.get_runtime_context().get_node_id()
 
     @ray.method(num_returns=2)

@@ -19,10 +19,10 @@ from geosod.errors import EngineError, GeosodError, ModelError
 from geosod.running.job import Job
 
 #: Digest of a bundle → reference to its files' contents, by name, in a list, which Ray does not resolve.
-Shipment = dict[str, list[Any]]
+SharedBundles = dict[str, list[Any]]
 
 
-def ship(job: Job) -> Shipment:
+def share_bundles(job: Job) -> SharedBundles:
     """Put the bundles of a run into the object store.
 
     Raises:
@@ -31,22 +31,22 @@ def ship(job: Job) -> Shipment:
     return {bundle.digest: [ray.put(_content(bundle))] for bundle in _bundles(job.model)}
 
 
-def received(job: Job, shipment: Shipment) -> Job:
+def with_local_bundles(job: Job, shared: SharedBundles) -> Job:
     """The same job with bundles that this machine can read: where they were, else copies in its cache.
 
     Raises:
-        ModelError: a copy is not what was shipped.
+        ModelError: a copy is not what was shared.
         EngineError: it cannot be written.
     """
-    return replace(job, model=_received(job.model, shipment))
+    return replace(job, model=_with_local(job.model, shared))
 
 
-def _received(model: Model, shipment: Shipment) -> Model:
+def _with_local(model: Model, shared: SharedBundles) -> Model:
     if isinstance(model, BundleModel):
-        return replace(model, bundle=_local(model.bundle, shipment))
+        return replace(model, bundle=_local(model.bundle, shared))
     if isinstance(model, StagedModel):
-        detector = _received(model.detector, shipment)
-        return replace(model, detector=detector, classifier=_local(model.classifier, shipment))
+        detector = _with_local(model.detector, shared)
+        return replace(model, detector=detector, classifier=_local(model.classifier, shared))
     return model
 
 
@@ -65,7 +65,7 @@ def _content(bundle: Bundle) -> dict[str, bytes]:
         raise ModelError(f"model {bundle.card.name!r}: {bundle.folder} cannot be read: {error.strerror}") from error
 
 
-def _local(bundle: Bundle, shipment: Shipment) -> Bundle:
+def _local(bundle: Bundle, shared: SharedBundles) -> Bundle:
     """The bundle where it was opened, if that is on this machine, else a copy in the cache."""
     copy = cache_folder("bundles") / bundle.digest
     for folder in (bundle.folder, copy):
@@ -73,7 +73,7 @@ def _local(bundle: Bundle, shipment: Shipment) -> Bundle:
         if found is not None:
             return found
     try:
-        _write(copy, ray.get(shipment[bundle.digest][0]))
+        _write(copy, ray.get(shared[bundle.digest][0]))
     except OSError as error:
         raise EngineError(
             f"model {bundle.card.name!r}: {copy} cannot be written ({error.strerror}); free some space, or set "
@@ -86,7 +86,7 @@ def _local(bundle: Bundle, shipment: Shipment) -> Bundle:
 
 
 def _opened(folder: Path, bundle: Bundle) -> Bundle | None:
-    """The bundle in a folder, if it is the one that was shipped."""
+    """The bundle in a folder, if it is the one that was shared."""
     try:
         found = open_bundle(folder, trust=bundle.trusted) if folder.is_dir() else None
     except GeosodError:

@@ -13,7 +13,7 @@ from geosod.detectors.models import BundleModel
 from geosod.errors import ModelError
 from geosod.running.detect import make_job
 from geosod.running.job import load_fitting
-from geosod.running.ray_engine.shipping import received, ship
+from geosod.running.ray_engine.shared_bundles import share_bundles, with_local_bundles
 from tests.rasters import noise
 from tests.running.helpers import PLAIN
 
@@ -31,42 +31,42 @@ def folder_of(job: Any) -> Any:
 
 
 def test_a_node_without_the_folder_makes_a_copy(job, tmp_path) -> None:
-    shipment, pixels = ship(job), noise(3, 128, 128)
-    assert folder_of(received(job, shipment)) == tmp_path / "bundle" and not (tmp_path / "cache").exists()
+    shared, pixels = share_bundles(job), noise(3, 128, 128)
+    assert folder_of(with_local_bundles(job, shared)) == tmp_path / "bundle" and not (tmp_path / "cache").exists()
     expected = load_fitting(job)[0].detect(pixels)
     shutil.rmtree(tmp_path / "bundle")
-    there = received(job, shipment)
+    there = with_local_bundles(job, shared)
     assert folder_of(there).parent == tmp_path / "cache/geosod/bundles"
     found = load_fitting(there)[0].detect(pixels)
     assert len(found) and (found.boxes == expected.boxes).all() and there.model.digest == job.model.digest
     weights = next(folder_of(there).glob("*.safetensors"))
     weights.write_bytes(b"damaged")
-    assert folder_of(received(job, shipment)) == weights.parent and weights.stat().st_size > 100
+    assert folder_of(with_local_bundles(job, shared)) == weights.parent and weights.stat().st_size > 100
     assert not list(weights.parent.parent.glob(".*"))
 
 
 def test_another_bundle_in_its_place_is_not_used(job, tmp_path) -> None:
-    shipment = ship(job)
+    shared = share_bundles(job)
     card = tmp_path / "bundle/model.json"
     item = json.loads(card.read_text())
     item["properties"]["mlm:name"] = "another"
     card.write_text(json.dumps(item))
-    assert folder_of(received(job, shipment)) != tmp_path / "bundle"
+    assert folder_of(with_local_bundles(job, shared)) != tmp_path / "bundle"
 
 
 def test_a_bundle_that_changes_before_the_run_is_refused(job, tmp_path) -> None:
     next((tmp_path / "bundle").glob("*.safetensors")).write_bytes(b"others")
     with pytest.raises(ModelError, match="sha256"):
-        ship(job)
+        share_bundles(job)
 
 
 @pytest.mark.slow
-def test_workers_load_what_was_shipped(job, tmp_path) -> None:
+def test_workers_load_what_was_shared(job, tmp_path) -> None:
     @ray.remote(num_cpus=0)
-    def load(job: Any, shipment: Any) -> str:
-        there = received(job, shipment)
+    def load(job: Any, shared: Any) -> str:
+        there = with_local_bundles(job, shared)
         return f"{folder_of(there)} {len(load_fitting(there)[0].detect(noise(3, 128, 128))) > 0}"
 
-    shipment = ship(job)
+    shared = share_bundles(job)
     shutil.rmtree(tmp_path / "bundle")
-    assert ray.get(load.remote(job, shipment)).endswith(f"{job.model.digest} True")
+    assert ray.get(load.remote(job, shared)).endswith(f"{job.model.digest} True")
