@@ -12,6 +12,7 @@
     │   └── ReadError         some pixels of a scene cannot be read
     │       └── LostError     … however often they are asked for
     │           └── ChangedError  the file is not the one the scene was planned with
+    ├── TrainingError         training cannot go on                              (exit code 3)
     └── EngineError           an actor, a worker or the cluster was lost in mid-run (exit code 3)
 
 Every message says what was wrong, with the value seen, and how to fix it. Exceptions of rasterio,
@@ -131,6 +132,10 @@ class LostError(ReadError):
 
 class ChangedError(LostError):
     """The file is not the one that the scene was planned with; pixels read so far do not belong together."""
+
+
+class TrainingError(GeosodError):
+    """Training cannot go on, such as with a loss that is no number. What was reached before is kept."""
 
 
 class EngineError(GeosodError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from geosod.config import RunConfig
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 #: Argument of commands that read what others have written.
 Outputs = Annotated[
@@ -45,22 +48,37 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
 }
 #: Settings whose command-line type does not follow from that of the setting.
-_TYPES: dict[str, Any] = {"mask": list[str], "unit": tuple[int, int]}
+_TYPES: dict[str, Any] = {"mask": list[str], "unit": tuple[int, int], "scenes": list[str]}
 _NUMBERS = (int, float)
 
 
-def with_settings(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
-    """Give a command an option for every setting but some; it gets them as keywords, None where one is not given."""
+def with_settings(
+    command: Callable[..., None],
+    *,
+    without: Collection[str] = (),
+    model: type[BaseModel] = RunConfig,
+    panels: Mapping[str, tuple[str, ...]] = PANELS,
+) -> Callable[..., None]:
+    """Give a command an option for every setting but some; it gets them as keywords, None where one is not given.
+
+    Args:
+        command: it takes them as ``**settings``.
+        without: settings that are no options.
+        model: the settings.
+        panels: panel of the help → its settings.
+    """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [_parameter(name, panel) for panel, names in PANELS.items() for name in names if name not in without]
+    options = [
+        _parameter(name, model, panel) for panel, names in panels.items() for name in names if name not in without
+    ]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
-def _parameter(name: str, panel: str) -> inspect.Parameter:
-    field = RunConfig.model_fields[name]
+def _parameter(name: str, model: type[BaseModel], panel: str) -> inspect.Parameter:
+    field = model.model_fields[name]
     description, _, stated = (field.description or "").partition("; default: ")
     flag, default = f"--{name.replace('_', '-')}", field.get_default(call_default_factory=True)
     kind, choices = _option_type(name, field.annotation)

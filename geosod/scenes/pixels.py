@@ -11,9 +11,11 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from geosod.arrays import BoolArray, PixelArray
+from geosod.errors import ReadError, one_line
 from geosod.scene import Scene, Unit, Window
 from geosod.scenes.validity import valid_pixels
 
@@ -44,6 +46,15 @@ def read_window(
         source, target = within(part, block), within(part, window)
         pixels[:, *target], valid[target] = some[:, *source], some_valid[source]
     return pixels, valid
+
+
+def read_pixels(dataset: Any, scene: Scene, bands: tuple[int, ...], window: Window) -> tuple[PixelArray, BoolArray]:
+    """As `read_window`; ReadError where GDAL cannot read it."""
+    try:
+        return read_window(dataset, scene, bands, window)
+    except RasterioError as error:
+        line = one_line(error.__cause__ or error)
+        raise ReadError(f"{scene.ref.uri}: pixels {window} cannot be read: {line}") from error
 
 
 def within(part: Window, whole: Window) -> tuple[slice, slice]:

@@ -1,0 +1,95 @@
+"""The network that a run trains: made as the settings and the data say, with the weights that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from geosod.datasets.labels import Labels
+from geosod.detectors.adapters.zoo import network
+from geosod.detectors.card import ModelCard
+from geosod.detectors.zoo import ARCHITECTURES
+from geosod.detectors.zoo.members import MEMBERS
+from geosod.errors import ConfigError
+from geosod.training.config import TrainConfig
+from geosod.training.from_data import estimated_anchors, s_alpha
+from geosod.training.initialise import IMAGENET, has_public_weights, initialise
+
+S_ALPHA = "s-alpha"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewNetwork:
+    """A network that has not been trained.
+
+    Attributes:
+        network: the module.
+        card: of the model to be.
+        notes: what a user should know: where the weights are from, and what was chosen by the data.
+    """
+
+    network: nn.Module
+    card: ModelCard
+    notes: tuple[str, ...]
+
+
+def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., ModelCard]) -> NewNetwork:
+    """A network for some labels.
+
+    Args:
+        labels: boxes to train on.
+        config: `network`, `parameters`, `fusion`, `anchors`, `init`, `tile`, `slice`, `resize_width`.
+        card_of: called with `architecture` and `parameters`.
+
+    Raises:
+        ConfigError: there is no such network.
+        ModelError: it refuses its parameters, or the initial weights do not fit.
+    """
+    architecture, parameters = asked_network(config)
+    notes: list[str] = []
+    if config.anchors == "estimate":
+        found = estimated_anchors(labels, config)
+        parameters |= {"sizes": list(found.sizes), "ratios": list(found.ratios)}
+        notes.append(f"prior boxes: {found}")
+    if config.fusion is not None:
+        parameters["fusion"] = _fusion(labels, config, architecture, parameters, notes)
+    card = card_of(architecture=architecture, parameters=parameters)
+    made: nn.Module = network(card)
+    if config.init != IMAGENET or has_public_weights(made) or "init" in config.model_fields_set:
+        if config.init is not None:
+            notes.append(f"weights: {initialise(made, config.init)}")
+    else:
+        notes.append("weights: at random, since there are no public ones for this backbone; --init names others")
+    return NewNetwork(made, card, tuple(notes))
+
+
+def asked_network(config: TrainConfig) -> tuple[str, dict[str, Any]]:
+    """Architecture and parameters of a member of the zoo or an architecture, with those of the settings on top.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if config.network in MEMBERS:
+        member = MEMBERS[config.network]
+        return member.architecture, dict(member.parameters) | config.parameters
+    if config.network in ARCHITECTURES:
+        return config.network, dict(config.parameters)
+    raise ConfigError(
+        f"network {config.network!r}: is no member of the zoo ({', '.join(MEMBERS)}) and none of its architectures "
+        f"({', '.join(ARCHITECTURES)})"
+    )
+
+
+def _fusion(labels: Labels, config: TrainConfig, architecture: str, parameters: dict[str, Any], notes: list[str]) -> Any:
+    if isinstance(config.fusion, tuple):
+        return config.fusion[0] if len(config.fusion) == 1 else list(config.fusion)
+    if config.fusion != S_ALPHA:
+        return config.fusion
+    # The prior boxes decide on which level an object counts.
+    plain = {name: value for name, value in parameters.items() if name != "fusion"}
+    factors, counts = s_alpha(labels, config, architecture, plain)
+    notes.append(f"fusion factors (S-α): {', '.join(f'{f:.3g}' for f in factors)}, from counts {counts}")
+    return [round(factor, 6) for factor in factors]

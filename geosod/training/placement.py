@@ -1,0 +1,40 @@
+"""The device and the precision of a training run."""
+
+from __future__ import annotations
+
+import torch
+
+from geosod.detectors.execution import keep_freed_memory, resolved_device
+from geosod.detectors.ways import this_machine
+from geosod.errors import ConfigError
+from geosod.training.config import TrainConfig
+
+
+def training_device(asked: str) -> torch.device:
+    """The device that a setting means; of several the first.
+
+    Raises:
+        ConfigError: torch does not have it.
+    """
+    name = resolved_device(this_machine(), asked)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {asked!r}: torch has none here: {error}") from error
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def training_precision(config: TrainConfig, device: torch.device) -> str:
+    """The precision of the forward pass: bf16 where the device computes in it at full speed.
+
+    Raises:
+        ConfigError: fp16 is asked for on a CPU, where gradients would vanish.
+    """
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 on a CPU: use bf16, fp32 or auto")
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if this_machine().fast("bf16", device.type) else "fp32"

@@ -1,0 +1,149 @@
+"""What a network is shown: parts of images, at some scale, and where they are chosen.
+
+Which parts belong to a step depends on the seed and the step alone, so that an interrupted run goes on as if it had not
+been, and workers know their share of a batch without asking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from geosod.arrays import FloatArray, IntArray
+from geosod.scene import Window
+from geosod.training.config import TrainConfig
+from geosod.training.training_set import TrainingSet
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A part of an image.
+
+    Attributes:
+        image: index of the image.
+        scale: pixels of the frame of `window` for one of the image.
+        window: inside the image.
+        size: (width, height) to which it is resized.
+        seed: of its augmentation.
+        sizes: SNIP's range of √area, in pixels of the image, of the objects that count; None for all.
+    """
+
+    image: int
+    scale: float
+    window: Window
+    size: tuple[int, int]
+    seed: tuple[int, ...]
+    sizes: tuple[float, float] | None = None
+
+
+class Sampler(Protocol):
+    """Chooses what is shown."""
+
+    def batch(self, step: int) -> list[Sample]:
+        """The samples of a step, all that its workers share."""
+        ...
+
+
+class SliceSampler:
+    """Slices of images, most of them around an object, and whole images beside them.
+
+    With two sides drawn independently and resized to a width that is drawn, too, this is slicing-aided fine-tuning
+    (Akyon et al. 2022, *Slicing Aided Hyper Inference and Fine-tuning for Small Object Detection*, section 3.2).
+
+    Args:
+        data: the images.
+        config: `batch`, `slice`, `resize_width`, `scale_jitter`, `whole_images`, `negatives`, `balance`, `seed`.
+    """
+
+    def __init__(self, data: TrainingSet, config: TrainConfig) -> None:
+        self._data, self._config = data, config
+        self._sizes = data.sizes
+        self._objects = Draw(object_weights(data, data.objects, config.balance))
+        self._images = Draw(self._sizes.prod(axis=1))
+
+    def batch(self, step: int) -> list[Sample]:
+        """The samples of a step."""
+        rng = np.random.default_rng([self._config.seed, step])
+        return [self._sample(rng, (self._config.seed, step, k)) for k in range(self._config.batch)]
+
+    def _sample(self, rng: np.random.Generator, seed: tuple[int, ...]) -> Sample:
+        c = self._config
+        if rng.random() < c.whole_images:
+            image = int(rng.integers(len(self._data.scenes)))
+            window = self._data.scenes[image].window
+            return Sample(image, 1.0, window, self._whole_size(window, rng), seed)
+        sides, size = self._sides(rng)
+        image, centre = self._centre(rng)
+        window = window_around(centre, sides, self._sizes[image], rng)
+        # An image that is smaller than the slice is shown whole, at the slice's scale.
+        factors = size[0] / sides[0], size[1] / sides[1]
+        shown = (max(1, round(window.width * factors[0])), max(1, round(window.height * factors[1])))
+        return Sample(image, 1.0, window, shown, seed)
+
+    def _centre(self, rng: np.random.Generator) -> tuple[int, FloatArray]:
+        """An image and a point in it: the centre of an object, or any."""
+        if not len(self._objects) or rng.random() < self._config.negatives:
+            image = self._images(rng)
+            return image, rng.uniform(0, 1, 2) * self._sizes[image]
+        row = self._data.objects[self._objects(rng)]
+        box = self._data.labels.boxes[row]
+        return int(self._data.labels.image[row]), (box[:2] + box[2:]) / 2
+
+    def _sides(self, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Sides of a slice in pixels of the image, and those to which it is resized."""
+        c = self._config
+        sides = c.tile if c.slice is None else tuple(int(n) for n in rng.integers(c.slice[0], c.slice[1] + 1, 2))
+        if c.resize_width is not None:
+            width = int(rng.integers(c.resize_width[0], c.resize_width[1] + 1))
+            return (sides[0], sides[1]), (width, max(1, round(sides[1] * width / sides[0])))
+        if c.slice is not None:
+            return (sides[0], sides[1]), (sides[0], sides[1])
+        factor = float(np.exp(rng.uniform(-1, 1) * np.log(c.scale_jitter)))
+        return (max(1, round(sides[0] / factor)), max(1, round(sides[1] / factor))), c.tile
+
+    def _whole_size(self, window: Window, rng: np.random.Generator) -> tuple[int, int]:
+        """The size of a whole image: of the widths that slices are resized to, or else at most a tile."""
+        c = self._config
+        if c.resize_width is not None:
+            width = int(rng.integers(c.resize_width[0], c.resize_width[1] + 1))
+            return width, max(1, round(window.height * width / window.width))
+        factor = min(1.0, c.tile[0] / window.width, c.tile[1] / window.height)
+        return max(1, round(window.width * factor)), max(1, round(window.height * factor))
+
+
+class Draw:
+    """Draws indices with given probabilities.
+
+    Args:
+        weights: (N,) probabilities, up to a factor.
+    """
+
+    def __init__(self, weights: FloatArray) -> None:
+        self._ends = np.cumsum(weights)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __call__(self, rng: np.random.Generator) -> int:
+        """An index."""
+        return int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))
+
+
+def object_weights(data: TrainingSet, objects: IntArray, balance: float) -> FloatArray:
+    """(M,) how often each object is drawn: all of a class together as their count to the power of 1 - balance."""
+    labels = data.labels.labels[objects]
+    counts = np.bincount(labels, minlength=len(data.labels.classes)).astype(np.float64)
+    return np.asarray(counts[labels] ** -balance)
+
+
+def window_around(centre: FloatArray, sides: tuple[int, int], size: FloatArray, rng: np.random.Generator) -> Window:
+    """A window of some sides inside an image (or as large as it is) that shows a point, anywhere in it."""
+    start, length = [], []
+    for k in range(2):
+        side = min(sides[k], int(size[k]))
+        first = int(rng.integers(int(np.ceil(centre[k])) - side, int(np.floor(centre[k])) + 1))
+        start.append(int(np.clip(first, 0, int(size[k]) - side)))
+        length.append(side)
+    return Window(start[0], start[1], length[0], length[1])
