@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from geosod.running.result import Result as Result
     from geosod.summarizing.change import changes as changes
     from geosod.summarizing.run import summarize as summarize
+    from geosod.training.train import train as train
 
 from geosod.version import __version__ as __version__
 
@@ -62,6 +63,7 @@ _HOMES = {
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
     "summarize": "geosod.summarizing.run",
+    "train": "geosod.training.train",
 }
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "merge",
     "merge_polygons",
     "summarize",
+    "train",
 ]
 
 

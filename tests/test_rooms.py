@@ -36,7 +36,20 @@ ALLOWED = {
     ),
     "exporting": frozenset({"datasets", "deduplication", "georeference", "output", "storage"}),
     "summarizing": frozenset({"deduplication", "exporting", "georeference", "output", "storage"}),
-    "training": frozenset({"demo", "datasets", "evaluation", *PEERS, "georeference"}),
+    "training": frozenset(
+        {
+            "demo",
+            "datasets",
+            "evaluation",
+            *PEERS,
+            "georeference",
+            "running",
+            "config",
+            "setting_types",
+            "setting_errors",
+        }
+        | {"yaml_file", "viewing"}
+    ),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "predict": frozenset(
         {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
@@ -45,7 +58,7 @@ ALLOWED = {
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "predict", "summarizing"}
+        | {"evaluation", "exporting", "predict", "summarizing", "training"}
     ),
 }
 
@@ -130,10 +143,10 @@ def test_no_arrow_runs_back_up(room: str) -> None:
 @pytest.mark.parametrize(
     ("framework", "doors"),
     [
-        ("ray", {"running/ray_engine"}),
+        ("ray", {"running/ray_engine", "training/ray_train.py"}),
         ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py", "datasets/tile_files.py"}),
         ("torch", {"detectors", "training", "testing.py"}),
-        ("torchvision", {"detectors"}),
+        ("torchvision", {"detectors", "training"}),
         ("PIL", {"viewing", "training"}),
         ("typer", {"cli"}),
     ],

@@ -28,6 +28,7 @@ from geosod.cli.status import status_command
 from geosod.cli.streams import print_error, run_checked
 from geosod.cli.submit import submit_command
 from geosod.cli.summarize import summarize_command
+from geosod.cli.train import train_command
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
@@ -98,6 +99,7 @@ app.command("doctor")(doctor_command)
 app.command("config")(config_command)
 app.command("evaluate")(evaluate_command)
 app.command("stats")(stats_command)
+app.command("train")(train_command)
 app.add_typer(model_app, name="model")
 app.add_typer(dataset_app, name="dataset")
 

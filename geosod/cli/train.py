@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 _PANELS: dict[str, tuple[str, ...]] = {
     "Labels": (
-        *("train", "val", "val_share", "format", "images", "scenes", "subset", "val_subset", "classes"),
+        *("val", "val_share", "format", "images", "scenes", "subset", "val_subset", "classes"),
         *("label_column", "labels_crs", "rename_classes", "class_agnostic", "points", "box_size", "on_error"),
     ),
     "Pixels": (*("bands", "band_names", "scaling", "minimum", "maximum", "gamma", "alpha", "gsd_range"),),
@@ -36,11 +36,15 @@ _PANELS: dict[str, tuple[str, ...]] = {
         *("milestones", "clip", "ema", "precision", "seed", "validate_every"),
     ),
     "Output": ("overwrite",),
-    "Execution": ("device", "threads", "loaders", "cache_mb"),
+    "Execution": ("device", "threads", "loaders", "cache_mb", "save_every", "ray_workers", "ray_address"),
 }
 
 
 def train_command(
+    labels: Annotated[
+        str | None,
+        typer.Argument(help="File or folder of labels to train on. Default: that of --config.", show_default=False),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file of settings; options override it.", show_default=False)
     ] = None,
@@ -68,7 +72,7 @@ def train_command(
 ) -> None:
     """Train a model on labelled images; the result is a bundle for geosod detect.
 
-    Example: geosod train --train train.json --val val.json -o runs/ships
+    Example: geosod train train.json --val val.json -o runs/ships
 
     Exit codes: 0 done; 3 stopped before the end, or labels or images were left out; 2 bad usage or input; 1 a bug.
     """
@@ -76,16 +80,16 @@ def train_command(
         from geosod.training.config import make_train_config
 
         shown.update(Status("reading the labels"))
-        resolved = make_train_config(config, out=out, **settings)
+        resolved = make_train_config(config, labels=labels, out=out, **settings)
         if dry_run:
             from geosod.training.dry_run import dry_run as try_batch
 
             report = try_batch(resolved, on_event=show_training(shown))
             print(report.text)
             raise typer.Exit(0 if report.learns else 3)
-        from geosod.training.train import train
+        from geosod.training.train import run_training
 
-        result = train(resolved, on_event=show_training(shown))
+        result = run_training(resolved, on_event=show_training(shown))
     _print(result, json=json, quiet=quiet)
     raise typer.Exit(result.exit_code)
 
@@ -128,4 +132,4 @@ def _print(result: TrainResult, *, json: bool, quiet: bool) -> None:
         print_error(f"{result.bundle}: ready; geosod detect SCENES --model {result.bundle} -o OUT")
 
 
-train_command = with_settings(train_command, model=TrainConfig, panels=_PANELS)  # type: ignore[assignment]
+train_command = with_settings(train_command, model=TrainConfig, panels=_PANELS)

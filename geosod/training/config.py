@@ -17,7 +17,18 @@ from geosod.yaml_file import read_yaml
 
 #: Settings that cannot change the weights that come out.
 WITHOUT_EFFECT = frozenset(
-    {"out", "overwrite", "device", "threads", "loaders", "cache_mb", "max_minutes", "ray_workers"}
+    {
+        "out",
+        "overwrite",
+        "device",
+        "threads",
+        "loaders",
+        "cache_mb",
+        "max_minutes",
+        "ray_workers",
+        "save_every",
+        "ray_address",
+    }
 )
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Range = tuple[float, float]
@@ -28,9 +39,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: str | None = Field(None, description="file or folder of labels to train on")
+    labels: str | None = Field(None, description="file or folder of labels to train on")
     val: str | None = Field(
-        None, description="labels to validate on; default: a share of the images of train, see val-share"
+        None, description="labels to validate on; default: a share of the images of labels, see val-share"
     )
     val_share: float = Field(0.1, gt=0, lt=1, description="share of the images that is held out without val")
     out: str | None = Field(None, description="folder of the run; a run that was interrupted goes on in it")
@@ -151,17 +162,23 @@ class TrainConfig(BaseModel):
     validate_every: int | None = Field(
         None, ge=1, description="steps between validations; default: five of a run, and one at its end"
     )
+    save_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints; default: every two minutes, with ray-workers 100 steps"
+    )
     device: str = Field("auto", description="device: auto, cpu, cuda:N, mps, xpu, npu or mlu")
     threads: int | None = Field(None, ge=1, le=256, description="CPU threads of torch; default: all cores")
     loaders: int | None = Field(
         None, ge=0, le=64, description="threads that make batches; default: 1 on a CPU, 8 at most on a GPU"
     )
     cache_mb: int = Field(1024, ge=0, le=1 << 20, description="decoded images that are kept, in MB")
+    ray_address: str | None = Field(
+        None, description="a Ray cluster to join with ray-workers; else RAY_ADDRESS, else one is started"
+    )
     ray_workers: int | None = Field(
         None, ge=1, le=1024, description="train with Ray Train on so many workers, which share each batch"
     )
 
-    @field_validator("train", "val", "out", "init", "name", mode="before")
+    @field_validator("labels", "val", "out", "init", "name", mode="before")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
         if isinstance(value, Path):

@@ -51,14 +51,14 @@ def read_run_labels(config: TrainConfig) -> RunLabels:
         ConfigError: no labels are named, or a setting does not fit them.
         LabelError: they cannot be read.
     """
-    if config.train is None:
-        raise ConfigError("no labels are given: add --train FILE, or `train: FILE` to the configuration")
+    if config.labels is None:
+        raise ConfigError("no labels are given: name the file, or add `labels: FILE` to the configuration")
     problems, notes = Problems(), list[str]()
-    train = _read(config, config.train, config.subset, problems, notes)
+    train = _read(config, config.labels, config.subset, problems, notes)
     if config.val is None and config.val_subset is None:
         train, val = _held_out(train, config, notes)
     else:
-        val = _read(config, config.val or config.train, config.val_subset, problems, notes)
+        val = _read(config, config.val or config.labels, config.val_subset, problems, notes)
         val = order_classes(val, train.classes)
     return RunLabels(train, val, problems, tuple(dict.fromkeys(notes)))
 

@@ -19,9 +19,9 @@ from geosod.training.config import TrainConfig
 from geosod.training.events import Emit, Noted
 from geosod.training.pixels import PixelReader
 from geosod.training.placement import training_device, training_precision
+from geosod.training.prepared import Prepared, prepare, sampler_of
 from geosod.training.state import State, check_finite
 from geosod.training.targets import Targets
-from geosod.training.train import Prepared, prepare, sampler_of
 from geosod.viewing.pictures import contact_sheet, draw_crop
 
 #: Steps on one batch, and the share of its first loss below which that was learnt.

@@ -52,6 +52,8 @@ class Fit:
         validate: tries the averaged weights; None for a worker that leaves it to another.
         save: writes a checkpoint; None likewise.
         module: what is called for the losses: the criterion, or its wrapper for several workers.
+        loaders: threads that make batches.
+        save_every: steps between checkpoints; None saves by the clock.
     """
 
     state: State
@@ -64,6 +66,7 @@ class Fit:
     save: Callable[[State], None] | None = None
     module: nn.Module | None = None
     loaders: int = 1
+    save_every: int | None = None
     _unread: set[str] = field(default_factory=set)
 
     def run(self) -> bool:
@@ -87,12 +90,17 @@ class Fit:
             if done % self.plan.validate_every == 0 and done < last:
                 self._validate()
             over = c.max_minutes is not None and time.monotonic() - started > 60 * c.max_minutes
-            if self.save is not None and (over or done == last or time.monotonic() - saved > SAVE_EVERY):
+            if self.save is not None and (over or done == last or self._due(done, saved)):
                 self.save(state)
                 saved = time.monotonic()
             if over and done < last:
                 return False
         return True
+
+    def _due(self, done: int, saved: float) -> bool:
+        if self.save_every is None:
+            return time.monotonic() - saved > SAVE_EVERY
+        return done % self.save_every == 0
 
     def _step(self, batch: Batch) -> dict[str, torch.Tensor]:
         for uri, message in batch.problems:

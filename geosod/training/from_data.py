@@ -130,6 +130,8 @@ def _pyramid_of(architecture: str, parameters: dict[str, Any]) -> Pyramid:
     try:
         made = RetinaNet(bands=1, classes=1, backbone="slim", width=4, channels=4, tower=0, **chosen)
     except TypeError as error:
-        raise ConfigError(f"fusion s-alpha: {architecture} has no prior boxes to count objects with: {error}") from error
+        raise ConfigError(
+            f"fusion s-alpha: {architecture} has no prior boxes to count objects with: {error}"
+        ) from error
     shapes: Sequence[Any] = made.anchors.shapes
     return Pyramid(tuple(made.anchors.strides), tuple(shapes))

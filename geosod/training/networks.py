@@ -83,7 +83,9 @@ def asked_network(config: TrainConfig) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _fusion(labels: Labels, config: TrainConfig, architecture: str, parameters: dict[str, Any], notes: list[str]) -> Any:
+def _fusion(
+    labels: Labels, config: TrainConfig, architecture: str, parameters: dict[str, Any], notes: list[str]
+) -> Any:
     if isinstance(config.fusion, tuple):
         return config.fusion[0] if len(config.fusion) == 1 else list(config.fusion)
     if config.fusion != S_ALPHA:

@@ -92,5 +92,5 @@ def _provenance(state: State, labels: RunLabels, config: TrainConfig) -> dict[st
 
 def _plain_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that differ from their defaults, without paths of this machine."""
-    hidden = {"train", "val", "images", "scenes", "init"}
+    hidden = {"labels", "val", "images", "scenes", "init"}
     return config.model_dump(mode="json", exclude_defaults=True, exclude=hidden | {"out", "overwrite"})

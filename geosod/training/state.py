@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from geosod.errors import ConfigError, TrainingError, one_line
 from geosod.training.batches import Batch
 from geosod.training.config import TrainConfig
+from geosod.training.criterion import Criterion
 from geosod.training.schedule import update_average
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,7 +35,7 @@ class State:
         best: the best figure of a validation so far, and its step.
     """
 
-    criterion: nn.Module
+    criterion: Criterion
     mean: nn.Module
     optimiser: torch.optim.Optimizer
     precision: str
@@ -44,11 +45,10 @@ class State:
     scaler: Any = field(default=None, repr=False)
 
     @classmethod
-    def new(cls, criterion: nn.Module, config: TrainConfig, *, device: torch.device, precision: str) -> State:
+    def new(cls, criterion: Criterion, config: TrainConfig, *, device: torch.device, precision: str) -> State:
         """The state before the first step."""
         criterion = criterion.to(device).to(memory_format=torch.channels_last)
-        network: nn.Module = criterion.network  # type: ignore[assignment]
-        mean = copy.deepcopy(network).requires_grad_(False)
+        mean = copy.deepcopy(criterion.network).requires_grad_(False)
         scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         return cls(criterion, mean, optimiser_of(criterion, config), precision, scaler=scaler)
 
@@ -123,9 +123,10 @@ class State:
         self.optimiser.zero_grad(set_to_none=True)
         self._backward(total, config.clip)
         self.step += 1
-        network: nn.Module = self.criterion.network  # type: ignore[assignment]
         # A young average follows faster.
-        update_average(self.mean, network, min(config.ema, self.step / (self.step + 20)) if config.ema else 0.0)
+        update_average(
+            self.mean, self.criterion.network, min(config.ema, self.step / (self.step + 20)) if config.ema else 0.0
+        )
         return {name: loss.detach().float() for name, loss in losses.items()} | {"total": total.detach()}
 
     def _backward(self, total: Tensor, clip: float | None) -> None:

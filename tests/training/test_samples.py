@@ -79,7 +79,10 @@ def test_rare_classes_are_drawn_as_often(tmp_path: Path) -> None:
     assert 0.4 < np.mean(drawn) < 0.6
 
 
-@given(st.lists(st.just(0.0) | st.floats(1e-3, 1), min_size=1, max_size=20).filter(lambda w: sum(w) > 0), st.integers(0, 99))
+@given(
+    st.lists(st.just(0.0) | st.floats(1e-3, 1), min_size=1, max_size=20).filter(lambda w: sum(w) > 0),
+    st.integers(0, 99),
+)
 def test_nothing_of_weight_zero_is_drawn(weights: list[float], seed: int) -> None:
     drawn = Draw(np.array(weights))(np.random.default_rng(seed))
     assert weights[drawn] > 0

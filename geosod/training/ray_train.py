@@ -1,0 +1,194 @@
+"""Training with Ray Train: workers that share each batch, checkpoints in a place all of them reach, lost workers
+replaced."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import Checkpoint, FailureConfig, ScalingConfig, get_checkpoint, get_context, report
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from geosod.device import kind_of
+from geosod.errors import ConfigError, TrainingError, one_line
+from geosod.machine import usable_cpus
+from geosod.running.ray_engine.session import session
+from geosod.training.config import TrainConfig
+from geosod.training.criterion import distributed_normaliser
+from geosod.training.events import Emit, Event, Stepped
+from geosod.training.fit import Fit
+from geosod.training.placement import training_device, training_precision
+from geosod.training.prepared import Prepared, batch_maker, prepare
+from geosod.training.state import State
+
+#: File of a checkpoint in its folder.
+_STATE = "checkpoint.pt"
+#: Workers that are lost are replaced so many times in a run.
+MAX_FAILURES = 8
+#: Steps between checkpoints unless the settings say: workers must agree on them, and clocks do not.
+SAVE_EVERY = 100
+_POLL_SECONDS = 0.5
+#: Of a Ray that is started here; batches do not pass through it.
+_STORE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class OnRay:
+    """Where Ray Train keeps a run.
+
+    Attributes:
+        folder: reachable by every worker: a folder of this machine, a shared one, or an address such as ``s3://…``.
+        name: of the run in it; one of the same name goes on from its last checkpoint.
+    """
+
+    folder: str
+    name: str
+
+
+def train_on_ray(ready: Prepared, place: OnRay, emit: Emit, *, address: str | None = None) -> State:
+    """Train on `config.ray_workers` workers; the state after the last step, on this process's CPU.
+
+    Each worker makes its share of every batch, and gradients are those of the whole batch: sums of losses are divided
+    by the examples of all workers. Batch normalisation has statistics of each worker's share; networks with frozen or
+    group normalisation give what one worker does, up to rounding.
+
+    Args:
+        ready: what is trained.
+        place: for checkpoints.
+        emit: called with events.
+        address: of a cluster; None takes a connection that is open, RAY_ADDRESS, or starts Ray here.
+
+    Raises:
+        ConfigError: a setting has no meaning with several workers.
+        TrainingError: training failed, or lost workers more often than is bearable.
+    """
+    config = ready.config
+    if config.max_minutes is not None:
+        raise ConfigError("max-minutes with ray-workers: workers have clocks of their own; give --steps")
+    workers = config.ray_workers or 1
+    if config.batch < workers:
+        raise ConfigError(f"batch {config.batch} is less than {workers} workers; each needs an image")
+    with session(address, _STORE_BYTES):
+        events = _Events.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+        values = config.model_dump(mode="json", exclude_unset=True)
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"config": values, "digest": ready.digest, "events": events},
+            torch_config=TorchConfig(backend="nccl" if _on_gpus(config) else "gloo"),
+            scaling_config=_scaling(config, workers),
+            run_config=RayRunConfig(
+                name=place.name, storage_path=place.folder, failure_config=FailureConfig(max_failures=MAX_FAILURES)
+            ),
+        )
+        result = _fitted(trainer, events, emit)
+    return _last_state(result.checkpoint, ready)
+
+
+def _on_gpus(config: TrainConfig) -> bool:
+    return kind_of(config.device) == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+
+
+def _scaling(config: TrainConfig, workers: int) -> ScalingConfig:
+    if _on_gpus(config):
+        return ScalingConfig(num_workers=workers, use_gpu=True)
+    cpus = config.threads or max(1, int(ray.cluster_resources().get("CPU", 1) * 0.9) // workers)
+    return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": cpus})
+
+
+@ray.remote
+class _Events:
+    """Events of the workers, until the driver asks for them."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        """Add one."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """All that were added since the last time."""
+        taken, self._events = self._events, []
+        return taken
+
+
+def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Any:
+    """The result of a trainer, whose events are handed on while it runs."""
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome["result"] = trainer.fit()
+        except Exception as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        time.sleep(_POLL_SECONDS)
+        for event in ray.get(events.take.remote()):
+            emit(event)
+    for event in ray.get(events.take.remote()):
+        emit(event)
+    if "error" in outcome:
+        raise TrainingError(f"training on Ray failed: {one_line(outcome['error'])[:600]}") from outcome["error"]
+    return outcome["result"]
+
+
+def _last_state(checkpoint: Checkpoint | None, ready: Prepared) -> State:
+    if checkpoint is None:
+        raise TrainingError("training on Ray ended without a checkpoint; look at its logs")
+    state = State.new(ready.criterion, ready.config, device=torch.device("cpu"), precision="fp32")
+    with checkpoint.as_directory() as folder:
+        state.load(Path(folder) / _STATE, settings=ready.digest)
+    return state
+
+
+def _work(given: dict[str, Any]) -> None:
+    """What each worker does."""
+    config = TrainConfig(**given["config"])
+    ready = prepare(config)
+    context = get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    device = training_device(config.device) if not _on_gpus(config) else get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or max(1, usable_cpus() // workers))
+    state = State.new(ready.criterion, config, device=device, precision=training_precision(config, device))
+    checkpoint = get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state.load(Path(folder) / _STATE, settings=given["digest"])
+    state.criterion.normaliser = distributed_normaliser
+    module = torch.nn.parallel.DistributedDataParallel(state.criterion, find_unused_parameters=True)
+    plan = ready.plan
+
+    def tell(event: Event) -> None:
+        if rank == 0:
+            whole = replace(event, images=event.step * config.batch) if isinstance(event, Stepped) else event
+            given["events"].put.remote(whole)
+
+    def save(state: State) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if rank == 0:
+                state.save(Path(folder) / _STATE, settings=given["digest"])
+            report({"step": state.step}, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
+
+    Fit(
+        state,
+        plan,
+        config,
+        device,
+        batch_maker(ready, config, rank=rank, workers=workers),
+        tell,
+        save=save,
+        save_every=config.save_every or SAVE_EVERY,
+        module=module,
+        loaders=1,
+    ).run()
