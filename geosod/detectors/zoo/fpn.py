@@ -36,6 +36,7 @@ class SmallFPN(nn.Module):
     """
 
     stride = 4
+    candidates_per_box = 2
 
     def __init__(self, *, bands: int, classes: int, width: int = 24, fusion: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
@@ -86,13 +87,22 @@ class SmallFPN(nn.Module):
         """The module to make a graph of, for a runtime that computes it in a precision."""
         return fused(self)
 
-    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of raw maps, see `decode`."""
         return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
 
-    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode_fixed(
+        self, raw: Tensor, *, size: tuple[int, int], threshold: float, topk: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `decode`, whose operations an ONNX graph can hold."""
-        return self.decode(raw, threshold=threshold, topk=topk)
+        return self.decode(raw, size=size, threshold=threshold, topk=topk)
 
 
 def fused(model: SmallFPN) -> SmallFPN:

@@ -60,6 +60,7 @@ class CentreUNet(nn.Module):
     """
 
     stride = 1
+    candidates_per_box = 2
 
     def __init__(
         self,
@@ -160,11 +161,19 @@ class CentreUNet(nn.Module):
                 module.norm = nn.Identity()
         return copy.requires_grad_(False)
 
-    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes of the fixed side about the peaks of the heat map; see `peaks`.
 
         Args:
             raw: (B, classes, H, W) from the network.
+            size: height and width of the images; the maps have it, too.
             threshold: minimum score.
             topk: maximum number of boxes of one image; the best ones are kept.
 
@@ -176,7 +185,14 @@ class CentreUNet(nn.Module):
         half = self.side / 2
         return torch.cat([centres - half, centres + half], dim=-1), scores, labels
 
-    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode_fixed(
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `decode`, with `topk` rows for every image, in operations that an ONNX graph can hold.
 
         Peaks of one height are in any order, also where they are too many.
