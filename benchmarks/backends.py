@@ -82,8 +82,9 @@ def _resnet(scene: Path) -> Subject:
 def _subject(name: str, card: ModelCard, network: Any, tiles: TileBatch) -> Subject:
     """With the threshold at which the network returns about `BOXES` boxes for a tile."""
     with torch.inference_mode():
-        raw = network.fused()(torch.from_numpy(network_images(tiles, card)))
-        _, scores, _ = network.decode(raw, threshold=1e-4, topk=2 * card.top_k)
+        images = torch.from_numpy(network_images(tiles, card))
+        topk = network.candidates_per_box * card.top_k
+        _, scores, _ = network.decode(network.fused()(images), size=images.shape[2:], threshold=1e-4, topk=topk)
     usual = float(scores.flatten().sort(descending=True)[0][min(BOXES * len(tiles), scores.numel() - 1)])
     return Subject(name, replace(card, threshold=min(1.0, max(0.0, usual))), network, tiles)
 

@@ -52,8 +52,8 @@ class ResNetFPN(nn.Module):
         """As `fused`."""
         return self.fused()
 
-    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> Any:
+    def decode(self, raw: Tensor, *, size: tuple[int, int], threshold: float, topk: int) -> Any:
         """As the zoo's pyramid."""
-        return SmallFPN.decode(self, raw, threshold=threshold, topk=topk)  # type: ignore[arg-type]
+        return SmallFPN.decode(self, raw, size=size, threshold=threshold, topk=topk)  # type: ignore[arg-type]
 
-    stride = SmallFPN.stride
+    stride, candidates_per_box = SmallFPN.stride, SmallFPN.candidates_per_box

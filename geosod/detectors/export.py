@@ -58,20 +58,28 @@ def raw_graph(card: ModelCard, network: Any, precision: str = "fp32") -> bytes:
 def with_decoding(raw: bytes, card: ModelCard, network: Any, *, threshold: float) -> bytes:
     """A graph of raw maps with the boxes decoded: "boxes" (B, K, 4), "scores" (B, K), "labels" (B, K).
 
-    Boxes are corners in pixels of the images; scores descend, and rows without a box have a score of -1. K is twice
-    the card's `top_k`, so images must not be much smaller than a tile. Boxes are not suppressed: that is left to
-    whoever runs the graph.
+    Boxes are corners in pixels of the images; scores descend, and rows without a box have a score of -1. K is the
+    card's `top_k` times the network's `candidates_per_box`, so images must not be much smaller than a tile; where the
+    network has places on several maps, they must have its size. Boxes are not suppressed: that is left to whoever runs
+    the graph.
     """
     onnx = require("onnx", extra="onnx")
     model = onnx.load_model_from_string(raw)
-    decoding = _Decoding(network, threshold, 2 * card.top_k)
+    fit = card.input.fit(*card.tile_size)
+    size = fit.height, fit.width
+    decoding = _Decoding(network, size, threshold, network.candidates_per_box * card.top_k)
     with torch.inference_mode():
-        example = network.fused()(_image(card, card.tile_size))
+        example = network.fused()(_image(card, (fit.width, fit.height)))
     with _lock:
         tail = onnx.load_model_from_string(_exported(decoding, (RAW,), BOXES, example))
     tail = onnx.compose.add_prefix(tail, "decode/", rename_inputs=False, rename_outputs=False)
     tail.ir_version = model.ir_version
     joined = onnx.compose.merge_models(model, tail, io_map=[(RAW, RAW)])
+    if example.ndim == 3:
+        # The places in the graph are those of one size; a runtime then refuses others.
+        sides = joined.graph.input[0].type.tensor_type.shape.dim[2:]
+        for side, length in zip(sides, size, strict=True):
+            side.dim_value = length
     return bytes(joined.SerializeToString())
 
 
@@ -96,13 +104,15 @@ def with_metadata(model: bytes, card: ModelCard, texts: Mapping[str, str]) -> by
 class _Decoding(nn.Module):
     """The decoding of a network, as a module that can be traced."""
 
-    def __init__(self, network: Any, threshold: float, count: int) -> None:
+    def __init__(self, network: Any, size: tuple[int, int], threshold: float, count: int) -> None:
         super().__init__()
-        self._network, self._threshold, self._count = network, threshold, count
+        self._network, self._size, self._threshold, self._count = network, size, threshold, count
 
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Raw maps → boxes, scores and labels, the same number of rows for every image."""
-        boxes, scores, labels = self._network.decode_fixed(raw, threshold=self._threshold, topk=self._count)
+        boxes, scores, labels = self._network.decode_fixed(
+            raw, size=self._size, threshold=self._threshold, topk=self._count
+        )
         return boxes, torch.where(torch.isfinite(scores), scores, torch.full_like(scores, -1.0)), labels
 
 
@@ -115,10 +125,13 @@ def _exported(module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ..
 
     By tracing, which takes a tenth of a second; torch's newer exporter takes one to four, in every process.
     """
-    maps = {0: "batch", 2: "height", 3: "width"}
-    axes = {name: maps for name in (IMAGES, RAW) if name in (*inputs, *outputs)} | {
-        name: {0: "batch"} for name in BOXES if name in outputs
-    }
+    with torch.inference_mode():
+        made = module.eval()(example)
+    values = {inputs[0]: example} | dict(zip(outputs, (made,) if isinstance(made, Tensor) else made, strict=True))
+    # Maps have any height and width, and lists of places any length.
+    open_axes = {IMAGES: {0: "batch", 2: "height", 3: "width"}, **{name: {0: "batch"} for name in BOXES}}
+    open_axes[RAW] = open_axes[IMAGES] if values[RAW].ndim == 4 else {0: "batch", 1: "places"}
+    axes = {name: open_axes[name] for name in values}
     file = io.BytesIO()
     with warnings.catch_warnings():
         # That tracing is deprecated, and what it may miss: the tests compare what comes out.

@@ -11,6 +11,7 @@ import torch
 
 from geosod.detectors.adapters import BACKENDS, RUNTIMES
 from geosod.detectors.models import BundleModel, Model, StagedModel
+from geosod.detectors.zoo import backends_of
 from geosod.device import kind_of
 
 TORCH_BACKENDS = ("eager", "compile")
@@ -122,7 +123,8 @@ def abilities_of(model: Model) -> Abilities:
     if not isinstance(model, BundleModel):
         return Abilities()
     card = model.card
-    backends = BACKENDS.get(card.adapter, TORCH_BACKENDS)
+    zoo = card.adapter == "zoo"
+    backends = backends_of(card.architecture) if zoo else BACKENDS.get(card.adapter, TORCH_BACKENDS)
     if card.adapter in ("onnx", "pt2"):
         # Graphs of others compute coordinates, too, and 600.5 px is not a number in bf16.
         return Abilities(backends, automatic=("fp32",))

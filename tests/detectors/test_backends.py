@@ -167,7 +167,7 @@ def test_the_boxes_of_an_exported_file_are_those_of_the_model(model, tiles) -> N
     graph = with_decoding(raw_graph(card, network), card, network, threshold=threshold)
     boxes, scores, labels = open_session(graph, execution("onnxruntime")).run(images.numpy())
     with torch.inference_mode():
-        raw = boxes_of(network, network.fused()(images), card, threshold=threshold)
+        raw = boxes_of(network, network.fused()(images), card, size=images.shape[2:], threshold=threshold)
     assert (scores >= threshold).sum() > 20
     for i in range(2):
         kept = scores[i] >= threshold

@@ -157,7 +157,7 @@ def test_a_gaussian_is_found_between_pixels(x: float, y: float, refine: int) -> 
 def test_boxes_have_the_side_and_stand_about_the_peaks() -> None:
     model = lively(side=9.0, window=7, refine=1)
     raw = model(torch.rand(2, 4, 64, 64))
-    boxes, scores, labels = model.decode(raw, threshold=0.4, topk=30)
+    boxes, scores, labels = model.decode(raw, size=raw.shape[2:], threshold=0.4, topk=30)
     centres, same, kinds = peaks(raw, threshold=0.4, topk=30, window=7, refine=1)
     assert boxes.shape == (2, 30, 4) and boxes.dtype == torch.float32
     torch.testing.assert_close(boxes[..., 2:] - boxes[..., :2], torch.full((2, 30, 2), 9.0))
@@ -167,7 +167,7 @@ def test_boxes_have_the_side_and_stand_about_the_peaks() -> None:
 
 def test_nothing_is_found_in_nothing() -> None:
     model = CentreUNet(bands=1, classes=1, width=4, deep=1).eval()
-    boxes, scores, labels = model.decode(model(torch.zeros(2, 1, 32, 32)), threshold=0.5, topk=10)
+    boxes, scores, labels = model.decode(model(torch.zeros(2, 1, 32, 32)), size=(32, 32), threshold=0.5, topk=10)
     assert boxes.shape == (2, 0, 4) and scores.shape == labels.shape == (2, 0)
 
 

@@ -28,7 +28,8 @@ ADAPTERS: dict[str, str] = {
 #: Packages that run ONNX graphs, which are values of `Execution.backend` → geosod's extra that installs each.
 RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}
 
-#: Adapter → the values of `Execution.backend` with which it runs a network; those not named here run it in torch.
+#: Adapter → the values of `Execution.backend` with which it runs a network; those not named here run it in torch. Some
+#: architectures of "zoo" run with fewer, see `geosod.detectors.zoo.backends_of`.
 BACKENDS: dict[str, tuple[str, ...]] = {
     "onnx": tuple(RUNTIMES),
     "pt2": ("eager",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -20,16 +20,18 @@ from geosod.detectors.zoo import ARCHITECTURES, check_architecture
 from geosod.errors import ModelError
 from geosod.results import Execution
 
-#: Peaks decoded for each box that may be kept, before suppression inside the tile.
-_CANDIDATES_PER_BOX = 2
-
-
 #: Precision → type of the weights and maps of networks that torch runs.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Network(Protocol):
-    """What a network of the zoo can do besides being a torch module."""
+    """What a network of the zoo can do besides being a torch module.
+
+    Attributes:
+        candidates_per_box: boxes to decode for each that may be kept, before suppression inside the tile.
+    """
+
+    candidates_per_box: int
 
     def fused(self) -> Any:
         """A copy of the module for inference: eval mode, normalisation folded into the convolutions."""
@@ -39,14 +41,15 @@ class Network(Protocol):
         """A copy as `fused`, to make an ONNX graph of that a runtime computes in a precision."""
         ...
 
-    def decode(self, raw: Any, *, threshold: float, topk: int) -> tuple[Any, Any, Any]:
+    def decode(self, raw: Any, *, size: tuple[int, int], threshold: float, topk: int) -> tuple[Any, Any, Any]:
         """Raw maps (B, ...) → boxes (B, K, 4) float32 in the tile frame, scores (B, K) and labels (B, K).
 
-        Scores descend; rows that are no boxes have score -inf. Runs on the device of `raw`.
+        `size` is the height and width of the images in pixels. Scores descend; rows that are no boxes have score -inf.
+        Runs on the device of `raw`.
         """
         ...
 
-    def decode_fixed(self, raw: Any, *, threshold: float, topk: int) -> tuple[Any, Any, Any]:
+    def decode_fixed(self, raw: Any, *, size: tuple[int, int], threshold: float, topk: int) -> tuple[Any, Any, Any]:
         """The same with K = `topk`, in operations that an ONNX graph can hold; boxes of one score in any order."""
         ...
 
@@ -86,9 +89,11 @@ def network(card: ModelCard) -> Any:
         raise ModelError(f"model {card.name!r}: {card.architecture} refuses its parameters: {error}") from error
 
 
-def boxes_of(network: Network, raw: Tensor, card: ModelCard, *, threshold: float) -> RawBoxes:
-    """What a network's raw maps (B, …) float32 say."""
-    found = network.decode(raw, threshold=threshold, topk=card.top_k * _CANDIDATES_PER_BOX)
+def boxes_of(network: Network, raw: Tensor, card: ModelCard, *, size: Sequence[int], threshold: float) -> RawBoxes:
+    """What a network's raw maps (B, …) float32 say of images of a height and width."""
+    height, width = size
+    topk = card.top_k * network.candidates_per_box
+    found = network.decode(raw, size=(height, width), threshold=threshold, topk=topk)
     # The maximum is not a number where any value is not, and takes a twentieth of the time of asking each.
     return RawBoxes.padded(*found, broken=torch.isnan(raw.flatten(1).amax(dim=1)))
 
@@ -108,7 +113,8 @@ class ZooAdapter:
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
-        return boxes_of(self._network, self.compute(images), self._card, threshold=self.min_score)
+        size = images.shape[2:]
+        return boxes_of(self._network, self.compute(images), self._card, size=size, threshold=self.min_score)
 
     def _by_runtime(self, model: Network) -> Callable[[Tensor], Tensor]:
         graph = graph_of(self._card, model, self._execution.precision)

@@ -57,4 +57,5 @@ class ZooOnnxAdapter:
 
     def predict(self, images: Tensor) -> RawBoxes:
         """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
-        return boxes_of(self._decoder, self.compute(images), self._card, threshold=self.min_score)
+        size = images.shape[2:]
+        return boxes_of(self._decoder, self.compute(images), self._card, size=size, threshold=self.min_score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from geosod.detectors.adapters import BACKENDS
 from geosod.errors import ModelError
 
 #: Architecture as a card names it → "module:class" of a torch module that is a `geosod.detectors.adapters.zoo.Network`,
@@ -9,7 +10,16 @@ from geosod.errors import ModelError
 ARCHITECTURES = {
     "small-fpn": "geosod.detectors.zoo.fpn:SmallFPN",
     "centre-unet": "geosod.detectors.zoo.unet:CentreUNet",
+    "retinanet": "geosod.detectors.zoo.retinanet:RetinaNet",
 }
+
+#: Architecture → values of `Execution.backend` with which it runs, where these are not all.
+_BACKENDS: dict[str, tuple[str, ...]] = {}
+
+
+def backends_of(architecture: str) -> tuple[str, ...]:
+    """Values of `Execution.backend` with which a network runs, the preferred one first."""
+    return _BACKENDS.get(architecture, BACKENDS["zoo"])
 
 
 def check_architecture(name: str, *, model: str) -> None:

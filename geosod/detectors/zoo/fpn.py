@@ -9,30 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geosod.detectors.zoo.layers import ConvNorm, double, stage
 from geosod.detectors.zoo.peaks import highest_around
 from geosod.errors import ConfigError
 
 #: Sides are regressed as exponents, in cells of the output; beyond this a box would leave any tile.
 _LARGEST_EXPONENT = 6.0
-
-
-class _ConvNorm(nn.Module):
-    """Convolution, batch normalisation, ReLU; a residual sum before the ReLU where `residual` is set."""
-
-    def __init__(self, inner: int, outer: int, *, kernel: int = 3, stride: int = 1, residual: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inner, outer, kernel, stride, (kernel - 1) // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outer)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.conv(x))
-        return F.relu(y.add_(x) if self.residual else y, inplace=True)
-
-
-def _stage(inner: int, outer: int, *, blocks: int, kernel: int = 3, stride: int = 2) -> nn.Sequential:
-    first = _ConvNorm(inner, outer, kernel=kernel, stride=stride)
-    return nn.Sequential(first, *(_ConvNorm(outer, outer, residual=True) for _ in range(blocks)))
 
 
 class SmallFPN(nn.Module):
@@ -54,6 +36,7 @@ class SmallFPN(nn.Module):
     """
 
     stride = 4
+    candidates_per_box = 2
 
     def __init__(self, *, bands: int, classes: int, width: int = 24, fusion: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
@@ -64,14 +47,14 @@ class SmallFPN(nn.Module):
             )
         self.bands, self.classes, self.width, self.fusion = bands, classes, width, tuple(map(float, fusion))
         half = max(4, width // 2)
-        self.stem = nn.Sequential(_ConvNorm(bands, half, kernel=4, stride=2), _ConvNorm(half, width, stride=2))
-        self.level4 = nn.Sequential(_ConvNorm(width, width, residual=True))
-        self.level8 = _stage(width, 2 * width, blocks=1)
-        self.level16 = _stage(2 * width, 3 * width, blocks=2)
-        self.level32 = _stage(3 * width, 4 * width, blocks=2)
+        self.stem = nn.Sequential(ConvNorm(bands, half, kernel=4, stride=2), ConvNorm(half, width, stride=2))
+        self.level4 = nn.Sequential(ConvNorm(width, width, residual=True))
+        self.level8 = stage(width, 2 * width, blocks=1)
+        self.level16 = stage(2 * width, 3 * width, blocks=2)
+        self.level32 = stage(3 * width, 4 * width, blocks=2)
         self.lateral = nn.ModuleList(nn.Conv2d(k * width, width, 1) for k in (4, 3, 2))
-        self.smooth = _ConvNorm(width, width)
-        self.head = _ConvNorm(width, 2 * width)
+        self.smooth = ConvNorm(width, width)
+        self.head = ConvNorm(width, 2 * width)
         self.out = nn.Conv2d(2 * width, classes + 4, 1)
         nn.init.normal_(self.out.weight, std=0.01)
         # A prior of 1 % keeps the first steps from being swamped by empty cells (Lin et al. 2017, focal loss).
@@ -91,9 +74,9 @@ class SmallFPN(nn.Module):
         c16 = self.level16(c8)
         c32 = self.level32(c16)
         a16, a8, a4 = self.fusion
-        top = torch.add(self.lateral[1](c16), _double(self.lateral[0](c32)), alpha=a16)
-        top = torch.add(self.lateral[2](c8), _double(top), alpha=a8)
-        raw: Tensor = self.out(self.head(self.smooth(torch.add(c4, _double(top), alpha=a4))))
+        top = torch.add(self.lateral[1](c16), double(self.lateral[0](c32)), alpha=a16)
+        top = torch.add(self.lateral[2](c8), double(top), alpha=a8)
+        raw: Tensor = self.out(self.head(self.smooth(torch.add(c4, double(top), alpha=a4))))
         return raw
 
     def fused(self) -> SmallFPN:
@@ -104,17 +87,22 @@ class SmallFPN(nn.Module):
         """The module to make a graph of, for a runtime that computes it in a precision."""
         return fused(self)
 
-    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of raw maps, see `decode`."""
         return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
 
-    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode_fixed(
+        self, raw: Tensor, *, size: tuple[int, int], threshold: float, topk: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `decode`, whose operations an ONNX graph can hold."""
-        return self.decode(raw, threshold=threshold, topk=topk)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.decode(raw, size=size, threshold=threshold, topk=topk)
 
 
 def fused(model: SmallFPN) -> SmallFPN:
@@ -123,7 +111,7 @@ def fused(model: SmallFPN) -> SmallFPN:
     copy.load_state_dict(model.state_dict())
     copy.to(next(model.parameters()).device).eval()
     for module in copy.modules():
-        if isinstance(module, _ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
+        if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
     return copy.requires_grad_(False)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geosod.detectors.zoo.layers import ConvNorm
 from geosod.detectors.zoo.peaks import highest_around
 from geosod.errors import ConfigError
 
@@ -21,27 +22,13 @@ _PARTS = 64
 _MIN_SUM = 1 / 255
 
 
-class _ConvNorm(nn.Module):
-    """Convolution of 3 x 3, batch normalisation, ReLU; a residual sum before the ReLU where `residual` is set."""
-
-    def __init__(self, inner: int, outer: int, *, residual: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outer)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.conv(x))
-        return F.relu(y.add_(x) if self.residual else y, inplace=True)
-
-
 class _Up(nn.Module):
     """Narrows a deep map, doubles it, and joins it with the map of the way down (Ronneberger et al. 2015)."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
         self.narrow = nn.Conv2d(inner, outer, 1)
-        self.join = nn.Sequential(_ConvNorm(2 * outer, outer), _ConvNorm(outer, outer))
+        self.join = nn.Sequential(ConvNorm(2 * outer, outer), ConvNorm(outer, outer))
 
     def forward(self, deep: Tensor, beside: Tensor) -> Tensor:
         doubled = F.interpolate(self.narrow(deep), scale_factor=2.0, mode="nearest")
@@ -73,6 +60,7 @@ class CentreUNet(nn.Module):
     """
 
     stride = 1
+    candidates_per_box = 2
 
     def __init__(
         self,
@@ -95,10 +83,10 @@ class CentreUNet(nn.Module):
         self._check()
         inner = bands + (self.ndvi is not None)
         w1, w2, w4, w8 = (width * k for k in (1, 2, 4, 8))
-        self.down1 = nn.Sequential(_ConvNorm(inner, w1), _ConvNorm(w1, w1))
-        self.down2 = nn.Sequential(_ConvNorm(w1, w2), _ConvNorm(w2, w2))
-        self.down4 = nn.Sequential(_ConvNorm(w2, w4), _ConvNorm(w4, w4))
-        self.bottom = nn.Sequential(_ConvNorm(w4, w8), *(_ConvNorm(w8, w8, residual=True) for _ in range(deep - 1)))
+        self.down1 = nn.Sequential(ConvNorm(inner, w1), ConvNorm(w1, w1))
+        self.down2 = nn.Sequential(ConvNorm(w1, w2), ConvNorm(w2, w2))
+        self.down4 = nn.Sequential(ConvNorm(w2, w4), ConvNorm(w4, w4))
+        self.bottom = nn.Sequential(ConvNorm(w4, w8), *(ConvNorm(w8, w8, residual=True) for _ in range(deep - 1)))
         self.up4, self.up2, self.up1 = _Up(w8, w4), _Up(w4, w2), _Up(w2, w1)
         self.out = nn.Conv2d(w1, classes, 1)
         nn.init.normal_(self.out.weight, std=0.01)
@@ -168,16 +156,24 @@ class CentreUNet(nn.Module):
         copy.load_state_dict(self.state_dict())
         copy.to(self.out.weight.device).eval()
         for module in copy.modules():
-            if isinstance(module, _ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
+            if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
                 module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
                 module.norm = nn.Identity()
         return copy.requires_grad_(False)
 
-    def decode(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes of the fixed side about the peaks of the heat map; see `peaks`.
 
         Args:
             raw: (B, classes, H, W) from the network.
+            size: height and width of the images; the maps have it, too.
             threshold: minimum score.
             topk: maximum number of boxes of one image; the best ones are kept.
 
@@ -189,7 +185,14 @@ class CentreUNet(nn.Module):
         half = self.side / 2
         return torch.cat([centres - half, centres + half], dim=-1), scores, labels
 
-    def decode_fixed(self, raw: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode_fixed(
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `decode`, with `topk` rows for every image, in operations that an ONNX graph can hold.
 
         Peaks of one height are in any order, also where they are too many.
