@@ -76,20 +76,22 @@ def train_command(
 
     Exit codes: 0 done; 3 stopped before the end, or labels or images were left out; 2 bad usage or input; 1 a bug.
     """
-    with display(quiet=quiet) as shown:
-        from geosod.training.config import make_train_config
+    from geosod.training.config import make_train_config
 
+    resolved = make_train_config(config, labels=labels, out=out, **settings)
+    with display(quiet=quiet) as shown:
         shown.update(Status("reading the labels"))
-        resolved = make_train_config(config, labels=labels, out=out, **settings)
         if dry_run:
             from geosod.training.dry_run import dry_run as try_batch
 
             report = try_batch(resolved, on_event=show_training(shown))
-            print(report.text)
-            raise typer.Exit(0 if report.learns else 3)
-        from geosod.training.train import run_training
+        else:
+            from geosod.training.train import run_training
 
-        result = run_training(resolved, on_event=show_training(shown))
+            result = run_training(resolved, on_event=show_training(shown))
+    if dry_run:
+        print(report.text)
+        raise typer.Exit(0 if report.learns else 3)
     _print(result, json=json, quiet=quiet)
     raise typer.Exit(result.exit_code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 from geosod.errors import ConfigError
 from geosod.training.assign import IGNORED, MatchRule, match
 from geosod.training.box_losses import offset_loss
-from geosod.training.criterion import Criterion
+from geosod.training.criterion import Criterion, cleaned
 from geosod.training.overlaps import NWD_SCALE
 from geosod.training.targets import Targets
 
@@ -78,6 +79,16 @@ class AnchorCriterion(Criterion):
         classes = self._of_classes(raw[..., :-4], wanted, found)
         boxes = self._box_loss(raw[image, place, -4:], priors[place], truth)
         return {"class": classes / divisor, "box": self._box_weight * boxes.sum() / divisor}
+
+    def examples(self, images: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
+        """The prior boxes that are positive examples, and their labels."""
+        priors = self.network.anchors.boxes((images.shape[2], images.shape[3]), images.device)
+        made = []
+        for target in targets:
+            one = cleaned(target, images.device, classes=int(self.network.classes))
+            found = match(priors, one, self._rule)
+            made.append((priors[found >= 0], one.labels[found[found >= 0]]))
+        return made
 
     def _of_classes(self, logits: Tensor, wanted: Tensor, found: Tensor) -> Tensor:
         kept = found > IGNORED

@@ -68,6 +68,13 @@ class Criterion(nn.Module):
         """As `forward`, of targets on the device of the images, without degenerate boxes."""
         raise NotImplementedError
 
+    def examples(self, images: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
+        """To be looked at: of each image the boxes (P, 4) that are positive examples, and their labels (P,).
+
+        Prior boxes, or cells of a map, in pixels of the images; nothing where a criterion has neither.
+        """
+        return [(images.new_zeros((0, 4)), images.new_zeros(0, dtype=torch.int64)) for _ in targets]
+
 
 def cleaned(targets: Targets, device: torch.device, *, classes: int) -> Targets:
     """Targets on a device without degenerate boxes, in float32; objects of label -1 are ignored.

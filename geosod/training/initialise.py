@@ -85,6 +85,11 @@ def initialise(network: nn.Module, init: str | Path) -> Initialised:
     return report
 
 
+def has_public_weights(network: nn.Module) -> bool:
+    """Whether there are public weights for a network's backbone, which "imagenet" names."""
+    return type(getattr(getattr(network, "backbone", None), "body", None)).__name__ in _PUBLIC
+
+
 def _public(network: nn.Module) -> dict[str, Tensor]:
     body = type(getattr(getattr(network, "backbone", None), "body", None)).__name__
     if body not in _PUBLIC:

@@ -166,7 +166,7 @@ class TestPyramid:
     def test_every_truth_takes_part(self, labels: Labels) -> None:
         """Objects out of range are ignored, and not left out."""
         data, config, _ = opened(labels, levels="1:100-")
-        with pytest.raises(ConfigError, match="none of .* objects has a size"):
+        with pytest.raises(ConfigError, match=r"none of .* objects has a size"):
             PyramidSampler(data, config)
         data, config, _ = opened(labels, levels="1:0-12", chips=False)
         sample = PyramidSampler(data, config).batch(0)[0]

@@ -249,7 +249,8 @@ class TestRate:
 
 def test_settings_from_yaml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
-        "labels: train.json\nlevels: 2:0-80,1:40-160\nparameters: {width: 8}\nresize-width: [800, 1333]\nslice: 480-640\n"
+        "labels: train.json\nlevels: 2:0-80,1:40-160\nparameters: {width: 8}\nresize-width: [800, 1333]\n"
+        "slice: 480-640\n"
     )
     config = make_train_config(tmp_path / "a.yaml", steps=5)
     assert config.slice == (480, 640) and config.resize_width == (800, 1333) and config.steps == 5
