@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from geosod.detectors.zoo.fcos import FCOS
 from geosod.detectors.zoo.retinanet import RetinaNet
 from geosod.training.targets import Targets
 
@@ -18,7 +19,11 @@ def retinanet(**options) -> RetinaNet:
     return RetinaNet(**(SMALL | {"tower": 1} | options))
 
 
-NETWORKS = {"retinanet": retinanet}
+def fcos(**options) -> FCOS:
+    return FCOS(**(SMALL | {"tower": 1} | options))
+
+
+NETWORKS = {"retinanet": retinanet, "fcos": fcos}
 
 
 def fix(network: nn.Module, raw: torch.Tensor) -> None:

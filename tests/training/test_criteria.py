@@ -17,6 +17,10 @@ SETUPS = {
     "retinanet-giou": ("retinanet", {}, {"box_loss": "giou"}),
     "retinanet-nwd": ("retinanet", {}, {"box_loss": "nwd", "assigner": "nwd", "high": 0.7, "low": 0.3}),
     "retinanet-hard": ("retinanet", {}, {"class_loss": "hard-negatives"}),
+    "fcos": ("fcos", {}, {}),
+    "fcos-varifocal": ("fcos", {"quality": "varifocal"}, {}),
+    "fcos-aligned": ("fcos", {"quality": "varifocal"}, {"assigner": "task-aligned"}),
+    "fcos-nwd": ("fcos", {}, {"box_loss": "nwd"}),
 }
 
 

@@ -11,6 +11,7 @@ ARCHITECTURES = {
     "small-fpn": "geosod.detectors.zoo.fpn:SmallFPN",
     "centre-unet": "geosod.detectors.zoo.unet:CentreUNet",
     "retinanet": "geosod.detectors.zoo.retinanet:RetinaNet",
+    "fcos": "geosod.detectors.zoo.fcos:FCOS",
 }
 
 #: Architecture → values of `Execution.backend` with which it runs, where these are not all.

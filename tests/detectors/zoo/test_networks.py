@@ -37,6 +37,10 @@ CASES = {
         },
     ),
 }
+CASES |= {
+    "fcos": ("fcos", SMALL | {"tower": 1}),
+    "fcos-varifocal": ("fcos", SMALL | {"tower": 1, "quality": "varifocal", "head_norm": "none"}),
+}
 EXPORTED = [name for name, (architecture, _) in CASES.items() if "onnxruntime" in backends_of(architecture)]
 
 
