@@ -13,6 +13,7 @@ from geosod.training.criterion import Criterion
 CRITERIA = {
     "retinanet": "geosod.training.anchor_criterion:AnchorCriterion",
     "fcos": "geosod.training.point_criterion:PointCriterion",
+    "faster-rcnn": "geosod.training.two_stage_criterion:TwoStageCriterion",
 }
 
 
