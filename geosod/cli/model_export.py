@@ -40,8 +40,9 @@ def export_command(
     """Write a network as an ONNX graph, and compare its boxes with those of the model.
 
     FILE.onnx takes "images" (B, bands, H, W), float32 from 0 to 1, H and W multiples of 32, and returns "boxes"
-    (B, K, 4), corners in pixels, "scores" (B, K), -1 in rows without a box, and "labels" (B, K); without NMS, for
-    images of the size of tiles or larger. A folder becomes a bundle for `geosod detect --model FOLDER`.
+    (B, K, 4), corners in pixels, "scores" (B, K), -1 in rows without a box, and "labels" (B, K); without NMS. Images
+    have the size of tiles; those of small-fpn, centre-unet and centre may be larger. A folder becomes a bundle for
+    `geosod detect --model FOLDER`.
 
     Example: geosod model export demo-harbour -o harbour-int8 --int8 --calibrate scenes/
     """
@@ -70,10 +71,17 @@ def _every_second(tiles: TileBatch) -> TileBatch:
 
 
 def _check(job: Job, out: Path, *, int8: bool, calibrate: list[str] | None) -> None:
+    from geosod.detectors.zoo import backends_of
+
     if job.model.card.adapter != "zoo":
         raise ModelError(
             f"model {job.model.card.name!r}: has the adapter {job.model.card.adapter!r}; only geosod's own networks, "
             "with the adapter 'zoo', can be exported"
+        )
+    if "onnxruntime" not in backends_of(job.model.card.architecture):
+        raise ModelError(
+            f"model {job.model.card.name!r}: networks of the kind {job.model.card.architecture} run in torch only, and "
+            "cannot be exported; train one of another kind for ONNX, such as fcos"
         )
     if int8 != bool(calibrate):
         raise ConfigError("--int8 and --calibrate SCENES go together: 8-bit integers need scales from real pixels")

@@ -14,8 +14,6 @@ from geosod.training.targets import Targets
 
 #: What a box is that is no positive example of an object.
 NEGATIVE, IGNORED = -1, -2
-#: Boxes that overlap an ignored object by a higher IoU are left out (Singh and Davis 2018, SNIP).
-LEAVE_OUT_IOU = 0.3
 #: Negative examples with a larger part inside an ignored object of any class (a region) are left out.
 LEAVE_OUT_INSIDE = 0.5
 METRICS = ("iou", "nwd")
@@ -33,6 +31,7 @@ class MatchRule:
         force: the boxes that overlap an object best are positive examples, too, however little they overlap it.
         metric: "iou"; or "nwd", the normalised Gaussian Wasserstein distance, for objects of a few pixels.
         scale: of "nwd".
+        leave_out: boxes that overlap an ignored object by a higher IoU are left out (Singh and Davis 2018, SNIP).
     """
 
     high: float = 0.5
@@ -40,6 +39,7 @@ class MatchRule:
     force: bool = True
     metric: str = "iou"
     scale: float = NWD_SCALE
+    leave_out: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high <= 1 or self.metric not in METRICS or not self.scale > 0:
@@ -54,8 +54,8 @@ def match(boxes: Tensor, targets: Targets, rule: MatchRule) -> Tensor:
     """What each box is an example of.
 
     All objects take part in the matching, as in SNIP. Then boxes matched with an ignored object are left out, and
-    those that overlap one by an IoU above 0.3, even if they were matched with another. Negative examples mostly inside
-    an ignored object of label -1, which is a region, are left out as well.
+    those that overlap one by an IoU above `leave_out`, even if they were matched with another. Negative examples
+    mostly inside an ignored object of label -1, which is a region, are left out as well.
 
     Args:
         boxes: (N, 4) float32, prior boxes or proposals.
@@ -83,14 +83,14 @@ def match(boxes: Tensor, targets: Targets, rule: MatchRule) -> Tensor:
             forced = (_overlap(boxes[rows], truths, rule) == highest) & (highest > 0)
             some = torch.where(forced.any(dim=1), which[rows], some)
         some = torch.where(targets.ignored[some.clamp(min=0)] & (some >= 0), IGNORED, some)
-        found[rows] = _left_out(boxes[rows], some, targets, regions)
+        found[rows] = _left_out(boxes[rows], some, targets, regions, rule.leave_out)
     return found
 
 
-def _left_out(boxes: Tensor, found: Tensor, targets: Targets, regions: Tensor) -> Tensor:
+def _left_out(boxes: Tensor, found: Tensor, targets: Targets, regions: Tensor, limit: float) -> Tensor:
     objects = targets.boxes[targets.ignored & ~regions]
-    if len(objects):
-        found = torch.where((iou_matrix(boxes, objects) > LEAVE_OUT_IOU).any(dim=1), IGNORED, found)
+    if len(objects) and limit < 1:
+        found = torch.where((iou_matrix(boxes, objects) > limit).any(dim=1), IGNORED, found)
     if regions.any():
         inside = (covered_matrix(boxes, targets.boxes[regions]) > LEAVE_OUT_INSIDE).any(dim=1)
         found = torch.where(inside & (found == NEGATIVE), IGNORED, found)

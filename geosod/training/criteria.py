@@ -12,6 +12,8 @@ from geosod.training.criterion import Criterion
 #: Architecture → "module:class" of a `Criterion`, built with the network and keywords.
 CRITERIA = {
     "retinanet": "geosod.training.anchor_criterion:AnchorCriterion",
+    "fcos": "geosod.training.point_criterion:PointCriterion",
+    "faster-rcnn": "geosod.training.two_stage_criterion:TwoStageCriterion",
 }
 
 

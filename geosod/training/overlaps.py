@@ -16,6 +16,12 @@ def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
     return shared / union.clamp(min=1e-9)
 
 
+def iou_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) IoU of boxes (N, 4) and (N, 4) pair by pair."""
+    shared = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(dim=1)
+    return shared / (_area(a) + _area(b) - shared).clamp(min=1e-9)
+
+
 def covered_matrix(a: Tensor, b: Tensor) -> Tensor:
     """(N, M) part of the area of each box of `a` that lies in each of `b`."""
     return _shared(a, b) / _area(a)[:, None].clamp(min=1e-9)

@@ -6,6 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from geosod.detectors.zoo.faster_rcnn import FasterRCNN
+from geosod.detectors.zoo.fcos import FCOS
 from geosod.detectors.zoo.retinanet import RetinaNet
 from geosod.training.targets import Targets
 
@@ -18,7 +20,15 @@ def retinanet(**options) -> RetinaNet:
     return RetinaNet(**(SMALL | {"tower": 1} | options))
 
 
-NETWORKS = {"retinanet": retinanet}
+def fcos(**options) -> FCOS:
+    return FCOS(**(SMALL | {"tower": 1} | options))
+
+
+def faster_rcnn(**options) -> FasterRCNN:
+    return FasterRCNN(**(SMALL | {"proposals": 40, "hidden": 64, "pool": 5} | options))
+
+
+NETWORKS = {"retinanet": retinanet, "fcos": fcos, "faster-rcnn": faster_rcnn}
 
 
 def fix(network: nn.Module, raw: torch.Tensor) -> None:

@@ -11,10 +11,12 @@ ARCHITECTURES = {
     "small-fpn": "geosod.detectors.zoo.fpn:SmallFPN",
     "centre-unet": "geosod.detectors.zoo.unet:CentreUNet",
     "retinanet": "geosod.detectors.zoo.retinanet:RetinaNet",
+    "fcos": "geosod.detectors.zoo.fcos:FCOS",
+    "faster-rcnn": "geosod.detectors.zoo.faster_rcnn:FasterRCNN",
 }
 
 #: Architecture → values of `Execution.backend` with which it runs, where these are not all.
-_BACKENDS: dict[str, tuple[str, ...]] = {}
+_BACKENDS: dict[str, tuple[str, ...]] = {"faster-rcnn": ("eager",)}
 
 
 def backends_of(architecture: str) -> tuple[str, ...]:

@@ -37,6 +37,11 @@ CASES = {
         },
     ),
 }
+CASES |= {
+    "fcos": ("fcos", SMALL | {"tower": 1}),
+    "fcos-varifocal": ("fcos", SMALL | {"tower": 1, "quality": "varifocal", "head_norm": "none"}),
+}
+CASES |= {"faster-rcnn": ("faster-rcnn", SMALL | {"proposals": 40, "hidden": 32, "pool": 3})}
 EXPORTED = [name for name, (architecture, _) in CASES.items() if "onnxruntime" in backends_of(architecture)]
 
 
@@ -64,6 +69,9 @@ def lively(case: str):
             if isinstance(module, torch.nn.Conv2d) and module.bias is not None and module.bias.min() < -4:
                 module.bias.fill_(-0.6)
                 module.weight.mul_(10)
+        if case.startswith("faster"):
+            made.rpn_out.weight.mul_(10)
+            made.out.weight.normal_(std=0.5)
     return made
 
 
@@ -177,6 +185,25 @@ def test_an_exported_file_decodes_as_the_network_does(case, tiles) -> None:
     if model(tiles).ndim == 3:
         with pytest.raises(Exception, match=r"(?i)dimension|shape"):
             session.run(tiles[:, :, :32, :32].numpy())
+
+
+def test_a_network_with_proposals_runs_in_torch_alone(tmp_path) -> None:
+    model = lively("faster-rcnn")
+    write_bundle(tmp_path / "m", card("faster-rcnn"), model.state_dict())
+    with pytest.raises(ConfigError, match="backend 'onnxruntime' cannot run this model; use eager or auto"):
+        load_model(tmp_path / "m", device="cpu", backend="onnxruntime")
+    assert load_model(tmp_path / "m", device="cpu").execution.backend == "eager"
+    with pytest.raises(ModelError, match="cannot be made an ONNX graph"):
+        raw_graph(card("faster-rcnn"), model)
+
+
+def test_exporting_a_network_with_proposals_is_refused_in_one_line(tmp_path) -> None:
+    from geosod.cli.model_export import export_command
+
+    write_bundle(tmp_path / "m", card("faster-rcnn"), lively("faster-rcnn").state_dict())
+    with pytest.raises(ModelError, match="faster-rcnn run in torch only"):
+        export_command(str(tmp_path / "m"), tmp_path / "out.onnx", False, None, 1, True, None)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_raw_output_of_another_size_is_refused() -> None:
