@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geosod.detectors.zoo.layers import ConvNorm
+from geosod.detectors.zoo.layers import ConvNorm, exact_convolution
 from geosod.detectors.zoo.peaks import highest_around
 from geosod.errors import ConfigError
 
@@ -128,11 +128,7 @@ class CentreUNet(nn.Module):
         top = self.up4(self.bottom(F.max_pool2d(c4, 2)), c4)
         top = self.up1(self.up2(top, c2), c1)
         # In bfloat16 whole neighbourhoods of a peak would have one height.
-        weight, bias = self.out.weight.float(), self.out.bias.float()  # type: ignore[union-attr]
-        if self.sums:
-            maps = [(top.float() * kernel[None]).sum(dim=1, keepdim=True) for kernel in weight]
-            return torch.cat(maps, dim=1) + bias[:, None, None]
-        return F.conv2d(top.float(), weight, bias)
+        return exact_convolution(self.out, top, sums=self.sums)
 
     def _with_index(self, x: Tensor) -> Tensor:
         if self.ndvi is None:
@@ -197,18 +193,10 @@ class CentreUNet(nn.Module):
 
         Peaks of one height are in any order, also where they are too many.
         """
-        rows, cols = raw.shape[2:]
-        heat = raw.float()
-        scores = torch.where(highest_around(heat, self.window) == heat, heat.sigmoid(), torch.zeros_like(heat))
-        best, index = scores.flatten(1).topk(topk, dim=1)
-        best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
-        pixel = index % (rows * cols)
-        x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
-        centres = torch.stack([x, y], dim=-1).float() + 0.5
-        if self.refine:
-            centres = centres + _refined(heat, index, self.refine)
+        window, refine = self.window, self.refine
+        centres, scores, labels = decode_fixed_peaks(raw, threshold=threshold, topk=topk, window=window, refine=refine)
         half = self.side / 2
-        return torch.cat([centres - half, centres + half], dim=-1), best, index // (rows * cols)
+        return torch.cat([centres - half, centres + half], dim=-1), scores, labels
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the network."""
@@ -248,6 +236,26 @@ def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int)
     if refine:
         centres = centres + _refined(heat, index, refine)
     return centres, scores, index // (rows * cols)
+
+
+def decode_fixed_peaks(
+    raw: Tensor, *, threshold: float, topk: int, window: int, refine: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `peaks`, with `topk` rows for every image, in operations that an ONNX graph can hold.
+
+    Peaks of one height are in any order, also where they are too many.
+    """
+    rows, cols = raw.shape[2:]
+    heat = raw.float()
+    scores = torch.where(highest_around(heat, window) == heat, heat.sigmoid(), torch.zeros_like(heat))
+    best, index = scores.flatten(1).topk(topk, dim=1)
+    best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
+    pixel = index % (rows * cols)
+    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+    centres = torch.stack([x, y], dim=-1).float() + 0.5
+    if refine:
+        centres = centres + _refined(heat, index, refine)
+    return centres, best, index // (rows * cols)
 
 
 def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
