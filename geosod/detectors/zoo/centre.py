@@ -12,7 +12,7 @@ from geosod.detectors.zoo.dense import PRIOR_LOGIT, PyramidNetwork
 from geosod.detectors.zoo.fpn import decode
 from geosod.detectors.zoo.layers import ConvNorm, double, exact_convolution
 from geosod.detectors.zoo.norms import set_norm
-from geosod.detectors.zoo.unet import decode_fixed_peaks, peaks
+from geosod.detectors.zoo.peaks import decode_fixed_peaks, peaks
 from geosod.errors import ConfigError
 
 
