@@ -14,6 +14,10 @@ CRITERIA = {
     "retinanet": "geosod.training.anchor_criterion:AnchorCriterion",
     "fcos": "geosod.training.point_criterion:PointCriterion",
     "faster-rcnn": "geosod.training.two_stage_criterion:TwoStageCriterion",
+    "ssd": "geosod.training.anchor_criterion:AnchorCriterion",
+    "centre": "geosod.training.heat_criterion:HeatCriterion",
+    "small-fpn": "geosod.training.heat_criterion:HeatCriterion",
+    "centre-unet": "geosod.training.heat_criterion:HeatCriterion",
 }
 
 

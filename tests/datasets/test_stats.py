@@ -80,6 +80,28 @@ def test_fusion_factors_by_hand() -> None:
     assert fusion_factors(np.array([0, 1, 0, 0, 2])).alpha_2_3 is None
 
 
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [
+        ((0, 0, 0, 0, 0), (None, None, None)),
+        ((5, 0, 0, 0, 0), (0.0, None, None)),
+        ((4, 2, 0, 0, 3), (0.5, 0.0, None)),
+        ((0, 0, 4, 1, 2), (None, None, 0.75)),
+    ],
+)
+def test_levels_without_objects_give_factors_of_0_or_none(counts, wanted) -> None:
+    factors = fusion_factors(np.array(counts))
+    assert (factors.alpha_2_3, factors.alpha_3_4, factors.alpha_4_5) == wanted
+
+
+def test_of_priors_that_overlap_equally_the_finest_levels_counts() -> None:
+    """An object of 8 x 4 px has IoU 0.5 with a prior box of 4 x 4 and with one of 16 x 4."""
+    boxes, sizes = np.array([[16.0, 18, 24, 22]]), np.array([[64.0, 64]])
+    for shapes in (((4.0, 4.0), (16.0, 4.0)), ((16.0, 4.0), (4.0, 4.0))):
+        found = best_priors(boxes, sizes, Pyramid((8, 8), tuple((shape,) for shape in shapes)))
+        assert found.iou.tolist() == [0.5] and found.level.tolist() == [0]
+
+
 def squares(*groups: tuple[int, float], side: int = 512) -> Labels:
     """Squares of some sides, each alone in an image, at the centre of a cell of the coarsest stride."""
     sizes = np.repeat([size for _, size in groups], [count for count, _ in groups])

@@ -12,7 +12,8 @@ from geosod.api import load_model
 from geosod.detectors.adapters.zoo import network
 from geosod.detectors.bundle import write_bundle
 from geosod.detectors.card import ModelCard
-from geosod.detectors.zoo.unet import CentreUNet, centre_loss, peaks
+from geosod.detectors.zoo.peaks import peaks
+from geosod.detectors.zoo.unet import CentreUNet, centre_loss
 from geosod.errors import ConfigError, ModelError
 from geosod.scene import TileBatch
 from tests.rasters import noise

@@ -6,9 +6,13 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from geosod.detectors.zoo.centre import Centre
 from geosod.detectors.zoo.faster_rcnn import FasterRCNN
 from geosod.detectors.zoo.fcos import FCOS
+from geosod.detectors.zoo.fpn import SmallFPN
 from geosod.detectors.zoo.retinanet import RetinaNet
+from geosod.detectors.zoo.ssd import SSD
+from geosod.detectors.zoo.unet import CentreUNet
 from geosod.training.targets import Targets
 
 #: What makes every network small.
@@ -28,7 +32,31 @@ def faster_rcnn(**options) -> FasterRCNN:
     return FasterRCNN(**(SMALL | {"proposals": 40, "hidden": 64, "pool": 5} | options))
 
 
-NETWORKS = {"retinanet": retinanet, "fcos": fcos, "faster-rcnn": faster_rcnn}
+def ssd(**options) -> SSD:
+    return SSD(**({"bands": 3, "classes": 2, "backbone": "slim", "width": 16} | options))
+
+
+def centre(**options) -> Centre:
+    return Centre(**(SMALL | {"head": 1} | options))
+
+
+def small_fpn(**options) -> SmallFPN:
+    return SmallFPN(**({"bands": 3, "classes": 2, "width": 8} | options))
+
+
+def centre_unet(**options) -> CentreUNet:
+    return CentreUNet(**({"bands": 3, "classes": 2, "width": 4, "deep": 1} | options))
+
+
+NETWORKS = {
+    "retinanet": retinanet,
+    "fcos": fcos,
+    "faster-rcnn": faster_rcnn,
+    "ssd": ssd,
+    "centre": centre,
+    "small-fpn": small_fpn,
+    "centre-unet": centre_unet,
+}
 
 
 def fix(network: nn.Module, raw: torch.Tensor) -> None:

@@ -13,6 +13,8 @@ ARCHITECTURES = {
     "retinanet": "geosod.detectors.zoo.retinanet:RetinaNet",
     "fcos": "geosod.detectors.zoo.fcos:FCOS",
     "faster-rcnn": "geosod.detectors.zoo.faster_rcnn:FasterRCNN",
+    "ssd": "geosod.detectors.zoo.ssd:SSD",
+    "centre": "geosod.detectors.zoo.centre:Centre",
 }
 
 #: Architecture → values of `Execution.backend` with which it runs, where these are not all.

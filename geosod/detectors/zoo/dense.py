@@ -16,7 +16,19 @@ from geosod.errors import ConfigError
 PRIOR_LOGIT = -4.6
 
 
-class PyramidNetwork(nn.Module):
+class ZooNetwork(nn.Module):
+    """What networks need besides their maps and their decoding."""
+
+    def fused(self) -> Self:
+        """A copy for inference, in eval mode, with batch normalisation folded into convolutions."""
+        return folded(self)
+
+    def exported(self, precision: str) -> Self:  # noqa: ARG002
+        """The module to make a graph of, for a runtime that computes it in a precision."""
+        return folded(self)
+
+
+class PyramidNetwork(ZooNetwork):
     """A backbone and a feature pyramid, for a head of a subclass.
 
     Args:
@@ -34,6 +46,8 @@ class PyramidNetwork(nn.Module):
 
     #: Boxes decoded for each that may be kept, before suppression inside the tile: neighbouring places find one object.
     candidates_per_box = 10
+    #: Whether the head needs P2 alone.
+    only_finest = False
 
     def __init__(
         self,
@@ -52,21 +66,13 @@ class PyramidNetwork(nn.Module):
         check_classes(classes)
         self.bands, self.classes, self.channels = bands, classes, channels
         self.backbone = Backbone(backbone, bands=bands, stem_stride=stem_stride, norm=norm, width=width)
-        self.fpn = Pyramid(self.backbone.channels, channels, fusion=fusion, sigma=sigma)
+        self.fpn = Pyramid(self.backbone.channels, channels, fusion=fusion, sigma=sigma, only_finest=self.only_finest)
         self.strides = (*self.backbone.strides, 2 * self.backbone.strides[-1])
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """P2 to P6 of images (B, bands, H, W) scaled to about 0 ... 1; H and W are multiples of 32."""
+        """P2 to P6, or P2 alone, of images (B, bands, H, W) scaled to about 0 ... 1; H and W are multiples of 32."""
         maps: list[Tensor] = self.fpn(self.backbone(images))
         return maps
-
-    def fused(self) -> Self:
-        """A copy for inference, in eval mode, with batch normalisation folded into convolutions."""
-        return folded(self)
-
-    def exported(self, precision: str) -> Self:  # noqa: ARG002
-        """The module to make a graph of, for a runtime that computes it in a precision."""
-        return folded(self)
 
 
 def check_classes(classes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,3 +31,18 @@ def stage(inner: int, outer: int, *, blocks: int) -> nn.Sequential:
 def double(x: Tensor) -> Tensor:
     """Maps (B, C, H, W) of twice the height and width, by repetition."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def exact_convolution(out: nn.Conv2d, x: Tensor, *, sums: bool) -> Tensor:
+    """A convolution of 1 x 1 in float32, whatever the type of its weights and of the maps (B, C, H, W).
+
+    Args:
+        out: the convolution.
+        x: maps.
+        sums: compute it as products and sums, which a runtime does not round to its own precision.
+    """
+    weight, bias = out.weight.float(), out.bias.float()  # type: ignore[union-attr]
+    if sums:
+        maps = [(x.float() * kernel[None]).sum(dim=1, keepdim=True) for kernel in weight]
+        return torch.cat(maps, dim=1) + bias[:, None, None]
+    return F.conv2d(x.float(), weight, bias)

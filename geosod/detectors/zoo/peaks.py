@@ -1,10 +1,16 @@
-"""The highest values around each cell of a map."""
+"""Peaks of heat maps, placed between cells."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+#: Parts of a pixel to which peaks are placed. A power of two: positions and boxes are then exact in float32, whatever
+#: the tile, and a tree has the same box in every tile that shows it.
+_PARTS = 64
 
 
 def highest_around(heat: Tensor, window: int) -> Tensor:
@@ -27,3 +33,97 @@ def _along(heat: Tensor, window: int, dim: int) -> Tensor:
         highest = torch.maximum(highest.narrow(dim, 0, count), highest.narrow(dim, shift, count))
         span += shift
     return highest
+
+
+def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest pixels of their neighbourhoods, placed between pixels by a parabola.
+
+    Runs on the device of `raw`, in float32.
+
+    Args:
+        raw: (B, classes, H, W) logits.
+        threshold: minimum score, which is the sigmoid of the logit.
+        topk: maximum number of peaks of one image; the best ones are kept.
+        window: a peak is nowhere exceeded in its class in the square of this odd side about it.
+        refine: distance in pixels of the neighbours that, with the peak itself, define the parabola, along x and
+            along y; its top lies at most half that distance from the pixel. 0 leaves peaks in the middle of it.
+
+    Returns:
+        Centres (B, K, 2) float32 ``x, y`` in pixels of the tile frame; scores (B, K) float32, descending, -inf
+        where there are no more; labels (B, K) int64. K is the number of peaks of the image that has most, or `topk`.
+    """
+    _, classes, rows, cols = raw.shape
+    heat = raw.float()
+    highest = highest_around(heat, window)
+    # Scores are compared below; here it only keeps the many faint peaks out.
+    faint = math.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -math.inf
+    best, index = _ranked(heat.flatten(1), ((highest == heat) & (heat >= faint)).flatten(1), topk)
+    # Vector and scalar code differ in the last bit, and which of them runs depends on how many peaks there are.
+    scores = best.double().sigmoid().float()
+    scores = torch.where((scores >= threshold) & torch.isfinite(best), scores, torch.full_like(scores, -torch.inf))
+    pixel = index % (rows * cols)
+    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+    centres = torch.stack([x, y], dim=-1).float() + 0.5
+    if refine:
+        centres = centres + _refined(heat, index, refine)
+    return centres, scores, index // (rows * cols)
+
+
+def decode_fixed_peaks(
+    raw: Tensor, *, threshold: float, topk: int, window: int, refine: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `peaks`, with `topk` rows for every image, in operations that an ONNX graph can hold.
+
+    Peaks of one height are in any order, also where they are too many.
+    """
+    rows, cols = raw.shape[2:]
+    heat = raw.float()
+    scores = torch.where(highest_around(heat, window) == heat, heat.sigmoid(), torch.zeros_like(heat))
+    best, index = scores.flatten(1).topk(topk, dim=1)
+    best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
+    pixel = index % (rows * cols)
+    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+    centres = torch.stack([x, y], dim=-1).float() + 0.5
+    if refine:
+        centres = centres + _refined(heat, index, refine)
+    return centres, best, index // (rows * cols)
+
+
+def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Values and places (B, K), the highest first, of what is `chosen` in rows (B, N); -inf and 0 to fill up.
+
+    Ties are broken by the position in the row, independent of the rest of the batch.
+    """
+    row, place = torch.nonzero(chosen, as_tuple=True)
+    counts = torch.bincount(row, minlength=len(heat))
+    rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    most = int(counts.max()) if len(row) else 0
+    values = heat.new_full((len(heat), most), -torch.inf)
+    places = torch.zeros((len(heat), most), dtype=torch.int64, device=heat.device)
+    values[row, rank], places[row, rank] = heat[row, place], place
+    best, order = values.sort(dim=1, descending=True, stable=True)
+    return best[:, :topk], places.gather(1, order)[:, :topk]
+
+
+def _refined(heat: Tensor, index: Tensor, step: int) -> Tensor:
+    """How far (B, K, 2) the tops lie from the peaks at `index` (B, K) of the flattened heat: pixels, to 64ths."""
+    rows, cols = heat.shape[2:]
+    flat = heat.flatten(1)
+    pixel = index % (rows * cols)
+    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
+
+    def offset(place: Tensor, size: int, stride: int) -> Tensor:
+        # At the edge of the map there is no neighbour on one side, and the peak stays on its pixel.
+        inside = (place >= step) & (place < size - step)
+        to = inside * (step * stride)
+        return _top(flat.gather(1, index - to), flat.gather(1, index), flat.gather(1, index + to))
+
+    away = step * torch.stack([offset(x, cols, 1), offset(y, rows, cols)], dim=-1)
+    return (away * _PARTS).round() / _PARTS
+
+
+def _top(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
+    """Where in -0.5 ... 0.5 the parabola through heights at -1, 0 and 1 is highest; 0 where it has no top."""
+    bend = before - 2 * middle + after
+    place = 0.5 * (before - after) / bend.clamp(max=-1e-6)
+    return torch.where(bend < 0, place.clamp(-0.5, 0.5), torch.zeros_like(place))

@@ -37,37 +37,48 @@ class Pyramid(nn.Module):
             that start at 1; or "attention", factors of each cell from both maps that meet there.
         sigma: σ of the power initialisation: weights and biases of inner(i) are multiplied by σ^(i - 2), and weights of
             layer(i) divided by it. In a network without training that equals α = σ.
+        only_finest: compute P2 alone.
 
     Raises:
         ConfigError: an argument is out of range.
     """
 
-    def __init__(self, inner: Sequence[int], channels: int = 256, *, fusion: Fusion = 1.0, sigma: float = 1.0) -> None:
+    def __init__(
+        self,
+        inner: Sequence[int],
+        channels: int = 256,
+        *,
+        fusion: Fusion = 1.0,
+        sigma: float = 1.0,
+        only_finest: bool = False,
+    ) -> None:
         super().__init__()
         if channels < 4 or not sigma > 0:
             raise ConfigError(f"pyramid: channels={channels} must be at least 4, and sigma={sigma} above 0")
         self.inner_blocks = nn.ModuleList(_convolution(n, channels, kernel=1) for n in inner)
-        self.layer_blocks = nn.ModuleList(_convolution(channels, channels, kernel=3) for _ in inner)
+        layers = 1 if only_finest else len(inner)
+        self.layer_blocks = nn.ModuleList(_convolution(channels, channels, kernel=3) for _ in range(layers))
         self.alpha = _factors(fusion, channels)
         if sigma != 1.0:
             self._scale(sigma)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """P2 to P6 (B, channels, h, w) of C2 to C5, each of which has half the size of the one before."""
-        merged: Tensor = self.inner_blocks[-1](maps[-1])
-        levels = [self.layer_blocks[-1](merged)]
+        """P2 to P6 (B, channels, h, w) of C2 to C5, each of which has half the size of the one before; or P2 alone."""
+        merged: list[Tensor] = [self.inner_blocks[-1](maps[-1])]
         for i in range(len(maps) - 2, -1, -1):
-            merged = self.alpha(self.inner_blocks[i](maps[i]), double(merged), i)
-            levels.insert(0, self.layer_blocks[i](merged))
-        return [*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2)]
+            merged.insert(0, self.alpha(self.inner_blocks[i](maps[i]), double(merged[0]), i))
+        levels = [layer(one) for layer, one in zip(self.layer_blocks, merged, strict=False)]
+        return levels if len(levels) < len(maps) else [*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2)]
 
     @torch.no_grad()
     def _scale(self, sigma: float) -> None:
-        blocks: Any = zip(self.inner_blocks, self.layer_blocks, strict=True)
-        for power, (inner, layer) in enumerate(blocks):
-            inner[0].weight *= sigma**power
-            inner[0].bias *= sigma**power
-            layer[0].weight /= sigma**power
+        inner: Any = self.inner_blocks
+        layers: Any = self.layer_blocks
+        for power, block in enumerate(inner):
+            block[0].weight *= sigma**power
+            block[0].bias *= sigma**power
+        for power, block in enumerate(layers):
+            block[0].weight /= sigma**power
 
 
 class _Fixed(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geosod.detectors.zoo.layers import ConvNorm
-from geosod.detectors.zoo.peaks import highest_around
+from geosod.detectors.zoo.layers import ConvNorm, exact_convolution
+from geosod.detectors.zoo.peaks import decode_fixed_peaks, peaks
 from geosod.errors import ConfigError
-
-#: Parts of a pixel to which peaks are placed. A power of two: positions and boxes are then exact in float32, whatever
-#: the tile, and a tree has the same box in every tile that shows it.
-_PARTS = 64
 
 #: Minimum sum of the two bands of the NDVI: one step of 8 bits, so that black pixels have index 0.
 _MIN_SUM = 1 / 255
@@ -128,11 +123,7 @@ class CentreUNet(nn.Module):
         top = self.up4(self.bottom(F.max_pool2d(c4, 2)), c4)
         top = self.up1(self.up2(top, c2), c1)
         # In bfloat16 whole neighbourhoods of a peak would have one height.
-        weight, bias = self.out.weight.float(), self.out.bias.float()  # type: ignore[union-attr]
-        if self.sums:
-            maps = [(top.float() * kernel[None]).sum(dim=1, keepdim=True) for kernel in weight]
-            return torch.cat(maps, dim=1) + bias[:, None, None]
-        return F.conv2d(top.float(), weight, bias)
+        return exact_convolution(self.out, top, sums=self.sums)
 
     def _with_index(self, x: Tensor) -> Tensor:
         if self.ndvi is None:
@@ -197,97 +188,15 @@ class CentreUNet(nn.Module):
 
         Peaks of one height are in any order, also where they are too many.
         """
-        rows, cols = raw.shape[2:]
-        heat = raw.float()
-        scores = torch.where(highest_around(heat, self.window) == heat, heat.sigmoid(), torch.zeros_like(heat))
-        best, index = scores.flatten(1).topk(topk, dim=1)
-        best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
-        pixel = index % (rows * cols)
-        x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
-        centres = torch.stack([x, y], dim=-1).float() + 0.5
-        if self.refine:
-            centres = centres + _refined(heat, index, self.refine)
+        window, refine = self.window, self.refine
+        centres, scores, labels = decode_fixed_peaks(raw, threshold=threshold, topk=topk, window=window, refine=refine)
         half = self.side / 2
-        return torch.cat([centres - half, centres + half], dim=-1), best, index // (rows * cols)
+        return torch.cat([centres - half, centres + half], dim=-1), scores, labels
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the network."""
         names = ("bands", "classes", "width", "deep", "side", "window", "refine")
         return {name: getattr(self, name) for name in names} | {"ndvi": None if self.ndvi is None else list(self.ndvi)}
-
-
-def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The highest pixels of their neighbourhoods, placed between pixels by a parabola.
-
-    Runs on the device of `raw`, in float32.
-
-    Args:
-        raw: (B, classes, H, W) logits.
-        threshold: minimum score, which is the sigmoid of the logit.
-        topk: maximum number of peaks of one image; the best ones are kept.
-        window: a peak is nowhere exceeded in its class in the square of this odd side about it.
-        refine: distance in pixels of the neighbours that, with the peak itself, define the parabola, along x and
-            along y; its top lies at most half that distance from the pixel. 0 leaves peaks in the middle of it.
-
-    Returns:
-        Centres (B, K, 2) float32 ``x, y`` in pixels of the tile frame; scores (B, K) float32, descending, -inf
-        where there are no more; labels (B, K) int64. K is the number of peaks of the image that has most, or `topk`.
-    """
-    _, classes, rows, cols = raw.shape
-    heat = raw.float()
-    highest = highest_around(heat, window)
-    # Scores are compared below; here it only keeps the many faint peaks out.
-    faint = math.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -math.inf
-    best, index = _ranked(heat.flatten(1), ((highest == heat) & (heat >= faint)).flatten(1), topk)
-    # Vector and scalar code differ in the last bit, and which of them runs depends on how many peaks there are.
-    scores = best.double().sigmoid().float()
-    scores = torch.where((scores >= threshold) & torch.isfinite(best), scores, torch.full_like(scores, -torch.inf))
-    pixel = index % (rows * cols)
-    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
-    centres = torch.stack([x, y], dim=-1).float() + 0.5
-    if refine:
-        centres = centres + _refined(heat, index, refine)
-    return centres, scores, index // (rows * cols)
-
-
-def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Values and places (B, K), the highest first, of what is `chosen` in rows (B, N); -inf and 0 to fill up.
-
-    Ties are broken by the position in the row, independent of the rest of the batch.
-    """
-    row, place = torch.nonzero(chosen, as_tuple=True)
-    counts = torch.bincount(row, minlength=len(heat))
-    rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    most = int(counts.max()) if len(row) else 0
-    values = heat.new_full((len(heat), most), -torch.inf)
-    places = torch.zeros((len(heat), most), dtype=torch.int64, device=heat.device)
-    values[row, rank], places[row, rank] = heat[row, place], place
-    best, order = values.sort(dim=1, descending=True, stable=True)
-    return best[:, :topk], places.gather(1, order)[:, :topk]
-
-
-def _refined(heat: Tensor, index: Tensor, step: int) -> Tensor:
-    """How far (B, K, 2) the tops lie from the peaks at `index` (B, K) of the flattened heat: pixels, to 64ths."""
-    rows, cols = heat.shape[2:]
-    flat = heat.flatten(1)
-    pixel = index % (rows * cols)
-    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
-
-    def offset(place: Tensor, size: int, stride: int) -> Tensor:
-        # At the edge of the map there is no neighbour on one side, and the peak stays on its pixel.
-        inside = (place >= step) & (place < size - step)
-        to = inside * (step * stride)
-        return _top(flat.gather(1, index - to), flat.gather(1, index), flat.gather(1, index + to))
-
-    away = step * torch.stack([offset(x, cols, 1), offset(y, rows, cols)], dim=-1)
-    return (away * _PARTS).round() / _PARTS
-
-
-def _top(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
-    """Where in -0.5 ... 0.5 the parabola through heights at -1, 0 and 1 is highest; 0 where it has no top."""
-    bend = before - 2 * middle + after
-    place = 0.5 * (before - after) / bend.clamp(max=-1e-6)
-    return torch.where(bend < 0, place.clamp(-0.5, 0.5), torch.zeros_like(place))
 
 
 def centre_loss(raw: Tensor, heat: Tensor, *, positives: Tensor) -> Tensor:

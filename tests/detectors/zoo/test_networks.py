@@ -42,6 +42,15 @@ CASES |= {
     "fcos-varifocal": ("fcos", SMALL | {"tower": 1, "quality": "varifocal", "head_norm": "none"}),
 }
 CASES |= {"faster-rcnn": ("faster-rcnn", SMALL | {"proposals": 40, "hidden": 32, "pool": 3})}
+CASES |= {
+    "ssd": ("ssd", {"backbone": "slim", "width": 16}),
+    "ssd-shapes": (
+        "ssd",
+        {"backbone": "slim", "width": 16, "maps": 2, "shapes": [[[6, 6], [8, 5]], [[16, 16], [20, 9], [9, 20]]]},
+    ),
+    "centre": ("centre", SMALL),
+    "centre-points": ("centre", SMALL | {"side": 9.0, "stride": 1, "window": 5}),
+}
 EXPORTED = [name for name, (architecture, _) in CASES.items() if "onnxruntime" in backends_of(architecture)]
 
 
