@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geosod.detectors.network_input import Fit
 from geosod.detectors.resize import prepare
 from geosod.errors import SceneError
 from geosod.tile_size import STRIDE
@@ -104,11 +103,11 @@ class BatchMaker:
         # The batch keeps its size, so that the loss does.
         while len(shown) < len(samples):
             shown.append(shown[len(shown) % len(kept)])
-        return Batch(self._input([one.pixels.values for one in shown]), [targets(one) for one in shown], kept, problems)
+        return self._batch(shown, kept, problems)
 
-    def _input(self, images: list[Tensor]) -> Tensor:
+    def _batch(self, shown: list[Shown], samples: list[Sample], problems: list[tuple[str, str]]) -> Batch:
         card = self._data.card
-        batch = padded_batch(images, fill=card.input.fill, multiple=STRIDE)
-        height, width = batch.shape[2:]
-        fit = Fit(width, height, width, height, width, height)
-        return prepare(batch, card.input, fit, whole=card.whole_values)
+        images = padded_batch([one.pixels.values for one in shown], fill=card.input.fill, multiple=STRIDE)
+        fit = card.input.fit(images.shape[3], images.shape[2])
+        ready = prepare(images, card.input, fit, whole=card.whole_values)
+        return Batch(ready, [targets(one, fit) for one in shown], samples, problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from geosod.datasets.labels import Labels
 from geosod.detectors.adapters.zoo import network
 from geosod.detectors.card import ModelCard
 from geosod.detectors.zoo import ARCHITECTURES
-from geosod.detectors.zoo.members import MEMBERS
+from geosod.detectors.zoo.members import MEMBERS, Member
 from geosod.errors import ConfigError
 from geosod.training.config import TrainConfig
 from geosod.training.from_data import estimated_anchors, s_alpha
@@ -28,11 +28,13 @@ class NewNetwork:
     Attributes:
         network: the module.
         card: of the model to be.
+        loss: arguments of its criterion.
         notes: what a user should know: where the weights are from, and what was chosen by the data.
     """
 
     network: nn.Module
     card: ModelCard
+    loss: dict[str, Any]
     notes: tuple[str, ...]
 
 
@@ -41,15 +43,18 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
 
     Args:
         labels: boxes to train on.
-        config: `network`, `parameters`, `fusion`, `anchors`, `init`, `tile`, `slice`, `resize_width`.
+        config: `network`, `parameters`, `loss`, `box_size`, `fusion`, `anchors`, `init`, `tile` and those of slices.
         card_of: called with `architecture` and `parameters`.
 
     Raises:
         ConfigError: there is no such network.
         ModelError: it refuses its parameters, or the initial weights do not fit.
     """
-    architecture, parameters = asked_network(config)
+    asked = asked_network(config)
+    architecture, parameters = asked.architecture, asked.parameters | config.parameters
     notes: list[str] = []
+    if config.box_size is not None and parameters.get("side") is not None and "side" not in config.parameters:
+        parameters["side"] = config.box_size
     if config.anchors == "estimate":
         found = estimated_anchors(labels, config)
         parameters |= {"sizes": list(found.sizes), "ratios": list(found.ratios)}
@@ -57,26 +62,26 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
     if config.fusion is not None:
         parameters["fusion"] = _fusion(labels, config, architecture, parameters, notes)
     card = card_of(architecture=architecture, parameters=parameters)
+    card = replace(card, input=replace(card.input, upscale=asked.upscale))
     made: nn.Module = network(card)
     if config.init != IMAGENET or has_public_weights(made) or "init" in config.model_fields_set:
         if config.init is not None:
             notes.append(f"weights: {initialise(made, config.init)}")
     else:
         notes.append("weights: at random, since there are no public ones for this backbone; --init names others")
-    return NewNetwork(made, card, tuple(notes))
+    return NewNetwork(made, card, asked.options | config.loss, tuple(notes))
 
 
-def asked_network(config: TrainConfig) -> tuple[str, dict[str, Any]]:
-    """Architecture and parameters of a member of the zoo or an architecture, with those of the settings on top.
+def asked_network(config: TrainConfig) -> Member:
+    """A member of the zoo, or an architecture with its defaults.
 
     Raises:
         ConfigError: there is none of that name.
     """
     if config.network in MEMBERS:
-        member = MEMBERS[config.network]
-        return member.architecture, dict(member.parameters) | config.parameters
+        return MEMBERS[config.network]
     if config.network in ARCHITECTURES:
-        return config.network, dict(config.parameters)
+        return Member(config.network, config.network, {})
     raise ConfigError(
         f"network {config.network!r}: is no member of the zoo ({', '.join(MEMBERS)}) and none of its architectures "
         f"({', '.join(ARCHITECTURES)})"

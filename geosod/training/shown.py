@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.detectors.network_input import Fit
 from geosod.scene import Window
 from geosod.training.pixels import PixelReader, Pixels, resized
 from geosod.training.samples import Sample
@@ -102,15 +103,21 @@ def labels_in(data: TrainingSet, image: int, window: Window, to_scale: FloatArra
     return Objects(boxes, labels.labels[rows].astype(np.int64), ignored, sides)
 
 
-def targets(shown: Shown) -> Targets:
-    """What the criterion gets of a sample; objects outside its range of sizes are ignored, not background."""
+def targets(shown: Shown, fit: Fit) -> Targets:
+    """What the criterion gets of a sample; objects outside its range of sizes are ignored, not background.
+
+    Args:
+        shown: the sample.
+        fit: of the sample, or of the batch that it is at the top left of, in the network's input.
+    """
     objects, ignored = shown.objects, shown.objects.ignored
     valid_range = None
     if shown.sizes is not None:
         ignored = ignored | (objects.sides < shown.sizes[0]) | (objects.sides > shown.sizes[1])
-        valid_range = torch.tensor(shown.sizes, dtype=torch.float32)
+        factor = float(np.sqrt(fit.inner_width / fit.image_width * fit.inner_height / fit.image_height))
+        valid_range = torch.tensor(shown.sizes, dtype=torch.float32) * factor
     return Targets(
-        torch.from_numpy(objects.boxes.astype(np.float32)),
+        torch.from_numpy(fit.to_input(objects.boxes).astype(np.float32)),
         torch.from_numpy(objects.labels.astype(np.int64)),
         torch.from_numpy(np.ascontiguousarray(ignored)),
         valid_range,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import geosod
 from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
+from geosod.detectors.network_input import NetworkInput
 from geosod.scene import Window
 from geosod.tiling.grid import make_grid
 from geosod.training.batches import BatchMaker
@@ -102,3 +104,22 @@ def test_larger_images_are_read_by_window(tmp_path: Path) -> None:
     assert not reader._decoded
     whole = PixelReader(data, cache_mb=400).read(0, 1.0, Window(0, 0, 900, 900)).values
     assert torch.equal(small, whole[:, 200:232, 100:132])
+
+
+def test_tiles_are_enlarged_as_in_detection(tmp_path: Path) -> None:
+    """With an upscale in the card: the same pixels, and boxes in pixels of the network's input."""
+    labels = squares(tmp_path, images=1)
+    data, config, _ = opened(labels)
+    card = replace(data.card, input=NetworkInput(upscale=2.0))
+    data = replace(data, card=card)
+    recorder = Recorder()
+    geosod.detect(labels.images[0].uri, model=Detector(card, recorder), engine="serial", threshold=0.1, overlap=16)
+    sample = Sample(0, 1.0, Window(0, 0, 64, 64), (64, 64), (0,))
+    make = BatchMaker(data, PixelReader(data, cache_mb=10), lambda _: [sample], None, min_visible=config.min_visible)
+    made = make(0)
+    assert tuple(made.images.shape) == (1, 3, 128, 128)
+    assert any(torch.equal(made.images[0], seen) for seen in recorder.seen)
+    inside = [box for box in labels.boxes if (box[2:] <= 64).all()]
+    for box in inside:
+        assert any(torch.allclose(found, torch.from_numpy(2 * box).float()) for found in made.targets[0].boxes)
+    assert inside

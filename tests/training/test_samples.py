@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geosod.datasets.labels import Labels
+from geosod.detectors.network_input import Fit
 from geosod.errors import ConfigError, LabelError
 from geosod.scene import Window
 from geosod.training.batches import BatchMaker
@@ -19,6 +20,9 @@ from geosod.training.pyramid import PyramidSampler, chips_of, frame
 from geosod.training.samples import Draw, SliceSampler, window_around
 from geosod.training.shown import labels_in, show, targets
 from tests.training.sets import opened, squares
+
+#: Samples are the network's input.
+SAME = Fit(64, 64, 64, 64, 64, 64)
 
 
 @pytest.fixture
@@ -152,7 +156,7 @@ class TestPyramid:
             (scale,) = {sample.scale for sample in batch}
             seen.add(scale)
             for sample in batch:
-                made = targets(show(data, reader, sample, min_visible=0.25))
+                made = targets(show(data, reader, sample, min_visible=0.25), SAME)
                 boxes = made.boxes[~made.ignored]
                 # Squares that the window does not cut off.
                 whole = (boxes[:, 2] - boxes[:, 0] - (boxes[:, 3] - boxes[:, 1])).abs() < 0.01
@@ -171,7 +175,7 @@ class TestPyramid:
         data, config, _ = opened(labels, levels="1:0-12", chips=False)
         sample = PyramidSampler(data, config).batch(0)[0]
         shown = show(data, PixelReader(data, cache_mb=10), sample, min_visible=0.25)
-        assert len(targets(shown).boxes) == len(shown.objects.boxes)
+        assert len(targets(shown, SAME).boxes) == len(shown.objects.boxes)
 
     def test_multi_scale_training_has_no_ranges(self, labels: Labels) -> None:
         data, config, _ = opened(labels, levels="1,0.5")
