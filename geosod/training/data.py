@@ -89,12 +89,12 @@ def _held_out(labels: Labels, config: TrainConfig, notes: list[str]) -> tuple[La
     parts = {"train": 1 - config.val_share, "val": config.val_share}
     try:
         found = split_labels(labels, parts, by="location", seed=config.seed)
-        how = "that overlap no other"
+        how = "so that none overlaps those trained on"
     except GeosodError:
         found = split_labels(labels, parts, by="scene", seed=config.seed)
         how = "at random"
     notes.append(
-        f"{len(found['val'].images)} of {len(labels.images)} images, chosen {how}, are held out to validate on; --val "
-        "names others"
+        f"{len(found['val'].images)} of {len(labels.images)} images are held out to validate on, {how}; --val names "
+        "others"
     )
     return found["train"], found["val"]

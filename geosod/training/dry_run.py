@@ -18,7 +18,7 @@ from geosod.training.batches import Batch, BatchMaker
 from geosod.training.config import TrainConfig
 from geosod.training.events import Emit, Noted
 from geosod.training.pixels import PixelReader
-from geosod.training.placement import training_device, training_precision
+from geosod.training.placement import torch_threads, training_device, training_precision
 from geosod.training.prepared import Prepared, prepare, sampler_of
 from geosod.training.state import State, check_finite
 from geosod.training.targets import Targets
@@ -78,7 +78,8 @@ def dry_run(config: TrainConfig, *, on_event: Emit | None = None, steps: int = S
     path = Path(f"{Path(config.out).expanduser()}-batch.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     _drawn(batch, examples, ready).save(path)
-    first, last = _by_heart(ready, batch, device, steps)
+    with torch_threads(config):
+        first, last = _by_heart(ready, batch, device, steps)
     counts = _counts(batch.targets, examples)
     learns = last < LEARNT * first
     return DryRun(path, first, last, counts, learns, _text(path, batch, counts, first, last, steps, learns=learns))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from geosod.detectors.execution import keep_freed_memory, resolved_device
 from geosod.detectors.ways import this_machine
 from geosod.errors import ConfigError
+from geosod.machine import usable_cpus
 from geosod.training.config import TrainConfig
 
 
@@ -38,3 +42,14 @@ def training_precision(config: TrainConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
     return "bf16" if this_machine().fast("bf16", device.type) else "fp32"
+
+
+@contextmanager
+def torch_threads(config: TrainConfig) -> Iterator[None]:
+    """In the block torch uses as many CPU threads as the settings say; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or usable_cpus())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Emit, Event, Noted
 from geosod.training.fit import Fit
 from geosod.training.outcome import finish
-from geosod.training.placement import training_device, training_precision
+from geosod.training.placement import torch_threads, training_device, training_precision
 from geosod.training.prepared import Prepared, batch_maker, left_out, prepare
 from geosod.training.run_folder import RunFolder
 from geosod.training.state import State
@@ -115,37 +115,33 @@ def _complete(folder: RunFolder, ready: Prepared) -> TrainResult:
 def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
     config, plan = ready.config, ready.plan
     device = training_device(config.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads or usable_cpus())
-    try:
-        state = State.new(ready.criterion, config, device=device, precision=training_precision(config, device))
-        if folder.checkpoint.is_file():
-            state.load(folder.checkpoint, settings=ready.digest)
-            emit(Noted(f"going on from step {state.step} of {plan.steps}"))
-        folder.keep_log_before(state.step)
+    state = State.new(ready.criterion, config, device=device, precision=training_precision(config, device))
+    if folder.checkpoint.is_file():
+        state.load(folder.checkpoint, settings=ready.digest)
+        emit(Noted(f"going on from step {state.step} of {plan.steps}"))
+    folder.keep_log_before(state.step)
 
-        def report(event: Event) -> None:
-            folder.record(event)
-            emit(event)
+    def report(event: Event) -> None:
+        folder.record(event)
+        emit(event)
 
-        fit = Fit(
-            state,
-            plan,
-            config,
-            device,
-            batch_maker(ready, config),
-            report,
-            validate=lambda state: _validated(ready, state, folder),
-            save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
-            loaders=_loaders(config, device),
-            save_every=config.save_every,
-        )
+    fit = Fit(
+        state,
+        plan,
+        config,
+        device,
+        batch_maker(ready, config),
+        report,
+        validate=lambda state: _validated(ready, state, folder),
+        save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
+        loaders=_loaders(config, device),
+        save_every=config.save_every,
+    )
+    with torch_threads(config):
         if not fit.run():
             emit(Noted(f"stopped after {config.max_minutes:g} minutes; the same command goes on"))
             return TrainResult(folder.path, None, state.step, plan.steps, {}, left_out(ready))
         figures = finish(ready.card, state, ready.labels, config, folder, report, detecting=detecting(config))
-    finally:
-        torch.set_num_threads(threads)
     return TrainResult(folder.path, folder.model, state.step, plan.steps, figures, left_out(ready))
 
 
