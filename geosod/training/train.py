@@ -10,6 +10,7 @@ import torch
 
 from geosod.errors import ConfigError
 from geosod.machine import usable_cpus
+from geosod.training.board import Board
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Emit, Event, Noted
 from geosod.training.fit import Fit
@@ -120,9 +121,11 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
         state.load(folder.checkpoint, settings=ready.digest)
         emit(Noted(f"going on from step {state.step} of {plan.steps}"))
     folder.keep_log_before(state.step)
+    board = Board(folder.path, start=state.step)
 
     def report(event: Event) -> None:
         folder.record(event)
+        board.record(event)
         emit(event)
 
     fit = Fit(
@@ -142,6 +145,7 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
             emit(Noted(f"stopped after {config.max_minutes:g} minutes; the same command goes on"))
             return TrainResult(folder.path, None, state.step, plan.steps, {}, left_out(ready))
         figures = finish(ready.card, state, ready.labels, config, folder, report, detecting=detecting(config))
+    board.close()
     return TrainResult(folder.path, folder.model, state.step, plan.steps, figures, left_out(ready))
 
 
@@ -152,11 +156,14 @@ def _run_on_ray(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
 
     def report(event: Event) -> None:
         folder.record(event)
+        board.record(event)
         emit(event)
 
+    board = Board(folder.path, start=0)
     place = OnRay(str(folder.path.resolve()), "ray")
     state = train_on_ray(ready, place, report, address=config.ray_address)
     figures = finish(ready.card, state, ready.labels, config, folder, report, detecting=detecting(config))
+    board.close()
     return TrainResult(folder.path, folder.model, state.step, ready.plan.steps, figures, left_out(ready))
 
 

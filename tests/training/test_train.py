@@ -83,6 +83,7 @@ def test_a_model_learns_and_detects(labels: Path, val: Path, tmp_path: Path) -> 
     assert str(tmp_path) not in json.dumps(card.provenance)
     image = next((val.parent / "images").glob("*.tif"))
     assert len(geosod.detect(str(image), model=result.bundle, engine="serial")[image.stem].detections) > 2
+    assert logged(tmp_path / "run" / "tensorboard") == [s.step for s in steps]
     assert {"model", "log.csv", "validation.csv", "checkpoint.pt", "settings.yaml", "curves.png"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
@@ -94,6 +95,15 @@ def whole(labels: Path, val: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("runs") / "whole"
     geosod.train(labels, val=val, out=out, steps=40, validate_every=100, **TINY)
     return out
+
+
+def logged(folder: Path) -> list[int]:
+    """Steps of the loss that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return [one.step for one in found.Scalars("loss/total")]
 
 
 class TestInterrupted:
