@@ -45,6 +45,51 @@ class CropAdapter(Protocol):
         ...
 
 
+class Crops:
+    """Cuts crops of boxes out of tiles, with their surroundings, in the size that a classifier takes.
+
+    Args:
+        card: of the classifier: the size and the bands of its crops, and how much of the surroundings they show.
+        bands: of the tiles.
+
+    Raises:
+        ModelError: the crops have no size.
+    """
+
+    def __init__(self, card: ModelCard, bands: tuple[str, ...]) -> None:
+        self._bands = [bands.index(band) for band in card.bands]
+        self.size = crop_size(card)
+        # Crops are cut at this size, so that nothing is left to resize.
+        self._input = replace(card.input, size=self.size)
+        self.context = float(card.parameters.get("context", CONTEXT))
+
+    def regions(self, boxes: Tensor, tile: Tensor) -> Tensor:
+        """(M, 5) index of the tile and corners of each crop: the box with its surroundings, in the input's shape.
+
+        Args:
+            boxes: (M, 4) in pixels of their tile.
+            tile: (M,) index of each box's tile.
+        """
+        width, height = self.size
+        centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (1 + 2 * self.context)
+        ratio = width / height
+        wide = torch.maximum(size[:, 0], size[:, 1] * ratio)
+        half = torch.stack([wide, wide / ratio], dim=1) / 2
+        return torch.cat([tile[:, None].to(boxes.dtype), centre - half, centre + half], dim=1)
+
+    def cut(self, tiles: Tensor, regions: Tensor) -> Tensor:
+        """(M, C, h, w) regions of tiles (B, bands, H, W), 0 to 1, resized; outside of a tile the card's fill value."""
+        width, height = self.size
+        fill = self._input.fill
+        # Outside of the image the operation gives 0.
+        cut = roi_align(tiles[:, self._bands] - fill, regions.to(tiles.dtype), (height, width), 1.0, -1, aligned=True)
+        return torch.as_tensor(cut + fill)
+
+    def ready(self, crops: Tensor) -> Tensor:
+        """Crops as the classifier's network gets them, with the scale, mean and deviation that its card states."""
+        return prepare(crops, self._input, self._input.fit(*self.size), whole=False)
+
+
 class Classifier:
     """Says what detections are.
 
@@ -59,11 +104,7 @@ class Classifier:
 
     def __init__(self, card: ModelCard, adapter: CropAdapter, bands: tuple[str, ...]) -> None:
         self.card, self._adapter = card, adapter
-        self._bands = [bands.index(band) for band in card.bands]
-        self._size = crop_size(card)
-        # Crops are cut at this size, so that nothing is left to resize.
-        self._input = replace(card.input, size=self._size)
-        self.context = float(card.parameters.get("context", CONTEXT))
+        self.crops = Crops(card, bands)
 
     def classify(self, tiles: Tensor, boxes: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:
         """The most probable class of each box, and its probability.
@@ -76,40 +117,23 @@ class Classifier:
         Returns:
             (M,) int64 and (M,) float32.
         """
-        parts = [self._chunk(tiles, rois) for rois in torch.split(self.regions(boxes, tile), CROPS)]
+        parts = [self._chunk(tiles, rois) for rois in torch.split(self.crops.regions(boxes, tile), CROPS)]
         if not parts:
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
         best, labels = torch.cat(parts).max(dim=1)
         return labels, best
 
-    def regions(self, boxes: Tensor, tile: Tensor) -> Tensor:
-        """(M, 5) index of the tile and corners of each crop: the box with its surroundings, in the input's shape."""
-        width, height = self._size
-        centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (1 + 2 * self.context)
-        ratio = width / height
-        wide = torch.maximum(size[:, 0], size[:, 1] * ratio)
-        half = torch.stack([wide, wide / ratio], dim=1) / 2
-        return torch.cat([tile[:, None].to(boxes.dtype), centre - half, centre + half], dim=1)
-
     def _chunk(self, tiles: Tensor, regions: Tensor) -> Tensor:
-        crops = self.crops(tiles, regions)
+        crops = self.crops.cut(tiles, regions)
         padded = crops.new_zeros((CROPS, *crops.shape[1:]))
         padded[: len(crops)] = crops
-        found = self._adapter.probabilities(prepare(padded, self._input, self._input.fit(*self._size), whole=False))
+        found = self._adapter.probabilities(self.crops.ready(padded))
         if found.shape != (CROPS, len(self.card.classes)):
             raise ModelError(
                 f"classifier {self.card.name!r}: the network returned {tuple(found.shape)} for {CROPS} crops; its card "
                 f"has {len(self.card.classes)} classes"
             )
         return found[: len(regions)].float()
-
-    def crops(self, tiles: Tensor, regions: Tensor) -> Tensor:
-        """(M, C, h, w) regions of tiles, resized; what lies outside of the tile has the card's fill value."""
-        width, height = self._size
-        fill = self._input.fill
-        # Outside of the image the operation gives 0.
-        cut = roi_align(tiles[:, self._bands] - fill, regions.float(), (height, width), 1.0, -1, aligned=True)
-        return torch.as_tensor(cut + fill)
 
 
 def crop_size(card: ModelCard) -> tuple[int, int]:
