@@ -95,6 +95,11 @@ def test_an_ignored_object_takes_its_boxes_from_its_neighbour() -> None:
     assert match(priors, alone, MatchRule(0.5, 0.4)).tolist() == [0, 0, IGNORED, NEGATIVE]
 
 
+def test_an_object_that_no_box_touches_takes_none() -> None:
+    """Every overlap with it is the highest, 0."""
+    assert (match(PRIORS, targets([[500.0, 500, 510, 510]]), MatchRule()) == NEGATIVE).all()
+
+
 def test_negatives_inside_a_region_are_left_out_and_positives_are_not() -> None:
     one = targets([[0.0, 0, 40, 40], [10.0, 10, 18, 18]], [-1, 0], [True, False])
     priors = torch.tensor([[10.0, 10, 18, 18], [30.0, 30, 38, 38], [38.0, 38, 46, 46], [50.0, 50, 58, 58]])

@@ -94,6 +94,16 @@ def test_images_without_objects_have_finite_losses_and_none_of_boxes(setup) -> N
     assert not missing
 
 
+@pytest.mark.parametrize("setup", SETUPS)
+def test_under_autocast_losses_are_float32(setup) -> None:
+    criterion = made(setup)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = criterion(*drawn())
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in criterion.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("setup", ONE_STAGE)
 def test_ignored_objects_ask_nothing_of_the_network(setup) -> None:
     """All the image is an ignored region: no place in it is an example of anything."""

@@ -147,6 +147,22 @@ def test_proposals_are_in_the_image_the_best_first_and_apart() -> None:
         assert (close > network.proposal_iou).sum(dim=1).max() <= 4
 
 
+@torch.no_grad()
+def test_an_image_with_a_region_that_is_not_a_number_is_not_a_number() -> None:
+    """Such regions are no proposals, and the others might hide it."""
+    network = faster_rcnn().eval()
+    regions = network.regions
+
+    def spoilt(levels):
+        found = regions(levels)
+        found[1, 7, 0] = torch.nan
+        return found
+
+    network.regions = spoilt
+    raw = network(torch.rand(2, 3, SIDE, SIDE))
+    assert torch.isnan(raw[1]).all() and not torch.isnan(raw[0]).any()
+
+
 @pytest.mark.parametrize("wrong", [{"sampler": "best"}, {"batch": 0}, {"rpn_batch": 0}, {"low": 0.9}], ids=str)
 def test_arguments_out_of_range_are_refused(wrong) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geosod.detectors.zoo.anchors import Anchors, centres, regular_shapes
+from geosod.detectors.zoo.dense import places
 from geosod.detectors.zoo.retinanet import RetinaNet, decode_anchors
 from geosod.errors import ConfigError
 
@@ -43,6 +44,14 @@ def test_boxes_stand_about_the_middle_of_every_cell(rows, cols, seed) -> None:
                 x, y = (c + 0.5) * stride, (r + 0.5) * stride
                 wanted += [[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for w, h in of]
     np.testing.assert_allclose(Anchors((8, 64), shapes).boxes(size, CPU), wanted, atol=1e-4)
+
+
+def test_outputs_are_in_the_order_of_the_boxes() -> None:
+    rows, cols, each, values = 2, 3, 2, 5
+    maps = torch.arange(2 * each * values * rows * cols).reshape(2, each * values, rows, cols)
+    got = places(maps, values)
+    for b, r, c, a, v in np.ndindex(2, rows, cols, each, values):
+        assert got[b, (r * cols + c) * each + a, v] == maps[b, a * values + v, r, c]
 
 
 def test_regular_shapes_have_the_area_and_ratio_that_are_asked_for() -> None:
