@@ -42,10 +42,13 @@ ALLOWED = {
         {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
         | {"array_scene", "setting_types", "yaml_file"}
     ),
+    "serving": frozenset(
+        {"array_scene", "config", "detectors", "georeference", "output", "running", "scenes", "storage", "viewing"}
+    ),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "predict", "summarizing"}
+        | {"evaluation", "exporting", "predict", "serving", "summarizing"}
     ),
 }
 
@@ -136,6 +139,8 @@ def test_no_arrow_runs_back_up(room: str) -> None:
         ("torchvision", {"detectors"}),
         ("PIL", {"viewing", "training"}),
         ("typer", {"cli"}),
+        ("fastapi", {"serving"}),
+        ("uvicorn", {"serving"}),
     ],
 )
 def test_each_framework_has_one_door(framework: str, doors: set[str]) -> None:
