@@ -105,8 +105,8 @@ class ServedModel:
         if threshold is not None and threshold < lowest:
             raise RefusedError(
                 422,
-                f"threshold {threshold:g} is below the {lowest:g} with which the service runs; ask for no less, or start "
-                "it with a lower --threshold",
+                f"threshold {threshold:g} is below the {lowest:g} with which the service runs; ask for no less, or "
+                "start it with a lower --threshold",
             )
         return self._outputs(str(path), self.detector.with_threshold(threshold), stopped)
 
@@ -118,6 +118,9 @@ class ServedModel:
         result = detect(scene, model=detector, engine="serial", on_event=on_event)
         if not len(result):
             raise RefusedError(422, result.failures[0].message)
+        if result.failures:
+            # Boxes of the ground that could be read would look like those of the whole image.
+            raise RefusedError(422, f"some pixels cannot be read: {result.failures[0].message}; send the file again")
         outputs = result[next(iter(result))]
         # An engine knows a detector object by its code; this one's weights are known, too.
         return replace(outputs, provenance=replace(outputs.provenance, model_digest=self.digest))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
 from geosod.errors import ConfigError
 from geosod.serving.app import make_app
+from geosod.serving.guard import Guard
 from geosod.serving.options import ServeOptions
 from geosod.serving.protocol import protocol_for
 from geosod.serving.service import Service
@@ -51,7 +54,30 @@ def serve(
         UsageError: the model, a setting, the folder of jobs or the port is unusable.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    app = make_app(options, on_start=on_start)
+    server = make_server(options, make_app(options, on_start=on_start), on_listening)
+    try:
+        # Once it has ended, uvicorn raises the signal that ended it again, which would kill the process.
+        with _handled(signal.SIGINT), _handled(signal.SIGTERM):
+            server.run()
+    except SystemExit as ended:
+        raise ConfigError(
+            f"port {options.port} of {options.host} cannot be listened on; is it in use? choose another --port"
+        ) from ended
+
+
+@contextmanager
+def _handled(number: int) -> Iterator[None]:
+    before = signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def make_server(
+    options: ServeOptions, app: Guard, on_listening: Callable[[str], None] = lambda _: None
+) -> uvicorn.Server:
+    """The server of an application, which listens once it is run."""
     config = uvicorn.Config(
         app,
         host=options.host,
@@ -71,9 +97,4 @@ def serve(
     )
     server = _Server(config)
     server.on_listening = on_listening
-    try:
-        server.run()
-    except SystemExit as ended:
-        raise ConfigError(
-            f"port {options.port} of {options.host} cannot be listened on; is it in use? choose another --port"
-        ) from ended
+    return server
