@@ -44,15 +44,27 @@ class Guard:
         log_id = scope.setdefault("state", {})["log_id"] = new_log_id()
         app: Any = self._refusal(scope, log_id) or self._app
 
+        headers = dict(scope["headers"])
+        unread = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+        async def watched() -> Any:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
         async def bounded(message: Any) -> None:
             nonlocal status
             status = message.get("status", status)
+            if unread and message["type"] == "http.response.start":
+                # What the client still sends would have to be read before its next request.
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
             # A client that does not read would keep its answer in memory.
             async with asyncio.timeout(self._options.limits.seconds):
                 await send(message)
 
         try:
-            await app(scope, receive, bounded)
+            await app(scope, watched, bounded)
         except TimeoutError:
             log.info("%s: the client does not read its answer", log_id)
             raise

@@ -44,9 +44,9 @@ def protocol_for(limits: Limits) -> type[asyncio.Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             if self._busy():
-                # An answer to the request before is on its way.
-                self.transport.close()
-                return
+                # The body of a request is broken: what works on it learns that its client has gone.
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self._refuse(400, f"{msg} Send HTTP/1.1.")
 
         def _busy(self) -> bool:

@@ -54,6 +54,8 @@ def serve(
         UsageError: the model, a setting, the folder of jobs or the port is unusable.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # Anybody could fill the log with what GDAL says of damaged images.
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     server = make_server(options, make_app(options, on_start=on_start), on_listening)
     try:
         # Once it has ended, uvicorn raises the signal that ended it again, which would kill the process.

@@ -128,7 +128,8 @@ class Service:
             except SceneError as error:
                 raise RefusedError(422, f"the body {str(error).removeprefix(f'{path}: ')}") from error
             except RefusedError as error:
-                raise RefusedError(error.status, str(error).replace(f"{path}: ", "").replace(str(path), "the body")) from error
+                message = str(error).replace(f"{path}: ", "").replace(str(path), "the body")
+                raise RefusedError(error.status, message) from error
 
     async def _scene(self, work: Callable[[Callable[[], bool]], T]) -> T:
         """The result of work on a scene, which is stopped between batches when nobody waits for it any more."""

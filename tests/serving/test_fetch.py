@@ -137,7 +137,8 @@ def test_the_host_itself_is_allowed_in_any_case() -> None:
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-     "::1", "255.255.255.255", "::ffff:10.0.0.1", "fe80::1", "fc00::1", "2002:7f00:1::", "64:ff9b::7f00:1", "ff02::1", "::"],
+     "::1", "255.255.255.255", "::ffff:10.0.0.1", "fe80::1", "fc00::1", "2002:7f00:1::", "64:ff9b::7f00:1", "ff02::1",
+     "::"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     target = target_of("https://example.com/", [parse_allowed("example.com")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -22,7 +22,8 @@ OPERATIONS = {
     "getJobFile",
 }  # fmt: skip
 CHECKS = [
-    not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, unsupported_method,
+    not_a_server_error, status_code_conformance, content_type_conformance,
+    response_schema_conformance, unsupported_method,
 ]  # fmt: skip
 
 
@@ -52,16 +53,20 @@ def test_examples_are_valid(served: Running) -> None:
     InferAnswer.model_validate(answer["example"])
 
 
-lazy = schemathesis.pytest.from_fixture("schema")
+@pytest.mark.parametrize("operation_id", sorted(OPERATIONS))
+def test_generated_requests_get_documented_answers(schema: schemathesis.BaseSchema, operation_id: str) -> None:
+    operation = schema.find_operation_by_id(operation_id)
 
+    @given(case=operation.as_strategy())
+    @settings(
+        max_examples=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS, timeout=30)
 
-@lazy.parametrize()
-@settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_generated_requests_get_documented_answers(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS, timeout=30)
+    check()
