@@ -33,6 +33,7 @@ def scene(folder: Path, name: str = "june", size: int = 200) -> Path:
 
 def ended(url: str, job: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
     end = time.monotonic() + seconds
+    assert "status" in job, job
     while job["status"] in ("queued", "running"):
         assert time.monotonic() < end, job
         time.sleep(0.1)
@@ -190,7 +191,7 @@ def process(model: Path, folder: Path, *, stop: int = signal.SIGTERM) -> Iterato
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
 def test_jobs_survive_a_restart(rgb_bundle: Path, tmp_path: Path, stop: int) -> None:
-    path = scene(tmp_path / "scenes", size=2000)
+    path = scene(tmp_path / "scenes", size=1500)
     after = scene(tmp_path / "scenes", "after", size=128)
     with process(rgb_bundle, tmp_path, stop=stop) as url:
         job = requests.post(f"{url}/jobs", json={"scenes": [str(path)]}, timeout=30).json()
