@@ -47,7 +47,7 @@ def run(options: Options) -> list[Table]:
 def _bare(options: Options, images: list[np.ndarray], seconds: float) -> float:
     """Images a second of `Detector.detect` on arrays, a full batch at once, with one thread or all cores.
 
-    In a thread, as in the service: on a machine that others use too, the main one's wait for each other
+    In a thread, as in the service: in the main one, two threads of torch take longer on a machine that others use.
     """
     from geosod.machine import usable_cpus
 

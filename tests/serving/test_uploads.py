@@ -54,6 +54,7 @@ def png_header(width: int, height: int) -> bytes:
 
 BOMBS = {
     "many pixels": tiff(200_000, 200_000, block=4096),
+    "twice the pixels": tiff(2000, 1000),
     "many bands": tiff(64, 64, bands=2000),
     "wide pixels": tiff(1000, 1000, bands=60, dtype="float64"),
     "large blocks": tiff(64, 64, block=32_768),
