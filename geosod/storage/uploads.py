@@ -1,12 +1,13 @@
 """Images that a stranger has sent: checked before a pixel is decoded, and opened by drivers that name no other file.
 
-Only GeoTIFF, JPEG and PNG are opened. GDAL's other drivers may read further files or addresses that a file names. A
+Only GeoTIFF, JPEG and PNG that are complete are opened. GDAL's other drivers may read further files or addresses that a file names. A
 file that starts like a TIFF and has the text of a VRT in its first bytes is refused: GDAL's VRT driver would take it.
 """
 
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from rasterio.io import DatasetReader, MemoryFile
 
 from geosod.arrays import BoolArray, PixelArray
 from geosod.errors import LimitError, SceneError, one_line
+from geosod.storage.complete import check_complete, check_rows
 from geosod.storage.formats import tiff_orientation
 
 DRIVERS = ("GTiff", "JPEG", "PNG")
@@ -63,12 +65,15 @@ def check_upload(path: Path, *, max_pixels: int) -> None:
 
     Raises:
         LimitError: it is too large.
-        SceneError: it is no image, or names other files.
+        SceneError: it is no image, not complete, or names other files.
     """
     with path.open("rb") as file:
         _check_head(file.read(_HEAD))
-    with _opened(str(path)) as dataset:
-        _check_size(dataset, max_pixels)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            check_complete(content)
+            with _opened(str(path)) as dataset:
+                _check_size(dataset, max_pixels)
+            check_rows(content)
 
 
 def read_upload(content: bytes, *, max_pixels: int, reserve: Callable[[int], None] = lambda _: None) -> UploadedImage:
@@ -84,8 +89,10 @@ def read_upload(content: bytes, *, max_pixels: int, reserve: Callable[[int], Non
         SceneError: it is no image, damaged, or names other files.
     """
     _check_head(content[:_HEAD])
+    check_complete(content)
     with MemoryFile(content) as file, _opened(file.name) as dataset:
         reserve(_check_size(dataset, max_pixels))
+        check_rows(content)
         try:
             pixels, valid = _pixels(dataset)
         except RasterioError as error:
