@@ -133,7 +133,7 @@ def test_no_arrow_runs_back_up(room: str) -> None:
 @pytest.mark.parametrize(
     ("framework", "doors"),
     [
-        ("ray", {"running/ray_engine"}),
+        ("ray", {"running/ray_engine", "serving/ray_serve"}),
         ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py", "datasets/tile_files.py"}),
         ("torch", {"detectors", "training", "testing.py"}),
         ("torchvision", {"detectors"}),

@@ -13,7 +13,7 @@ from geosod.cli.streams import print_error
 if TYPE_CHECKING:
     from geosod.serving.service import Service
 
-_ACCESS, _LIMITS, _EXECUTION = "Access", "Limits", "Execution"
+_ACCESS, _LIMITS, _EXECUTION, _RAY = "Access", "Limits", "Execution", "Ray"
 
 
 def _option(*flags: str, help: str, panel: str | None = None, metavar: str | None = None, **bounds: Any) -> Any:
@@ -68,6 +68,17 @@ def serve_command(
     threads: Annotated[
         int | None, _option("--threads", min=1, help="CPU threads. Default: all cores.", panel=_EXECUTION)
     ] = None,
+    engine: Annotated[
+        str, _option("--engine", help="local for one model in this process, ray for replicas of it.", panel=_RAY)
+    ] = "local",
+    replicas: Annotated[
+        int | None,
+        _option("--replicas", min=1, help="Models. Default: as many as the GPUs, or cores, hold.", panel=_RAY),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        _option("--ray-address", help="Head of the cluster. Default: RAY_ADDRESS, or this machine.", panel=_RAY),
+    ] = None,
     trust: Annotated[bool, _option("--trust", help="Run a model that is code.", panel=_EXECUTION)] = False,
 ) -> None:
     """Detect objects in images and scenes that come over HTTP.
@@ -85,6 +96,10 @@ def serve_command(
     from geosod.serving.allowed import parse_allowed
     from geosod.serving.options import Limits, ServeOptions, read_token
 
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"--engine {engine!r}: write local or ray")
+    if engine == "local" and (replicas is not None or ray_address is not None):
+        raise ConfigError("--replicas and --ray-address are of Ray; give --engine ray, too")
     folders = []
     for folder in scenes or ():
         if not folder.is_dir():
@@ -101,11 +116,15 @@ def serve_command(
         allowed_hosts=tuple(parse_allowed(text) for text in allow_host or ()),
         scene_folders=tuple(folders),
         jobs=jobs,
+        replicas=(replicas or 0) if engine == "ray" else None,
+        ray_address=ray_address,
         settings=run,
         limits=Limits(body_bytes=max_body_mb << 20, pixels=max_mpx * 1_000_000, requests=max_requests, seconds=timeout),
     )
 
     def started(service: Service) -> None:
-        print_error(f"{service.model.card.name}: {service.model.line}")
+        about, worker = service.worker.about, service.worker
+        replicas = f"; {worker.replicas} replica(s)" if options.replicas is not None else ""
+        print_error(f"{about['name']}: {about['execution']}{replicas}")
 
     serve(options, on_start=started, on_listening=lambda url: print_error(f"listening on {url}, process {os.getpid()}"))

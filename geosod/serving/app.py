@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from geosod.serving.job_routes import job_routes
 from geosod.serving.job_store import JobStore
 from geosod.serving.jobs import Jobs
 from geosod.serving.options import ServeOptions
-from geosod.serving.refused import status_of
+from geosod.serving.refused import refusal_of
 from geosod.serving.requests import invalid
 from geosod.serving.service import Service
 from geosod.serving.state_routes import state_routes
@@ -47,8 +48,8 @@ def make_app(options: ServeOptions, *, on_start: Callable[[Service], None] = lam
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         if jobs is not None:
-            jobs.stop()
-        service.close()
+            await asyncio.to_thread(jobs.stop)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="geosod",
@@ -77,10 +78,10 @@ async def _refused(request: Request, error: Exception) -> Response:
         text = f"{request.method} {ascii(request.url.path)[:120]}: {error.detail}{allowed}; see /openapi.json"
     elif isinstance(error, RequestValidationError):
         status, text = 422, invalid(error.errors())
-    elif isinstance(error, MemoryError):
-        status, text = 503, "memory does not hold this request; send a smaller image"
     else:
-        status, text = status_of(error), printable(one_line(error))
+        refusal = refusal_of(error)
+        assert refusal is not None, "handlers are registered for what is refused"
+        status, text = refusal.status, printable(one_line(refusal))
     return error_answer(request.scope["state"]["log_id"], status, text, headers)
 
 

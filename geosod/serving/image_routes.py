@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -18,7 +17,7 @@ from geosod.serving.answers import (
 )
 from geosod.serving.refused import RefusedError
 from geosod.serving.requests import read_body, while_connected
-from geosod.serving.scene_answers import media_type, scene_answer
+from geosod.serving.scene_answers import media_type
 from geosod.serving.service import Service
 
 _BODY_ERRORS = (408, 413, 415, 422, 429, 504)
@@ -71,7 +70,7 @@ def image_routes(service: Service) -> APIRouter:
     async def infer(request: Request) -> Response:
         with service.budget.request() as share:
             body = await read_body(request, limits, share)
-            work = service.infer(body, share, request.scope["state"]["log_id"])
+            work = service.worker.infer(body, share, request.scope["state"]["log_id"])
             answer = await while_connected(request, work, limits.seconds)
         return Response(answer, media_type="application/json")
 
@@ -104,7 +103,8 @@ def image_routes(service: Service) -> APIRouter:
             )  # fmt: skip
         with service.budget.request() as share:
             body = await read_body(request, limits, share)
-            outputs = await while_connected(request, service.detect(body, threshold), limits.seconds)
-            return await asyncio.to_thread(scene_answer, outputs, wanted)
+            work = service.worker.detect(body, threshold, wanted)
+            answer = await while_connected(request, work, limits.seconds)
+        return Response(answer, media_type=wanted)
 
     return router

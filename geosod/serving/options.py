@@ -55,6 +55,8 @@ class ServeOptions:
         allowed_hosts: from which images and scenes may be fetched.
         scene_folders: resolved folders whose scenes jobs may name.
         jobs: folder of jobs and their results; None: there are no jobs.
+        replicas: of the model, by Ray Serve, 0 for as many as the cluster holds; None: one model, in this process.
+        ray_address: of the cluster; None takes RAY_ADDRESS, or else starts Ray on this machine.
         settings: of `RunConfig`, for the detector: device, backend, precision, batch, threads, threshold, trust.
         limits: bounds.
     """
@@ -67,6 +69,8 @@ class ServeOptions:
     allowed_hosts: tuple[AllowedHost, ...] = ()
     scene_folders: tuple[Path, ...] = ()
     jobs: Path | None = None
+    replicas: int | None = None
+    ray_address: str | None = None
     settings: dict[str, object] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from geosod.errors import EngineError, GeosodError, LimitError, UsageError
+from geosod.errors import EngineError, GeosodError, LimitError, UsageError, one_line, printable
 
 #: Status → what it means here; the OpenAPI document lists those of each operation.
 MEANINGS: dict[int, str] = {
@@ -43,6 +43,15 @@ def busy(seconds: float) -> RefusedError:
     """A full queue, which should have room after some seconds."""
     wait = str(max(1, min(60, round(seconds))))
     return RefusedError(429, f"the queue is full; try again after {wait} s", {"Retry-After": wait})
+
+
+def refusal_of(error: Exception) -> RefusedError | None:
+    """What an error is answered with; None where it is a bug."""
+    if isinstance(error, RefusedError):
+        return error
+    if isinstance(error, MemoryError):
+        return RefusedError(503, "memory does not hold this request; send a smaller image")
+    return RefusedError(status_of(error), printable(one_line(error))) if isinstance(error, GeosodError) else None
 
 
 def status_of(error: Exception) -> int:

@@ -6,12 +6,10 @@ import io
 import json
 from typing import Any
 
-from fastapi import Response
-
 from geosod.georeference.points import georeferenced
 from geosod.output.geoparquet import file_metadata, write_geoparquet
 from geosod.output.scene_outputs import SceneOutputs
-from geosod.serving.answers import GEOJSON, PARQUET, json_answer
+from geosod.serving.answers import GEOJSON, PARQUET, as_json
 from geosod.serving.refused import RefusedError
 
 #: Media range → what it is answered with.
@@ -42,17 +40,15 @@ def media_type(accept: str) -> str:
     return best
 
 
-def scene_answer(outputs: SceneOutputs, wanted: str) -> Response:
-    """The detections of a scene in a media type."""
+def scene_answer(outputs: SceneOutputs, wanted: str) -> bytes:
+    """The detections of a scene as a file of a media type."""
     if wanted == GEOJSON:
-        answer = json_answer(_geojson(outputs))
-        answer.headers["content-type"] = GEOJSON
-        return answer
+        return as_json(_geojson(outputs))
     file = io.BytesIO()
     crs = outputs.crs if georeferenced(outputs.scene) else None
     metadata = file_metadata(outputs.scene, outputs.provenance)
     write_geoparquet(outputs.detection_rows(), file, crs=crs, metadata=metadata)
-    return Response(file.getvalue(), media_type=PARQUET)
+    return file.getvalue()
 
 
 def _geojson(outputs: SceneOutputs) -> dict[str, Any]:

@@ -15,14 +15,12 @@ from geosod.detections import Detections
 from geosod.detectors.arrays import tiles_of
 from geosod.detectors.card import ModelCard
 from geosod.detectors.detector import Detector
-from geosod.machine import usable_cpus
 from geosod.output.scene_outputs import SceneOutputs
-from geosod.running.detect import detect, make_job
+from geosod.running.detect import detect
 from geosod.running.events import Event
-from geosod.running.job import load_fitting
+from geosod.running.job import Job, load_fitting
 from geosod.scene import TileBatch
 from geosod.serving.batching import Batcher, OnBatch
-from geosod.serving.options import ServeOptions
 from geosod.serving.refused import RefusedError
 
 
@@ -48,6 +46,10 @@ class _InTurns:
 class ServedModel:
     """A loaded model.
 
+    Args:
+        job: model and settings.
+        on_batch: told of every batch.
+
     Attributes:
         digest: sha256 of the model, as outputs record it.
         line: how it runs, and why.
@@ -55,10 +57,7 @@ class ServedModel:
         batcher: the thread that detects in images.
     """
 
-    def __init__(self, options: ServeOptions, *, on_batch: OnBatch) -> None:
-        given = {name: value for name, value in options.settings.items() if value is not None}
-        settings: dict[str, Any] = {"threads": usable_cpus()} | given
-        job = make_job(options.model, **settings)
+    def __init__(self, job: Job, *, on_batch: OnBatch) -> None:
         loaded, self.line = load_fitting(job)
         self.digest = job.model.digest
         turns: Any = _InTurns(loaded.adapter)
@@ -74,6 +73,21 @@ class ServedModel:
     def names(self) -> tuple[str, ...]:
         """Name of each class id, as reported."""
         return self.detector.rules.names
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `/models` says of it."""
+        return {
+            "name": self.card.name,
+            "digest": self.digest,
+            "classes": list(self.names),
+            "bands": list(self.card.bands),
+            "dtype": self.card.dtype,
+            "gsd": self.card.gsd,
+            "tile": list(self.card.tile_size),
+            "threshold": self.detector.threshold,
+            "execution": self.line,
+        }
 
     def tiles(self, pixels: PixelArray) -> TileBatch | None:
         """An image as one tile; None where it is larger than the model's, and is detected in as a scene.

@@ -1,39 +1,16 @@
-"""What the service does with a request, apart from HTTP: images, scenes, and the threads that work on them."""
+"""What all requests of the service share: its options, its counters, its bounds, and who works on them."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import math
-import tempfile
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from geosod.arrays import PixelArray
-from geosod.detections import Detections
-from geosod.errors import SceneError
 from geosod.machine import usable_cpus
-from geosod.output.scene_outputs import SceneOutputs
-from geosod.scene import TileBatch
-from geosod.serving.allowed import is_address
-from geosod.serving.answers import SUCCESS, as_json
-from geosod.serving.budget import Budget, Share
-from geosod.serving.fetch import fetch
-from geosod.serving.images import for_model, from_base64, image_field, objects, picture
+from geosod.running.detect import make_job
+from geosod.serving.budget import Budget
 from geosod.serving.metrics import Metrics
 from geosod.serving.options import ServeOptions
-from geosod.serving.refused import RefusedError
-from geosod.serving.served_model import ServedModel
-from geosod.storage.uploads import check_upload, read_upload
-
-T = TypeVar("T")
-#: Images that are fetched at once.
-_FETCHERS = 8
-#: Arrays of an image's size that are held on the way, the decoded one included.
-_COPIES = 3
+from geosod.serving.worker import LocalWorker, Worker
 
 
 class Service:
@@ -43,127 +20,29 @@ class Service:
         options: how it runs.
     """
 
+    worker: Worker
+
     def __init__(self, options: ServeOptions) -> None:
         self.options, self.metrics, self.budget = options, Metrics(), Budget(options.limits)
-        self.model = ServedModel(options, on_batch=self._on_batch)
-        self._workers = ThreadPoolExecutor(usable_cpus() + 1, "geosod-images")
-        self._fetchers = ThreadPoolExecutor(_FETCHERS, "geosod-fetch")
-        self._scenes = ThreadPoolExecutor(1, "geosod-scenes")
-        self.metrics.gauge("waiting_images", "Images that wait for a batch.", lambda: len(self.model.batcher))
+        settings: dict[str, Any] = {name: value for name, value in options.settings.items() if value is not None}
+        if options.replicas is None:
+            job = make_job(options.model, **({"threads": usable_cpus()} | settings))
+            self.worker = LocalWorker(job, options, on_batch=self._on_batch)
+        else:
+            from geosod.serving.ray_serve.replicas import Replicas
+
+            self.worker = Replicas(options, settings, on_batch=self._on_batch)
+        self.metrics.gauge("waiting_images", "Images that wait for a batch, or at replicas.", self._waiting)
         self.metrics.gauge("requests_in_progress", "Requests in progress.", lambda: self.budget.requests)
         self.metrics.gauge("bytes_in_progress", "Bytes of requests in progress.", lambda: self.budget.bytes)
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests will be answered."""
-        return self.model.batcher.alive
-
     def close(self) -> None:
-        """Finish what has begun, and end all threads."""
-        self.model.batcher.close()
-        for pool in (self._workers, self._fetchers, self._scenes):
-            pool.shutdown(cancel_futures=True)
+        """Finish what has begun, and end."""
+        self.worker.close()
 
-    async def infer(self, body: bytes, share: Share, log_id: str) -> bytes:
-        """The answer to `infer`.
-
-        Raises:
-            GeosodError: the request cannot be carried out.
-        """
-        text = await self._in(self._workers, lambda: image_field(body))
-        fetched = await self._in(self._fetchers, lambda: self._fetched(text, share)) if is_address(text) else None
-        pixels, tiles = await self._in(self._workers, lambda: self._decoded(text, fetched, share))
-        if tiles is None:
-            found = await self._scene(lambda stopped: self.model.in_array(pixels, stopped))
-        else:
-            found = await asyncio.wrap_future(self.model.submit(tiles))
-        return await self._in(self._workers, lambda: self._answer(pixels, found, log_id))
-
-    async def detect(self, body: bytes, threshold: float | None) -> SceneOutputs:
-        """What is found in a GeoTIFF.
-
-        Raises:
-            GeosodError: it cannot be read, or does not fit the model.
-        """
-        return await self._scene(lambda stopped: self._in_upload(body, threshold, stopped))
-
-    def _fetched(self, url: str, share: Share) -> bytes:
-        limits, parts = self.options.limits, []
-        for part in fetch(
-            url,
-            self.options.allowed_hosts,
-            max_bytes=limits.body_bytes,
-            seconds=min(limits.seconds, limits.body_seconds),
-        ):
-            share.add(len(part))
-            parts.append(part)
-        return b"".join(parts)
-
-    def _decoded(self, text: str, fetched: bytes | None, share: Share) -> tuple[PixelArray, TileBatch | None]:
-        content = from_base64(text) if fetched is None else fetched
-
-        def reserve(size: int) -> None:
-            share.add(_COPIES * size)
-
-        try:
-            image = read_upload(content, max_pixels=self.options.limits.pixels, reserve=reserve)
-        except SceneError as error:
-            raise RefusedError(422, f"image: {error}") from error
-        pixels = for_model(image, self.model.card)
-        return pixels, self.model.tiles(pixels)
-
-    def _answer(self, pixels: PixelArray, found: Detections, log_id: str) -> bytes:
-        jpeg = picture(pixels, self.model.card, found, self.model.names)
-        result = {"detectedObjects": objects(found), "image": base64.b64encode(jpeg).decode("ascii")}
-        return as_json({"logId": log_id, "errorCode": 0, "errorMsg": SUCCESS, "result": result})
-
-    def _in_upload(self, body: bytes, threshold: float | None, stopped: Callable[[], bool]) -> SceneOutputs:
-        # GDAL looks for files beside a scene: the folder is new, and holds nothing else.
-        with tempfile.TemporaryDirectory(prefix="geosod-upload-") as folder:
-            path = Path(folder) / "upload.tif"
-            path.write_bytes(body)
-            try:
-                check_upload(path, max_pixels=self.options.limits.pixels)
-                return self.model.in_file(path, threshold, stopped)
-            except SceneError as error:
-                raise RefusedError(422, f"the body {str(error).removeprefix(f'{path}: ')}") from error
-            except RefusedError as error:
-                message = str(error).replace(f"{path}: ", "").replace(str(path), "the body")
-                raise RefusedError(error.status, message) from error
-
-    async def _scene(self, work: Callable[[Callable[[], bool]], T]) -> T:
-        """The result of work on a scene, which is stopped between batches when nobody waits for it any more."""
-        stop = threading.Event()
-
-        def checked() -> T:
-            if stop.is_set():
-                raise RefusedError(503, "nobody waits for this scene")
-            return work(stop.is_set)
-
-        try:
-            return await self._in(self._scenes, checked)
-        finally:
-            stop.set()
-
-    async def _in(self, pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function)
+    def _waiting(self) -> float:
+        return self.worker.waiting
 
     def _on_batch(self, images: int, seconds: float) -> None:
         self.metrics.batch(images, seconds)
-        self.budget.wait_seconds = max(1.0, math.ceil(len(self.model.batcher) / images * seconds))
-
-
-def model_answer(model: ServedModel) -> dict[str, Any]:
-    """What `/models` says of a model."""
-    card = model.card
-    return {
-        "name": card.name,
-        "digest": model.digest,
-        "classes": list(model.names),
-        "bands": list(card.bands),
-        "dtype": card.dtype,
-        "gsd": card.gsd,
-        "tile": list(card.tile_size),
-        "threshold": model.detector.threshold,
-        "execution": model.line,
-    }
+        self.budget.wait_seconds = max(1.0, math.ceil(self.worker.waiting / images / self.worker.replicas * seconds))

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from geosod.serving.answers import HealthAnswer, ModelsAnswer, documented_answers, json_answer
 from geosod.serving.refused import RefusedError
-from geosod.serving.service import Service, model_answer
+from geosod.serving.service import Service
 
 _OK = {"status": "ok"}
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,7 +24,7 @@ def state_routes(service: Service) -> APIRouter:
         responses=documented_answers({"model": ModelsAnswer}),
     )
     async def models() -> Response:
-        return json_answer({"models": [model_answer(service.model)]})
+        return json_answer({"models": [service.worker.about]})
 
     @router.get(
         "/healthz",
@@ -42,7 +42,7 @@ def state_routes(service: Service) -> APIRouter:
         responses=documented_answers({"model": HealthAnswer}),
     )
     async def ready() -> Response:
-        if not service.ready:
+        if not await service.worker.ready():
             raise RefusedError(503, "the detector has ended; restart the service")
         return json_answer(_OK)
 

@@ -1,7 +1,8 @@
 """Images that a stranger has sent: checked before a pixel is decoded, and opened by drivers that name no other file.
 
-Only GeoTIFF, JPEG and PNG that are complete are opened. GDAL's other drivers may read further files or addresses that a file names. A
-file that starts like a TIFF and has the text of a VRT in its first bytes is refused: GDAL's VRT driver would take it.
+Only GeoTIFF, JPEG and PNG are opened, and only whole ones. GDAL's other drivers may read further files or addresses
+that a file names. One that starts like a TIFF and has the text of a VRT in its first bytes is refused: GDAL's VRT
+driver would take it.
 """
 
 from __future__ import annotations

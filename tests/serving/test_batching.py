@@ -99,7 +99,7 @@ def test_cancelled_images_cost_nothing() -> None:
 
 def test_a_client_that_goes_costs_no_more_than_its_batch(rgb_bundle: Path) -> None:
     with running(rgb_bundle) as service:
-        adapter: Any = service.service.model.detector.adapter
+        adapter: Any = service.service.worker.model.detector.adapter
         real, gate, seen = adapter._adapter, threading.Event(), list[int]()
 
         class Slow:
@@ -116,7 +116,7 @@ def test_a_client_that_goes_costs_no_more_than_its_batch(rgb_bundle: Path) -> No
         clients = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(8)]
         for client in clients:
             client.sendall(head.encode() + body)
-        _until(lambda: len(service.service.model.batcher) == 7)
+        _until(lambda: len(service.service.worker.model.batcher) == 7)
         for client in clients:
             client.close()
         _until(lambda: service.service.budget.requests == 0)
