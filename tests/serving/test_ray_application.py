@@ -107,7 +107,7 @@ def test_arguments_that_are_wrong_are_refused() -> None:
             service(arguments)
 
 
-def unloadable() -> geosod.Detector:
+def unloadable(_: object) -> geosod.Detector:
     """Where a model should be."""
     raise ModelError("the weights of this model are lost; find them")
 
