@@ -58,6 +58,31 @@ def test_java(served: Running, tmp_path: Path) -> None:
     assert json.loads(run(tmp_path, "java", "Detect.java"))["errorMsg"] == "Success"
 
 
+def test_cpp(served: Running, tmp_path: Path) -> None:
+    (tmp_path / "detect.cpp").write_text(client(served, tmp_path, "cpp"))
+    run(tmp_path, "c++", "-std=c++17", "-Wall", "-Werror", "detect.cpp", "-o", "detect")
+    assert len(json.loads(run(tmp_path, str(tmp_path / "detect")))["result"]["detectedObjects"]) > 5
+
+
+def test_go(served: Running, tmp_path: Path) -> None:
+    (tmp_path / "detect.go").write_text(client(served, tmp_path, "go"))
+    out = run(tmp_path, "go", "run", "detect.go")
+    assert len(out.splitlines()) > 5 and Image.open(tmp_path / "found.jpg").size == (120, 96)
+
+
+def test_csharp(served: Running, tmp_path: Path) -> None:
+    run(tmp_path, "dotnet", "new", "console", "--name", "detect", "--output", ".")
+    (tmp_path / "Program.cs").write_text(client(served, tmp_path, "csharp"))
+    out = run(tmp_path, "dotnet", "run")
+    assert len(out.splitlines()) > 5 and Image.open(tmp_path / "found.jpg").size == (120, 96)
+
+
+def test_php(served: Running, tmp_path: Path) -> None:
+    (tmp_path / "detect.php").write_text(client(served, tmp_path, "php"))
+    out = run(tmp_path, "php", "detect.php")
+    assert len(out.splitlines()) > 5 and Image.open(tmp_path / "found.jpg").size == (120, 96)
+
+
 def test_curl_with_a_geotiff(served: Running, tmp_path: Path) -> None:
     text = client(served, tmp_path, "sh", 1)
     write_tif(tmp_path / "scene.tif", np.moveaxis(drawn(200, 200), 2, 0))
