@@ -88,6 +88,8 @@ def target_of(url: str, allowed: Sequence[AllowedHost]) -> Target:
         RefusedError: it is malformed (422) or not allowed (403).
     """
     shown = url[:120]
+    if url[:5].lower() == "data:":
+        raise RefusedError(422, f"{shown[:40]!r} is a data URL; send what follows its comma, the base64 alone")
     if len(url) > _MAX_URL or not url.isascii() or any(c <= " " or c in "\\\x7f" for c in url):
         raise RefusedError(422, f"{shown!r} is no URL; write https://HOST/PATH, percent-encoded")
     try:
@@ -95,8 +97,6 @@ def target_of(url: str, allowed: Sequence[AllowedHost]) -> Target:
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError as error:
         raise RefusedError(422, f"{shown!r} is no URL; write https://HOST/PATH") from error
-    if parts.scheme == "data":
-        raise RefusedError(422, f"{shown[:40]!r} is a data URL; send what follows its comma, the base64 alone")
     if parts.scheme not in _PORTS:
         raise RefusedError(
             403, f"{shown!r}: only https:// and http:// are fetched; send the content of the file instead"
