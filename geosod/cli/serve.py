@@ -66,7 +66,13 @@ def serve_command(
     precision: Annotated[str | None, _option("--precision", help="As for geosod detect.", panel=_EXECUTION)] = None,
     batch: Annotated[int | None, _option("--batch", min=1, help="Images of a batch at most.", panel=_EXECUTION)] = None,
     threads: Annotated[
-        int | None, _option("--threads", min=1, help="CPU threads. Default: all cores.", panel=_EXECUTION)
+        int | None,
+        _option(
+            "--threads",
+            min=1,
+            help="CPU threads of a model. Default: all cores; one for each of Ray's replicas.",
+            panel=_EXECUTION,
+        ),
     ] = None,
     engine: Annotated[
         str, _option("--engine", help="local for one model in this process, ray for replicas of it.", panel=_RAY)

@@ -229,9 +229,9 @@ def _content_type(rng: random.Random) -> Hostile:
 def _json(rng: random.Random) -> Hostile:
     """Deep, odd and huge JSON, and numbers that are none."""
     deep, number = rng.choice([10, 1000, 100_000]), rng.choice(_NUMBERS)
-    body = rng.choice(
-        ["[" * deep, '{"image":' * deep, '{"image":' + "[" * deep + "]" * deep + "}",
-         f'{{"image": {number}}}', number,
+    nested = rng.choice(["[" * deep, '{"image":' * deep, '{"image":' + "[" * deep + "]" * deep + "}"])
+    odd = rng.choice(
+        [f'{{"image": {number}}}', number,
          f'{{"scenes": ["a"], "settings": {{"threshold": {number}}}}}', f'{{"scenes": {number}}}',
          '{"image": "a", "image": 1}',
          '"' + "\\ud800" * 100 + '"', '{"\\u0000": 1}', "\ufeff{}", "{'image': 'x'}", '{"image": "x"} {}',
@@ -239,6 +239,7 @@ def _json(rng: random.Random) -> Hostile:
          f'{{"scenes": ["a.tif"], "settings": {{"tile": {number}, "bands": [{number}]}}}}',
          "{" + '"a":1,' * 2000 + '"b":2}']
     )  # fmt: skip
+    body = nested if rng.random() < 0.4 else odd
     if rng.random() < 0.1:
         return Hostile("", request(b"POST", DETECT + b"?threshold=" + number[:50].encode(), GOOD["TIFF"]))
     return Hostile("", request(b"POST", rng.choice([INFER, JOBS]), body.encode("utf-8", "surrogatepass")))
