@@ -228,7 +228,7 @@ def _content_type(rng: random.Random) -> Hostile:
 
 def _json(rng: random.Random) -> Hostile:
     """Deep, odd and huge JSON, and numbers that are none."""
-    deep, number = rng.choice([10, 1000, 100_000]), rng.choice(_NUMBERS)
+    deep, number = rng.choice([10, 1000, 3000, 100_000]), rng.choice(_NUMBERS)
     nested = rng.choice(["[" * deep, '{"image":' * deep, '{"image":' + "[" * deep + "]" * deep + "}"])
     odd = rng.choice(
         [f'{{"image": {number}}}', number,
@@ -239,7 +239,7 @@ def _json(rng: random.Random) -> Hostile:
          f'{{"scenes": ["a.tif"], "settings": {{"tile": {number}, "bands": [{number}]}}}}',
          "{" + '"a":1,' * 2000 + '"b":2}']
     )  # fmt: skip
-    body = nested if rng.random() < 0.4 else odd
+    body = nested if rng.random() < 0.6 else odd
     if rng.random() < 0.1:
         return Hostile("", request(b"POST", DETECT + b"?threshold=" + number[:50].encode(), GOOD["TIFF"]))
     return Hostile("", request(b"POST", rng.choice([INFER, JOBS]), body.encode("utf-8", "surrogatepass")))
