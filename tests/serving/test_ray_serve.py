@@ -143,7 +143,9 @@ def test_the_command_starts_ray_with_its_token_and_ends_it(rgb_bundle: Path, tmp
             service = Running(url, None, None)  # type: ignore[arg-type]
             with ThreadPoolExecutor(4) as clients:
                 answers = [clients.submit(service.infer, drawn(600, 600)) for _ in range(4)]
-                time.sleep(0.3)
+                end = time.monotonic() + 30
+                while service.metric("geosod_requests_in_progress") < 4 and not all(one.done() for one in answers):
+                    assert time.monotonic() < end
                 child.send_signal(signal.SIGTERM)
                 assert [answer.result().status_code for answer in answers] == [200] * 4
             assert child.wait(60) == 0, child.stderr.read()
