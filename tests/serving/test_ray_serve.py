@@ -91,11 +91,14 @@ def test_clients_that_go_cost_no_more_than_their_batches(served: Running) -> Non
     served.infer(drawn())
     before = served.metric("geosod_batch_images_sum")
     clients = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(60)]
+    end = time.monotonic() + 60
     for client in clients:
         client.sendall(post(BODY))
+    while served.service.worker.waiting < 40:  # they are at the replicas
+        assert time.monotonic() < end
+        time.sleep(0.001)
     for client in clients:
         client.close()
-    end = time.monotonic() + 30
     while served.service.budget.requests or served.service.worker.waiting:
         assert time.monotonic() < end
         time.sleep(0.05)

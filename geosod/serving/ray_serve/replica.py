@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from geosod.serving.options import ServeOptions
 from geosod.serving.refused import RefusedError, refusal_of
 from geosod.serving.worker import LocalWorker
 
+#: Batches of which a reply brings word; the replies to clients that have gone bring it to nobody.
+_RECENT = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -25,14 +29,16 @@ class Reply:
         status: 200, or that of the refusal.
         message: why it is refused.
         headers: of the refusal.
-        batches: images and seconds of the batches since the last reply.
+        replica: that answers.
+        batches: number, images and seconds of its last batches.
     """
 
+    replica: str
     content: bytes = b""
     status: int = 200
     message: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    batches: tuple[tuple[int, float], ...] = ()
+    batches: tuple[tuple[int, int, float], ...] = ()
 
 
 class Replica:
@@ -48,11 +54,12 @@ class Replica:
         from geosod.detectors.execution import keep_freed_memory
 
         keep_freed_memory()
-        self._budget, self._batches = Budget(options.limits), deque[tuple[int, float]](maxlen=10_000)
+        self._id, self._budget = str(uuid.uuid4()), Budget(options.limits)
+        self._count, self._batches = 0, deque[tuple[int, int, float]](maxlen=_RECENT)
         self._worker, self._problem = None, ""
         try:
             local = with_local_bundles(job, shared)
-            self._worker = LocalWorker(local, options, on_batch=lambda *batch: self._batches.append(batch))
+            self._worker = LocalWorker(local, options, on_batch=self._on_batch)
         except GeosodError as error:
             # Ray Serve would start it again and again; whoever started the service is told instead.
             self._problem = printable(one_line(error))
@@ -83,8 +90,10 @@ class Replica:
         except (GeosodError, MemoryError) as error:
             refusal = refusal_of(error)
             assert refusal is not None
-            return Reply(b"", refusal.status, str(refusal), refusal.headers, self._drained())
-        return Reply(content, batches=self._drained())
+            message = str(refusal)
+            return Reply(self._id, b"", refusal.status, message, refusal.headers, tuple(self._batches.copy()))
+        return Reply(self._id, content, batches=tuple(self._batches.copy()))
 
-    def _drained(self) -> tuple[tuple[int, float], ...]:
-        return tuple(self._batches.popleft() for _ in range(len(self._batches)))
+    def _on_batch(self, images: int, seconds: float) -> None:
+        self._count += 1
+        self._batches.append((self._count, images, seconds))

@@ -53,6 +53,7 @@ class Replicas:
     def __init__(self, options: ServeOptions, settings: dict[str, Any], *, on_batch: OnBatch) -> None:
         self._options, self._on_batch = options, on_batch
         self._name, self.waiting = f"geosod-{uuid.uuid4()}", 0
+        self._counted: dict[str, int] = {}
         self._ending = ExitStack()
         try:
             self._ending.enter_context(session(options.ray_address, _STORE))
@@ -129,11 +130,17 @@ class Replicas:
             reply = await self._reply(method, *arguments)
         finally:
             self.waiting -= 1
-        for images, seconds in reply.batches:
-            self._on_batch(images, seconds)
+        self._count(reply)
         if reply.status != 200:
             raise RefusedError(reply.status, reply.message, reply.headers)
         return reply.content
+
+    def _count(self, reply: Reply) -> None:
+        """Count the batches of a replica of which no reply has brought word before."""
+        for number, images, seconds in reply.batches:
+            if number > self._counted.get(reply.replica, 0):
+                self._counted[reply.replica] = number
+                self._on_batch(images, seconds)
 
     async def _reply(self, method: str, *arguments: Any) -> Reply:
         """The reply of a replica; one that is lost in the middle takes no request with it."""
