@@ -13,11 +13,14 @@ import geopandas
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from geosod.cli.main import app
 from tests.rasters import write_tif
 from tests.serving.running import Running, drawn, file_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "service.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -97,3 +100,13 @@ def test_curl_with_a_job(served: Running, tmp_path: Path) -> None:
     write_tif(folder / "june.tif", np.moveaxis(drawn(), 2, 0))
     run(tmp_path, "sh", "-ec", client(served, tmp_path, "sh", 2).replace("/data/scenes", str(folder)))
     assert json.loads((tmp_path / "job.json").read_text())["status"] in ("queued", "running", "done")
+
+
+def test_options_and_files_on_the_page_exist() -> None:
+    shown = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["serve", "--help"]).output
+    commands = " ".join(re.findall(r"^    geosod serve.*", PAGE, re.MULTILINE))
+    used = set(re.findall(r"`(--[a-z-]+)", PAGE)) | set(re.findall(r"--[a-z-]+", commands))
+    assert {"--engine", "--replicas", "--allow-host", "--jobs"} <= used
+    assert [option for option in used if option not in shown] == []
+    named = set(re.findall(r"cluster/[\w./-]*\w", PAGE))
+    assert len(named) == 2 and all((ROOT / name).exists() for name in named), named
