@@ -23,6 +23,8 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 #: First column, first row, and distance of columns and of rows of the seven passes of an interlaced PNG.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATED = 1 << 20
+#: Bytes of the rows of a PNG, which takes seconds to inflate; it cannot be read in parts.
+_MAX_ROWS = 4 << 30
 #: A marker in the coded data of a JPEG; stuffed zeros and restarts are none.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _EOI, _SOS, _SOF0 = 0xD9, 0xDA, 0xC0
@@ -68,6 +70,11 @@ def check_rows(content: Content) -> None:
         if kind == b"IHDR":
             header = bytes(content[start:end])
             missing = _raw_size(header)
+            if missing > _MAX_ROWS:
+                raise SceneError(
+                    f"is a PNG of {missing:,} bytes of pixels, over the limit of {_MAX_ROWS >> 30} GiB; convert it to a "
+                    "tiled GeoTIFF (gdal_translate -of COG IN OUT.tif)"
+                )
         elif kind == b"IDAT" and missing > 0:
             missing -= _inflated(inflater, content[start:end], missing)
     if not header or missing > 0:

@@ -118,6 +118,16 @@ def test_a_png_whose_data_ends_early() -> None:
             read_upload(content, max_pixels=10_000)
 
 
+@pytest.mark.timeout(10)
+def test_a_png_that_would_take_hours_to_inflate() -> None:
+    zeros = zlib.compressobj()
+    data = b"".join(zeros.compress(bytes(1 << 20)) for _ in range(50)) + zeros.flush()
+    content = png(struct.pack(">IIBBBBB", 2**20, 2**20, 8, 2, 0, 0, 0), data)
+    check_complete(content)
+    with pytest.raises(SceneError, match="GeoTIFF"):
+        check_rows(content)
+
+
 @given(
     st.sampled_from([(1, 0), (2, 3), (4, 0), (8, 0), (8, 2), (8, 6), (16, 2), (16, 4)]),
     st.integers(1, 20),
