@@ -72,8 +72,8 @@ def check_rows(content: Content) -> None:
             missing = _raw_size(header)
             if missing > _MAX_ROWS:
                 raise SceneError(
-                    f"is a PNG of {missing:,} bytes of pixels, over the limit of {_MAX_ROWS >> 30} GiB; convert it to a "
-                    "tiled GeoTIFF (gdal_translate -of COG IN OUT.tif)"
+                    f"is a PNG of {missing:,} bytes of pixels, over the limit of {_MAX_ROWS >> 30} GiB; convert it to "
+                    "a tiled GeoTIFF (gdal_translate -of COG IN OUT.tif)"
                 )
         elif kind == b"IDAT" and missing > 0:
             missing -= _inflated(inflater, content[start:end], missing)
