@@ -1,6 +1,6 @@
 """Thousands of hostile requests from a seed, against a service in a process of its own.
 
-2,000 by default. HOSTILE_REQUESTS=10000 sends as many (about a minute on two cores), HOSTILE_SEED others.
+2,000 by default. HOSTILE_REQUESTS=10000 sends as many (over a minute on two cores), HOSTILE_SEED others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.serving.test_hostile import received, split, statuses
 COUNT = int(os.environ.get("HOSTILE_REQUESTS", "2000"))
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))
 #: Bytes that the service may take on top of what it takes for ordinary images, and in the second half of the requests.
-ROOM, LATE_ROOM = 512 << 20, 200 << 20
+ROOM, LATE_ROOM = 640 << 20, 200 << 20
 
 
 @dataclass
