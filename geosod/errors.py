@@ -7,7 +7,8 @@
     │   ├── ModelError        a bundle is missing, malformed or does not fit the scene
     │   ├── OutputError       the output cannot be written or is not ours to replace
     │   │   └── IdentifierTakenError  a run at the same time has committed another scene of that name
-    │   └── ClusterError      Ray cannot be reached or started
+    │   ├── ClusterError      Ray cannot be reached or started
+    │   └── LimitError        what was sent is larger than whoever runs the service allows
     ├── SceneError            one scene cannot be processed; the others go on    (exit code 3)
     │   └── ReadError         some pixels of a scene cannot be read
     │       └── LostError     … however often they are asked for
@@ -116,6 +117,10 @@ class IdentifierTakenError(OutputError):
 
 class ClusterError(UsageError):
     """Ray cannot be reached or started, so that nothing was begun."""
+
+
+class LimitError(UsageError):
+    """What a client of the service sent is larger than the service allows."""
 
 
 class SceneError(GeosodError):

@@ -55,10 +55,13 @@ ALLOWED = {
         {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
         | {"array_scene", "setting_types", "yaml_file"}
     ),
+    "serving": frozenset(
+        {"array_scene", "config", "detectors", "georeference", "output", "running", "scenes", "storage", "viewing"}
+    ),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "predict", "summarizing", "training"}
+        | {"evaluation", "exporting", "predict", "serving", "summarizing", "training"}
     ),
 }
 
@@ -143,12 +146,14 @@ def test_no_arrow_runs_back_up(room: str) -> None:
 @pytest.mark.parametrize(
     ("framework", "doors"),
     [
-        ("ray", {"running/ray_engine", "training/ray_train.py"}),
+        ("ray", {"running/ray_engine", "serving/ray_serve", "training/ray_train.py"}),
         ("rasterio", {"scenes", "storage", "georeference", "demo/cog.py", "array_scene.py", "datasets/tile_files.py"}),
         ("torch", {"detectors", "training", "testing.py"}),
         ("torchvision", {"detectors", "training"}),
         ("PIL", {"viewing", "training"}),
         ("typer", {"cli"}),
+        ("fastapi", {"serving"}),
+        ("uvicorn", {"serving"}),
     ],
 )
 def test_each_framework_has_one_door(framework: str, doors: set[str]) -> None:

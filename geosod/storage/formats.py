@@ -62,13 +62,13 @@ def orientation(uri: str, dataset: Any) -> int:
     if text is None and dataset.driver == "GTiff" and not is_remote(uri):
         try:
             with Path(uri).open("rb") as file:
-                return _tiff_orientation(file)
+                return tiff_orientation(file)
         except (OSError, struct.error, ValueError):
             return 1
     return int(text) if text in {str(n) for n in range(1, 9)} else 1
 
 
-def _tiff_orientation(file: BinaryIO) -> int:
+def tiff_orientation(file: BinaryIO) -> int:
     """The orientation tag in the first directory of a TIFF or BigTIFF (TIFF 6.0, section 8)."""
     head = file.read(16)
     order = "<" if head.startswith(b"II") else ">"

@@ -15,6 +15,7 @@ import yaml
 
 from tests.conftest import SHARED
 
+KUBERNETES = Path(__file__).parents[2] / "cluster" / "kubernetes"
 CRDS = SHARED / "schemas" / "kuberay-1.7.0"
 #: Kinds of Kubernetes itself → the client's model of them.
 CORE = {"Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount", "NetworkPolicy": "V1NetworkPolicy"}
@@ -28,6 +29,13 @@ def validate(manifest: dict[str, Any]) -> None:
         return
     schema = _ray_schema(kind.lower(), manifest["apiVersion"].rpartition("/")[2])
     jsonschema.Draft202012Validator(schema).validate(manifest)
+
+
+def whole_service(path: Path) -> dict[str, Any]:
+    """A RayService from a file, with the base's cluster, which kustomize puts into it."""
+    manifest: dict[str, Any] = yaml.safe_load(path.read_text())
+    cluster = yaml.safe_load((KUBERNETES / "base" / "raycluster.yaml").read_text())
+    return manifest | {"spec": manifest["spec"] | {"rayClusterConfig": cluster["spec"]}}
 
 
 def built(folder: Path) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cluster.kube import CORE, built, validate
+from tests.cluster.kube import CORE, KUBERNETES, built, validate, whole_service
 
-KUBERNETES = Path(__file__).parents[2] / "cluster" / "kubernetes"
+RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 
 
@@ -23,9 +23,10 @@ def manifests(*, core: bool) -> list[Path]:
 
 
 def cluster_of(overlay: str) -> dict[str, Any]:
-    """The spec of an overlay's RayCluster, its own or that of its RayJob."""
-    (found,) = [m for m in built(KUBERNETES / "overlays" / overlay) if m["kind"] in ("RayCluster", "RayJob")]
-    return found["spec"].get("rayClusterSpec", found["spec"])
+    """The spec of an overlay's RayCluster, its own or that of its RayJob or RayService."""
+    (found,) = [m for m in built(KUBERNETES / "overlays" / overlay) if m["kind"] in RAY_KINDS]
+    spec = found["spec"]
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
 
 def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", [*manifests(core=True), *manifests(core=False)], ids=lambda p: p.name)
 def test_manifests_are_valid(path: Path) -> None:
-    validate(yaml.safe_load(path.read_text()))
+    validate(whole_service(path) if path.name == "rayservice.yaml" else yaml.safe_load(path.read_text()))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -43,8 +44,9 @@ def test_overlays_are_valid(overlay: str) -> None:
     for manifest in found:
         validate(manifest)
         assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "geosod"
-    kinds = [m["kind"] for m in found]
-    assert ("RayJob" in kinds) == overlay.endswith("-job") and ("RayCluster" in kinds) != ("RayJob" in kinds)
+    kinds = [m["kind"] for m in found if m["kind"] in RAY_KINDS]
+    ending = overlay.rpartition("-")[2]
+    assert kinds == [{"job": "RayJob", "service": "RayService"}.get(ending, "RayCluster")]
 
 
 def test_a_typo_in_a_ray_cluster_is_found() -> None:
