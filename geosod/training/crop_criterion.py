@@ -57,8 +57,12 @@ class CropCriterion(Criterion):
         divisor = self.normaliser(images.new_tensor(float(len(boxes))))
         if not len(boxes):
             # All of the network takes part, so that workers without objects wait for nobody.
-            nothing = self.network(images.new_zeros((1, images.shape[1], 32, 32))).sum() * 0.0
+            nothing = torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
             return {"class": nothing}
+        if len(boxes) == 1:
+            # A single crop has no statistics.
+            boxes, labels, tile = (part.repeat_interleave(2, dim=0) for part in (boxes, labels, tile))
+            divisor = divisor * 2
         crops = self._crops.cut(images, self._crops.regions(boxes, tile))
         logits = self.network(self._crops.ready(crops)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="sum")

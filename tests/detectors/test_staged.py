@@ -171,9 +171,9 @@ def test_crops_are_what_cutting_and_resizing_gives() -> None:
     tiles = torch.from_numpy(rng.random((2, 3, 128, 128), np.float32))
     classifier = Classifier(card_of(parameters={"context": 0.5}), Means(), RGB)
     boxes = torch.tensor([[40.0, 40.0, 72.0, 72.0], [50.0, 60.0, 58.0, 68.0]])
-    regions = classifier.regions(boxes, torch.tensor([0, 1]))
+    regions = classifier.crops.regions(boxes, torch.tensor([0, 1]))
     assert regions.tolist() == [[0, 24, 24, 88, 88], [1, 46, 56, 62, 72]]
-    crops = classifier.crops(tiles, regions)
+    crops = classifier.crops.cut(tiles, regions)
     half = F.interpolate(tiles[:1, :, 24:88, 24:88], size=32, mode="area")
     torch.testing.assert_close(crops[:1], half, atol=1e-5, rtol=0)
     # Enlarged; at the edge of a crop its surroundings are seen, which cutting first cannot.
@@ -186,9 +186,9 @@ def test_crops_keep_the_ratio_of_sides_and_show_fill_outside_the_tile() -> None:
         parameters={"context": 0.0}, input=geosod.detectors.network_input.NetworkInput(size=(64, 32), fill=0.25)
     )
     classifier = Classifier(card, Means(), RGB)
-    regions = classifier.regions(torch.tensor([[0.0, 0.0, 10.0, 40.0]]), torch.tensor([0]))
+    regions = classifier.crops.regions(torch.tensor([[0.0, 0.0, 10.0, 40.0]]), torch.tensor([0]))
     assert regions.tolist() == [[0, -35, 0, 45, 40]]
-    crop = classifier.crops(torch.ones(1, 3, 64, 64), regions)[0]
+    crop = classifier.crops.cut(torch.ones(1, 3, 64, 64), regions)[0]
     assert crop.shape == (3, 32, 64)
     assert torch.allclose(crop[:, :, :26], torch.tensor(0.25)) and torch.allclose(crop[:, 1:, 30:], torch.tensor(1.0))
 

@@ -1,0 +1,109 @@
+"""A classifier of crops is trained on what staged detection will show it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from geosod.detectors.card import CLASSIFICATION, ModelCard
+from geosod.detectors.network_input import NetworkInput
+from geosod.detectors.staged import Classifier
+from geosod.detectors.zoo.classifier import CropClassifier
+from geosod.errors import ConfigError
+from geosod.training.crop_criterion import CropCriterion
+from geosod.training.targets import Targets
+
+
+def card(**fields: object) -> ModelCard:
+    values: dict = {
+        "name": "crops",
+        "architecture": "classifier",
+        "parameters": {"context": 0.25},
+        "adapter": "zoo-classifier",
+        "bands": ("red", "green", "blue"),
+        "dtype": "uint8",
+        "minimum": (0.0,) * 3,
+        "maximum": (255.0,) * 3,
+        "classes": ("dark", "bright", "background"),
+        "tile": 64,
+        "overlap": 0,
+        "threshold": 0.25,
+        "task": CLASSIFICATION,
+        "input": NetworkInput(size=(32, 32)),
+    }
+    return ModelCard(**(values | fields))
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, list[Targets]]:
+    """Two images with a dark and a bright square each, on grey."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.full((2, 3, 96, 96), 0.5) + 0.02 * torch.rand(2, 3, 96, 96, generator=generator)
+    made = []
+    for image in images:
+        image[:, 10:30, 10:30] = 0.1
+        image[:, 60:80, 50:70] = 0.9
+        boxes = torch.tensor([[10.0, 10, 30, 30], [50, 60, 70, 80]])
+        made.append(Targets(boxes, torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)))
+    return images, made
+
+
+def criterion(**options: float) -> CropCriterion:
+    torch.manual_seed(0)
+    network = CropClassifier(bands=3, classes=3, backbone="slim", width=8)
+    return CropCriterion(network, card=card(), **options)
+
+
+def test_it_learns_and_staged_detection_says_the_same() -> None:
+    made = criterion()
+    optimiser = torch.optim.AdamW(made.parameters(), lr=3e-3)
+    images, targets = batch()
+    for step in range(60):
+        torch.manual_seed(step)
+        loss = made(images, targets)["class"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.5
+
+    class Network:
+        def probabilities(self, crops: torch.Tensor) -> torch.Tensor:
+            return made.network.fused()(crops).softmax(dim=1)
+
+    classifier = Classifier(card(), Network(), ("red", "green", "blue"))
+    boxes = torch.tensor([[10.0, 10, 30, 30], [50, 60, 70, 80], [5, 60, 25, 80]])
+    with torch.no_grad():
+        labels, scores = classifier.classify(images, boxes, torch.zeros(3, dtype=torch.int64))
+    assert labels.tolist() == [0, 1, 2] and scores.min() > 0.5
+
+
+def test_background_overlaps_no_object() -> None:
+    images, targets = batch()
+    made = criterion(shift=0.0, background=3.0)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        boxes, labels, tile = made._chosen(images, targets)
+        assert torch.equal(boxes[labels < 2].reshape(2, 2, 4), torch.stack([t.boxes for t in targets]))
+        empty = boxes[labels == 2]
+        assert len(empty) and (empty[:, :2] >= 0).all() and (empty[:, 2:] <= 96).all()
+        for box in empty:
+            for truth in targets[0].boxes:
+                shared = (torch.minimum(box[2:], truth[2:]) - torch.maximum(box[:2], truth[:2])).clamp(min=0).prod()
+                assert shared / (800 - shared) <= 0.2 + 1e-6
+        assert tile.tolist() == sorted(tile.tolist())
+
+
+def test_images_without_objects_and_ignored_ones() -> None:
+    made = criterion()
+    images, targets = batch()
+    nothing = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    loss = made(images, [nothing, nothing])["class"]
+    loss.backward()
+    assert float(loss.detach()) == 0 and all(p.grad is not None and not p.grad.any() for p in made.parameters())
+    ignored = [Targets(t.boxes, t.labels, torch.ones(2, dtype=torch.bool)) for t in targets]
+    assert float(made(images, ignored)["class"].detach()) == 0
+
+
+@pytest.mark.parametrize("options", [{"shift": -1.0}, {"smoothing": 1.0}, {"background": -1.0}])
+def test_options_are_checked(options: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        criterion(**options)
