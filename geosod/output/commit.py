@@ -28,7 +28,6 @@ from geosod.output.folder import (
     open_output,
     parse_item,
     read_item,
-    read_items,
     unusual_name,
 )
 from geosod.output.geoparquet import file_metadata, write_geoparquet
@@ -43,9 +42,7 @@ __all__ = [
     "commit_outputs",
     "commit_scene",
     "committed",
-    "known_sources",
     "open_output",
-    "read_items",
     "unusual_name",
     "write_failures",
 ]
@@ -68,11 +65,6 @@ def asset_paths(folder: OutputFolder, item: Mapping[str, Any]) -> list[str]:
     base = posixpath.dirname(folder.item(str(item["id"])))
     paths = [posixpath.normpath(posixpath.join(base, str(asset["href"]))) for asset in item["assets"].values()]
     return [path for path in paths if not path.startswith(("/", ".."))]
-
-
-def known_sources(folder: OutputFolder) -> dict[str, str]:
-    """Identifier of every committed scene, by the link to its source as `stac_item.source_href` writes it."""
-    return {source: str(item["id"]) for item in read_items(folder) if (source := source_of(item)) is not None}
 
 
 def commit_scene(

@@ -10,19 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from geosod.errors import OutputError, UsageError
-from geosod.output.commit import (
-    OutputFolder,
-    asset_paths,
-    commit_outputs,
-    committed,
-    known_sources,
-    read_items,
-    write_failures,
-)
+from geosod.output.commit import OutputFolder, commit_outputs, write_failures
 from geosod.output.failures import failures_from
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult, recorded
+from geosod.running.committed_scenes import CommittedScene, CommittedScenes
 from geosod.running.job import EXECUTION, Job
 from geosod.running.unit_store import SceneUnits, UnitStore, open_store, unfinished
 from geosod.scene import SceneRef
@@ -150,6 +143,7 @@ class Folder(AbstractContextManager["Folder"]):
     def __init__(self, folder: OutputFolder) -> None:
         self.folder = folder
         self.sink = FolderSink(open_store(folder))
+        self._scenes = CommittedScenes(folder)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the folder again where the run failed before it wrote anything."""
@@ -163,8 +157,8 @@ class Folder(AbstractContextManager["Folder"]):
             OutputError: the output is one file, and holds another scene.
         """
         folder = self.folder
-        known = known_sources(folder)
         uris = {source_href(ref.uri): ref.uri for ref in refs}
+        known = self._scenes.read(() if overwrite else uris)
         if folder.name is None:
             return with_unique_ids(refs, {uris.get(source, source): name for source, name in known.items()})
         if not overwrite and any(source not in uris for source in known):
@@ -180,12 +174,12 @@ class Folder(AbstractContextManager["Folder"]):
         Raises:
             UsageError: it was committed with another model or other settings.
         """
-        item = None if job.config.overwrite else committed(self.folder, ref.id)
-        p = {} if item is None else item["properties"]
-        if p.get("geosod:status") != "done" or p.get("geosod:source_version") != ref.version:
+        scene = None if job.config.overwrite else self._scenes.take(ref.id)
+        if scene is None or (scene.status, scene.version) != ("done", ref.version):
             return None
-        assert item is not None
-        changed = self._differences(job, item)
+        if scene.source != source_href(ref.uri):
+            return None  # another run has just given the identifier to another scene
+        changed = self._differences(job, scene)
         if changed:
             raise UsageError(
                 f"{ref.uri}: is already in the output as {ref.id!r}, with other settings: {', '.join(changed)}; add "
@@ -193,22 +187,20 @@ class Folder(AbstractContextManager["Folder"]):
             )
         if ref.id in self.sink.store.begun:
             self.sink.store.remove(ref.id)  # a run was killed between the commit and this
-        return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
+        return SceneResult(ref.id, ref.uri, "skipped", scene.detections)
 
     def execution(self, model_digest: str) -> Mapping[str, Any] | None:
         """See `Destination`."""
-        for item in read_items(self.folder):
-            p = item["properties"]
-            if p.get("geosod:model_digest") == model_digest:
-                recorded: Mapping[str, Any] = p["geosod:execution"]
-                return recorded
+        ran = self._scenes.executions.get(model_digest)
+        if ran is not None:
+            return ran
         of_units = (one.about for one in unfinished(self.folder) if one.about["model_digest"] == model_digest)
         about: Mapping[str, Any] = next(of_units, {})
         return about.get("execution")
 
     def total(self) -> int:
-        """Number of detections in the whole dataset, those of earlier runs included."""
-        return sum(int(item["properties"]["geosod:detections"]) for item in read_items(self.folder))
+        """Number of detections in the whole dataset, those of other runs included."""
+        return self._scenes.total()
 
     def left_over(self, ended: Sequence[SceneResult]) -> str | None:
         """What to say of recorded failures that are of other scenes and inputs than those of this run."""
@@ -222,23 +214,25 @@ class Folder(AbstractContextManager["Folder"]):
             f"{path}; delete it once they are dealt with"
         )
 
-    def _differences(self, job: Job, item: Mapping[str, Any]) -> list[str]:
+    def _differences(self, job: Job, scene: CommittedScene) -> list[str]:
         """What of model and settings differs from those of a committed scene, a few words each."""
-        p, ran = item["properties"], item["properties"]["geosod:execution"]
+        ran = scene.execution
         asked = job.config.model_dump(include=set(EXECUTION))
         found = [f"{n} {ran[n]!r}, now {v!r}" for n, v in asked.items() if v not in (None, "auto", ran[n])]
-        if p["geosod:model_digest"] != job.model.digest:
+        if scene.model_digest != job.model.digest:
             name = job.model.card.name
-            found.append(f"model {p['geosod:model']!r}, now {name if name != p['geosod:model'] else 'changed'!r}")
-        if p["geosod:config_digest"] == job.config_digest:
+            found.append(f"model {scene.model!r}, now {name if name != scene.model else 'changed'!r}")
+        if scene.config_digest == job.config_digest:
             return found
-        path = asset_paths(self.folder, item)[0]
+        path = scene.paths[0]
         before, now = (self.folder.metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
         names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
         return found + [_difference(n, before.get(n), now.get(n)) for n in names] or [*found, "settings"]
 
     def record(self, result: SceneResult) -> None:
         """See `Destination`. A scene that was committed has recorded its failures with the commit."""
+        if result.status in ("done", "partial"):
+            self._scenes.add(result.scene_id, result.detections)
         lost = [failure for failure in result.failures if recorded(failure.error)]
         if result.status == "failed" and lost:
             write_failures(self.folder, lost)

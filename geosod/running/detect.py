@@ -94,11 +94,12 @@ def detect(
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
         with place:
+            named_refs = place.identified(refs, overwrite=c.overwrite)
             job = as_before(job, place.execution(job.model.digest), emit)
             emit(ScenesFound(len(refs) + len(missing)))
             for failure in missing:
                 end(failed(failure), place, emit, ended)
-            with closing(plan_ahead(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)) as plans:
+            with closing(plan_ahead(job, named_refs, place, emit, ended)) as plans:
                 # No engine is started where no scene can be processed.
                 first = next(plans, None)
                 if first is not None:
