@@ -12,12 +12,12 @@ import datetime as dt
 import json
 import posixpath
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from geosod.errors import ConfigError, IdentifierTakenError, OutputError
+from geosod.errors import ConfigError, IdentifierTakenError, OutputError, reason
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
 from geosod.output.dataset_crs import check_dataset_crs
@@ -46,6 +46,19 @@ __all__ = [
     "unusual_name",
     "write_failures",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A scene that was committed.
+
+    Attributes:
+        paths: absolute paths of detections, coverage and item, in this order.
+        left_over: what of earlier runs could not be removed afterwards, and why.
+    """
+
+    paths: tuple[str, ...]
+    left_over: tuple[str, ...] = ()
 
 
 #: Addresses and CRSs of what this process has written: another run finds these scenes, and is refused another CRS.
@@ -77,10 +90,11 @@ def commit_scene(
     crs: str,
     metadata: Mapping[str, object],
     failures: Sequence[Failure] = (),
-) -> tuple[str, ...]:
+) -> Commit:
     """Write the files of one scene and move them into place; the item comes last and is the commit.
 
-    An earlier commit of the scene is replaced, whatever its date, and so are its failures.
+    An earlier commit of the scene is replaced, whatever its date, and so are its failures. Nothing that goes wrong once
+    the item is there makes the scene fail.
 
     Args:
         folder: from `open_output`.
@@ -91,9 +105,6 @@ def commit_scene(
         crs: CRS of the dataset.
         metadata: from `geoparquet.file_metadata`.
         failures: failures of this scene.
-
-    Returns:
-        Absolute paths of detections, coverage and item, in this order.
 
     Raises:
         OutputError: the dataset has another CRS, or a file cannot be written.
@@ -126,13 +137,26 @@ def commit_scene(
                     place.remove(files.item, files.detections, files.coverage)
                     raise
                 _our_crs.add(ours)
-                if notes is not None:
-                    place.remove_folder(notes)
-        if not failures:
-            _replace_failures(folder, failures, scenes=(scene.id,))
     except OSError as error:
         raise OutputError(f"{place.address}: scene {scene.id!r} cannot be written ({error}); {place.remedy}") from error
-    return place.at(files.detections), place.at(files.coverage), place.at(files.item)
+    left_over = _clean_up(folder, scene.id, notes, failures)
+    return Commit((place.at(files.detections), place.at(files.coverage), place.at(files.item)), left_over)
+
+
+def _clean_up(folder: OutputFolder, scene_id: str, notes: str | None, failures: Sequence[Failure]) -> tuple[str, ...]:
+    """Remove what an earlier commit of a scene has left; what could not be removed, and why."""
+    left_over = []
+    if notes is not None:
+        try:
+            folder.place.remove_folder(notes)
+        except OSError as error:
+            left_over.append(f"{folder.units}: notes of scenes that were replaced cannot be removed: {reason(error)}")
+    if not failures:
+        try:
+            _replace_failures(folder, failures, scenes=(scene_id,))
+        except (OSError, OutputError) as error:
+            left_over.append(f"{folder.failures}: earlier failures of scenes cannot be removed: {reason(error)}")
+    return tuple(left_over)
 
 
 def _earlier_item(folder: OutputFolder, scene: Scene, files: SceneFiles) -> dict[str, Any] | None:
@@ -256,7 +280,7 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         "geosod:source_version": scene.ref.version,
         "geosod:execution": asdict(outputs.provenance.execution),
     }
-    paths = commit_scene(
+    commit = commit_scene(
         folder,
         scene,
         detections=outputs.detection_rows(),
@@ -266,4 +290,4 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         metadata=file_metadata(scene, outputs.provenance),
         failures=outputs.failures,
     )
-    return scene_result(outputs, paths=paths, inspected_km2=inspected)
+    return scene_result(outputs, paths=commit.paths, inspected_km2=inspected, left_over=commit.left_over)

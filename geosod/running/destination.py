@@ -6,10 +6,10 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from geosod.errors import OutputError, UsageError
+from geosod.errors import OutputError, UsageError, reason
 from geosod.output.commit import OutputFolder, commit_outputs, write_failures
 from geosod.output.failures import failures_from
 from geosod.output.scene_outputs import SceneOutputs, scene_result
@@ -79,9 +79,9 @@ class FolderSink:
     def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
         """See `Sink`."""
         result = commit_outputs(self.store.folder, outputs)
-        if units is not None:
-            units.store.remove(units.scene_id)
-        return result
+        # The scene is committed, whatever becomes of the records.
+        left_over = () if units is None else units.store.remove(units.scene_id)
+        return replace(result, left_over=result.left_over + left_over) if left_over else result
 
 
 class Destination(AbstractContextManager["Destination"], Protocol):
@@ -104,8 +104,17 @@ class Destination(AbstractContextManager["Destination"], Protocol):
         """What an engine hands its results to."""
         ...
 
-    def record(self, result: SceneResult) -> None:
-        """Record the failures of a scene, and remove its earlier ones."""
+    @property
+    def note(self) -> str | None:
+        """What to say of it before a run."""
+        ...
+
+    def record(self, result: SceneResult) -> Sequence[str]:
+        """Record the failures of a scene, and remove its earlier ones.
+
+        Returns:
+            What to say of records that cannot be written or removed, each text once a run.
+        """
         ...
 
 
@@ -133,8 +142,14 @@ class Memory(AbstractContextManager["Memory"]):
     def execution(self, model_digest: str) -> None:
         """See `Destination`."""
 
-    def record(self, result: SceneResult) -> None:
+    @property
+    def note(self) -> None:
+        """There is nothing to say."""
+        return
+
+    def record(self, result: SceneResult) -> tuple[()]:  # noqa: ARG002
         """See `Destination`."""
+        return ()
 
 
 class Folder(AbstractContextManager["Folder"]):
@@ -142,8 +157,10 @@ class Folder(AbstractContextManager["Folder"]):
 
     def __init__(self, folder: OutputFolder) -> None:
         self.folder = folder
-        self.sink = FolderSink(open_store(folder))
+        store, self.note = open_store(folder)
+        self.sink = FolderSink(store)
         self._scenes = CommittedScenes(folder)
+        self._said: set[str] = set()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the folder again where the run failed before it wrote anything."""
@@ -185,27 +202,39 @@ class Folder(AbstractContextManager["Folder"]):
                 f"{ref.uri}: is already in the output as {ref.id!r}, with other settings: {', '.join(changed)}; add "
                 "--overwrite to redo it, or choose another output folder"
             )
-        if ref.id in self.sink.store.begun:
-            self.sink.store.remove(ref.id)  # a run was killed between the commit and this
-        return SceneResult(ref.id, ref.uri, "skipped", scene.detections)
+        store = self.sink.store
+        # A run was killed between the commit and this.
+        left_over = store.remove(ref.id) if ref.id in store.begun else ()
+        return SceneResult(ref.id, ref.uri, "skipped", scene.detections, left_over=left_over)
 
     def execution(self, model_digest: str) -> Mapping[str, Any] | None:
         """See `Destination`."""
         ran = self._scenes.executions.get(model_digest)
         if ran is not None:
             return ran
-        of_units = (one.about for one in unfinished(self.folder) if one.about["model_digest"] == model_digest)
-        about: Mapping[str, Any] = next(of_units, {})
+        if not self.sink.store.begun:
+            return None
+        try:
+            of_units = (one.about for one in unfinished(self.folder) if one.about.get("model_digest") == model_digest)
+            about: Mapping[str, Any] = next(of_units, {})
+        except OSError:
+            return None  # whatever is wrong there is noted where units are taken up
         return about.get("execution")
 
-    def total(self) -> int:
-        """Number of detections in the whole dataset, those of other runs included."""
-        return self._scenes.total()
+    def total(self) -> int | None:
+        """Number of detections in the whole dataset, those of other runs included; None where it cannot be read."""
+        try:
+            return self._scenes.total()
+        except OSError:
+            return None
 
     def left_over(self, ended: Sequence[SceneResult]) -> str | None:
         """What to say of recorded failures that are of other scenes and inputs than those of this run."""
         place, path = self.folder.place, self.folder.failures
-        recorded_ids = set(failures_from(place.read(path), where=place.at(path))["scene_id"].to_pylist())
+        try:
+            recorded_ids = set(failures_from(place.read(path), where=place.at(path))["scene_id"].to_pylist())
+        except (OSError, OutputError) as error:
+            return f"{path}: cannot be read: {reason(error)}; what earlier runs have recorded is not known"
         others = len(recorded_ids - {result.scene_id for result in ended})
         if not others:
             return None
@@ -229,14 +258,28 @@ class Folder(AbstractContextManager["Folder"]):
         names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
         return found + [_difference(n, before.get(n), now.get(n)) for n in names] or [*found, "settings"]
 
-    def record(self, result: SceneResult) -> None:
+    def record(self, result: SceneResult) -> Sequence[str]:
         """See `Destination`. A scene that was committed has recorded its failures with the commit."""
+        texts = list(result.left_over)
+        try:
+            self._record(result)
+        except OutputError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            texts.append(
+                f"{self.folder.failures}: failures of this run cannot be recorded: {reason(cause)}; they are in its "
+                "messages and summary only"
+            )
+        new = [text for text in dict.fromkeys(texts) if text not in self._said]
+        self._said.update(new)
+        return new
+
+    def _record(self, result: SceneResult) -> None:
         if result.status in ("done", "partial"):
             self._scenes.add(result.scene_id, result.detections)
         lost = [failure for failure in result.failures if recorded(failure.error)]
         if result.status == "failed" and lost:
             write_failures(self.folder, lost)
-        elif result.status != "failed" and self.folder.place.exists(self.folder.failures):
+        elif result.status != "failed":
             names = [failed_id(result.uri)]
             scenes = [*names, result.scene_id] if result.status == "skipped" else names
             write_failures(self.folder, (), scenes=scenes)

@@ -93,6 +93,8 @@ def detect(
         place = _destination(out, len(refs) + len(missing), job)
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
+        if place.note is not None:
+            emit(Note(place.note, important=True))
         with place:
             named_refs = place.identified(refs, overwrite=c.overwrite)
             job = as_before(job, place.execution(job.model.digest), emit)

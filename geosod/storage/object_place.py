@@ -69,8 +69,8 @@ class ObjectPlace:
                         for entry in chunk:
                             yield (last := entry["path"])
                 return
-            except OSError:  # an answer that was cut off; those after it are asked for again
-                if attempt + 1 == ATTEMPTS:
+            except OSError as error:  # an answer that was cut off; those after it are asked for again
+                if attempt + 1 == ATTEMPTS or isinstance(error, PermissionError):
                     raise
             time.sleep(backoff(attempt))
 
@@ -288,10 +288,10 @@ def _again(action: Callable[[], _T], address: str) -> _T:
         try:
             with _os_errors(address):
                 return action()
-        except (FileNotFoundError, FileExistsError):
+        except (FileNotFoundError, FileExistsError, PermissionError):
             raise
-        except OSError as error:
-            if attempt + 1 == ATTEMPTS or isinstance(error.__cause__, PermissionError):
+        except OSError:
+            if attempt + 1 == ATTEMPTS:
                 raise
         time.sleep(backoff(attempt))
     raise AssertionError("the last attempt raises")
@@ -300,7 +300,7 @@ def _again(action: Callable[[], _T], address: str) -> _T:
 @contextmanager
 def _os_errors(address: str) -> Iterator[None]:
     """Errors of obstore as errors of files; FileExistsError where a condition of a write does not hold."""
-    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+    from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
 
     try:
         yield
@@ -310,7 +310,7 @@ def _os_errors(address: str) -> Iterator[None]:
         if "NoSuchBucket" in str(error):
             raise OSError(f"{address}: there is no such bucket") from error
         raise FileNotFoundError(address) from error
-    except PermissionError as error:
-        raise OSError(f"{address}: access is denied") from error
+    except (PermissionError, PermissionDeniedError) as error:  # the latter for requests of several objects
+        raise PermissionError(f"{address}: access is denied") from error
     except BaseError as error:
         raise OSError(f"{address}: {one_line(error)[:400]}") from error
