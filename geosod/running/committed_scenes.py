@@ -114,12 +114,17 @@ class CommittedScenes:
 
     def _remember(self, path: str, item: Mapping[str, Any] | None) -> CommittedScene | None:
         """What is to be known of an item; None where it is none, or lacks something, as if it were not there."""
-        try:
-            scene = None if item is None else _scene(self.folder, item)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            scene = None
+        scene = None if item is None else scene_of(self.folder, item)
         self._detections[path] = 0 if scene is None else scene.detections
         return scene
+
+
+def scene_of(folder: OutputFolder, item: Mapping[str, Any]) -> CommittedScene | None:
+    """What a run needs to know of an item; None where the item lacks some of it, as if it were not there."""
+    try:
+        return _scene(folder, item)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _scene(folder: OutputFolder, item: Mapping[str, Any]) -> CommittedScene:

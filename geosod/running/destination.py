@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from geosod.errors import OutputError, UsageError, reason
-from geosod.output.commit import OutputFolder, commit_outputs, write_failures
+from geosod.errors import OutputError, reason
+from geosod.output.commit import OutputFolder, commit_outputs, committed, write_failures
 from geosod.output.failures import failures_from
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult, recorded
-from geosod.running.committed_scenes import CommittedScene, CommittedScenes
-from geosod.running.job import EXECUTION, Job
+from geosod.running.committed_scenes import CommittedScenes, scene_of
+from geosod.running.job import Job
+from geosod.running.skipping import skipped_result
 from geosod.running.unit_store import SceneUnits, UnitStore, open_store, unfinished
 from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, with_unique_ids
-
-#: Settings that are files → what they are called.
-_FILES = {"aoi": "area of interest", "dem": "heights", "mask": "masks"}
 
 
 class Sink(Protocol):
@@ -40,6 +36,14 @@ class Sink(Protocol):
 
     def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
         """Take the outputs of a scene; records of its units are needed no more."""
+        ...
+
+    def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """The result of a scene that another run has committed, so that it need not be done; else None.
+
+        Raises:
+            UsageError: it was committed with another model or other settings.
+        """
         ...
 
 
@@ -64,6 +68,9 @@ class MemorySink:
         self.outputs[outputs.scene.id] = outputs
         return scene_result(outputs)
 
+    def committed(self, job: Job, ref: SceneRef) -> None:
+        """See `Sink`."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderSink:
@@ -82,6 +89,12 @@ class FolderSink:
         # The scene is committed, whatever becomes of the records.
         left_over = () if units is None else units.store.remove(units.scene_id)
         return replace(result, left_over=result.left_over + left_over) if left_over else result
+
+    def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """See `Sink`."""
+        item = None if job.config.overwrite else committed(self.store.folder, ref.id)
+        scene = None if item is None else scene_of(self.store.folder, item)
+        return None if scene is None else skipped_result(self.store, job, ref, scene)
 
 
 class Destination(AbstractContextManager["Destination"], Protocol):
@@ -192,20 +205,7 @@ class Folder(AbstractContextManager["Folder"]):
             UsageError: it was committed with another model or other settings.
         """
         scene = None if job.config.overwrite else self._scenes.take(ref.id)
-        if scene is None or (scene.status, scene.version) != ("done", ref.version):
-            return None
-        if scene.source != source_href(ref.uri):
-            return None  # another run has just given the identifier to another scene
-        changed = self._differences(job, scene)
-        if changed:
-            raise UsageError(
-                f"{ref.uri}: is already in the output as {ref.id!r}, with other settings: {', '.join(changed)}; add "
-                "--overwrite to redo it, or choose another output folder"
-            )
-        store = self.sink.store
-        # A run was killed between the commit and this.
-        left_over = store.remove(ref.id) if ref.id in store.begun else ()
-        return SceneResult(ref.id, ref.uri, "skipped", scene.detections, left_over=left_over)
+        return None if scene is None else skipped_result(self.sink.store, job, ref, scene)
 
     def execution(self, model_digest: str) -> Mapping[str, Any] | None:
         """See `Destination`."""
@@ -243,21 +243,6 @@ class Folder(AbstractContextManager["Folder"]):
             f"{path}; delete it once they are dealt with"
         )
 
-    def _differences(self, job: Job, scene: CommittedScene) -> list[str]:
-        """What of model and settings differs from those of a committed scene, a few words each."""
-        ran = scene.execution
-        asked = job.config.model_dump(include=set(EXECUTION))
-        found = [f"{n} {ran[n]!r}, now {v!r}" for n, v in asked.items() if v not in (None, "auto", ran[n])]
-        if scene.model_digest != job.model.digest:
-            name = job.model.card.name
-            found.append(f"model {scene.model!r}, now {name if name != scene.model else 'changed'!r}")
-        if scene.config_digest == job.config_digest:
-            return found
-        path = scene.paths[0]
-        before, now = (self.folder.metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
-        names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
-        return found + [_difference(n, before.get(n), now.get(n)) for n in names] or [*found, "settings"]
-
     def record(self, result: SceneResult) -> Sequence[str]:
         """See `Destination`. A scene that was committed has recorded its failures with the commit."""
         texts = list(result.left_over)
@@ -283,11 +268,3 @@ class Folder(AbstractContextManager["Folder"]):
             names = [failed_id(result.uri)]
             scenes = [*names, result.scene_id] if result.status == "skipped" else names
             write_failures(self.folder, (), scenes=scenes)
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    """How a setting differs, in a few words; files are recorded by their content."""
-    if name in _FILES:
-        words = ("none before" if not before else "none now") if not (before and now) else "another"
-        return f"{_FILES[name]} ({words})"
-    return f"{name} {reprlib.repr(before)}, now {reprlib.repr(now)}"

@@ -122,14 +122,14 @@ class ObjectPlace:
 
         lost = 0
         for attempt in range(CHANGES):
-            before, tag = self._read(path)
+            before, version = self._read(path)
             after = change(before)
             if after == before:
                 return
             if after is None:
                 self.remove(path)
                 return
-            mode: Any = "create" if before is None else {"e_tag": tag}
+            mode: Any = "create" if before is None else version
             try:
                 with _os_errors(self.at(path)):
                     obstore.put(self._store, path, after, mode=mode)
@@ -180,17 +180,18 @@ class ObjectPlace:
     def remove_empty(self) -> None:
         """A prefix without objects does not exist."""
 
-    def _read(self, path: str) -> tuple[bytes | None, str | None]:
+    def _read(self, path: str) -> tuple[bytes | None, dict[str, str | None]]:
+        """The content of a file, and what identifies its version: an ETag, for Google Cloud Storage its generation."""
         import obstore
 
-        def get() -> tuple[bytes, str | None]:
+        def get() -> tuple[bytes, dict[str, str | None]]:
             found = obstore.get(self._store, path)
-            return bytes(found.bytes()), found.meta["e_tag"]
+            return bytes(found.bytes()), {name: found.meta[name] for name in ("e_tag", "version")}
 
         try:
             return _again(get, self.at(path))
         except FileNotFoundError:
-            return None, None
+            return None, {}
 
     @property
     def _store(self) -> Any:
@@ -256,6 +257,8 @@ def _store(address: str, _: tuple[tuple[str, str], ...]) -> Any:
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "timeout": timedelta(seconds=ANSWER_SECONDS),
     }
+    if scheme == "gs" and os.environ.get("GOOGLE_ALLOW_HTTP", "").lower() == "true":
+        client["allow_http"] = True  # what is given here replaces the client's own reading of the environment
     retry: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     settings = _s3_settings(client) if scheme == "s3" else {}
     try:

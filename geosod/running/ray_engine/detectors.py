@@ -35,10 +35,10 @@ class DetectorPool:
         claims: what the run claims of the cluster, as of the last call of `grow`.
     """
 
-    def __init__(self, job: Job, emit: Emit) -> None:
-        self._job, self._emit = job, emit
+    def __init__(self, job: Job, emit: Emit, rank: int) -> None:
+        self._job, self._emit, self._rank = job, emit, rank
         self._shared = share_bundles(job)
-        self.claims = claims(job)
+        self.claims = claims(job, rank=rank)
         self._nodes: dict[int, str | None] = {}
         self._actors: dict[int, Any] = {}
         self._started = self._given_up = 0
@@ -120,7 +120,7 @@ class DetectorPool:
     def grow(self) -> None:
         """Use nodes that have joined, and give up detectors of lost nodes for which there is no room elsewhere."""
         before = {node.id for node in self.claims.nodes}
-        self.claims = renewed(self._job, self.claims)
+        self.claims = renewed(self._job, self.claims, rank=self._rank)
         alive = {node.id for node in self.claims.nodes}
         changed = before != alive
         if changed:
@@ -203,15 +203,20 @@ class DetectorPool:
 
 
 @contextmanager
-def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
+def detectors(job: Job, emit: Emit, *, rank: int = 1) -> Iterator[DetectorPool]:
     """Detectors for a run; they are stopped at its end.
+
+    Args:
+        job: of the run.
+        emit: takes events.
+        rank: see `geosod.running.ray_engine.claims.claims`.
 
     Raises:
         ConfigError: the cluster cannot hold them.
         EngineError: no detector can be started.
         GeosodError: what loading a detector raised.
     """
-    pool = DetectorPool(job, emit)
+    pool = DetectorPool(job, emit, rank)
     try:
         pool.load()
         yield pool
