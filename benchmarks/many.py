@@ -17,7 +17,7 @@ from benchmarks.table import Row, Table
 
 SIDE = 64
 #: Scenes of a run, and distinct ones among them; the others are copies.
-COUNTS, DISTINCT = (1_000, 5_000, 20_000, 100_000), 100
+COUNTS, DISTINCT = (1_000, 5_000, 20_000), 100
 #: Scenes whose pace is measured at the beginning and the end of a run.
 PACED = 500
 
