@@ -193,12 +193,18 @@ def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) 
     """Write the item of a scene whose other files are in place: the commit.
 
     Raises:
-        OutputError: another run has committed the scene meanwhile, with another model or other settings.
+        OutputError: another run has committed the scene meanwhile, with another model or other settings; or another
+            file is there.
     """
     place = folder.place
     if place.create(files.item, (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode()):
         return
-    there = read_item(folder, files.item) or {"properties": {}}
+    there = read_item(folder, files.item)
+    if there is None:
+        raise OutputError(
+            f"{place.at(files.item)}: is in the way, since it is damaged or geosod did not write it; move it away and "
+            "run again"
+        )
     names = ("geosod:model_digest", "geosod:config_digest", "geosod:execution")
     if any(there["properties"].get(name) != item["properties"].get(name) for name in names):
         raise OutputError(

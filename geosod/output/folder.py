@@ -188,10 +188,10 @@ def parse_item(content: bytes | None) -> dict[str, Any] | None:
     """An item that geosod wrote, or None if it is broken or not written by geosod."""
     try:
         item = json.loads((content or b"").decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    ours = isinstance(item, dict) and "geosod:status" in item.get("properties", {})
-    return item if ours else None
+    properties = item.get("properties") if isinstance(item, dict) else None
+    return item if isinstance(properties, dict) and "geosod:status" in properties else None
 
 
 def item_paths(folder: OutputFolder) -> list[str]:

@@ -109,12 +109,18 @@ class ObjectPlace:
         """Write a new file; False where there is one already."""
         import obstore
 
-        try:
-            _again(lambda: obstore.put(self._store, path, content, mode="create"), self.at(path))
-        except FileExistsError:
-            # An answer that was lost, and the request repeated.
-            return self.read(path) == content
-        return True
+        for attempt in range(ATTEMPTS):
+            try:
+                _again(lambda: obstore.put(self._store, path, content, mode="create"), self.at(path))
+                return True
+            except FileExistsError:
+                there = self.read(path)
+            if there is not None:
+                # The same where an answer was lost, and the request repeated.
+                return there == content
+            # S3 refuses one of two requests at once (409), even where the other comes to nothing.
+            time.sleep(backoff(attempt))
+        raise OSError(f"{self.at(path)}: is refused as if it were there, but is not; run again")
 
     def change(self, path: str, change: Callable[[bytes | None], bytes | None]) -> None:
         """Replace the content of a file where nobody has changed it meanwhile, else begin anew."""

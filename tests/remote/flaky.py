@@ -29,6 +29,9 @@ class _Proxy(BaseHTTPRequestHandler):
         if fault == "denied":
             self._answer(403, b"<Error><Code>AccessDenied</Code></Error>", {})
             return
+        if fault == "conflict":
+            self._answer(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", {})
+            return
         if fault == "garbled":
             self._answer(200, b"<?xml version='1.0'?><ListBucketResult><Contents><Key>x</K", {})
             return
@@ -88,7 +91,7 @@ def proxy(target: tuple[str, int], choose: Callable[[BaseHTTPRequestHandler], st
 
     Args:
         target: host and port of the service.
-        choose: what happens to a request: one of `FAULTS`, "denied", "garbled", or None for nothing.
+        choose: what happens to a request: one of `FAULTS`, "denied", "garbled", "conflict", or None for nothing.
     """
     handler = type("Handler", (_Proxy,), {"target": target, "choose": choose})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

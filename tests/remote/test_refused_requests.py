@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from geosod.storage.place import open_place
 from tests.remote.flaky import proxy
 from tests.running.helpers import detect, tables
 from tests.running.test_resume import SETTINGS, Interrupting
@@ -85,3 +86,22 @@ def test_a_scene_is_done_although_nothing_may_be_removed(s3, refusing, scene, rg
     left = bodies(s3, "out/.units/")
     monkeypatch.undo()
     assert left
+
+
+def test_a_write_that_conflicts_with_another_is_repeated(s3, refusing, scene, rgb_bundle, monkeypatch) -> None:
+    """S3 answers 409 to one of two conditional writes at once, although no file may come of the other."""
+    conflicts: list[str] = []
+
+    def choose(request: BaseHTTPRequestHandler) -> str | None:
+        conditional = request.command == "PUT" and request.headers.get("If-None-Match") == "*"
+        if not conditional or conflicts.count(request.path) >= 2:
+            return None
+        conflicts.append(request.path)
+        return "conflict"
+
+    with refusing(choose) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        result = detect(scene, rgb_bundle, "s3://images/out", **SETTINGS)
+        place = open_place("s3://images/out")
+        assert place.create("new", b"1") and not place.create("new", b"2") and place.read("new") == b"1"
+    assert result.exit_code == 0 and conflicts.count("/images/out/items/scene.json") == 2

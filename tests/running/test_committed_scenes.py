@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from geosod.errors import OutputError
-from geosod.output.folder import open_output, read_items
+from geosod.output.folder import open_output, parse_item, read_items
 from geosod.running.committed_scenes import CommittedScenes
 from geosod.running.events import SceneFinished
 from geosod.storage.local_place import LocalPlace
@@ -87,6 +87,34 @@ def test_items_that_lack_something_are_as_if_they_were_not_there(rgb_bundle, tmp
     assert {scene.scene_id: scene.status for scene in result.scenes}["s2"] == "skipped"
     assert result.exit_code == 3 or result.total == before
     assert {scene.scene_id: scene.status for scene in result.scenes}["s0"] == "done"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"null",
+        b'{"properties": null}',
+        b'{"properties": 7}',
+        b'{"properties": []}',
+    ],
+    ids=["empty", "torn", "deep", "no text", "null", "none", "number", "list"],
+)
+def test_items_that_are_none_stop_nothing(content, rgb_bundle, tmp_path) -> None:
+    """What a crash, a full disk or another program leaves among items."""
+    (scene,) = scenes(tmp_path, range(1))
+    (tmp_path / "out/items").mkdir(parents=True)
+    for name in ("s0", "other"):
+        (tmp_path / f"out/items/{name}.json").write_bytes(content)
+    result = detect(scene, rgb_bundle, tmp_path / "out", **SETTINGS)
+    assert parse_item(content) is None and result.total == 0
+    # A file that geosod did not write is not replaced.
+    assert [failure.message for failure in result.failures if "move it away and run again" in failure.message]
+    (tmp_path / "out/items/s0.json").unlink()
+    assert detect(scene, rgb_bundle, tmp_path / "out", **SETTINGS).scenes[0].status == "done"
 
 
 def test_items_that_cannot_be_listed_refuse_a_run(rgb_bundle, tmp_path, monkeypatch) -> None:
