@@ -181,11 +181,13 @@ def test_workers_of_ray(seed, cluster, scenes, expected, rgb_bundle, tmp_path) -
 
 
 @pytest.fixture
-def nodes() -> Iterator[Any]:
-    """A head, where the driver is and no task runs, and two workers."""
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head, where the driver is and no task runs, and two workers; others may be added in threads."""
     import ray
     from ray.cluster_utils import Cluster
 
+    # Only the main thread may do that, and it need not.
+    monkeypatch.setattr("ray._private.utils.set_sigterm_handler", lambda _: None)
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
     for _ in range(2):
         started.add_node(**WORKER)
@@ -209,7 +211,7 @@ def test_ray_loses_nodes(seed, nodes, scenes, expected, rgb_bundle, tmp_path) ->
             told.append(f"{each} with {len(workers)} nodes")
             if each == "join":
                 nodes.add_node(**WORKER)
-            else:
+            elif workers:
                 nodes.remove_node(chance.choice(workers), allow_graceful=False)
 
     thread = threading.Thread(target=change)
