@@ -186,13 +186,14 @@ class ObjectPlace:
     def remove_empty(self) -> None:
         """A prefix without objects does not exist."""
 
-    def _read(self, path: str) -> tuple[bytes | None, dict[str, str | None]]:
+    def _read(self, path: str) -> tuple[bytes | None, dict[str, str]]:
         """The content of a file, and what identifies its version: an ETag, for Google Cloud Storage its generation."""
         import obstore
 
-        def get() -> tuple[bytes, dict[str, str | None]]:
+        def get() -> tuple[bytes, dict[str, str]]:
             found = obstore.get(self._store, path)
-            return bytes(found.bytes()), {name: found.meta[name] for name in ("e_tag", "version")}
+            known = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            return bytes(found.bytes()), {name: value for name, value in known.items() if value is not None}
 
         try:
             return _again(get, self.at(path))

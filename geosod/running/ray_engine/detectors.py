@@ -13,11 +13,11 @@ from ray.exceptions import RayActorError, RayError
 from geosod.errors import EngineError, GeosodError
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, Retried
 from geosod.running.job import Job
+from geosod.running.ray_engine import tasks
 from geosod.running.ray_engine.claims import claims, renewed
 from geosod.running.ray_engine.placement import detector_nodes, explained
 from geosod.running.ray_engine.session import IN_FLIGHT, cause_of, free_resources, one_line, prefer_node
 from geosod.running.ray_engine.shared_bundles import share_bundles
-from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
@@ -47,7 +47,7 @@ class DetectorPool:
         loads = [actor.load.remote(None) for actor in self._actors.values()]
         self._first = loads[0]
         cores = int(sum(node.cpus for node in self.claims.nodes))
-        self._prepared = [prepare.remote(job.rule) for _ in range(min(self.claims.readers, max(2, cores)) + 1)]
+        self._prepared = [tasks.prepare.remote(job.rule) for _ in range(min(self.claims.readers, max(2, cores)) + 1)]
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}
@@ -166,6 +166,11 @@ class DetectorPool:
             # The last one may be stuck in a bad state of its device; a new process starts clean.
             ray.kill(self._actors[i], no_restart=False)
 
+    def returned(self, i: int) -> None:
+        """A detector has died before it came to a batch."""
+        if i in self._busy:
+            self._busy[i] -= 1
+
     def close(self) -> None:
         """Stop all detectors."""
         for i in list(self._actors):
@@ -173,13 +178,14 @@ class DetectorPool:
 
     def _start(self, number: int) -> list[int]:
         """Start more detectors, each on the node that suits it; their keys."""
-        remote: Any = DetectorActor
+        remote: Any = tasks.DetectorActor
         taken = Counter(node for node in self._nodes.values() if node is not None)
         new = list(range(self._started, self._started + number))
         self._started += number
         for i, node in zip(new, detector_nodes(self.claims.nodes, number, self.claims.share, taken), strict=True):
             self._nodes[i] = node
-            self._actors[i] = remote.options(**self.claims.options, **prefer_node(node)).remote(self._job, self._shared)
+            options = {**self.claims.options, "max_task_retries": tasks.DETECT_RETRIES, **prefer_node(node)}
+            self._actors[i] = remote.options(**options).remote(self._job, self._shared)
         return new
 
     def _stop(self, i: int) -> None:
