@@ -79,7 +79,7 @@ def test_a_tile_that_kills_its_detector_is_found_and_left_out(cluster, tmp_path,
     """The batch is halved until only the tile with the pixel is left; the others are those of a good scene.
 
     Those that wait behind it in the detector's queue fail with it, and are not to blame. Every death costs seconds, in
-    which a detector is loaded again, so there are few tiles, and Ray does not repeat calls by itself.
+    which a detector is loaded again, so there are few tiles, and Ray itself repeats a call only once.
     """
     import ray
 
@@ -87,7 +87,7 @@ def test_a_tile_that_kills_its_detector_is_found_and_left_out(cluster, tmp_path,
 
     ray.shutdown()  # workers have the environment that Ray was started in
     monkeypatch.setenv(DEATHS, str(tmp_path))
-    monkeypatch.setattr(tasks, "DETECT_RETRIES", 0)
+    monkeypatch.setattr(tasks, "DETECT_RETRIES", 1)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
     scene, good = spots(tmp_path / "a.tif", side=640, poison=True), spots(tmp_path / "b.tif", side=640)
     try:
@@ -108,7 +108,7 @@ def test_a_tile_that_kills_its_detector_is_found_and_left_out(cluster, tmp_path,
     found = {(row["px_xmin"], row["px_ymin"], row["px_xmax"], row["px_ymax"]) for row in rows}
     assert {tuple(box) for box in fine.boxes[outside].tolist()} <= found
     deaths = len(list(tmp_path.glob("[0-9]*")))
-    assert 4 <= deaths < 12, f"{deaths} deaths of detectors"
+    assert 4 <= deaths < 20, f"{deaths} deaths of detectors"
 
 
 def centres(detections: geosod.Detections) -> list[tuple[float, float]]:

@@ -41,6 +41,7 @@ class DetectorPool:
         self.claims = claims(job, rank=rank)
         self._nodes: dict[int, str | None] = {}
         self._actors: dict[int, Any] = {}
+        self._shares: dict[int, float] = {}
         self._started = self._given_up = 0
         # All load at once, each with the execution for its own machine, which is the same on equal machines.
         self._start(self.claims.workers)
@@ -90,6 +91,8 @@ class DetectorPool:
     def end_loading(self, ref: Any) -> None:
         """Use a loaded detector; one that cannot be loaded is stopped and reported."""
         i = self._loading.pop(ref)
+        if i not in self._actors:
+            return  # stopped meanwhile
         try:
             _, _, self._nodes[i] = ray.get(ref)
             self._busy[i] = 0
@@ -136,11 +139,22 @@ class DetectorPool:
     def _leave_lost(self, alive: set[str]) -> None:
         """Stop detectors whose node is lost where no device is free: their batches would wait for a new node."""
         if not self.claims.on_gpu:
-            return  # they find room on other CPUs
+            self._make_room(alive)
+            return
         room = sum(node.room(self.claims.share) for node in self.claims.nodes)
         for i in [i for i in self._busy if self._nodes[i] not in alive]:
             if len(self._actors) > room and len(self._busy) > 1:
                 self._emit(Note("the node of a detector is lost; the others take its tiles", important=True))
+                self._stop(i)
+
+    def _make_room(self, alive: set[str]) -> None:
+        """Stop detectors that would take the cores that readers need, now that nodes are lost; `grow` replaces them.
+
+        What a detector claims was fixed when it was started, for more cores than there are now.
+        """
+        room = 0.5 * sum(node.cpus for node in self.claims.nodes)
+        for i in sorted(self._actors, key=lambda i: self._nodes.get(i) in alive):
+            if room > 0 and sum(self._shares[i] for i in self._actors) > room and set(self._busy) != {i}:
                 self._stop(i)
 
     def submit(self, i: int, cuts: list[tuple[int, int]], pixels: list[Any]) -> tuple[Any, Any]:
@@ -185,6 +199,7 @@ class DetectorPool:
         for i, node in zip(new, detector_nodes(self.claims.nodes, number, self.claims.share, taken), strict=True):
             self._nodes[i] = node
             options = {**self.claims.options, "max_task_retries": tasks.DETECT_RETRIES, **prefer_node(node)}
+            self._shares[i] = float(self.claims.options.get("num_cpus", 0))
             self._actors[i] = remote.options(**options).remote(self._job, self._shared)
         return new
 
