@@ -16,7 +16,9 @@ import pytest
 import ray
 
 from geosod.running.events import Note
+from geosod.running.detect import make_job
 from geosod.running.ray_engine import ownership
+from geosod.running.ray_engine.claims import claims
 from geosod.running.ray_engine.ownership import Ownership
 from tests.rasters import noise, write_tif
 from tests.running.helpers import PLAIN, detect, tables
@@ -111,6 +113,12 @@ def test_ray_takes_over_what_a_killed_run_worked_on(cluster, rgb_bundle, tmp_pat
     assert waited == ["waiting for 1 scene(s) that another run works on"]
     assert [one.status for one in result.scenes] == ["done"] and tables(tmp_path / "out") == tables(tmp_path / "serial")
     assert not ownership._keys("scene "), "the keys of the killed run are gone, too"
+
+
+def test_ray_gives_detectors_of_further_runs_fewer_cores(cluster, rgb_bundle) -> None:
+    job = make_job(rgb_bundle, workers=2, device="cpu")
+    shares = [2 * claims(job, rank=rank).options["num_cpus"] for rank in range(1, 8)]
+    assert shares[:3] == [1.0, 0.5, 0.25] and sum(shares) < 2, "some of two cores are left for readers"
 
 
 def test_ray_gives_each_scene_to_one_of_many_that_ask_at_once(cluster) -> None:
