@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import ray
 
-from geosod.running.events import Note
 from geosod.running.detect import make_job
+from geosod.running.events import Note
 from geosod.running.ray_engine import ownership
 from geosod.running.ray_engine.claims import claims
 from geosod.running.ray_engine.ownership import Ownership
