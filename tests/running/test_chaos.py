@@ -143,7 +143,9 @@ def test_a_bucket(seed, scenes, expected, rgb_bundle, tmp_path, monkeypatch) -> 
     finally:
         server.stop()
     assert {key: body for key, body in found.items() if key.endswith(".parquet")} == expected, told
-    assert {key for key in found if not key.endswith(".parquet")} == {f"items/{p.stem}.json" for p in scenes}, told
+    # A run that is killed while it tries whether it may write may leave the small file that it tried that with.
+    others = {key for key in found if not key.endswith(".parquet") and not key.startswith(".probe-")}
+    assert others == {f"items/{p.stem}.json" for p in scenes}, told
     log("bucket", seed, told, result)
 
 
