@@ -61,7 +61,7 @@ test-adapters: $(ADAPTERS_STAMP)
 	$(ADAPTERS_ENV) $(ADAPTERS)/bin/python -m pytest -q --session-timeout 900 $(PARALLEL) tests/adapters $(TEST)
 
 chaos: setup
-	CHAOS_SEEDS=40 $(BIN)/python -m pytest -q -m chaos tests/running/test_chaos.py $(TEST)
+	CHAOS_SEEDS=40 $(BIN)/python -m pytest -q -s -m chaos tests/running/test_chaos.py $(TEST)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -79,6 +79,12 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be used, in the system's words and without its name: one cause reads the same for all."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return one_line(words or error) or type(error).__name__
+
+
 def identity(uri: str) -> str:
     """The identity of a file: its address without credentials and query, so that a new signature is the same file."""
     return redacted(uri)

@@ -167,6 +167,7 @@ class SceneResult:
         megapixels: size of the scene; 0 where it could not be opened.
         inspected_km2: ground inspected; None without georeference.
         counts: of its tiles and raw boxes.
+        left_over: what of earlier runs could not be removed although the scene is committed, and why.
     """
 
     scene_id: str
@@ -178,6 +179,7 @@ class SceneResult:
     megapixels: float = 0.0
     inspected_km2: float | None = None
     counts: Counts = Counts()
+    left_over: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", redacted(self.uri))

@@ -15,6 +15,8 @@ from tests.rasters import random_bundle
 
 #: Files whose tests start a Ray of their own.
 _OWN_RAY = ("test_cluster.py", "test_jobs.py", "test_mixed_cluster.py", "test_unreachable.py")
+#: Ray lets its workers give way to all other processes. Beside the other tests they would hardly get a core.
+os.environ.setdefault("RAY_worker_niceness", "0")
 SHARED = Path(__file__).parents[2] / "shared"
 
 

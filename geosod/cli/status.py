@@ -52,4 +52,9 @@ def summary(found: OutputStatus) -> str:
     if found.failures:
         stages = ", ".join(f"{n:,} ({stage})" for stage, n in found.failures.items())
         lines.append(f"failures: {stages}, of {counted(len(found.failed_scenes), 'scene')}, see failures.parquet")
+    if found.left_over:
+        lines.append(
+            f"finished units of {counted(len(found.left_over), 'scene')} that are done are left over; the same command "
+            "removes them"
+        )
     return "\n".join(lines)

@@ -12,12 +12,12 @@ import datetime as dt
 import json
 import posixpath
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from geosod.errors import ConfigError, IdentifierTakenError, OutputError
+from geosod.errors import ConfigError, IdentifierTakenError, OutputError, reason
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
 from geosod.output.dataset_crs import check_dataset_crs
@@ -28,7 +28,6 @@ from geosod.output.folder import (
     open_output,
     parse_item,
     read_item,
-    read_items,
     unusual_name,
 )
 from geosod.output.geoparquet import file_metadata, write_geoparquet
@@ -43,12 +42,23 @@ __all__ = [
     "commit_outputs",
     "commit_scene",
     "committed",
-    "known_sources",
     "open_output",
-    "read_items",
     "unusual_name",
     "write_failures",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A scene that was committed.
+
+    Attributes:
+        paths: absolute paths of detections, coverage and item, in this order.
+        left_over: what of earlier runs could not be removed afterwards, and why.
+    """
+
+    paths: tuple[str, ...]
+    left_over: tuple[str, ...] = ()
 
 
 #: Addresses and CRSs of what this process has written: another run finds these scenes, and is refused another CRS.
@@ -70,11 +80,6 @@ def asset_paths(folder: OutputFolder, item: Mapping[str, Any]) -> list[str]:
     return [path for path in paths if not path.startswith(("/", ".."))]
 
 
-def known_sources(folder: OutputFolder) -> dict[str, str]:
-    """Identifier of every committed scene, by the link to its source as `stac_item.source_href` writes it."""
-    return {source: str(item["id"]) for item in read_items(folder) if (source := source_of(item)) is not None}
-
-
 def commit_scene(
     folder: OutputFolder,
     scene: Scene,
@@ -85,10 +90,11 @@ def commit_scene(
     crs: str,
     metadata: Mapping[str, object],
     failures: Sequence[Failure] = (),
-) -> tuple[str, ...]:
+) -> Commit:
     """Write the files of one scene and move them into place; the item comes last and is the commit.
 
-    An earlier commit of the scene is replaced, whatever its date, and so are its failures.
+    An earlier commit of the scene is replaced, whatever its date, and so are its failures. Nothing that goes wrong once
+    the item is there makes the scene fail.
 
     Args:
         folder: from `open_output`.
@@ -99,9 +105,6 @@ def commit_scene(
         crs: CRS of the dataset.
         metadata: from `geoparquet.file_metadata`.
         failures: failures of this scene.
-
-    Returns:
-        Absolute paths of detections, coverage and item, in this order.
 
     Raises:
         OutputError: the dataset has another CRS, or a file cannot be written.
@@ -134,13 +137,26 @@ def commit_scene(
                     place.remove(files.item, files.detections, files.coverage)
                     raise
                 _our_crs.add(ours)
-                if notes is not None:
-                    place.remove_folder(notes)
-        if not failures:
-            _replace_failures(folder, failures, scenes=(scene.id,))
     except OSError as error:
         raise OutputError(f"{place.address}: scene {scene.id!r} cannot be written ({error}); {place.remedy}") from error
-    return place.at(files.detections), place.at(files.coverage), place.at(files.item)
+    left_over = _clean_up(folder, scene.id, notes, failures)
+    return Commit((place.at(files.detections), place.at(files.coverage), place.at(files.item)), left_over)
+
+
+def _clean_up(folder: OutputFolder, scene_id: str, notes: str | None, failures: Sequence[Failure]) -> tuple[str, ...]:
+    """Remove what an earlier commit of a scene has left; what could not be removed, and why."""
+    left_over = []
+    if notes is not None:
+        try:
+            folder.place.remove_folder(notes)
+        except OSError as error:
+            left_over.append(f"{folder.units}: notes of scenes that were replaced cannot be removed: {reason(error)}")
+    if not failures:
+        try:
+            _replace_failures(folder, failures, scenes=(scene_id,))
+        except (OSError, OutputError) as error:
+            left_over.append(f"{folder.failures}: earlier failures of scenes cannot be removed: {reason(error)}")
+    return tuple(left_over)
 
 
 def _earlier_item(folder: OutputFolder, scene: Scene, files: SceneFiles) -> dict[str, Any] | None:
@@ -177,12 +193,18 @@ def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) 
     """Write the item of a scene whose other files are in place: the commit.
 
     Raises:
-        OutputError: another run has committed the scene meanwhile, with another model or other settings.
+        OutputError: another run has committed the scene meanwhile, with another model or other settings; or another
+            file is there.
     """
     place = folder.place
     if place.create(files.item, (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode()):
         return
-    there = read_item(folder, files.item) or {"properties": {}}
+    there = read_item(folder, files.item)
+    if there is None:
+        raise OutputError(
+            f"{place.at(files.item)}: is in the way, since it is damaged or geosod did not write it; move it away and "
+            "run again"
+        )
     names = ("geosod:model_digest", "geosod:config_digest", "geosod:execution")
     if any(there["properties"].get(name) != item["properties"].get(name) for name in names):
         raise OutputError(
@@ -264,7 +286,7 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         "geosod:source_version": scene.ref.version,
         "geosod:execution": asdict(outputs.provenance.execution),
     }
-    paths = commit_scene(
+    commit = commit_scene(
         folder,
         scene,
         detections=outputs.detection_rows(),
@@ -274,4 +296,4 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         metadata=file_metadata(scene, outputs.provenance),
         failures=outputs.failures,
     )
-    return scene_result(outputs, paths=paths, inspected_km2=inspected)
+    return scene_result(outputs, paths=commit.paths, inspected_km2=inspected, left_over=commit.left_over)

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -188,23 +188,35 @@ def parse_item(content: bytes | None) -> dict[str, Any] | None:
     """An item that geosod wrote, or None if it is broken or not written by geosod."""
     try:
         item = json.loads((content or b"").decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    ours = isinstance(item, dict) and "geosod:status" in item.get("properties", {})
-    return item if ours else None
+    properties = item.get("properties") if isinstance(item, dict) else None
+    return item if isinstance(properties, dict) and "geosod:status" in properties else None
+
+
+def item_paths(folder: OutputFolder) -> list[str]:
+    """Paths of the files that are items by their name, sorted.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    if folder.name is not None:
+        path = folder.item("")
+        return [path] if folder.place.exists(path) else []
+    return sorted(path for path in folder.place.names("items") if path.endswith(".json"))
+
+
+def read_paths(folder: OutputFolder, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Items by their paths, in order, each with its path; several are read at once where that takes time."""
+    if not folder.place.shared:  # threads would only wait for each other
+        yield from ((path, read_item(folder, path)) for path in paths)
+        return
+    rest = iter(paths)
+    with ThreadPoolExecutor(_READING) as threads:
+        while some := list(islice(rest, 8 * _READING)):
+            yield from zip(some, threads.map(lambda path: read_item(folder, path), some), strict=True)
 
 
 def read_items(folder: OutputFolder) -> Iterator[dict[str, Any]]:
-    """The items of a folder, by name; several are read at once where that takes time."""
-    if folder.name is not None:
-        item = read_item(folder, folder.item(""))
-        yield from [] if item is None else [item]
-        return
-    names = iter(sorted(path for path in folder.place.names("items") if path.endswith(".json")))
-    if not folder.place.shared:  # threads would only wait for each other
-        yield from (item for path in names if (item := read_item(folder, path)) is not None)
-        return
-    with ThreadPoolExecutor(_READING) as threads:
-        while some := list(islice(names, 8 * _READING)):
-            found = threads.map(lambda path: read_item(folder, path), some)
-            yield from (item for item in found if item is not None)
+    """The items of a folder, by name."""
+    return (item for _, item in read_paths(folder, item_paths(folder)) if item is not None)

@@ -112,7 +112,11 @@ class SceneOutputs:
 
 
 def scene_result(
-    outputs: SceneOutputs, *, paths: tuple[str, ...] = (), inspected_km2: float | None = None
+    outputs: SceneOutputs,
+    *,
+    paths: tuple[str, ...] = (),
+    inspected_km2: float | None = None,
+    left_over: tuple[str, ...] = (),
 ) -> SceneResult:
     """How a scene ended that was worked through.
 
@@ -120,6 +124,7 @@ def scene_result(
         outputs: what it came to.
         paths: the files it was written to.
         inspected_km2: ground inspected.
+        left_over: what could not be removed.
     """
     return SceneResult(
         outputs.scene.id,
@@ -131,4 +136,5 @@ def scene_result(
         megapixels=outputs.scene.megapixels,
         inspected_km2=inspected_km2,
         counts=outputs.counts,
+        left_over=left_over,
     )

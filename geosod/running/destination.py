@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from geosod.errors import OutputError, UsageError
-from geosod.output.commit import (
-    OutputFolder,
-    asset_paths,
-    commit_outputs,
-    committed,
-    known_sources,
-    read_items,
-    write_failures,
-)
+from geosod.errors import OutputError, reason
+from geosod.output.commit import OutputFolder, commit_outputs, committed, write_failures
 from geosod.output.failures import failures_from
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult, recorded
-from geosod.running.job import EXECUTION, Job
+from geosod.running.committed_scenes import CommittedScenes, scene_of
+from geosod.running.job import Job
+from geosod.running.skipping import skipped_result
 from geosod.running.unit_store import SceneUnits, UnitStore, open_store, unfinished
 from geosod.scene import SceneRef
 from geosod.scenes.sources import failed_id, with_unique_ids
-
-#: Settings that are files → what they are called.
-_FILES = {"aoi": "area of interest", "dem": "heights", "mask": "masks"}
 
 
 class Sink(Protocol):
@@ -47,6 +36,14 @@ class Sink(Protocol):
 
     def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
         """Take the outputs of a scene; records of its units are needed no more."""
+        ...
+
+    def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """The result of a scene that another run has committed, so that it need not be done; else None.
+
+        Raises:
+            UsageError: it was committed with another model or other settings.
+        """
         ...
 
 
@@ -71,6 +68,9 @@ class MemorySink:
         self.outputs[outputs.scene.id] = outputs
         return scene_result(outputs)
 
+    def committed(self, job: Job, ref: SceneRef) -> None:
+        """See `Sink`."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderSink:
@@ -86,9 +86,15 @@ class FolderSink:
     def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
         """See `Sink`."""
         result = commit_outputs(self.store.folder, outputs)
-        if units is not None:
-            units.store.remove(units.scene_id)
-        return result
+        # The scene is committed, whatever becomes of the records.
+        left_over = () if units is None else units.store.remove(units.scene_id)
+        return replace(result, left_over=result.left_over + left_over) if left_over else result
+
+    def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """See `Sink`."""
+        item = None if job.config.overwrite else committed(self.store.folder, ref.id)
+        scene = None if item is None else scene_of(self.store.folder, item)
+        return None if scene is None else skipped_result(self.store, job, ref, scene)
 
 
 class Destination(AbstractContextManager["Destination"], Protocol):
@@ -111,8 +117,17 @@ class Destination(AbstractContextManager["Destination"], Protocol):
         """What an engine hands its results to."""
         ...
 
-    def record(self, result: SceneResult) -> None:
-        """Record the failures of a scene, and remove its earlier ones."""
+    @property
+    def note(self) -> str | None:
+        """What to say of it before a run."""
+        ...
+
+    def record(self, result: SceneResult) -> Sequence[str]:
+        """Record the failures of a scene, and remove its earlier ones.
+
+        Returns:
+            What to say of records that cannot be written or removed, each text once a run.
+        """
         ...
 
 
@@ -140,8 +155,14 @@ class Memory(AbstractContextManager["Memory"]):
     def execution(self, model_digest: str) -> None:
         """See `Destination`."""
 
-    def record(self, result: SceneResult) -> None:
+    @property
+    def note(self) -> None:
+        """There is nothing to say."""
+        return
+
+    def record(self, result: SceneResult) -> tuple[()]:  # noqa: ARG002
         """See `Destination`."""
+        return ()
 
 
 class Folder(AbstractContextManager["Folder"]):
@@ -149,7 +170,10 @@ class Folder(AbstractContextManager["Folder"]):
 
     def __init__(self, folder: OutputFolder) -> None:
         self.folder = folder
-        self.sink = FolderSink(open_store(folder))
+        store, self.note = open_store(folder)
+        self.sink = FolderSink(store)
+        self._scenes = CommittedScenes(folder)
+        self._said: set[str] = set()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the folder again where the run failed before it wrote anything."""
@@ -163,8 +187,8 @@ class Folder(AbstractContextManager["Folder"]):
             OutputError: the output is one file, and holds another scene.
         """
         folder = self.folder
-        known = known_sources(folder)
         uris = {source_href(ref.uri): ref.uri for ref in refs}
+        known = self._scenes.read(() if overwrite else uris)
         if folder.name is None:
             return with_unique_ids(refs, {uris.get(source, source): name for source, name in known.items()})
         if not overwrite and any(source not in uris for source in known):
@@ -180,40 +204,37 @@ class Folder(AbstractContextManager["Folder"]):
         Raises:
             UsageError: it was committed with another model or other settings.
         """
-        item = None if job.config.overwrite else committed(self.folder, ref.id)
-        p = {} if item is None else item["properties"]
-        if p.get("geosod:status") != "done" or p.get("geosod:source_version") != ref.version:
-            return None
-        assert item is not None
-        changed = self._differences(job, item)
-        if changed:
-            raise UsageError(
-                f"{ref.uri}: is already in the output as {ref.id!r}, with other settings: {', '.join(changed)}; add "
-                "--overwrite to redo it, or choose another output folder"
-            )
-        if ref.id in self.sink.store.begun:
-            self.sink.store.remove(ref.id)  # a run was killed between the commit and this
-        return SceneResult(ref.id, ref.uri, "skipped", p["geosod:detections"])
+        scene = None if job.config.overwrite else self._scenes.take(ref.id)
+        return None if scene is None else skipped_result(self.sink.store, job, ref, scene)
 
     def execution(self, model_digest: str) -> Mapping[str, Any] | None:
         """See `Destination`."""
-        for item in read_items(self.folder):
-            p = item["properties"]
-            if p.get("geosod:model_digest") == model_digest:
-                recorded: Mapping[str, Any] = p["geosod:execution"]
-                return recorded
-        of_units = (one.about for one in unfinished(self.folder) if one.about["model_digest"] == model_digest)
-        about: Mapping[str, Any] = next(of_units, {})
+        ran = self._scenes.executions.get(model_digest)
+        if ran is not None:
+            return ran
+        if not self.sink.store.begun:
+            return None
+        try:
+            of_units = (one.about for one in unfinished(self.folder) if one.about.get("model_digest") == model_digest)
+            about: Mapping[str, Any] = next(of_units, {})
+        except OSError:
+            return None  # whatever is wrong there is noted where units are taken up
         return about.get("execution")
 
-    def total(self) -> int:
-        """Number of detections in the whole dataset, those of earlier runs included."""
-        return sum(int(item["properties"]["geosod:detections"]) for item in read_items(self.folder))
+    def total(self) -> int | None:
+        """Number of detections in the whole dataset, those of other runs included; None where it cannot be read."""
+        try:
+            return self._scenes.total()
+        except OSError:
+            return None
 
     def left_over(self, ended: Sequence[SceneResult]) -> str | None:
         """What to say of recorded failures that are of other scenes and inputs than those of this run."""
         place, path = self.folder.place, self.folder.failures
-        recorded_ids = set(failures_from(place.read(path), where=place.at(path))["scene_id"].to_pylist())
+        try:
+            recorded_ids = set(failures_from(place.read(path), where=place.at(path))["scene_id"].to_pylist())
+        except (OSError, OutputError) as error:
+            return f"{path}: cannot be read: {reason(error)}; what earlier runs have recorded is not known"
         others = len(recorded_ids - {result.scene_id for result in ended})
         if not others:
             return None
@@ -222,35 +243,28 @@ class Folder(AbstractContextManager["Folder"]):
             f"{path}; delete it once they are dealt with"
         )
 
-    def _differences(self, job: Job, item: Mapping[str, Any]) -> list[str]:
-        """What of model and settings differs from those of a committed scene, a few words each."""
-        p, ran = item["properties"], item["properties"]["geosod:execution"]
-        asked = job.config.model_dump(include=set(EXECUTION))
-        found = [f"{n} {ran[n]!r}, now {v!r}" for n, v in asked.items() if v not in (None, "auto", ran[n])]
-        if p["geosod:model_digest"] != job.model.digest:
-            name = job.model.card.name
-            found.append(f"model {p['geosod:model']!r}, now {name if name != p['geosod:model'] else 'changed'!r}")
-        if p["geosod:config_digest"] == job.config_digest:
-            return found
-        path = asset_paths(self.folder, item)[0]
-        before, now = (self.folder.metadata(path) or {}).get("options", {}), json.loads(json.dumps(job.options()))
-        names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
-        return found + [_difference(n, before.get(n), now.get(n)) for n in names] or [*found, "settings"]
-
-    def record(self, result: SceneResult) -> None:
+    def record(self, result: SceneResult) -> Sequence[str]:
         """See `Destination`. A scene that was committed has recorded its failures with the commit."""
+        texts = list(result.left_over)
+        try:
+            self._record(result)
+        except OutputError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            texts.append(
+                f"{self.folder.failures}: failures of this run cannot be recorded: {reason(cause)}; they are in its "
+                "messages and summary only"
+            )
+        new = [text for text in dict.fromkeys(texts) if text not in self._said]
+        self._said.update(new)
+        return new
+
+    def _record(self, result: SceneResult) -> None:
+        if result.status in ("done", "partial"):
+            self._scenes.add(result.scene_id, result.detections)
         lost = [failure for failure in result.failures if recorded(failure.error)]
         if result.status == "failed" and lost:
             write_failures(self.folder, lost)
-        elif result.status != "failed" and self.folder.place.exists(self.folder.failures):
+        elif result.status != "failed":
             names = [failed_id(result.uri)]
             scenes = [*names, result.scene_id] if result.status == "skipped" else names
             write_failures(self.folder, (), scenes=scenes)
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    """How a setting differs, in a few words; files are recorded by their content."""
-    if name in _FILES:
-        words = ("none before" if not before else "none now") if not (before and now) else "another"
-        return f"{_FILES[name]} ({words})"
-    return f"{name} {reprlib.repr(before)}, now {reprlib.repr(now)}"

@@ -93,12 +93,15 @@ def detect(
         place = _destination(out, len(refs) + len(missing), job)
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
+        if place.note is not None:
+            emit(Note(place.note, important=True))
         with place:
+            named_refs = place.identified(refs, overwrite=c.overwrite)
             job = as_before(job, place.execution(job.model.digest), emit)
             emit(ScenesFound(len(refs) + len(missing)))
             for failure in missing:
                 end(failed(failure), place, emit, ended)
-            with closing(plan_ahead(job, place.identified(refs, overwrite=c.overwrite), place, emit, ended)) as plans:
+            with closing(plan_ahead(job, named_refs, place, emit, ended)) as plans:
                 # No engine is started where no scene can be processed.
                 first = next(plans, None)
                 if first is not None:

@@ -102,7 +102,8 @@ def failed(failure: Failure) -> SceneResult:
 
 def end(result: SceneResult, place: Destination, emit: Emit, ended: list[SceneResult]) -> None:
     """Record how a scene ended, and tell of it."""
-    place.record(result)
+    for text in place.record(result):
+        emit(Note(text, important=True))
     for failure in result.failures:
         emit(Failed(failure))
     emit(SceneFinished(result))

@@ -12,6 +12,9 @@ from geosod.output.folder import OutputFolder, output_at, read_items
 from geosod.running.unit_store import unfinished
 from geosod.storage.place import is_address
 
+#: What an item and the records of units have in common where the item came of these units.
+_SAME = ("source_version", "model_digest", "config_digest")
+
 
 @dataclass(frozen=True, slots=True)
 class SceneInProgress:
@@ -41,6 +44,7 @@ class OutputStatus:
         in_progress: scenes begun and not committed.
         failures: number of recorded failures, by stage.
         failed_scenes: ids of scenes with recorded failures, sorted.
+        left_over: ids of scenes that are committed, but whose finished units could not be removed, sorted.
     """
 
     out: str
@@ -50,6 +54,7 @@ class OutputStatus:
     in_progress: tuple[SceneInProgress, ...]
     failures: dict[str, int]
     failed_scenes: tuple[str, ...]
+    left_over: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -70,13 +75,20 @@ def output_status(out: str | Path) -> OutputStatus:
     try:
         counts: Counter[str] = Counter()
         detections = 0
+        kept = list(unfinished(folder))
+        names, done = {str(one.about["scene_id"]) for one in kept}, set()
         for item in read_items(folder):
-            counts[item["properties"]["geosod:status"]] += 1
-            detections += int(item["properties"]["geosod:detections"])
+            p = item["properties"]
+            counts[p["geosod:status"]] += 1
+            detections += int(p["geosod:detections"])
+            if item["id"] in names and p["geosod:status"] == "done":
+                done.add((item["id"], *(p.get(f"geosod:{name}") for name in _SAME)))
+        of = [(one, (one.about["scene_id"], *(one.about.get(name) for name in _SAME))) for one in kept]
+        left_over = {str(scene[0]) for _, scene in of if scene in done}
         begun = tuple(
-            SceneInProgress(str(a["scene_id"]), str(a.get("uri", "")), one.finished, int(a["units"]))
-            for one in unfinished(folder)
-            for a in (one.about,)
+            SceneInProgress(str(scene[0]), str(one.about.get("uri", "")), one.finished, int(one.about["units"]))
+            for one, scene in of
+            if scene not in done
         )
         path = folder.failures
         rows = failures_from(folder.place.read(path), where=folder.place.at(path))
@@ -92,6 +104,7 @@ def output_status(out: str | Path) -> OutputStatus:
         begun,
         dict(sorted(Counter(rows["stage"].to_pylist()).items())),
         tuple(sorted(set(rows["scene_id"].to_pylist()))),
+        tuple(sorted(left_over)),
     )
 
 

@@ -78,7 +78,7 @@ def about_of(file: IO[bytes]) -> dict[str, Any] | None:
     """What is noted in the record of a unit; None where the file is no record, or nothing is noted."""
     try:
         noted = json.loads((pa.ipc.open_file(file).schema.metadata or {})[_ABOUT])
-    except (OSError, KeyError, ValueError, pa.ArrowException):
+    except (OSError, KeyError, ValueError, RecursionError, pa.ArrowException):
         return None
     return noted if isinstance(noted, dict) else None
 

@@ -16,7 +16,7 @@ from typing import Any
 from geosod.config import digest
 from geosod.detectors.models import ObjectModel
 from geosod.device import kind_of
-from geosod.errors import OutputError, identity, one_line
+from geosod.errors import OutputError, identity, reason
 from geosod.merging.components import Settled
 from geosod.output.folder import OutputFolder
 from geosod.results import Execution
@@ -48,9 +48,14 @@ class UnitStore:
     folder: OutputFolder
     begun: frozenset[str]
 
-    def remove(self, scene_id: str) -> None:
-        """Remove the records of a scene, whatever their settings."""
-        self.folder.place.remove_folder(f"{self.folder.units}/{scene_id}")
+    def remove(self, scene_id: str) -> tuple[str, ...]:
+        """Remove the records of a scene that is committed, whatever their settings; what could not be, and why."""
+        try:
+            self.folder.place.remove_folder(f"{self.folder.units}/{scene_id}")
+        except OSError as error:
+            about = f"{self.folder.units}: finished units of scenes that are done cannot be removed: {reason(error)}"
+            return (f"{about}; the next run tries again",)
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +74,27 @@ class SceneUnits:
     key: str
     about: Mapping[str, Any]
 
-    def kept(self, plan: ScenePlan) -> dict[str, UnitRecord]:
-        """The records of an earlier run that can be used, by the unit's id; unreadable ones are left out."""
+    def kept(self, plan: ScenePlan) -> tuple[dict[str, UnitRecord], str | None]:
+        """The records of an earlier run that can be used, by the unit's id; and why some cannot be read, or None."""
         if self.scene_id not in self.store.begun:
-            return {}
+            return {}, None
         paths = {f"{self._folder}/{unit.id}{_SUFFIX}": unit.id for unit in plan.units}
-        there = [path for path in self.store.folder.place.names(self._folder) if path in paths]
-        with ThreadPoolExecutor(_READING) as threads:
-            records = zip(there, threads.map(self._read, there), strict=True)
-            return {paths[path]: record for path, record in records if record is not None}
-
-    def _read(self, path: str) -> UnitRecord | None:
-        content = self.store.folder.place.read(path)
         try:
+            there = [path for path in self.store.folder.place.names(self._folder) if path in paths]
+        except OSError as error:
+            return {}, reason(error)
+        with ThreadPoolExecutor(_READING) as threads:
+            found = dict(zip(there, threads.map(self._read, there), strict=True))
+        problem = next((record for record in found.values() if isinstance(record, str)), None)
+        return {paths[path]: record for path, record in found.items() if isinstance(record, tuple)}, problem
+
+    def _read(self, path: str) -> UnitRecord | str | None:
+        """A record; why it cannot be read; or None where it is gone or broken."""
+        try:
+            content = self.store.folder.place.read(path)
             return None if content is None else from_bytes(content)
+        except OSError as error:
+            return reason(error)
         except OutputError:
             return None  # a disk that lost power may leave such a file; the unit is done again
 
@@ -101,7 +113,7 @@ class SceneUnits:
                 place.flush(stage / "unit")
                 place.put({stage / "unit": f"{self._folder}/{unit_id}{_SUFFIX}"})
         except OSError as error:
-            return f"finished units cannot be kept, an interrupted run would do them again: {one_line(error)}"
+            return f"finished units cannot be kept, an interrupted run would do them again: {reason(error)}"
         return None
 
     @property
@@ -114,6 +126,8 @@ def take_up(
 ) -> tuple[SceneUnits | None, dict[str, UnitRecord]]:
     """Where the units of a scene are kept, and those that an earlier run has finished.
 
+    Those that cannot be read are done again, after a note.
+
     Args:
         store: of the run's output; None where nothing is kept.
         job, plan: of the scene.
@@ -121,7 +135,10 @@ def take_up(
         emit: called with the events of units that are taken over.
     """
     units = None if store is None else scene_units(store, job, plan, execution)
-    records = {} if units is None else units.kept(plan)
+    records, problem = ({}, None) if units is None else units.kept(plan)
+    if problem is not None:
+        about = f"{plan.scene.id}: units that an earlier run has finished cannot be read, and are done again"
+        emit(Note(f"{about}: {problem}", important=True))
     if records:
         emit(Note(f"{plan.scene.id}: {len(records)} of {len(plan.units)} units were finished by an earlier run"))
     for _, summary in records.values():
@@ -176,9 +193,13 @@ def _numbers(window: Window) -> list[int]:
     return [window.col, window.row, window.width, window.height]
 
 
-def open_store(folder: OutputFolder) -> UnitStore:
-    """The store of an output, after one look at what earlier runs have left."""
-    return UnitStore(folder, frozenset(path.split("/")[1] for path in folder.place.names(folder.units)))
+def open_store(folder: OutputFolder) -> tuple[UnitStore, str | None]:
+    """The store of an output, after one look at what earlier runs have left; and what to say where that failed."""
+    try:
+        return UnitStore(folder, frozenset(path.split("/")[1] for path in folder.place.names(folder.units))), None
+    except OSError as error:
+        about = f"{folder.units}: units that earlier runs have finished cannot be listed, and are done again"
+        return UnitStore(folder, frozenset()), f"{about}: {reason(error)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +216,20 @@ class Unfinished:
 
 
 def unfinished(folder: OutputFolder) -> Iterator[Unfinished]:
-    """Scenes with kept records, by name; one for each way they were searched."""
+    """Scenes with kept records, by name; one for each way they were searched.
+
+    Raises:
+        OSError: they cannot be listed or read.
+    """
     of: dict[str, list[str]] = {}
     for path in folder.place.names(folder.units):
         if path.endswith(_SUFFIX):
             of.setdefault(path.rpartition("/")[0], []).append(path)
     for parent in sorted(of):
-        with folder.place.open(min(of[parent])) as file:
-            about = about_of(file)
+        try:
+            with folder.place.open(min(of[parent])) as file:
+                about = about_of(file)
+        except FileNotFoundError:
+            continue  # the scene has just been committed
         if about is not None:
             yield Unfinished(about, len(of[parent]))

@@ -125,7 +125,7 @@ class LocalPlace:
     def remove_folder(self, folder: str) -> None:
         """Remove a folder, and those around it that are empty then."""
         path = self.root / folder
-        shutil.rmtree(path, ignore_errors=True)
+        _remove_tree(path)
         with suppress(OSError):
             while (path := path.parent) != self.root:
                 path.rmdir()
@@ -176,6 +176,19 @@ class LocalPlace:
             here = match["host"] == _host()
             if (here and not _alive(int(match["pid"]))) or (not here and old):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove the files below a folder, and the folders; what others remove or add at the same time is no error."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_tree(Path(entry.path))
+            else:
+                with suppress(FileNotFoundError):
+                    Path(entry.path).unlink()
+    with suppress(OSError):
+        path.rmdir()
 
 
 def flush(*paths: Path) -> None:

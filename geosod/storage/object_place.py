@@ -69,8 +69,8 @@ class ObjectPlace:
                         for entry in chunk:
                             yield (last := entry["path"])
                 return
-            except OSError:  # an answer that was cut off; those after it are asked for again
-                if attempt + 1 == ATTEMPTS:
+            except OSError as error:  # an answer that was cut off; those after it are asked for again
+                if attempt + 1 == ATTEMPTS or isinstance(error, PermissionError):
                     raise
             time.sleep(backoff(attempt))
 
@@ -109,12 +109,18 @@ class ObjectPlace:
         """Write a new file; False where there is one already."""
         import obstore
 
-        try:
-            _again(lambda: obstore.put(self._store, path, content, mode="create"), self.at(path))
-        except FileExistsError:
-            # An answer that was lost, and the request repeated.
-            return self.read(path) == content
-        return True
+        for attempt in range(ATTEMPTS):
+            try:
+                _again(lambda: obstore.put(self._store, path, content, mode="create"), self.at(path))
+                return True
+            except FileExistsError:
+                there = self.read(path)
+            if there is not None:
+                # The same where an answer was lost, and the request repeated.
+                return there == content
+            # S3 refuses one of two requests at once (409), even where the other comes to nothing.
+            time.sleep(backoff(attempt))
+        raise OSError(f"{self.at(path)}: is refused as if it were there, but is not; run again")
 
     def change(self, path: str, change: Callable[[bytes | None], bytes | None]) -> None:
         """Replace the content of a file where nobody has changed it meanwhile, else begin anew."""
@@ -122,14 +128,14 @@ class ObjectPlace:
 
         lost = 0
         for attempt in range(CHANGES):
-            before, tag = self._read(path)
+            before, version = self._read(path)
             after = change(before)
             if after == before:
                 return
             if after is None:
                 self.remove(path)
                 return
-            mode: Any = "create" if before is None else {"e_tag": tag}
+            mode: Any = "create" if before is None else version
             try:
                 with _os_errors(self.at(path)):
                     obstore.put(self._store, path, after, mode=mode)
@@ -180,17 +186,19 @@ class ObjectPlace:
     def remove_empty(self) -> None:
         """A prefix without objects does not exist."""
 
-    def _read(self, path: str) -> tuple[bytes | None, str | None]:
+    def _read(self, path: str) -> tuple[bytes | None, dict[str, str]]:
+        """The content of a file, and what identifies its version: an ETag, for Google Cloud Storage its generation."""
         import obstore
 
-        def get() -> tuple[bytes, str | None]:
+        def get() -> tuple[bytes, dict[str, str]]:
             found = obstore.get(self._store, path)
-            return bytes(found.bytes()), found.meta["e_tag"]
+            known = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            return bytes(found.bytes()), {name: value for name, value in known.items() if value is not None}
 
         try:
             return _again(get, self.at(path))
         except FileNotFoundError:
-            return None, None
+            return None, {}
 
     @property
     def _store(self) -> Any:
@@ -256,6 +264,8 @@ def _store(address: str, _: tuple[tuple[str, str], ...]) -> Any:
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "timeout": timedelta(seconds=ANSWER_SECONDS),
     }
+    if scheme == "gs" and os.environ.get("GOOGLE_ALLOW_HTTP", "").lower() == "true":
+        client["allow_http"] = True  # what is given here replaces the client's own reading of the environment
     retry: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     settings = _s3_settings(client) if scheme == "s3" else {}
     try:
@@ -288,10 +298,10 @@ def _again(action: Callable[[], _T], address: str) -> _T:
         try:
             with _os_errors(address):
                 return action()
-        except (FileNotFoundError, FileExistsError):
+        except (FileNotFoundError, FileExistsError, PermissionError):
             raise
-        except OSError as error:
-            if attempt + 1 == ATTEMPTS or isinstance(error.__cause__, PermissionError):
+        except OSError:
+            if attempt + 1 == ATTEMPTS:
                 raise
         time.sleep(backoff(attempt))
     raise AssertionError("the last attempt raises")
@@ -300,7 +310,7 @@ def _again(action: Callable[[], _T], address: str) -> _T:
 @contextmanager
 def _os_errors(address: str) -> Iterator[None]:
     """Errors of obstore as errors of files; FileExistsError where a condition of a write does not hold."""
-    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+    from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
 
     try:
         yield
@@ -310,7 +320,7 @@ def _os_errors(address: str) -> Iterator[None]:
         if "NoSuchBucket" in str(error):
             raise OSError(f"{address}: there is no such bucket") from error
         raise FileNotFoundError(address) from error
-    except PermissionError as error:
-        raise OSError(f"{address}: access is denied") from error
+    except (PermissionError, PermissionDeniedError) as error:  # the latter for requests of several objects
+        raise PermissionError(f"{address}: access is denied") from error
     except BaseError as error:
         raise OSError(f"{address}: {one_line(error)[:400]}") from error

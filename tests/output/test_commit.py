@@ -60,7 +60,7 @@ def put(
         crs=crs,
         processed=NOW,
     )
-    return commit_scene(
+    commit = commit_scene(
         out,
         scene,
         detections=detection_table(scene, random_detections(1, n), PROVENANCE, crs=crs),
@@ -70,6 +70,8 @@ def put(
         metadata=file_metadata(scene, PROVENANCE),
         failures=failures,
     )
+    assert not commit.left_over
+    return commit.paths
 
 
 def tree(root: Path) -> set[str]:

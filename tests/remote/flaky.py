@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,6 +25,15 @@ class _Proxy(BaseHTTPRequestHandler):
         fault = self.choose()
         if fault == "refused":
             self._answer(503, b"<Error><Code>SlowDown</Code></Error>", {})
+            return
+        if fault == "denied":
+            self._answer(403, b"<Error><Code>AccessDenied</Code></Error>", {})
+            return
+        if fault == "conflict":
+            self._answer(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", {})
+            return
+        if fault == "garbled":
+            self._answer(200, b"<?xml version='1.0'?><ListBucketResult><Contents><Key>x</K", {})
             return
         if fault == "closed":
             self.close_connection = True
@@ -60,12 +69,11 @@ class _Proxy(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def flaky(target: tuple[str, int], seed: int) -> Iterator[str]:
-    """The address of a proxy in front of a service."""
+def flaky(target: tuple[str, int], seed: int) -> AbstractContextManager[str]:
+    """The address of a proxy in front of a service, with faults at random."""
     chance, lock = random.Random(seed), threading.Lock()
 
-    def choose(_: Any) -> str | None:
+    def choose(_request: BaseHTTPRequestHandler) -> str | None:
         with lock:
             value = chance.random()
         for name, share in FAULTS.items():
@@ -74,6 +82,17 @@ def flaky(target: tuple[str, int], seed: int) -> Iterator[str]:
                 return name
         return None
 
+    return proxy(target, choose)
+
+
+@contextmanager
+def proxy(target: tuple[str, int], choose: Callable[[BaseHTTPRequestHandler], str | None]) -> Iterator[str]:
+    """The address of a proxy in front of a service.
+
+    Args:
+        target: host and port of the service.
+        choose: what happens to a request: one of `FAULTS`, "denied", "garbled", "conflict", or None for nothing.
+    """
     handler = type("Handler", (_Proxy,), {"target": target, "choose": choose})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

@@ -156,7 +156,7 @@ from ray.cluster_utils import Cluster
 port, metrics, temp_dir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": True, "dashboard_port": port,
-    "metrics_export_port": metrics, "temp_dir": temp_dir})
+    "metrics_export_port": metrics, "temp_dir": temp_dir, "_system_config": {"metrics_report_interval_ms": 1000}})
 write_ray_address(cluster.address, temp_dir)  # as `ray start` does, for jobs to find it
 print("ready", flush=True)
 sys.stdin.read()
@@ -240,7 +240,7 @@ def _metrics_are_exported(running: Running) -> None:
     while time.monotonic() < deadline and not expected <= names_found:
         with urllib.request.urlopen(f"http://127.0.0.1:{running.metrics_port}/metrics", timeout=10) as answer:
             names_found |= set(re.findall(r"^(ray_geosod_\w+)", answer.read().decode(), re.MULTILINE))
-        time.sleep(1)
+        time.sleep(0.3)
     assert expected <= names_found, names_found
 
 

@@ -63,26 +63,33 @@ def starving(execution: Execution) -> Detector:
     return Detector(fake_card(), Swelling(0), execution)
 
 
-def spots(path: Path, *, poison: bool = False) -> Path:
-    """A scene of 5 x 5 tiles with bright spots, and one pixel that kills."""
-    pixels = noise(1, 1024, 1024) // 4
-    for row in range(60, 1000, 150):
-        for col in range(60, 1000, 150):
+def spots(path: Path, *, side: int = 1024, poison: bool = False) -> Path:
+    """A scene of 5 x 5 tiles, or of 3 x 3 with 640 pixels, with bright spots, and one pixel that kills."""
+    pixels = noise(1, side, side) // 4
+    for row in range(60, side - 24, 150):
+        for col in range(60, side - 24, 150):
             pixels[0, row : row + 12, col : col + 15] = 250
     if poison:
-        pixels[0, 600, 120] = POISON
+        pixels[0, 500, 120] = POISON
     return write_tif(path, pixels)
 
 
 @pytest.mark.slow
 def test_a_tile_that_kills_its_detector_is_found_and_left_out(cluster, tmp_path, monkeypatch) -> None:
-    """The batch is halved until only the tiles with the pixel are left; the others are those of a good scene."""
+    """The batch is halved until only the tile with the pixel is left; the others are those of a good scene.
+
+    Those that wait behind it in the detector's queue fail with it, and are not to blame. Every death costs seconds, in
+    which a detector is loaded again, so there are few tiles, and Ray itself repeats a call only once.
+    """
     import ray
+
+    from geosod.running.ray_engine import tasks
 
     ray.shutdown()  # workers have the environment that Ray was started in
     monkeypatch.setenv(DEATHS, str(tmp_path))
+    monkeypatch.setattr(tasks, "DETECT_RETRIES", 1)
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
-    scene, good = spots(tmp_path / "a.tif", poison=True), spots(tmp_path / "b.tif")
+    scene, good = spots(tmp_path / "a.tif", side=640, poison=True), spots(tmp_path / "b.tif", side=640)
     try:
         call: dict[str, Any] = PLAIN | {"engine": "ray", "workers": 1, "batch": 8}
         result = geosod.detect(scene, model="tests.running.test_policy:poisoned", out=tmp_path / "out", **call)
@@ -91,16 +98,17 @@ def test_a_tile_that_kills_its_detector_is_found_and_left_out(cluster, tmp_path,
     assert result.exit_code == 3 and result.scenes[0].status == "partial"
     failures = failures_of(tmp_path / "out/failures.parquet")
     windows = {failure.window for failure in failures}
-    assert {(w.col, w.row) for w in windows if w} == {(0, 384), (0, 576)}
+    assert {(w.col, w.row) for w in windows if w} == {(0, 384)}
     assert all("the detector failed" in f.message and f.stage == "detect" for f in failures)
-    # What is left out is the ground of these two tiles; everything else is found as if the pixel were not there.
+    # What is left out is the ground of this tile; everything else is found as if the pixel were not there.
     fine = geosod.detect(good, model=geosod.testing.fake_detector()).outputs["b"].detections
-    lost = Window(0, 384, 256, 448)
+    lost = Window(0, 384, 256, 256)
     outside = [i for i, (x, y) in enumerate(centres(fine)) if not (x < lost.right and lost.row <= y < lost.bottom)]
     rows = pq.read_table(tmp_path / "out/detections").to_pylist()
     found = {(row["px_xmin"], row["px_ymin"], row["px_xmax"], row["px_ymax"]) for row in rows}
     assert {tuple(box) for box in fine.boxes[outside].tolist()} <= found
-    assert len(list(tmp_path.glob("[0-9]*"))) < 60, "deaths of detectors"
+    deaths = len(list(tmp_path.glob("[0-9]*")))
+    assert 4 <= deaths < 20, f"{deaths} deaths of detectors"
 
 
 def centres(detections: geosod.Detections) -> list[tuple[float, float]]:

@@ -47,8 +47,15 @@ class Claims:
         return self.share > 0
 
 
-def claims(job: Job) -> Claims:
+def claims(job: Job, *, rank: int = 1) -> Claims:
     """What a run claims. Detectors leave room for a reader on every node: on CPUs half a core per thread, less if many.
+
+    The detectors of each further run claim half as much of the cores, so that those of all runs together never take
+    the cores that their readers need.
+
+    Args:
+        job: of the run.
+        rank: number of runs that there were on the cluster when it began, itself included.
 
     Raises:
         ConfigError: no node has a CPU, Ray does not know the kind of device, or it has too few.
@@ -61,21 +68,21 @@ def claims(job: Job) -> Claims:
     if job.config.device == "auto":
         kind = "cuda" if _most(groups, "GPU") >= 1 else "cpu"
     if kind == "cpu":
-        return _on_cpus(job, groups, cpus)
+        return _on_cpus(job, groups, cpus, rank)
     name = _ray_name(kind)
     share = job.config.gpus_per_detector or 1.0
     workers = _on_devices(job, name, share, _most(groups, name))
     options: dict[str, Any] = {"num_gpus": share} if name == "GPU" else {"resources": {name: share}}
-    options["num_cpus"] = _claim(min(TASK_CPUS, 0.5 * cpus / workers))
+    options["num_cpus"] = _claim(min(TASK_CPUS, 0.5 * cpus / workers) / 2 ** (rank - 1))
     # A GPU takes tiles faster than one core decodes them.
     readers = max(2, min(int(cpus), READERS_PER_GPU * workers))
     return Claims(options, workers, readers, share, name, alive_nodes(name))
 
 
-def renewed(job: Job, before: Claims) -> Claims:
+def renewed(job: Job, before: Claims, *, rank: int = 1) -> Claims:
     """The claims of a run that goes on, on the cluster as it is now; the kind of device stays."""
     try:
-        now = claims(job)
+        now = claims(job, rank=rank)
     except ConfigError:
         now = None  # nodes are lost that were there when the run started
     if now is not None and now.device == before.device:
@@ -94,12 +101,12 @@ def check_devices(job: Job) -> None:
         claims(job)
 
 
-def _on_cpus(job: Job, groups: list[tuple[int, dict[str, float]]], cpus: float) -> Claims:
+def _on_cpus(job: Job, groups: list[tuple[int, dict[str, float]]], cpus: float, rank: int) -> Claims:
     nodes = alive_nodes()
     largest = max([*(node.cpus for node in nodes), *(has.get("CPU", 0.0) for count, has in groups if count)])
     workers = job.config.workers or max(1, min(MAX_DETECTORS, int(cpus // job.config.threads)))
     share = min(0.5 * job.config.threads, 0.5 * cpus / workers, 0.5 * largest)
-    return Claims({"num_cpus": _claim(share)}, workers, max(2, workers), 0.0, "CPU", nodes)
+    return Claims({"num_cpus": _claim(share / 2 ** (rank - 1))}, workers, max(2, workers), 0.0, "CPU", nodes)
 
 
 def _on_devices(job: Job, name: str, share: float, found: int) -> int:

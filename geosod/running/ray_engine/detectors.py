@@ -13,11 +13,11 @@ from ray.exceptions import RayActorError, RayError
 from geosod.errors import EngineError, GeosodError
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, Retried
 from geosod.running.job import Job
+from geosod.running.ray_engine import tasks
 from geosod.running.ray_engine.claims import claims, renewed
 from geosod.running.ray_engine.placement import detector_nodes, explained
 from geosod.running.ray_engine.session import IN_FLIGHT, cause_of, free_resources, one_line, prefer_node
 from geosod.running.ray_engine.shared_bundles import share_bundles
-from geosod.running.ray_engine.tasks import DetectorActor, prepare
 
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
@@ -35,19 +35,20 @@ class DetectorPool:
         claims: what the run claims of the cluster, as of the last call of `grow`.
     """
 
-    def __init__(self, job: Job, emit: Emit) -> None:
-        self._job, self._emit = job, emit
+    def __init__(self, job: Job, emit: Emit, rank: int) -> None:
+        self._job, self._emit, self._rank = job, emit, rank
         self._shared = share_bundles(job)
-        self.claims = claims(job)
+        self.claims = claims(job, rank=rank)
         self._nodes: dict[int, str | None] = {}
         self._actors: dict[int, Any] = {}
+        self._shares: dict[int, float] = {}
         self._started = self._given_up = 0
         # All load at once, each with the execution for its own machine, which is the same on equal machines.
         self._start(self.claims.workers)
         loads = [actor.load.remote(None) for actor in self._actors.values()]
         self._first = loads[0]
         cores = int(sum(node.cpus for node in self.claims.nodes))
-        self._prepared = [prepare.remote(job.rule) for _ in range(min(self.claims.readers, max(2, cores)) + 1)]
+        self._prepared = [tasks.prepare.remote(job.rule) for _ in range(min(self.claims.readers, max(2, cores)) + 1)]
         self._busy = {0: 0}
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}
@@ -90,6 +91,8 @@ class DetectorPool:
     def end_loading(self, ref: Any) -> None:
         """Use a loaded detector; one that cannot be loaded is stopped and reported."""
         i = self._loading.pop(ref)
+        if i not in self._actors:
+            return  # stopped meanwhile
         try:
             _, _, self._nodes[i] = ray.get(ref)
             self._busy[i] = 0
@@ -120,7 +123,7 @@ class DetectorPool:
     def grow(self) -> None:
         """Use nodes that have joined, and give up detectors of lost nodes for which there is no room elsewhere."""
         before = {node.id for node in self.claims.nodes}
-        self.claims = renewed(self._job, self.claims)
+        self.claims = renewed(self._job, self.claims, rank=self._rank)
         alive = {node.id for node in self.claims.nodes}
         changed = before != alive
         if changed:
@@ -136,11 +139,22 @@ class DetectorPool:
     def _leave_lost(self, alive: set[str]) -> None:
         """Stop detectors whose node is lost where no device is free: their batches would wait for a new node."""
         if not self.claims.on_gpu:
-            return  # they find room on other CPUs
+            self._make_room(alive)
+            return
         room = sum(node.room(self.claims.share) for node in self.claims.nodes)
         for i in [i for i in self._busy if self._nodes[i] not in alive]:
             if len(self._actors) > room and len(self._busy) > 1:
                 self._emit(Note("the node of a detector is lost; the others take its tiles", important=True))
+                self._stop(i)
+
+    def _make_room(self, alive: set[str]) -> None:
+        """Stop detectors that would take the cores that readers need, now that nodes are lost; `grow` replaces them.
+
+        What a detector claims was fixed when it was started, for more cores than there are now.
+        """
+        room = 0.5 * sum(node.cpus for node in self.claims.nodes)
+        for i in sorted(self._actors, key=lambda i: self._nodes.get(i) in alive):
+            if room > 0 and sum(self._shares[i] for i in self._actors) > room and set(self._busy) != {i}:
                 self._stop(i)
 
     def submit(self, i: int, cuts: list[tuple[int, int]], pixels: list[Any]) -> tuple[Any, Any]:
@@ -166,6 +180,11 @@ class DetectorPool:
             # The last one may be stuck in a bad state of its device; a new process starts clean.
             ray.kill(self._actors[i], no_restart=False)
 
+    def returned(self, i: int) -> None:
+        """A detector has died before it came to a batch."""
+        if i in self._busy:
+            self._busy[i] -= 1
+
     def close(self) -> None:
         """Stop all detectors."""
         for i in list(self._actors):
@@ -173,13 +192,15 @@ class DetectorPool:
 
     def _start(self, number: int) -> list[int]:
         """Start more detectors, each on the node that suits it; their keys."""
-        remote: Any = DetectorActor
+        remote: Any = tasks.DetectorActor
         taken = Counter(node for node in self._nodes.values() if node is not None)
         new = list(range(self._started, self._started + number))
         self._started += number
         for i, node in zip(new, detector_nodes(self.claims.nodes, number, self.claims.share, taken), strict=True):
             self._nodes[i] = node
-            self._actors[i] = remote.options(**self.claims.options, **prefer_node(node)).remote(self._job, self._shared)
+            options = {**self.claims.options, "max_task_retries": tasks.DETECT_RETRIES, **prefer_node(node)}
+            self._shares[i] = float(self.claims.options.get("num_cpus", 0))
+            self._actors[i] = remote.options(**options).remote(self._job, self._shared)
         return new
 
     def _stop(self, i: int) -> None:
@@ -203,15 +224,20 @@ class DetectorPool:
 
 
 @contextmanager
-def detectors(job: Job, emit: Emit) -> Iterator[DetectorPool]:
+def detectors(job: Job, emit: Emit, *, rank: int = 1) -> Iterator[DetectorPool]:
     """Detectors for a run; they are stopped at its end.
+
+    Args:
+        job: of the run.
+        emit: takes events.
+        rank: see `geosod.running.ray_engine.claims.claims`.
 
     Raises:
         ConfigError: the cluster cannot hold them.
         EngineError: no detector can be started.
         GeosodError: what loading a detector raised.
     """
-    pool = DetectorPool(job, emit)
+    pool = DetectorPool(job, emit, rank)
     try:
         pool.load()
         yield pool

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geosod.errors import EngineError, GeosodError
@@ -66,6 +66,8 @@ class Flow:
         #: Batches that killed a detector, and halves of such; they are not filled up with other tiles.
         self._again: deque[list[TilesInProgress]] = deque()
         self._batches: dict[Any, BatchInProgress] = {}
+        #: How many batches were submitted in all, and when each detector died last.
+        self._submitted, self._deaths = 0, dict[int, int]()
         self._settling: dict[Any, tuple[UnitInProgress, Any]] = {}
         self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
@@ -212,7 +214,8 @@ class Flow:
                 return
             cuts = [(part.start, part.stop) for part in parts]
             outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
-            self._batches[counts] = BatchInProgress(detector, outcomes, parts)
+            self._submitted += 1
+            self._batches[counts] = BatchInProgress(detector, outcomes, parts, self._submitted)
 
     def _preference(self, detector: int) -> Callable[[TilesInProgress], bool] | None:
         """Which tiles a detector takes first: those of its node, which need not travel."""
@@ -227,6 +230,11 @@ class Flow:
         try:
             report: tasks.BatchReport = ray.get(ref)
         except RayError as error:
+            if isinstance(error, RayActorError) and self._was_waiting(batch):
+                self._pool.returned(batch.detector)
+                self._again.append(batch.parts)
+                self._emit(events.Retried("detect"))
+                return
             self._pool.ended(batch.detector, failed=True)
             if self._try_again(batch):
                 return
@@ -247,6 +255,23 @@ class Flow:
             part.unit.outcomes.append((outcomes, place))
             part.unit.outstanding -= len(part)
             self._settle_if_done(part.unit)
+
+    def _was_waiting(self, batch: BatchInProgress) -> bool:
+        """Whether a batch whose detector died was behind another one, which may be to blame; notes its death otherwise.
+
+        A detector works on batches in order, and all that it was given fail when it dies.
+        """
+        earlier = [ref for ref, b in self._batches.items() if b.detector == batch.detector and b.number < batch.number]
+        if earlier:
+            ended, waiting = ray.wait(earlier, num_returns=len(earlier), timeout=0, fetch_local=False)
+            for ref in ended:
+                self._end_batch(ref)
+            if waiting:
+                return True
+        if batch.number <= self._deaths.get(batch.detector, 0):
+            return True
+        self._deaths[batch.detector] = self._submitted
+        return False
 
     def _try_again(self, batch: BatchInProgress) -> bool:
         """Try a batch again whose detector died; False where it is one tile that was tried often enough."""

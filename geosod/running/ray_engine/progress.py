@@ -84,11 +84,12 @@ class TilesInProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchInProgress:
-    """A batch group: what one detector works on."""
+    """A batch group: what one detector works on, numbered in the order in which groups are submitted."""
 
     detector: int
     outcomes: Any
     parts: list[TilesInProgress]
+    number: int
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

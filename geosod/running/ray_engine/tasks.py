@@ -70,7 +70,7 @@ class BatchReport:
     node: str
 
 
-@ray.remote(max_restarts=-1, max_task_retries=DETECT_RETRIES)
+@ray.remote(max_restarts=-1)
 class DetectorActor:
     """Holds one detector. It is loaded at first use, so that errors of loading reach the driver unchanged."""
 
