@@ -50,6 +50,10 @@ ALLOWED = {
         }
         | {"yaml_file", "viewing"}
     ),
+    "mining": frozenset(
+        {"detectors", "scenes", "tiling", "running", "output.scene_outputs", "datasets", "viewing", "config"}
+        | {"storage.uris"}
+    ),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "predict": frozenset(
         {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
@@ -58,7 +62,7 @@ ALLOWED = {
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "predict", "summarizing", "training"}
+        | {"evaluation", "exporting", "mining", "predict", "summarizing", "training"}
     ),
 }
 
