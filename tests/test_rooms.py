@@ -51,8 +51,7 @@ ALLOWED = {
         | {"yaml_file", "viewing"}
     ),
     "mining": frozenset(
-        {"detectors", "scenes", "tiling", "running", "output.scene_outputs", "datasets", "viewing", "config"}
-        | {"storage.uris"}
+        {*PEERS, "running", "output.scene_outputs", "datasets", "viewing", "config"} | {"storage.uris"}
     ),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "predict": frozenset(

@@ -13,7 +13,8 @@ from geosod.arrays import FloatArray
 from geosod.datasets.labels import Labels
 from geosod.detections import Detections
 from geosod.detectors.classes import ClassRules
-from geosod.mining.doubt import MAX_BITS, entropy, relative_scores
+from geosod.merging.merge import merge
+from geosod.mining.doubt import MOST, entropy, relative_scores
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.scene import Scene, Window
 from geosod.storage.uris import is_remote
@@ -24,6 +25,8 @@ from geosod.tiling.grid import Grid, make_grid
 _KEPT, _KEPT_OF_SCENE = 20, 5
 #: A crop of which more is labelled already is no candidate.
 _MAX_LABELLED = 0.5
+#: Detections of which a better one covers this share count once.
+_MAX_SHARED = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +78,9 @@ class Candidates:
         if not len(found):
             return
         grid = make_grid(scene.width, scene.height, tile=self.crop, overlap=0)
-        worth = self._worth(found, grid)
+        # A box of a part of an object, beside one of all of it, is no doubt of its own.
+        alone = merge(found, method="nms", metric="ios", threshold=_MAX_SHARED, class_agnostic=True)
+        worth = self._worth(alone, grid)
         best = np.argsort(-worth, kind="stable")[: _KEPT_OF_SCENE * self.count]
         labelled = self.labelled.of(scene)
         for k in best[worth[best] > 0].tolist():
@@ -104,8 +109,13 @@ class Candidates:
         if self.negatives:
             np.maximum.at(worth, place, relative)
             return worth
-        np.add.at(worth, place, entropy(relative))
-        return np.minimum(worth, MAX_BITS)
+        bits = entropy(relative)
+        order = np.lexsort((-bits, place))
+        place, bits = place[order], bits[order]
+        # The rank of each among those of its crop.
+        rank = np.arange(len(place)) - np.searchsorted(place, place)
+        np.add.at(worth, place[rank < MOST], bits[rank < MOST])
+        return worth
 
 
 @dataclass(frozen=True, slots=True)

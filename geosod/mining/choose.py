@@ -10,8 +10,9 @@ from geosod.arrays import FloatArray, IntArray
 
 #: Features that vary less, relative to their mean, say nothing.
 _MIN_SPREAD = 1e-6
-#: Crops that are nearer to a chosen one than this show the same.
-_SAME = 1e-4
+#: Crops that are nearer to a chosen one than this show the same; those that are farther than `FARTHEST` are as new as
+#: those at that distance, or crops of clouds and edges would always be chosen.
+_SAME, FARTHEST = 1e-4, 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +21,8 @@ class Chosen:
 
     Attributes:
         rows: (M,) of the candidates.
-        novelty: (M,) distance to the nearest crop that is known or was chosen before, at most 1.
+        novelty: (M,) distance to the nearest crop that is known or was chosen before, at most `FARTHEST`; 1 for the
+            first one where none is known.
     """
 
     rows: IntArray
@@ -28,12 +30,12 @@ class Chosen:
 
 
 def choose(worth: FloatArray, features: FloatArray, known: FloatArray, count: int) -> Chosen:
-    """Choose crops one by one: each time that with the highest product of worth and novelty.
+    """Choose crops one by one: each time that with the highest product of worth and squared novelty.
 
-    Novelty is the distance to the nearest known or chosen crop, in units of the distance of two crops at random, and 1
-    where it is more. With equal worth this is farthest-first traversal (Gonzalez 1985), whose choice covers the
-    candidates with at most twice the smallest possible radius; `worth` decides where to begin, and among crops that
-    are new alike. The first of equal candidates is chosen, so that the result depends on their order alone.
+    Novelty is the distance to the nearest known or chosen crop, in units of the distance of two crops at random. With
+    equal worth this is farthest-first traversal (Gonzalez 1985), whose choice covers the candidates with at most twice
+    the smallest possible radius; the square is that of k-means++ (Arthur and Vassilvitskii 2007), of which this is the
+    greedy form. The first of equal candidates is chosen, so that the result depends on their order alone.
 
     Args:
         worth: (N,) at least 0.
@@ -44,19 +46,20 @@ def choose(worth: FloatArray, features: FloatArray, known: FloatArray, count: in
     """
     both = _standardised(np.concatenate([features, known]) if len(known) else features)
     mine, others = both[: len(features)], both[len(features) :]
-    novelty = np.ones(len(mine))
+    novelty = np.full(len(mine), FARTHEST if len(others) else 1.0)
     for other in others:
         np.minimum(novelty, _distances(mine, other), out=novelty)
-    chosen, values = list[int](), list[float]()
-    gain = np.array(worth, np.float64)
+    left, chosen, values = np.array(worth, np.float64), list[int](), list[float]()
     while len(chosen) < min(count, len(mine)):
-        left = gain * np.where(novelty > _SAME, novelty, 0)
-        best = int(left.argmax())
-        if left[best] <= 0:
+        gain = left * np.where(novelty > _SAME, novelty**2, 0)
+        best = int(gain.argmax())
+        if gain[best] <= 0:
             break
-        chosen.append(best)
         values.append(float(novelty[best]))
-        gain[best] = 0
+        if not chosen and not len(others):
+            novelty[:] = FARTHEST
+        chosen.append(best)
+        left[best] = 0
         np.minimum(novelty, _distances(mine, mine[best]), out=novelty)
     return Chosen(np.array(chosen, np.int64), np.array(values))
 

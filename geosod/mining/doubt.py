@@ -9,14 +9,17 @@ from geosod.arrays import FloatArray
 
 #: A detection counts where its relative score is at least this one; its entropy is 0.29 bits.
 _LOWEST = 0.05
+#: Factor of logits: networks that are trained with focal loss give what is clearly background scores not far below the
+#: threshold, as 0.1 for one of 0.3, and there is much of it.
+_SHARPNESS = 2.0
 #: Scores and thresholds are clamped so far from 0 and 1 that their logits are finite.
 _CLAMP = 1e-3
-#: Bits of a crop that count: more doubtful detections than that do not make it more worth labelling.
-MAX_BITS = 10.0
+#: The most doubtful detections of a crop that count, so that a crop is not chosen for hundreds that are hardly so.
+MOST = 10
 
 
 def relative_scores(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> FloatArray:
-    """Scores as if the threshold were 0.5: sigmoid(logit(score) - logit(threshold)).
+    """Scores as if the threshold were 0.5: sigmoid(2 · (logit(score) - logit(threshold))).
 
     Args:
         scores: (N,) 0 to 1.
@@ -25,12 +28,12 @@ def relative_scores(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> FloatAr
     Returns:
         (N,) float64; 0.5 at the threshold, and above 0.5 where the detection is reported.
     """
-    return 1 / (1 + np.exp(-(_logit(scores) - _logit(thresholds))))
+    return 1 / (1 + np.exp(-_SHARPNESS * (_logit(scores) - _logit(thresholds))))
 
 
 def lowest_score(threshold: float) -> float:
     """The lowest score that counts for a model with a threshold."""
-    offset = float(_logit(_LOWEST))
+    offset = float(_logit(_LOWEST)) / _SHARPNESS
     return float(1 / (1 + np.exp(-(float(_logit(threshold)) + offset))))
 
 

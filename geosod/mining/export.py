@@ -37,7 +37,7 @@ class Mined:
 
     Attributes:
         candidate: the crop.
-        novelty: distance to the nearest known crop or one chosen before, at most 1.
+        novelty: distance to the nearest known crop or one chosen before, at most 2.
     """
 
     candidate: Candidate

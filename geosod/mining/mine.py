@@ -46,7 +46,7 @@ class MineResult:
         out: the folder.
         labels: of the crops, with the suggested boxes.
         worth: (M,) uncertainty in bits of each crop, or for negatives the confidence of its detections.
-        novelty: (M,) distance to the nearest known crop or one chosen before, at most 1.
+        novelty: (M,) distance to the nearest known crop or one chosen before, at most 2.
         scenes: number of scenes that were searched.
         failures: scenes, and parts of them, that could not be searched.
         left_out: what else could not be read.
@@ -84,10 +84,10 @@ def mine(
 
         geosod.mine("scenes/*.tif", model="runs/ships/model", out="next", count=50, known="train.json")
 
-    The model runs with a low threshold. The uncertainty of a crop is the sum over its detections of the binary entropy
-    of the decision whether each is reported, see `geosod.mining.doubt`, at most 10 bits. Crops are chosen one by one,
-    each time that with the highest product of uncertainty and novelty, see `geosod.mining.choose`. Memory holds the
-    detections of a few scenes, and of 20 crops for each one that is asked for.
+    The model runs with a low threshold. The uncertainty of a crop is the sum over its ten most doubtful detections of
+    the binary entropy of the decision whether each is reported, see `geosod.mining.doubt`. Crops are chosen one by one,
+    each time that with the highest product of uncertainty and squared novelty, see `geosod.mining.choose`. Memory holds
+    the detections of a few scenes, and of 20 crops for each one that is asked for.
 
     Args:
         scenes: as for `geosod.detect`, but no arrays.
