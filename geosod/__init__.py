@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from geosod.exporting.run import export as export
     from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
+    from geosod.mining.mine import mine as mine
     from geosod.predict.pipeline import create_pipeline as create_pipeline
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
@@ -62,6 +63,7 @@ _HOMES = {
     "load_model": "geosod.api",
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
+    "mine": "geosod.mining.mine",
     "summarize": "geosod.summarizing.run",
     "train": "geosod.training.train",
 }
@@ -88,6 +90,7 @@ __all__ = [
     "load_model",
     "merge",
     "merge_polygons",
+    "mine",
     "summarize",
     "train",
 ]

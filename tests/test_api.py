@@ -45,6 +45,7 @@ PUBLIC = [
     "load_model",
     "merge",
     "merge_polygons",
+    "mine",
     "summarize",
     "train",
 ]

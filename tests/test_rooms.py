@@ -50,6 +50,9 @@ ALLOWED = {
         }
         | {"yaml_file", "viewing"}
     ),
+    "mining": frozenset(
+        {*PEERS, "running", "output.scene_outputs", "datasets", "viewing", "config"} | {"storage.uris"}
+    ),
     "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
     "predict": frozenset(
         {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
@@ -61,7 +64,7 @@ ALLOWED = {
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "predict", "serving", "summarizing", "training"}
+        | {"evaluation", "exporting", "mining", "predict", "serving", "summarizing", "training"}
     ),
 }
 

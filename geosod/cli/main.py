@@ -21,6 +21,7 @@ from geosod.cli.doctor import doctor_command
 from geosod.cli.evaluate import evaluate_command
 from geosod.cli.export import export_command
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
+from geosod.cli.mine import mine_command
 from geosod.cli.model import model_app
 from geosod.cli.predict import predict_command
 from geosod.cli.serve import serve_command
@@ -102,6 +103,7 @@ app.command("evaluate")(evaluate_command)
 app.command("stats")(stats_command)
 app.command("train")(train_command)
 app.command("serve")(serve_command)
+app.command("mine")(mine_command)
 app.add_typer(model_app, name="model")
 app.add_typer(dataset_app, name="dataset")
 

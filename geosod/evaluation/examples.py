@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from geosod.arrays import FloatArray, IntArray, percentile_limits
+from geosod.arrays import FloatArray, IntArray
 from geosod.datasets.image_files import scene_of
-from geosod.datasets.labels import LabelledImage
 from geosod.datasets.tile_files import read_pixels
 from geosod.errors import GeosodError, one_line
 from geosod.evaluation.comparison import Comparison
 from geosod.evaluation.matching import Matches
 from geosod.scene import Window
 from geosod.viewing.pictures import draw_crop
+from geosod.viewing.stretch import as_picture
 
 #: Crops of each kind, and the side of a crop in pixels of the picture.
 _COUNT, _SIDE = 8, 256
-_STRETCH = (2.0, 98.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def _example(kind: str, caption: str, comparison: Comparison, image: int, box: F
     start = np.clip(centre - side / 2, 0, [max(0, shown.width - side), max(0, shown.height - side)]).astype(int)
     window = Window(int(start[0]), int(start[1]), min(side, shown.width), min(side, shown.height))
     try:
-        pixels = _pixels(shown, window)
+        pixels = as_picture(read_pixels(scene_of(shown), window))
     except GeosodError as error:
         return Example(kind, f"{caption} (no picture: {one_line(error)})", "")
     zoom, corner = max(1, _SIDE // side), np.tile(start, 2)
@@ -98,16 +97,6 @@ def _inside(boxes: FloatArray, image: Any, wanted: int, window: Window) -> IntAr
     x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
     here = (image == wanted) & (x >= window.col) & (x < window.right) & (y >= window.row) & (y < window.bottom)
     return np.flatnonzero(here)
-
-
-def _pixels(image: LabelledImage, window: Window) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3) uint8: the first three bands, or the first one three times."""
-    pixels = read_pixels(scene_of(image), window)
-    bands = pixels[:3] if len(pixels) >= 3 else pixels[[0, 0, 0]]
-    if bands.dtype != np.uint8:
-        low, high = percentile_limits(bands[np.isfinite(bands)], _STRETCH)
-        bands = (np.clip((np.nan_to_num(bands.astype(np.float64)) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(bands.transpose(1, 2, 0))
 
 
 def _data_uri(picture: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -73,6 +74,24 @@ class MemorySink:
 
 
 @dataclass(frozen=True, slots=True)
+class HandingSink(MemorySink):
+    """Hands the outputs of each scene on, and keeps none.
+
+    Attributes:
+        take: called with them, by one thread at a time.
+    """
+
+    take: Callable[[SceneOutputs], None] = field(kw_only=True)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:  # noqa: ARG002
+        """See `Sink`."""
+        with self.lock:
+            self.take(outputs)
+        return scene_result(outputs)
+
+
+@dataclass(frozen=True, slots=True)
 class FolderSink:
     """Commits scenes to an output folder, and keeps finished units there meanwhile. It can be pickled."""
 
@@ -134,8 +153,8 @@ class Destination(AbstractContextManager["Destination"], Protocol):
 class Memory(AbstractContextManager["Memory"]):
     """Outputs are returned to the caller, and nothing is written."""
 
-    def __init__(self) -> None:
-        self.sink = MemorySink()
+    def __init__(self, sink: MemorySink | None = None) -> None:
+        self.sink = sink or MemorySink()
 
     @property
     def outputs(self) -> dict[str, SceneOutputs]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -21,7 +22,7 @@ from geosod.output.commit import open_output, unusual_name
 from geosod.output.dataset_crs import check_dataset_crs
 from geosod.results import Failure, SceneResult
 from geosod.running.automatic import as_before, measure_before
-from geosod.running.destination import Destination, Folder, Memory
+from geosod.running.destination import Destination, Folder, HandingSink, Memory
 from geosod.running.engines import check_engine, engine_name, engine_of
 from geosod.running.events import Emit, Note, ScenesFound
 from geosod.running.job import Job, validate
@@ -33,6 +34,7 @@ from geosod.settings import Settings
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
+    from geosod.output.scene_outputs import SceneOutputs
 
 #: One scene: a path or URL, bands by name, or pixels.
 SceneInput = str | Path | Mapping[str, Any] | ArrayScene | np.ndarray[Any, Any]
@@ -70,10 +72,52 @@ def detect(
         UsageError: a setting, the model or the output is unusable; nothing was started.
         EngineError: Ray could not be started, or every detector was lost.
     """
-    started = time.monotonic()
-    emit: Emit = on_event or (lambda _: None)
     named, pixels = _inputs(scenes)
     job = make_job(model, configured(config, out=None if out is None else str(out), **settings))
+    return _run(job, named, pixels, partial(_destination, job.config.out, job=job), on_event)
+
+
+def detect_each(
+    scenes: SceneInput | Sequence[SceneInput],
+    take: Callable[[SceneOutputs], None],
+    *,
+    job: Job,
+    on_event: Emit | None = None,
+) -> Result:
+    """As `detect`, but the outputs of each scene are handed on when it is done, and not kept: memory holds a few.
+
+    Args:
+        scenes: as for `detect`.
+        take: called with the outputs of each scene, in the order in which they are done, by one thread at a time.
+        job: model and settings, from `make_job`; without an output.
+        on_event: called in this thread with each event.
+
+    Raises:
+        UsageError: a setting is unusable; nothing was started.
+        EngineError: every detector was lost.
+    """
+    named, pixels = _inputs(scenes)
+    return _run(job, named, pixels, lambda _: Memory(HandingSink(take=take)), on_event)
+
+
+def _run(
+    job: Job,
+    named: list[str | Mapping[str, Any]],
+    pixels: list[Any],
+    destination: Callable[[int], Destination],
+    on_event: Emit | None,
+) -> Result:
+    """Detect in scenes by name and in those that are pixels.
+
+    Args:
+        job: model and settings.
+        named: scenes.
+        pixels: scenes.
+        destination: called with the number of scenes.
+        on_event: called in this thread with each event.
+    """
+    started = time.monotonic()
+    emit: Emit = on_event or (lambda _: None)
     for note in job.model.notes:
         emit(Note(note, important=True))
     c, out = job.config, job.config.out
@@ -90,7 +134,7 @@ def detect(
         if named or not arrays:
             found, missing = find_scenes(named, datetime=c.datetime, bands=c.bands, asset=c.asset)
             refs += found
-        place = _destination(out, len(refs) + len(missing), job)
+        place = destination(len(refs) + len(missing))
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
         if place.note is not None:
@@ -204,7 +248,7 @@ def _file_digest(name: str) -> str:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}; check the path of the mask or DEM") from error
 
 
-def _destination(out: str | Path | None, scenes: int, job: Job) -> Destination:
+def _destination(out: str | Path | None, scenes: int, *, job: Job) -> Destination:
     if out is None:
         return Memory()
     folder = open_output(out, scenes=scenes, overwrite=job.config.overwrite)

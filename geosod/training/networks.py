@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -17,25 +17,10 @@ from geosod.errors import ConfigError
 from geosod.training.config import TrainConfig
 from geosod.training.from_data import estimated_anchors, s_alpha
 from geosod.training.initialise import IMAGENET, has_public_weights, initialise
+from geosod.training.library_networks import PREFIX, library_network
+from geosod.training.made import NewNetwork
 
 S_ALPHA = "s-alpha"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NewNetwork:
-    """A network that has not been trained.
-
-    Attributes:
-        network: the module.
-        card: of the model to be.
-        loss: arguments of its criterion.
-        notes: what a user should know: where the weights are from, and what was chosen by the data.
-    """
-
-    network: nn.Module
-    card: ModelCard
-    loss: dict[str, Any]
-    notes: tuple[str, ...]
 
 
 def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., ModelCard]) -> NewNetwork:
@@ -50,6 +35,8 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
         ConfigError: there is no such network.
         ModelError: it refuses its parameters, or the initial weights do not fit.
     """
+    if (of_library := library_network(labels, config, card_of)) is not None:
+        return of_library
     asked = asked_network(config)
     architecture, parameters = asked.architecture, asked.parameters | config.parameters
     notes: list[str] = []
@@ -69,7 +56,7 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
             notes.append(f"weights: {initialise(made, config.init)}")
     else:
         notes.append("weights: at random, since there are no public ones for this backbone; --init names others")
-    return NewNetwork(made, card, asked.options | config.loss, tuple(notes))
+    return NewNetwork(made, card, tuple(notes), asked.options)
 
 
 def asked_network(config: TrainConfig) -> Member:
@@ -84,7 +71,7 @@ def asked_network(config: TrainConfig) -> Member:
         return Member(config.network, config.network, {})
     raise ConfigError(
         f"network {config.network!r}: is no member of the zoo ({', '.join(MEMBERS)}) and none of its architectures "
-        f"({', '.join(ARCHITECTURES)})"
+        f"({', '.join(ARCHITECTURES)}), nor {PREFIX}NAME, nor a folder of transformers with config.json"
     )
 
 

@@ -28,8 +28,16 @@ _GSD_MARGIN = 1.2
 _OVERLAP_SHARE, _OVERLAP_STEP = 0.99, 32
 
 
-def first_card(labels: Labels, config: TrainConfig, *, architecture: str, parameters: dict[str, Any]) -> ModelCard:
+def first_card(
+    labels: Labels, config: TrainConfig, *, architecture: str, parameters: dict[str, Any], **fields: Any
+) -> ModelCard:
     """What a model will state, from the labels, the first image that opens, and the settings.
+
+    Args:
+        labels: to train on.
+        config: the settings.
+        architecture, parameters: of the network.
+        fields: others of the card, which replace those of the data.
 
     Raises:
         LabelError: there is no class, or no image opens.
@@ -48,27 +56,26 @@ def first_card(labels: Labels, config: TrainConfig, *, architecture: str, parame
             f"scaling {scaling} of {first.dtype}: give --minimum and --maximum, the values that become 0 and 1"
         )
     gsd = _gsd(scenes)
-    return ModelCard(
-        name=config.name or "trained",
-        architecture=architecture,
-        parameters=parameters,
-        bands=names,
-        dtype=first.dtype,
-        minimum=_each("minimum", config.minimum, default[0], len(names)),
-        maximum=_each("maximum", config.maximum, default[1], len(names)),
-        scaling=scaling,
-        gamma=config.gamma,
-        classes=labels.classes,
-        supercategories=labels.supercategories if any(labels.supercategories) else (),
-        tile=config.tile,
-        overlap=config.overlap or usual_overlap(labels, config.tile),
-        threshold=0.05,
-        gsd=gsd,
-        gsd_range=config.gsd_range or (None if gsd is None else (gsd / _GSD_MARGIN, gsd * _GSD_MARGIN)),
-        top_k=_top_k(labels, config.tile),
-        license=config.license or "proprietary",
-        input=NetworkInput(),
-    )
+    values: dict[str, Any] = {
+        "name": config.name or "trained",
+        "bands": names,
+        "dtype": first.dtype,
+        "minimum": _each("minimum", config.minimum, default[0], len(names)),
+        "maximum": _each("maximum", config.maximum, default[1], len(names)),
+        "scaling": scaling,
+        "gamma": config.gamma,
+        "classes": labels.classes,
+        "supercategories": labels.supercategories if any(labels.supercategories) else (),
+        "tile": config.tile,
+        "overlap": config.overlap or usual_overlap(labels, config.tile),
+        "threshold": 0.05,
+        "gsd": gsd,
+        "gsd_range": config.gsd_range or (None if gsd is None else (gsd / _GSD_MARGIN, gsd * _GSD_MARGIN)),
+        "top_k": _top_k(labels, config.tile),
+        "license": config.license or "proprietary",
+        "input": NetworkInput(),
+    }
+    return ModelCard(architecture=architecture, parameters=parameters, **values | fields)
 
 
 def _some_scenes(labels: Labels, config: TrainConfig, count: int = 20) -> list[Scene]:

@@ -73,7 +73,7 @@ def prepare(config: TrainConfig) -> Prepared:
         raise ConfigError("the labels hold no object to learn; check them with geosod dataset check")
     val = open_set(labels.val, made.card, config, labels.problems)
     labels = replace(labels, val=val.labels)
-    criterion = criterion_of(made.network, **made.loss)
+    criterion = criterion_of(made.network, **made.loss | config.loss)
     settings = digest({"settings": config.options(), "labels": labels.digest, "version": __version__})
     return Prepared(config, labels, data, made.card, criterion, settings, (*labels.notes, *made.notes))
 

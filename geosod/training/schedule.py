@@ -32,8 +32,12 @@ def one_cycle(progress: float, *, peak: float) -> float:
 @torch.no_grad()
 def update_average(mean: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Update an exponential moving average of the weights in place."""
-    state = model.state_dict()
+    state, done = model.state_dict(), set[int]()
     for name, value in mean.state_dict().items():
+        # Weights that several modules share have several names.
+        if value.numel() and value.data_ptr() in done:
+            continue
+        done.add(value.data_ptr())
         if value.dtype.is_floating_point:
             value.lerp_(state[name], 1 - decay)
         else:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
+from geosod.datasets.labels import ANY_CLASS
 from geosod.detectors.network_input import Fit
 from geosod.scene import Window
 from geosod.training.pixels import PixelReader, Pixels, resized
@@ -23,7 +24,7 @@ class Objects:
 
     Attributes:
         boxes: (N, 4) float64.
-        labels: (N,) int64.
+        labels: (N,) int64; `ANY_CLASS` for crowds and ignored regions.
         ignored: (N,) bool, neither examples of objects nor of background.
         sides: (N,) float64, √area of the whole object, also of what the part does not show.
     """
@@ -99,8 +100,11 @@ def labels_in(data: TrainingSet, image: int, window: Window, to_scale: FloatArra
     share = np.divide(shown, area, out=np.zeros(len(rows)), where=area > 0)
     seen = share > 0
     rows, boxes, share, sides = rows[seen], boxes[seen], share[seen], np.sqrt(area[seen])
-    ignored = labels.ignore[rows] | labels.crowd[rows] | (labels.labels[rows] < 0) | (share < min_visible)
-    return Objects(boxes, labels.labels[rows].astype(np.int64), ignored, sides)
+    # A region may hold any class, all over.
+    region = labels.ignore[rows] | labels.crowd[rows]
+    classes = np.where(region, ANY_CLASS, labels.labels[rows]).astype(np.int64)
+    ignored = region | (classes == ANY_CLASS) | (share < min_visible)
+    return Objects(boxes, classes, ignored, sides)
 
 
 def targets(shown: Shown, fit: Fit) -> Targets:

@@ -143,6 +143,7 @@ def test_crowds_and_ignored_regions_are_no_examples(tmp_path: Path) -> None:
     data, *_ = opened(changed)
     found = labels_in(data, 0, Window(0, 0, 200, 160), np.ones(2), min_visible=0.25)
     assert found.ignored.tolist() == [True, True, *[False] * (len(made) - 2)]
+    assert found.labels.tolist() == [-1, -1, *made.labels[2:].tolist()]
     assert data.objects.tolist() == list(range(2, len(made)))
 
 

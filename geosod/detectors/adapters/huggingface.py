@@ -67,6 +67,32 @@ def network_of(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
         ModelError: the config is not one of an object detector, asks for code or for other files, or the weights are
             not exactly those of its network.
     """
+    network, report = _made(config, state, where)
+    _check_loaded(report, where)
+    return network.eval()
+
+
+def network_to_train(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str) -> tuple[Any, int]:
+    """The torch module of a config, which may have other classes than the weights; and how many tensors are new.
+
+    Args:
+        config: as in config.json.
+        state: the weights; None for random ones.
+        where: what to call the model in an error.
+
+    Raises:
+        ModelError: as `network_of`, but that weights of another shape are left at random.
+    """
+    network, report = _made(config, {} if state is None else dict(state), where)
+    if state is None:
+        return network, len(network.state_dict())
+    fresh = len(report["mismatched_keys"])
+    _check_loaded({**report, "mismatched_keys": ()}, where)
+    return network, fresh
+
+
+def _made(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> tuple[Any, Mapping[str, Any]]:
+    """The torch module of a config with weights, and transformers' report of them."""
     transformers = installed(where)
     kinds = transformers.MODEL_FOR_OBJECT_DETECTION_MAPPING
     with offline(transformers):
@@ -89,8 +115,7 @@ def network_of(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
             raise ModelError(
                 f"{where}: transformers cannot make the network: {one_line(error)[:300]}{advice}"
             ) from error
-    _check_loaded(report, where)
-    return network.eval()
+    return network, report
 
 
 def config_of(values: Mapping[str, Any], where: str) -> Any:

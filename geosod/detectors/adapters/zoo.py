@@ -108,6 +108,7 @@ class ZooAdapter:
         #: Boxes below it are not returned.
         self.min_score = threshold
         self._dtype = _DTYPES[execution.precision]
+        self._backbone: Any = None
         #: Images (B, C, H, W) float32 → the network's raw maps, float32.
         self.compute = self._by_runtime(model) if execution.backend in RUNTIMES else self._by_torch(model.fused())
 
@@ -115,6 +116,15 @@ class ZooAdapter:
         """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
         size = images.shape[2:]
         return boxes_of(self._network, self.compute(images), self._card, size=size, threshold=self.min_score)
+
+    def backbone_maps(self, images: Tensor) -> list[Tensor] | None:
+        """Maps (B, C, h, w) float32 of the network's backbone, in float32 by torch; None where it has no such part."""
+        if not hasattr(self._network, "backbone"):
+            return None
+        if self._backbone is None:
+            self._backbone = self._network.fused().backbone.to(self._execution.device, torch.float32).eval()
+        maps: list[Tensor] = list(self._backbone(images))
+        return maps
 
     def _by_runtime(self, model: Network) -> Callable[[Tensor], Tensor]:
         graph = graph_of(self._card, model, self._execution.precision)
