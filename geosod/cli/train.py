@@ -131,7 +131,13 @@ def _print(result: TrainResult, *, json: bool, quiet: bool) -> None:
         bundle = None if result.bundle is None else str(result.bundle)
         print_json({"bundle": bundle, "step": result.step, "steps": result.steps, "figures": result.figures})
     elif result.bundle is not None and not quiet:
-        print_error(f"{result.bundle}: ready; geosod detect SCENES --model {result.bundle} -o OUT")
+        print_error(f"{result.bundle}: ready; try it with {_use(result)}")
+
+
+def _use(result: TrainResult) -> str:
+    if "accuracy" in result.figures:
+        return f"geosod detect SCENES --model DETECTOR --classifier {result.bundle} -o OUT"
+    return f"geosod detect SCENES --model {result.bundle} -o OUT"
 
 
 train_command = with_settings(train_command, model=TrainConfig, panels=_PANELS)

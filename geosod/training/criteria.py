@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from geosod.detectors.zoo import ARCHITECTURES
+from geosod.detectors.zoo import ARCHITECTURES, CLASSIFIER
 from geosod.errors import ConfigError
 from geosod.training.criterion import Criterion
 
@@ -18,6 +18,7 @@ CRITERIA = {
     "centre": "geosod.training.heat_criterion:HeatCriterion",
     "small-fpn": "geosod.training.heat_criterion:HeatCriterion",
     "centre-unet": "geosod.training.heat_criterion:HeatCriterion",
+    "classifier": "geosod.training.crop_criterion:CropCriterion",
 }
 
 #: Package of a network that is not of the zoo → "module:class", likewise.
@@ -52,5 +53,7 @@ def criterion_of(network: Any, **options: Any) -> Criterion:
 def architecture_of(network: Any) -> str:
     """The name of a network's class in the zoo, or one of `LIBRARIES`; "" where it is neither."""
     place = f"{type(network).__module__}:{type(network).__qualname__}"
+    if place == CLASSIFIER:
+        return "classifier"
     library = place.partition(".")[0]
     return next((name for name, of in ARCHITECTURES.items() if of == place), library if library in LIBRARIES else "")

@@ -14,12 +14,14 @@ from geosod.detectors.card import ModelCard
 from geosod.detectors.zoo import ARCHITECTURES
 from geosod.detectors.zoo.members import MEMBERS, Member
 from geosod.errors import ConfigError
+from geosod.training.classifiers import crop_classifier
 from geosod.training.config import TrainConfig
 from geosod.training.from_data import estimated_anchors, s_alpha
 from geosod.training.initialise import IMAGENET, has_public_weights, initialise
 from geosod.training.library_networks import PREFIX, library_network
 from geosod.training.made import NewNetwork
 
+CLASSIFIER = "classifier"
 S_ALPHA = "s-alpha"
 
 
@@ -37,6 +39,8 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
     """
     if (of_library := library_network(labels, config, card_of)) is not None:
         return of_library
+    if config.network == CLASSIFIER:
+        return crop_classifier(config, card_of)
     asked = asked_network(config)
     architecture, parameters = asked.architecture, asked.parameters | config.parameters
     notes: list[str] = []
@@ -71,7 +75,7 @@ def asked_network(config: TrainConfig) -> Member:
         return Member(config.network, config.network, {})
     raise ConfigError(
         f"network {config.network!r}: is no member of the zoo ({', '.join(MEMBERS)}) and none of its architectures "
-        f"({', '.join(ARCHITECTURES)}), nor {PREFIX}NAME, nor a folder of transformers with config.json"
+        f"({', '.join(ARCHITECTURES)}), nor {CLASSIFIER}, {PREFIX}NAME or a folder of transformers with config.json"
     )
 
 

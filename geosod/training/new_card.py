@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,10 +144,3 @@ def _top_k(labels: Labels, tile: tuple[int, int]) -> int:
     share = np.minimum(1.0, tile[0] * tile[1] / np.maximum(areas, 1))
     most = float((counts * share).max(initial=0))
     return int(min(20_000, max(300, 100 * math.ceil(2 * most / 100))))
-
-
-def finished_card(
-    card: ModelCard, *, threshold: float, accuracy: dict[str, Any], provenance: dict[str, Any]
-) -> ModelCard:
-    """The card of a trained model."""
-    return replace(card, threshold=threshold, accuracy=accuracy, provenance=provenance)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from geosod.detectors.bundle import write_bundle
-from geosod.detectors.card import ModelCard
+from geosod.detectors.card import CLASSIFICATION
+from geosod.training.classifiers import validate_crops
 from geosod.training.config import TrainConfig
 from geosod.training.curves import draw_curves
 from geosod.training.data import RunLabels
 from geosod.training.events import Emit, Noted, Validated
-from geosod.training.new_card import finished_card
+from geosod.training.prepared import Prepared
 from geosod.training.run_folder import RunFolder
 from geosod.training.state import State
 from geosod.training.validate import Validation, validate
@@ -22,43 +24,45 @@ from geosod.version import __version__
 
 
 def finish(
-    card: ModelCard,
-    state: State,
-    labels: RunLabels,
-    config: TrainConfig,
-    folder: RunFolder,
-    emit: Emit,
-    *,
-    detecting: dict[str, Any],
+    ready: Prepared, state: State, folder: RunFolder, emit: Emit, *, detecting: dict[str, Any]
 ) -> dict[str, float]:
     """Validate the averaged weights once more, and write what comes out; the figures.
 
     Args:
-        card: of the model.
+        ready: what was trained.
         state: of the finished training.
-        labels: of the run.
-        config: the settings.
         folder: of the run.
         emit: called with the figures.
         detecting: settings with which the model is run.
     """
-    weights, trial = state.weights(), folder.path / ".validation"
-    result = validate(card, weights, labels.val, trial, intervals=True, **detecting)
-    emit(Validated(state.step, result.figures, result.figures["AP50"] >= state.best[0]))
-    final = finished_card(
-        card,
-        threshold=result.threshold,
-        accuracy=_accuracy(result, labels),
-        provenance=_provenance(state, labels, config),
-    )
+    weights = state.weights()
+    figures, threshold, accuracy = _validated(ready, weights, folder, detecting)
+    emit(Validated(state.step, figures, next(iter(figures.values())) >= state.best[0]))
+    provenance = _provenance(state, ready.labels, ready.config)
+    final = replace(ready.card, threshold=threshold, accuracy=accuracy, provenance=provenance)
     write_bundle(folder.model, final, weights)
-    shutil.rmtree(trial, ignore_errors=True)
     try:
         draw_curves(folder)
     except Exception as error:  # a plot is not worth a run
         emit(Noted(f"the curves could not be drawn: {error}"))
-    folder.finish({"steps": state.step, "seconds": round(state.seconds, 1), "validation": result.figures})
-    return result.figures
+    folder.finish({"steps": state.step, "seconds": round(state.seconds, 1), "validation": figures})
+    return figures
+
+
+def _validated(
+    ready: Prepared, weights: dict[str, Any], folder: RunFolder, detecting: dict[str, Any]
+) -> tuple[dict[str, float], float, dict[str, Any]]:
+    """Figures, the threshold, and what the card says of them."""
+    labels = ready.labels
+    if ready.card.task == CLASSIFICATION:
+        figures = validate_crops(ready.card, weights, ready.val_data, ready.config)
+        on = f"labelled boxes of {len(labels.val.images)} validation images with {len(labels.val)} objects"
+        protocol = "most probable class of crops of true boxes; the mean over objects, and over classes"
+        return figures, ready.card.threshold, {"on": on, "protocol": protocol, **figures}
+    trial = folder.path / ".validation"
+    result = validate(ready.card, weights, labels.val, trial, intervals=True, **detecting)
+    shutil.rmtree(trial, ignore_errors=True)
+    return result.figures, result.threshold, _accuracy(result, labels)
 
 
 def _accuracy(result: Validation, labels: RunLabels) -> dict[str, Any]:

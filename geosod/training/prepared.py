@@ -13,6 +13,7 @@ from geosod.detectors.card import ModelCard
 from geosod.errors import ConfigError
 from geosod.training.augment import Augmentation
 from geosod.training.batches import BatchMaker
+from geosod.training.classifiers import batch_card
 from geosod.training.config import TrainConfig
 from geosod.training.criteria import criterion_of
 from geosod.training.criterion import Criterion
@@ -38,7 +39,7 @@ class Prepared:
     Attributes:
         config: the settings.
         labels: read.
-        data: images to train on.
+        data, val_data: images to train on, and to validate on.
         card: of the model to be.
         criterion: with the network, started from the weights that were asked for.
         digest: of settings and labels.
@@ -48,6 +49,7 @@ class Prepared:
     config: TrainConfig
     labels: RunLabels
     data: TrainingSet
+    val_data: TrainingSet
     card: ModelCard
     criterion: Criterion
     digest: str
@@ -68,14 +70,15 @@ def prepare(config: TrainConfig) -> Prepared:
     labels = read_run_labels(config)
     torch.manual_seed(config.seed)
     made = new_network(labels.train, config, lambda **spec: first_card(labels.train, config, **spec))
-    data = open_set(labels.train, made.card, config, labels.problems)
+    card = batch_card(made.card)
+    data = open_set(labels.train, card, config, labels.problems)
     if not len(data.objects):
         raise ConfigError("the labels hold no object to learn; check them with geosod dataset check")
-    val = open_set(labels.val, made.card, config, labels.problems)
+    val = open_set(labels.val, card, config, labels.problems)
     labels = replace(labels, val=val.labels)
     criterion = criterion_of(made.network, **made.loss | config.loss)
     settings = digest({"settings": config.options(), "labels": labels.digest, "version": __version__})
-    return Prepared(config, labels, data, made.card, criterion, settings, (*labels.notes, *made.notes))
+    return Prepared(config, labels, data, val, made.card, criterion, settings, (*labels.notes, *made.notes))
 
 
 def left_out(ready: Prepared) -> tuple[str, ...]:
@@ -90,7 +93,7 @@ def batch_maker(ready: Prepared, config: TrainConfig, *, rank: int = 0, workers:
     reader = PixelReader(ready.data, cache_mb=config.cache_mb)
     sampler = sampler_of(ready.data, config)
     donor = object_donor(ready.data, reader, config) if config.copy_paste else None
-    augmentation = Augmentation.of(config, donor=donor, fill=ready.card.input.fill)
+    augmentation = Augmentation.of(config, donor=donor, fill=ready.data.card.input.fill)
     skip = config.on_error == "skip"
 
     def choose(step: int) -> list[Sample]:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from geosod.detectors.card import CLASSIFICATION
 from geosod.errors import ConfigError
 from geosod.machine import usable_cpus
 from geosod.training.board import Board
+from geosod.training.classifiers import validate_crops
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Emit, Event, Noted
 from geosod.training.fit import Fit
@@ -144,7 +146,7 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
         if not fit.run():
             emit(Noted(f"stopped after {config.max_minutes:g} minutes; the same command goes on"))
             return TrainResult(folder.path, None, state.step, plan.steps, {}, left_out(ready))
-        figures = finish(ready.card, state, ready.labels, config, folder, report, detecting=detecting(config))
+        figures = finish(ready, state, folder, report, detecting=detecting(config))
     board.close()
     return TrainResult(folder.path, folder.model, state.step, plan.steps, figures, left_out(ready))
 
@@ -162,16 +164,17 @@ def _run_on_ray(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
     board = Board(folder.path, start=0)
     place = OnRay(str(folder.path.resolve()), "ray")
     state = train_on_ray(ready, place, report, address=config.ray_address)
-    figures = finish(ready.card, state, ready.labels, config, folder, report, detecting=detecting(config))
+    figures = finish(ready, state, folder, report, detecting=detecting(config))
     board.close()
     return TrainResult(folder.path, folder.model, state.step, ready.plan.steps, figures, left_out(ready))
 
 
 def _validated(ready: Prepared, state: State, folder: RunFolder) -> dict[str, float]:
-    result = validate(
-        ready.card, state.weights(), ready.labels.val, folder.path / ".validation", **detecting(ready.config)
-    )
-    return result.figures
+    """The figures of the averaged weights in the course of a run."""
+    if ready.card.task == CLASSIFICATION:
+        return validate_crops(ready.card, state.weights(), ready.val_data, ready.config)
+    trial = folder.path / ".validation"
+    return validate(ready.card, state.weights(), ready.labels.val, trial, **detecting(ready.config)).figures
 
 
 def detecting(config: TrainConfig) -> dict[str, Any]:

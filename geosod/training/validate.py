@@ -69,8 +69,8 @@ def _figures(result: Evaluation) -> dict[str, float]:
     chosen = (result.comparison.found.scores >= boxes.best_threshold) & ~matches.ignored
     hits, found, objects = int(matches.hit[chosen].sum()), int(chosen.sum()), int(matches.objects.sum())
     values = {
-        "AP": boxes.ap.mean(),
         "AP50": boxes.ap.mean(threshold=0.5),
+        "AP": boxes.ap.mean(),
         "precision": hits / found if found else 0.0,
         "recall": hits / objects if objects else 0.0,
         "F": 2 * hits / (found + objects) if found + objects else 0.0,

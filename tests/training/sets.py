@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from geosod.datasets.contract import Target
+from geosod.datasets.formats.coco import write_coco
 from geosod.datasets.image_files import read_image
 from geosod.datasets.labels import Labels
 from geosod.datasets.problems import Problems
-from geosod.detectors.card import ModelCard
 from geosod.training.config import TrainConfig
 from geosod.training.new_card import first_card
 from geosod.training.training_set import TrainingSet, open_set
@@ -61,5 +62,7 @@ def opened(labels: Labels, **settings: Any) -> tuple[TrainingSet, TrainConfig, P
     return open_set(labels, card, config, problems), config, problems
 
 
-def card_of(data: TrainingSet) -> ModelCard:
-    return data.card
+def labelled(folder: Path, **kind: Any) -> Path:
+    made = squares(folder / "images", **kind)
+    write_coco(made, Target(folder / "labels.json", folder / "labels.json"))
+    return folder / "labels.json"

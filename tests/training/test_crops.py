@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+import geosod
+from geosod.datasets.read import read_labels
 from geosod.detectors.card import CLASSIFICATION, ModelCard
 from geosod.detectors.network_input import NetworkInput
 from geosod.detectors.staged import Classifier
@@ -12,6 +17,20 @@ from geosod.detectors.zoo.classifier import CropClassifier
 from geosod.errors import ConfigError
 from geosod.training.crop_criterion import CropCriterion
 from geosod.training.targets import Targets
+from tests.training.sets import labelled
+
+#: A detector that learns squares in seconds.
+FAST: dict = {
+    "network": "fcos",
+    "parameters": {"backbone": "slim", "width": 8, "channels": 16, "tower": 1},
+    "tile": 64,
+    "batch": 6,
+    "precision": "fp32",
+    "threads": 1,
+    "lr": 4e-3,
+    "ema": 0.95,
+    "init": "none",
+}
 
 
 def card(**fields: object) -> ModelCard:
@@ -107,3 +126,26 @@ def test_images_without_objects_and_ignored_ones() -> None:
 def test_options_are_checked(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         criterion(**options)
+
+
+@pytest.mark.slow
+def test_staged_detection_end_to_end(tmp_path: Path) -> None:
+    """A detector of one class and a classifier, both trained here, name what they find."""
+    labels = labelled(tmp_path / "train", images=6, objects=10)
+    val = labelled(tmp_path / "val", images=2, objects=10, seed=9)
+    detector = geosod.train(labels, val=val, out=tmp_path / "detector", class_agnostic=True, steps=100, **FAST)
+    assert geosod.load_model(detector.bundle).card.classes == ("object",)
+    crops = {"network": "classifier", "parameters": {"backbone": "slim", "width": 8, "side": 32}}
+    classifier = geosod.train(labels, val=val, out=tmp_path / "classifier", steps=100, **(FAST | crops))
+    assert classifier.figures["accuracy"] > 0.9
+    image = str(tmp_path / "val" / "images" / "image0.tif")
+    found = geosod.detect(image, model=detector.bundle, classifier=classifier.bundle, threshold=0.2, engine="serial")
+    named = found["image0"].detections
+    truth = read_labels(val).labels
+    boxes, classes = truth.boxes[truth.image == 0], truth.labels[truth.image == 0]
+    right = 0
+    for box, label in zip(named.boxes, named.labels, strict=True):
+        shared = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(axis=1)
+        best = int(shared.argmax())
+        right += bool(shared[best] > 0 and classes[best] == label)
+    assert len(named) > 3 and right >= 0.8 * len(named)

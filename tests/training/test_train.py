@@ -19,13 +19,11 @@ from typer.testing import CliRunner
 
 import geosod
 from geosod.cli.main import app
-from geosod.datasets.contract import Target
-from geosod.datasets.formats.coco import write_coco
 from geosod.errors import ConfigError, OutputError, TrainingError
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Noted, Stepped, Validated
 from geosod.training.rates import learning_rate
-from tests.training.sets import squares
+from tests.training.sets import labelled
 
 #: A network that takes milliseconds a step.
 TINY: dict[str, Any] = {
@@ -36,12 +34,6 @@ TINY: dict[str, Any] = {
     "precision": "fp32",
     "threads": 1,
 }
-
-
-def labelled(folder: Path, **kind: Any) -> Path:
-    made = squares(folder / "images", **kind)
-    write_coco(made, Target(folder / "labels.json", folder / "labels.json"))
-    return folder / "labels.json"
 
 
 @pytest.fixture(scope="module")

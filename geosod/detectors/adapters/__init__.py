@@ -22,6 +22,7 @@ ADAPTERS: dict[str, str] = {
     "onnx-classifier": "geosod.detectors.adapters.onnx_classifier:load",
     "torchvision": "geosod.detectors.adapters.torchvision_models:load",
     "zoo": "geosod.detectors.adapters.zoo:load",
+    "zoo-classifier": "geosod.detectors.adapters.zoo_classifier:load",
     "zoo-onnx": "geosod.detectors.adapters.zoo_onnx:load",
 }
 
@@ -34,6 +35,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "onnx": tuple(RUNTIMES),
     "pt2": ("eager",),
     "zoo": ("eager", "compile", *RUNTIMES),
+    "zoo-classifier": ("eager",),
     "zoo-onnx": tuple(RUNTIMES),
 }
 

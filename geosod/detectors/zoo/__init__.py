@@ -17,6 +17,9 @@ ARCHITECTURES = {
     "centre": "geosod.detectors.zoo.centre:Centre",
 }
 
+#: The classifier of crops, which is no detector.
+CLASSIFIER = "geosod.detectors.zoo.classifier:CropClassifier"
+
 #: Architecture → values of `Execution.backend` with which it runs, where these are not all.
 _BACKENDS: dict[str, tuple[str, ...]] = {"faster-rcnn": ("eager",)}
 
