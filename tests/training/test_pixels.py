@@ -123,3 +123,12 @@ def test_tiles_are_enlarged_as_in_detection(tmp_path: Path) -> None:
     for box in inside:
         assert any(torch.allclose(found, torch.from_numpy(2 * box).float()) for found in made.targets[0].boxes)
     assert inside
+
+
+def test_invalid_pixels_have_the_fill_value(tmp_path: Path) -> None:
+    labels = squares(tmp_path, images=1, mask=masked((200, 160)))
+    data, *_ = opened(labels)
+    data = replace(data, card=replace(data.card, input=NetworkInput(fill=0.45)))
+    found = PixelReader(data, cache_mb=10).read(0, 1.0, Window(40, 20, 64, 64))
+    assert not found.valid[10:50, 10:50].any() and found.valid[:10].all()
+    assert (found.values[:, ~found.valid] == np.float32(0.45)).all()
