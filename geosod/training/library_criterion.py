@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, TrainingError, one_line
 from geosod.training.criterion import Criterion
 from geosod.training.targets import Targets
 
@@ -59,12 +59,23 @@ class LibraryCriterion(Criterion):
         return self
 
     def losses(self, images: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
-        """See `Criterion.losses`."""
+        """See `Criterion.losses`.
+
+        Raises:
+            TrainingError: the library refuses the batch, or what the network makes of it.
+        """
         counted = [_counted(one, images.shape) for one in targets]
         if self._ignored == MASK and any(one.ignored.any() for one in targets):
             images = without_ignored(images, targets)
         numbers = self.get_buffer("numbers")
-        return self.library_losses(images, [(boxes, numbers[labels]) for boxes, labels in counted])
+        try:
+            return self.library_losses(images, [(boxes, numbers[labels]) for boxes, labels in counted])
+        except ValueError as error:
+            raise TrainingError(
+                f"{type(self.network).__name__} refuses a batch of {len(images)} images: {one_line(error)[:300]}; if "
+                "values are not finite use a lower --lr, and if they are too few for batch normalisation a larger "
+                "--batch"
+            ) from error
 
     def library_losses(self, images: Tensor, objects: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The losses of images, and of each boxes (N, 4) float32, clipped to it, and numbers (N,) of their classes."""

@@ -18,11 +18,12 @@ from geosod.detectors.adapters.detection_networks import build
 from geosod.detectors.bundle import open_bundle
 from geosod.detectors.packing import pack
 from geosod.detectors.packing.options import PackOptions
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, TrainingError
 from geosod.training.config import make_train_config
 from geosod.training.criteria import criterion_of
 from geosod.training.library_criterion import without_ignored
-from geosod.training.prepared import prepare
+from geosod.training.prepared import batch_maker, prepare
+from geosod.training.state import State
 from tests.training.samples import SIDE, drawn, targets
 from tests.training.sets import squares
 
@@ -87,6 +88,23 @@ def test_one_batch_is_learnt_by_heart() -> None:
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("name", [RCNN, LITE])
+def test_odd_boxes_and_images_without_objects(name: str) -> None:
+    """torchvision refuses boxes without area, which clipping can make."""
+    odd = [[-30.0, -30, -2, -2], [10, 10, 10, 30], [60, 60, 90, 90], [0, 0, 64, 64], [float("nan"), 0, 9, 9]]
+    labelled = [targets(odd, [0, 1, 0, 1, 0]), targets([])]
+    criterion = criterion_of(network(name), labels=[1, 2]).train()
+    losses = criterion(drawn()[0], labelled)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_batch_that_torch_refuses_is_explained() -> None:
+    """The last map of SSD has one cell, too few for the normalisation of one image."""
+    images, labelled = drawn(count=1)
+    with pytest.raises(TrainingError, match=r"refuses a batch of 1 images: .*a larger --batch"):
+        criterion_of(network(LITE), labels=[1, 2]).train()(images, labelled)
+
+
 class TestIgnored:
     def test_their_pixels_become_the_mean(self) -> None:
         """Pixel by pixel."""
@@ -123,10 +141,19 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("val")
+    made = squares(folder / "images", images=1, size=(64, 64), objects=3, sides=(14, 30), seed=4)
+    write_coco(made, Target(folder / "labels.json", folder / "labels.json"))
+    return folder / "labels.json"
+
+
+@pytest.fixture(scope="module")
+def trained(labels: Path, val: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "rcnn"
     settings = SMALL | {"network": f"torchvision/{RCNN}", "steps": 10, "validate_every": 99, "ema": 0}
-    result = geosod.train(labels, val=labels, out=out, **settings)
+    settings["parameters"] = {"rpn_post_nms_top_n_test": 40}
+    result = geosod.train(labels, val=val, out=out, **settings)
     assert result.bundle is not None and result.step == 10
     return result.bundle
 
@@ -139,6 +166,7 @@ def test_the_bundle_finds_what_torchvision_finds(trained: Path, labels: Path) ->
     assert card.adapter == "torchvision" and card.classes == ("bright", "red") and card.parameters["labels"] == [1, 2]
     model = getattr(detection, RCNN)(
         weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64, box_score_thresh=0.05,
+        rpn_post_nms_top_n_test=40,
         box_nms_thresh=card.nms_iou, box_detections_per_img=card.top_k,
     )  # fmt: skip
     model.load_state_dict(load_file(trained / "model.safetensors"))
@@ -177,11 +205,13 @@ class TestFineTuning:
         assert all(torch.equal(now[name], before[name]) for name in set(now) - new)
         assert ready.card.classes == ("object",) and ready.card.parameters["outputs"] == 2
 
-    def test_normalisation_of_what_was_trained_stays(self, trained: Path, labels: Path, tmp_path: Path) -> None:
-        settings = SMALL | {"steps": 2, "ema": 0, "lr": 1e-3, "init": str(trained)}
-        result = geosod.train(labels, val=labels, out=tmp_path / "run", **settings)
-        assert result.bundle is not None
-        before, now = (load_file(path / "model.safetensors") for path in (trained, result.bundle))
+    def test_normalisation_of_what_was_trained_stays(self, trained: Path, labels: Path) -> None:
+        config = make_train_config(labels=labels, val=str(labels), init=str(trained), ema=0, **SMALL)
+        ready = prepare(config)
+        state = State.new(ready.criterion, config, device=torch.device("cpu"), precision="fp32")
+        state.criterion.train()
+        state.train(batch_maker(ready, config)(0), config, rate=1e-3)
+        before, now = load_file(trained / "model.safetensors"), state.weights()
         norms = [name for name in now if name.startswith("backbone.body") and "running" in name]
         assert norms and all(torch.equal(now[name], before[name]) for name in norms)
         assert not torch.equal(*(w["roi_heads.box_predictor.cls_score.weight"] for w in (now, before)))
