@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, TrainingError, one_line
 from geosod.training.criterion import Criterion
 from geosod.training.targets import Targets
 
@@ -22,8 +22,8 @@ _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 class LibraryCriterion(Criterion):
     """The losses that a library computes of its own network, as it weights them.
 
-    Libraries know no ignored objects. By default their pixels are replaced by the mean of the image, but for those that
-    a counted object covers, so that they are an example of nothing. SNIP's ranges of proposals do not reach the
+    Libraries know no ignored objects. By default their pixels are replaced by the mean of the others, but for those
+    that a counted object covers, so that they are an example of nothing. SNIP's ranges of proposals do not reach the
     library. Sums of losses are divided by the library, so that several workers average their own means.
 
     Args:
@@ -59,12 +59,23 @@ class LibraryCriterion(Criterion):
         return self
 
     def losses(self, images: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
-        """See `Criterion.losses`."""
+        """See `Criterion.losses`.
+
+        Raises:
+            TrainingError: the library refuses the batch, or what the network makes of it.
+        """
         counted = [_counted(one, images.shape) for one in targets]
         if self._ignored == MASK and any(one.ignored.any() for one in targets):
             images = without_ignored(images, targets)
         numbers = self.get_buffer("numbers")
-        return self.library_losses(images, [(boxes, numbers[labels]) for boxes, labels in counted])
+        try:
+            return self.library_losses(images, [(boxes, numbers[labels]) for boxes, labels in counted])
+        except ValueError as error:
+            raise TrainingError(
+                f"{type(self.network).__name__} refuses a batch of {len(images)} images: {one_line(error)[:300]}; if "
+                "values are not finite use a lower --lr, and if they are too few for batch normalisation a larger "
+                "--batch"
+            ) from error
 
     def library_losses(self, images: Tensor, objects: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The losses of images, and of each boxes (N, 4) float32, clipped to it, and numbers (N,) of their classes."""
@@ -117,7 +128,7 @@ class TransformersCriterion(LibraryCriterion):
 
 
 def without_ignored(images: Tensor, targets: Sequence[Targets]) -> Tensor:
-    """Images (B, C, H, W) in which the pixels of ignored objects have the mean of the image, but those of others."""
+    """Images (B, C, H, W) in which pixels of ignored objects have the mean of the others, but those of counted ones."""
     images = images.clone()
     height, width = images.shape[2:]
     for image, one in zip(images, targets, strict=True):
@@ -126,7 +137,8 @@ def without_ignored(images: Tensor, targets: Sequence[Targets]) -> Tensor:
             low, high = one.boxes[kind, :2].floor().clamp(min=0), one.boxes[kind, 2:].ceil().clamp(min=0)
             for x0, y0, x1, y1 in torch.cat([low, high], dim=1).long().tolist():
                 hidden[y0:y1, x0:x1] = value
-        image[:, hidden] = image.mean(dim=(1, 2))[:, None]
+        shown = image[:, ~hidden] if not hidden.all() else image.flatten(1)
+        image[:, hidden] = shown.mean(dim=1)[:, None]
     return images
 
 

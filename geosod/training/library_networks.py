@@ -177,7 +177,7 @@ def _torchvision(source: _Source, labels: Labels, config: TrainConfig, card_of: 
 def _transformers(
     source: _Source, labels: Labels, config: TrainConfig, card_of: Callable[..., ModelCard]
 ) -> NewNetwork:
-    from geosod.detectors.adapters.huggingface import network_to_train
+    from geosod.detectors.adapters.huggingface import network_of, random_network
 
     if config.parameters:
         raise ConfigError(f"parameters: {source.architecture} takes those of its config.json; leave them out")
@@ -188,7 +188,12 @@ def _transformers(
         values["label2id"] = {name: k for k, name in enumerate(labels.classes)}
     # Tiles pass as they are, of whatever size.
     values |= {name: None for name in ("anchor_image_size", "eval_size") if values.get(name)}
-    network, fresh = network_to_train(values, source.state, source.name)
+    network = random_network(values, source.name)
+    weights = "at random"
+    if source.state is not None:
+        # With the names of the installed version of transformers.
+        before = network_of(source.parameters["config"], dict(source.state), source.name)
+        weights = str(copied(network, before.state_dict(), source.name))
     card = card_of(architecture=source.architecture, parameters={}, adapter=TRANSFORMERS, nms_iou=source.card.nms_iou)
     card = _as_before(card, source.card, config)
     if len(card.bands) != len(source.card.bands):
@@ -198,8 +203,6 @@ def _transformers(
         )
     made = json.loads(network.config.to_json_string(use_diff=False))
     parameters = {"config": made, "pad": None, "scores": source.parameters["scores"]}
-    state = len(network.state_dict())
-    weights = "at random" if source.state is None else f"{state - fresh} of {state} tensors from {source.name}"
     notes = [f"weights: {weights}"]
     queries = getattr(network.config, "num_queries", None)
     if queries is not None and queries < card.top_k / 2:

@@ -67,55 +67,53 @@ def network_of(config: Mapping[str, Any], state: dict[str, Tensor], where: str) 
         ModelError: the config is not one of an object detector, asks for code or for other files, or the weights are
             not exactly those of its network.
     """
-    network, report = _made(config, state, where)
+    with _mapped(where) as (kinds, transformers), offline(transformers):
+        made = _config(config, kinds, where)
+        network, report = kinds[type(made)].from_pretrained(
+            None,
+            config=made,
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     _check_loaded(report, where)
     return network.eval()
 
 
-def network_to_train(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, where: str) -> tuple[Any, int]:
-    """The torch module of a config, which may have other classes than the weights; and how many tensors are new.
+def random_network(config: Mapping[str, Any], where: str) -> Any:
+    """The torch module of a config with random weights, float32, on the CPU.
 
     Args:
         config: as in config.json.
-        state: the weights; None for random ones.
         where: what to call the model in an error.
 
     Raises:
-        ModelError: as `network_of`, but that weights of another shape are left at random.
+        ModelError: the config is not one of an object detector, or asks for code or for other files.
     """
-    network, report = _made(config, {} if state is None else dict(state), where)
-    if state is None:
-        return network, len(network.state_dict())
-    fresh = len(report["mismatched_keys"])
-    _check_loaded({**report, "mismatched_keys": ()}, where)
-    return network, fresh
+    with _mapped(where) as (kinds, transformers), offline(transformers):
+        made = _config(config, kinds, where)
+        return kinds[type(made)](made)
 
 
-def _made(config: Mapping[str, Any], state: dict[str, Tensor], where: str) -> tuple[Any, Mapping[str, Any]]:
-    """The torch module of a config with weights, and transformers' report of them."""
+@contextmanager
+def _mapped(where: str) -> Iterator[tuple[Any, Any]]:
+    """transformers' classes of object detectors by that of their config, and transformers; its errors are ours."""
     transformers = installed(where)
-    kinds = transformers.MODEL_FOR_OBJECT_DETECTION_MAPPING
-    with offline(transformers):
-        try:
-            made = config_of(config, where)
-            if type(made) not in kinds:
-                raise ModelError(f"{where}: transformers has no object detector of model_type {made.model_type!r}")
-            network, report = kinds[type(made)].from_pretrained(
-                None,
-                config=made,
-                state_dict=state,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-        except (ModelError, MemoryError):
-            raise
-        except Exception as error:
-            advice = "; pip install timm" if "timm" in str(error) else ""
-            raise ModelError(
-                f"{where}: transformers cannot make the network: {one_line(error)[:300]}{advice}"
-            ) from error
-    return network, report
+    try:
+        yield transformers.MODEL_FOR_OBJECT_DETECTION_MAPPING, transformers
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:
+        advice = "; pip install timm" if "timm" in str(error) else ""
+        raise ModelError(f"{where}: transformers cannot make the network: {one_line(error)[:300]}{advice}") from error
+
+
+def _config(values: Mapping[str, Any], kinds: Any, where: str) -> Any:
+    made = config_of(values, where)
+    if type(made) not in kinds:
+        raise ModelError(f"{where}: transformers has no object detector of model_type {made.model_type!r}")
+    return made
 
 
 def config_of(values: Mapping[str, Any], where: str) -> Any:
