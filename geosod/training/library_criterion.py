@@ -15,6 +15,8 @@ from geosod.training.targets import Targets
 MASK, DROP = "mask", "drop"
 #: Boxes of which less than this side in pixels lies in the image are left out: both libraries refuse those without.
 _MIN_SIDE = 0.5
+#: What torch says where a network chooses more places than its maps have.
+_TOO_FEW = "selected index k out of range"
 #: Stages of torchvision's ResNets, the last one first.
 _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 
@@ -70,11 +72,14 @@ class LibraryCriterion(Criterion):
         numbers = self.get_buffer("numbers")
         try:
             return self.library_losses(images, [(boxes, numbers[labels]) for boxes, labels in counted])
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _TOO_FEW not in str(error):
+                raise
+            height, width = images.shape[2:]
             raise TrainingError(
-                f"{type(self.network).__name__} refuses a batch of {len(images)} images: {one_line(error)[:300]}; if "
-                "values are not finite use a lower --lr, and if they are too few for batch normalisation a larger "
-                "--batch"
+                f"{type(self.network).__name__} refuses a batch of {len(images)} images of {width} x {height} px: "
+                f"{one_line(error)[:300]}; if values are not finite use a lower --lr, if they are too few for batch "
+                "normalisation a larger --batch, and if they are fewer than the network's queries a larger --tile"
             ) from error
 
     def library_losses(self, images: Tensor, objects: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

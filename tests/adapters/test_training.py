@@ -15,9 +15,10 @@ from geosod.datasets.contract import Target
 from geosod.datasets.formats.coco import write_coco
 from geosod.detectors.adapters.huggingface import network_of
 from geosod.detectors.bundle import open_bundle
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, TrainingError
 from geosod.training.config import make_train_config
 from geosod.training.prepared import prepare
+from geosod.training.targets import Targets
 from tests.adapters import hf_models
 from tests.training.samples import drawn
 from tests.training.sets import squares
@@ -134,3 +135,48 @@ def test_settings_that_mean_nothing_are_refused(trained: Path, labels: Path, tmp
     ):
         with pytest.raises(ConfigError, match=message):
             prepare(make_train_config(labels=labels, val=str(labels), **(SMALL | settings)))
+
+
+@pytest.mark.parametrize("kind", ["detr", "deformable_detr", "rt_detr"])
+def test_images_without_objects_and_values_that_are_none(kind: str, labels: Path, tmp_path: Path) -> None:
+    """The matcher of transformers raises errors of numpy and scipy where the network's boxes are not numbers."""
+    folder = folder_of(kind, tmp_path / kind)
+    criterion = prepare(make_train_config(labels=labels, val=str(labels), network=str(folder), **SMALL)).criterion
+    images, labelled = drawn()
+    none = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    for some in ([labelled[0], none], [none, none]):
+        loss = criterion.train()(images, some)["detection"]
+        loss.backward()
+        assert torch.isfinite(loss)
+    with pytest.raises(TrainingError, match="refuses a batch of 2 images"):
+        criterion(torch.full_like(images, torch.nan), labelled)
+
+
+def test_two_stages_with_refined_boxes(labels: Path, tmp_path: Path) -> None:
+    """Weights that several modules share are one in the bundle's network, too."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = hf_models.deformable_detr()
+    config.two_stage = config.with_box_refine = True
+    config.two_stage_num_proposals = 60
+    transformers.DeformableDetrForObjectDetection(config).save_pretrained(tmp_path / "two")
+    ready = prepare(make_train_config(labels=labels, val=str(labels), network=str(tmp_path / "two"), **SMALL))
+    images, labelled = drawn()
+    with pytest.raises(TrainingError, match="larger --tile"):
+        ready.criterion(images[..., :32, :32], labelled)
+    losses = []
+    optimiser = torch.optim.AdamW(ready.criterion.parameters(), 1e-3)
+    for step in range(12):
+        torch.manual_seed(step)
+        total = ready.criterion.train()(images, labelled)["detection"]
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        losses.append(float(total.detach()))
+    assert losses[-1] < losses[0]
+    state = ready.criterion.network.state_dict()
+    again = network_of(ready.card.parameters["config"], {name: value.clone() for name, value in state.items()}, "test")
+    with torch.no_grad():
+        one, other = (net.eval()(pixel_values=images).logits for net in (ready.criterion.network, again))
+    torch.testing.assert_close(one, other)

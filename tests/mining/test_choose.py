@@ -111,3 +111,13 @@ def test_invalid_pixels_do_not_count(model) -> None:
     other = pixels.copy()
     other[:, :, :, 40:] = 200
     assert np.array_equal(*(tile_features(detector, tiles(some, valid)) for some in (pixels, other)))
+
+
+def test_statistics_are_those_of_valid_pixels(tmp_path) -> None:
+    detector = geosod.load_model(random_bundle(tmp_path / "m", bands=("red", "green", "blue")), precision="fp32")
+    pixels = np.full((1, 3, 64, 64), 100, np.uint8)
+    valid = np.ones((1, 64, 64), np.bool_)
+    valid[:, 20:, 30:] = False
+    some, whole = (tile_features(detector, tiles(pixels, shown))[0] for shown in (valid, None))
+    np.testing.assert_allclose(some, whole, atol=1e-6)
+    assert not some[:3].any() and some[3:12] == pytest.approx(100 / 255), "no deviation, and quantiles of one value"

@@ -101,7 +101,7 @@ def test_odd_boxes_and_images_without_objects(name: str) -> None:
 def test_a_batch_that_torch_refuses_is_explained() -> None:
     """The last map of SSD has one cell, too few for the normalisation of one image."""
     images, labelled = drawn(count=1)
-    with pytest.raises(TrainingError, match=r"refuses a batch of 1 images: .*a larger --batch"):
+    with pytest.raises(TrainingError, match=r"refuses a batch of 1 images of 64 x 64 px: .*a larger --batch"):
         criterion_of(network(LITE), labels=[1, 2]).train()(images, labelled)
 
 
