@@ -82,13 +82,7 @@ class AnchorCriterion(Criterion):
 
     def examples(self, images: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
         """The prior boxes that are positive examples, and their labels."""
-        priors = self.network.anchors.boxes((images.shape[2], images.shape[3]), images.device)
-        made = []
-        for target in targets:
-            one = cleaned(target, images.device, classes=int(self.network.classes))
-            found = match(priors, one, self._rule)
-            made.append((priors[found >= 0], one.labels[found[found >= 0]]))
-        return made
+        return matched_priors(self.network, self._rule, images, targets)
 
     def _of_classes(self, logits: Tensor, wanted: Tensor, found: Tensor) -> Tensor:
         kept = found > IGNORED
@@ -126,3 +120,16 @@ def truths_at(found: Tensor, image: Tensor, place: Tensor, targets: list[Targets
     starts = torch.tensor([0, *counts[:-1]], device=found.device).cumsum(0)
     row = starts[image] + found[image, place]
     return torch.cat([one.boxes for one in targets])[row], torch.cat([one.labels for one in targets])[row]
+
+
+def matched_priors(
+    network: Any, rule: MatchRule, images: Tensor, targets: Sequence[Targets]
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each image the prior boxes of a network (P, 4) that are positive examples by a rule, and their labels (P,)."""
+    priors = network.anchors.boxes((images.shape[2], images.shape[3]), images.device)
+    made = []
+    for target in targets:
+        one = cleaned(target, images.device, classes=int(network.classes))
+        found = match(priors, one, rule)
+        made.append((priors[found >= 0], one.labels[found[found >= 0]]))
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from geosod.errors import ConfigError
-from geosod.training.criterion import Criterion
+from geosod.training.criterion import Criterion, cleaned
 from geosod.training.targets import Targets
 
 #: Deviation of the bump around a centre, in sides of the box, and its limits in cells.
@@ -83,6 +84,19 @@ class HeatCriterion(Criterion):
         weights = torch.cat([one.weights for one in wanted])
         box = (_box_loss(shapes, torch.cat([one.shapes for one in wanted])) * weights).sum()
         return {"centre": centre, "box": self._box_weight * box / self.normaliser(weights.sum())}
+
+    def examples(self, images: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
+        """The cells of the heat map that hold a centre, and their labels."""
+        stride = int(self.network.stride)
+        made = []
+        for target in targets:
+            one = cleaned(target, images.device, classes=int(self.network.classes))
+            centre = (one.boxes[:, :2] + one.boxes[:, 2:]) / 2
+            limit = images.new_tensor([images.shape[3], images.shape[2]])
+            kept = ~one.ignored & (centre >= 0).all(dim=1) & (centre < limit).all(dim=1)
+            corner = (centre[kept] / stride).floor() * stride
+            made.append((torch.cat([corner, corner + stride], dim=1), one.labels[kept]))
+        return made
 
 
 def _box_loss(found: Tensor, wanted: Tensor) -> Tensor:

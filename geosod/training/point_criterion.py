@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from geosod.training.anchor_criterion import truths_at
 from geosod.training.assign import IGNORED
 from geosod.training.assign_points import AlignmentRule, PointRule, assign_aligned, assign_points
 from geosod.training.box_losses import box_loss as box_loss_of
-from geosod.training.criterion import Criterion
+from geosod.training.criterion import Criterion, cleaned
 from geosod.training.overlaps import NWD_SCALE, iou_pairs
 from geosod.training.targets import Targets
 
@@ -97,6 +98,17 @@ class PointCriterion(Criterion):
         count = weight if self._aligned else self.normaliser(quality.new_tensor(float(len(quality))))
         loss = (self._box_loss(boxes, truth) * quality).sum()
         return {"class": classes / count, "box": self._box_weight * loss / weight}
+
+    def examples(self, images: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
+        """The cells about the points that are positive examples of the network as it is, and their labels."""
+        height, width = images.shape[2:]
+        points, strides = centres((height, width), self.network.strides, images.device)
+        logits, shapes, _ = self.network.parts(self.network(images).float())
+        own = [cleaned(one, images.device, classes=int(self.network.classes)) for one in targets]
+        found, _ = self._assigned(points, strides, logits, shapes, own)
+        half = strides[:, None] / 2
+        cells = torch.cat([points - half, points + half], dim=1)
+        return [(cells[row >= 0], one.labels[row[row >= 0]]) for row, one in zip(found, own, strict=True)]
 
     def _assigned(
         self, points: Tensor, strides: Tensor, logits: Tensor, shapes: Tensor, targets: list[Targets]

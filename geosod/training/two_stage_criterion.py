@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geosod.errors import ConfigError
-from geosod.training.anchor_criterion import truths_at
+from geosod.training.anchor_criterion import matched_priors, truths_at
 from geosod.training.assign import IGNORED, NEGATIVE, MatchRule, match
 from geosod.training.box_losses import offset_loss
 from geosod.training.criterion import Criterion
@@ -79,6 +79,10 @@ class TwoStageCriterion(Criterion):
         first = self._of_regions(regions, (height, width), targets)
         boxes, sound = self.network.propose(regions.detach(), (height, width))
         return first | self._of_proposals(levels, boxes, sound, targets)
+
+    def examples(self, images: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:
+        """The prior boxes that are positive examples of the first stage, and their labels."""
+        return matched_priors(self.network, self._rule, images, targets)
 
     def _of_regions(self, regions: Tensor, size: tuple[int, int], targets: list[Targets]) -> dict[str, Tensor]:
         priors = self.network.anchors.boxes(size, regions.device)

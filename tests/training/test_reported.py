@@ -49,10 +49,13 @@ def test_another_learning_rate_for_a_run_that_goes_on(tmp_path: Path) -> None:
     first = geosod.train(labels, val=labels, out=tmp_path / "run", steps=4, **FAST)
     with pytest.raises(OutputError, match="other settings"):
         geosod.train(labels, val=labels, out=tmp_path / "run", steps=4, **(FAST | {"lr": 1e-4}))
-    second = geosod.train(
-        labels, val=labels, out=tmp_path / "two", steps=4, **(FAST | {"lr": 1e-4, "init": str(first.bundle)})
-    )
+    # Where no network is named, it is the bundle's.
+    general = {name: value for name, value in FAST.items() if name not in ("network", "parameters")}
+    again = general | {"lr": 1e-4, "init": str(first.bundle)}
+    second = geosod.train(labels, val=labels, out=tmp_path / "two", steps=4, **again)
     assert second.bundle is not None
+    cards = [geosod.load_model(run.bundle).card for run in (first, second)]
+    assert cards[0].architecture == cards[1].architecture == "fcos" and cards[0].parameters == cards[1].parameters
 
 
 def test_classes_that_the_validation_lacks_or_adds(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from geosod.cli.main import app
 from geosod.errors import ConfigError, OutputError, TrainingError
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Noted, Stepped, Validated
+from geosod.training.prepared import batch_maker, prepare
 from geosod.training.rates import learning_rate
 from tests.training.sets import labelled
 
@@ -271,12 +273,31 @@ def test_command_line(labels: Path, val: Path, tmp_path: Path) -> None:
     assert found["bundle"] == str(tmp_path / "run" / "model") and found["step"] == 12
 
 
+@pytest.mark.parametrize("network", ["retinanet", "fcos", "centre", "faster-rcnn"])
+def test_examples_to_look_at(labels: Path, val: Path, network: str) -> None:
+    """What a dry run draws as positive examples of an object lies on it."""
+    settings = TINY | {"network": network, "parameters": {"backbone": "slim", "width": 8, "channels": 16}}
+    ready = prepare(TrainConfig(labels=str(labels), val=str(val), **settings))
+    batch = batch_maker(ready, ready.config)(0)
+    with torch.no_grad():
+        examples = ready.criterion.examples(batch.images, batch.targets)
+    count = 0
+    for target, (boxes, classes) in zip(batch.targets, examples, strict=True):
+        own = target.boxes[~target.ignored]
+        for box, label in zip(boxes, classes, strict=True):
+            shared = (torch.minimum(box[2:], own[:, 2:]) - torch.maximum(box[:2], own[:, :2])).clamp(min=0).prod(dim=1)
+            assert shared.max() > 0 and int(label) in target.labels[~target.ignored][shared > 0]
+            count += 1
+    assert count >= sum(int((~target.ignored).sum()) for target in batch.targets) / 2
+
+
 def test_dry_run(labels: Path, val: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(json.dumps(TINY | {"lr": 3e-3}))
     command = ["train", str(labels), "--val", str(val), "--config", str(tmp_path / "tiny.yaml"), "--dry-run"]
     result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    assert "positive examples: " in result.stdout and (tmp_path / "run-batch.png").stat().st_size > 10_000
+    assert int(re.search(r"positive examples: (\d+)", result.stdout)[1]) > 0
+    assert (tmp_path / "run-batch.png").stat().st_size > 10_000
     assert not (tmp_path / "run").exists()
     slow = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "run"), "--lr", "1e-9"])
     assert slow.exit_code == 3 and "hardly learns" in slow.stdout
