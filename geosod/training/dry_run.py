@@ -22,12 +22,12 @@ from geosod.training.placement import torch_threads, training_device, training_p
 from geosod.training.prepared import Prepared, prepare, sampler_of
 from geosod.training.state import State, check_finite
 from geosod.training.targets import Targets
-from geosod.viewing.pictures import contact_sheet, draw_crop
+from geosod.viewing.pictures import contact_sheet, draw_examples
 
 #: Steps on one batch, and the share of its first loss below which that was learnt.
 STEPS, LEARNT = 40, 0.6
 #: Images that are drawn, and their side in pixels.
-_DRAWN, _SIDE = 6, 480
+_DRAWN, _SIDE = 6, 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,8 @@ def _drawn(batch: Batch, examples: list[tuple[Tensor, Tensor]], ready: Prepared)
     )[:_DRAWN]:
         pixels = _picture(image, ready)
         zoom = max(1, _SIDE // max(pixels.shape[:2]))
-        own = (boxes.cpu().numpy(), labels.cpu().numpy(), np.ones(len(boxes)))
         truth = target.boxes.cpu().numpy()
-        pictures.append(draw_crop(pixels, *own, class_names=ready.card.classes, truth_boxes=truth, zoom=zoom))
+        pictures.append(draw_examples(pixels, boxes.cpu().numpy(), labels.cpu().numpy(), truth, zoom=zoom))
         name = ready.data.labels.images[sample.image].id
         captions.append(f"{name} at {sample.window.col}, {sample.window.row}: {len(truth)} objects")
     return contact_sheet(pictures, columns=3, captions=captions)

@@ -183,6 +183,39 @@ def draw_crop(
     return out
 
 
+def draw_examples(
+    image: npt.NDArray[np.uint8],
+    boxes: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    truth_boxes: npt.ArrayLike,
+    *,
+    zoom: int = 2,
+) -> Image.Image:
+    """An enlarged image with many boxes, thin and without text, in the colours of their classes.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (N, 4) ``x0, y0, x1, y1`` in pixels of `image`.
+        labels: (N,) class ids.
+        truth_boxes: (M, 4) annotated boxes, drawn dashed and white.
+        zoom: integer magnification.
+
+    Raises:
+        ConfigError: the image is not (H, W, 3) uint8, or lengths differ.
+    """
+    pixels = checked_image(image)
+    corners, classes = box_columns(boxes, labels)
+    size = (pixels.shape[1] * zoom, pixels.shape[0] * zoom)
+    out = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(out)
+    for corner, label in zip(corners * zoom, classes, strict=True):
+        x0, y0, x1, y1 = (float(v) for v in np.round(corner))
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour_of(int(label)))
+    for corner in np.asarray(truth_boxes, np.float64).reshape(-1, 4) * zoom:
+        _dashed(draw, corner)
+    return out
+
+
 def _write_labels(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], labels: Sequence[tuple[npt.NDArray[np.float64], str, Colour]]
 ) -> None:
