@@ -19,9 +19,11 @@ from geosod.errors import ConfigError, TrainingError
 from geosod.training.config import make_train_config
 from geosod.training.prepared import prepare
 from geosod.training.targets import Targets
-from tests.adapters import hf_models
 from tests.training.samples import drawn
 from tests.training.sets import squares
+
+transformers = pytest.importorskip("transformers")
+from tests.adapters import hf_models  # noqa: E402
 
 SMALL: dict[str, Any] = {"tile": 64, "batch": 2, "precision": "fp32", "threads": 1, "loaders": 0, "device": "cpu"}
 
@@ -36,8 +38,6 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def folder_of(kind: str, path: Path) -> Path:
     """A network as `save_pretrained` writes it, with random weights."""
-    import transformers
-
     torch.manual_seed(0)
     config = getattr(hf_models, kind)()
     network = transformers.MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)](config)
