@@ -10,9 +10,12 @@
     │   ├── ClusterError      Ray cannot be reached or started
     │   └── LimitError        what was sent is larger than whoever runs the service allows
     ├── SceneError            one scene cannot be processed; the others go on    (exit code 3)
+    │   ├── LeaseLostError    another ingester has taken it
     │   └── ReadError         some pixels of a scene cannot be read
     │       └── LostError     … however often they are asked for
     │           └── ChangedError  the file is not the one the scene was planned with
+    ├── SourceError           what is ingested from cannot be asked            (exit code 3)
+    ├── LedgerError           the ledger of an ingestion cannot be used          (exit code 3)
     ├── TrainingError         training cannot go on                              (exit code 3)
     └── EngineError           an actor, a worker or the cluster was lost in mid-run (exit code 3)
 
@@ -133,6 +136,10 @@ class SceneError(GeosodError):
     """One scene cannot be processed. Other scenes of the same call are unharmed."""
 
 
+class LeaseLostError(SceneError):
+    """Another ingester has taken over the scene, or a newer version of it has come."""
+
+
 class ReadError(SceneError):
     """Pixels of a scene cannot be read."""
 
@@ -143,6 +150,14 @@ class LostError(ReadError):
 
 class ChangedError(LostError):
     """The file is not the one that the scene was planned with; pixels read so far do not belong together."""
+
+
+class SourceError(GeosodError):
+    """What is ingested from cannot be asked, or answers nonsense. What is known already is not affected."""
+
+
+class LedgerError(GeosodError):
+    """The ledger of an ingestion cannot be reached, read or written."""
 
 
 class TrainingError(GeosodError):

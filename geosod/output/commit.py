@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import posixpath
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,6 +61,10 @@ class Commit:
     left_over: tuple[str, ...] = ()
 
 
+#: Called with the earlier item of a scene, None without, just before the scene is committed, while others are kept out
+#: where the place has locks. It raises where the scene must not be committed.
+Admit = Callable[[Mapping[str, Any] | None], None]
+
 #: Addresses and CRSs of what this process has written: another run finds these scenes, and is refused another CRS.
 _our_crs: set[tuple[str, str | None]] = set()
 
@@ -90,6 +94,7 @@ def commit_scene(
     crs: str,
     metadata: Mapping[str, object],
     failures: Sequence[Failure] = (),
+    admit: Admit | None = None,
 ) -> Commit:
     """Write the files of one scene and move them into place; the item comes last and is the commit.
 
@@ -105,6 +110,8 @@ def commit_scene(
         crs: CRS of the dataset.
         metadata: from `geoparquet.file_metadata`.
         failures: failures of this scene.
+        admit: asked before the commit; where it is given, the scene's identifier belongs to the caller, and an earlier
+            commit is replaced whatever its source.
 
     Raises:
         OutputError: the dataset has another CRS, or a file cannot be written.
@@ -122,13 +129,15 @@ def commit_scene(
             write_geoparquet(coverage, coverage_file, crs=file_crs, metadata=metadata)
             place.flush(detections_file, coverage_file)
             if failures:  # first, so that no scene is committed in part without them
-                _earlier_item(folder, scene, files)
+                _earlier_item(folder, scene, files, owned=admit is not None)
                 _replace_failures(folder, failures, scenes=(scene.id,))
             with place.locked():
                 ours = (place.address, file_crs)
                 if file_crs is not None and ours not in _our_crs:
                     check_dataset_crs(folder, file_crs, but=scene.id)
-                notes = _withdraw(folder, scene, files)
+                if admit is not None:
+                    admit(read_item(folder, files.item))
+                notes = _withdraw(folder, scene, files, owned=admit is not None)
                 try:
                     place.put({detections_file: files.detections, coverage_file: files.coverage})
                     _put_item(folder, files, item)
@@ -159,26 +168,26 @@ def _clean_up(folder: OutputFolder, scene_id: str, notes: str | None, failures: 
     return tuple(left_over)
 
 
-def _earlier_item(folder: OutputFolder, scene: Scene, files: SceneFiles) -> dict[str, Any] | None:
-    """The item of an earlier commit of a scene.
+def _earlier_item(folder: OutputFolder, scene: Scene, files: SceneFiles, *, owned: bool) -> dict[str, Any] | None:
+    """The item of an earlier commit of a scene; `owned`: whatever its source.
 
     Raises:
         IdentifierTakenError: a run at the same time has given the identifier to another scene.
     """
     before = read_item(folder, files.item)
-    if before is not None and folder.name is None and source_of(before) != source_href(scene.ref.uri):
+    if before is not None and not owned and folder.name is None and source_of(before) != source_href(scene.ref.uri):
         raise IdentifierTakenError(f"{folder.place.address}: holds another scene as {scene.id!r}; run again")
     return before
 
 
-def _withdraw(folder: OutputFolder, scene: Scene, files: SceneFiles) -> str | None:
+def _withdraw(folder: OutputFolder, scene: Scene, files: SceneFiles, *, owned: bool) -> str | None:
     """Remove an earlier item of a scene, and its files elsewhere; from now on the scene counts as not committed.
 
     Returns:
         The folder of a note of what was removed, to be deleted once the scene is committed again; None without.
     """
     place, notes = folder.place, f"{folder.units}/{scene.id}"
-    before = _earlier_item(folder, scene, files)
+    before = _earlier_item(folder, scene, files, owned=owned)
     # What was to be removed when a process was killed just here.
     left = parse_item(place.read(f"{notes}/withdrawn.json"))
     if before is not None:
@@ -205,7 +214,7 @@ def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) 
             f"{place.at(files.item)}: is in the way, since it is damaged or geosod did not write it; move it away and "
             "run again"
         )
-    names = ("geosod:model_digest", "geosod:config_digest", "geosod:execution")
+    names = ("geosod:model_digest", "geosod:config_digest", "geosod:execution", "geosod:ingest_key")
     if any(there["properties"].get(name) != item["properties"].get(name) for name in names):
         raise OutputError(
             f"{place.at(files.item)}: another run has just written this scene with other settings; let one run end "
@@ -248,22 +257,32 @@ def _replace_failures(folder: OutputFolder, failures: Sequence[Failure], *, scen
     place.change(path, changed)
 
 
-def commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
+def commit_outputs(
+    folder: OutputFolder, outputs: SceneOutputs, *, amend: Mapping[str, Any] | None = None, admit: Admit | None = None
+) -> SceneResult:
     """Write the files of a scene: whole or not at all.
 
     Where another run has just given the scene's identifier to another scene, this one gets one that depends on its URI.
+
+    Args:
+        folder: from `open_output`.
+        outputs: the result of the scene.
+        amend: members of the item to be added; those of ``properties`` and ``links`` are added to the item's.
+        admit: see `commit_scene`.
 
     Raises:
         OutputError: a file cannot be written.
         SceneError: the scene has no position in the dataset's CRS.
     """
     try:
-        return _commit_outputs(folder, outputs)
+        return _commit_outputs(folder, outputs, amend or {}, admit)
     except IdentifierTakenError:
-        return _commit_outputs(folder, outputs.renamed())
+        return _commit_outputs(folder, outputs.renamed(), amend or {}, admit)
 
 
-def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
+def _commit_outputs(
+    folder: OutputFolder, outputs: SceneOutputs, amend: Mapping[str, Any], admit: Admit | None
+) -> SceneResult:
     scene, counts = outputs.scene, outputs.counts
     coverage = outputs.coverage_table()
     inspected = area_km2(coverage)
@@ -285,7 +304,10 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         "geosod:unplaced_detections": counts.unplaced,
         "geosod:source_version": scene.ref.version,
         "geosod:execution": asdict(outputs.provenance.execution),
+        **amend.get("properties", {}),
     }
+    item["links"] += amend.get("links", [])
+    item |= {name: value for name, value in amend.items() if name not in ("properties", "links")}
     commit = commit_scene(
         folder,
         scene,
@@ -295,5 +317,6 @@ def _commit_outputs(folder: OutputFolder, outputs: SceneOutputs) -> SceneResult:
         crs=outputs.crs,
         metadata=file_metadata(scene, outputs.provenance),
         failures=outputs.failures,
+        admit=admit,
     )
     return scene_result(outputs, paths=commit.paths, inspected_km2=inspected, left_over=commit.left_over)

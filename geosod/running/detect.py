@@ -127,7 +127,6 @@ def _run(
         from geosod.running.ray_engine import metered
 
         emit = metered(emit)
-    ended: list[SceneResult] = []
     with array_scenes(pixels, bands=None if c.bands else len(job.model.card.bands), datetime=c.datetime) as arrays:
         refs: list[SceneRef] = list(arrays)
         missing: Sequence[Failure] = ()
@@ -137,29 +136,59 @@ def _run(
         place = destination(len(refs) + len(missing))
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
-        if place.note is not None:
-            emit(Note(place.note, important=True))
         with place:
-            named_refs = place.identified(refs, overwrite=c.overwrite)
-            job = as_before(job, place.execution(job.model.digest), emit)
-            emit(ScenesFound(len(refs) + len(missing)))
-            for failure in missing:
-                end(failed(failure), place, emit, ended)
-            with closing(plan_ahead(job, named_refs, place, emit, ended)) as plans:
-                # No engine is started where no scene can be processed.
-                first = next(plans, None)
-                if first is not None:
-                    if engine_name(job, in_process=in_process) != "ray":
-                        measure_before(job, first, len(refs), emit)
-                    run_engine = engine_of(job, in_process=in_process)
-                    for result in run_engine(job, chain([first], plans), place.sink, emit):
-                        end(result, place, emit, ended)
+            ended = detect_scenes(job, refs, place, emit, missing=missing, in_process=in_process)
     if isinstance(place, Folder) and (about := place.left_over(ended)):
         emit(Note(about, important=True))
     failures = tuple(failure for result in ended for failure in result.failures)
     outputs = place.outputs if isinstance(place, Memory) else {}
     total = place.total() if isinstance(place, Folder) else None
     return Result(tuple(ended), failures, out, time.monotonic() - started, total, outputs)
+
+
+def detect_scenes(
+    job: Job,
+    refs: Sequence[SceneRef],
+    place: Destination,
+    emit: Emit,
+    *,
+    missing: Sequence[Failure] = (),
+    in_process: bool = False,
+) -> list[SceneResult]:
+    """Take scenes through the engine to a destination that is open.
+
+    Args:
+        job: what they share.
+        refs: the scenes.
+        place: where their outputs go.
+        emit: called with each event.
+        missing: failures of inputs that name no scene.
+        in_process: whether detectors must run in this process.
+
+    Returns:
+        How each scene ended, in the order they ended.
+
+    Raises:
+        EngineError: the engine could not be started, or every detector was lost.
+    """
+    ended: list[SceneResult] = []
+    if place.note is not None:
+        emit(Note(place.note, important=True))
+    named = place.identified(refs, overwrite=job.config.overwrite)
+    job = as_before(job, place.execution(job.model.digest), emit)
+    emit(ScenesFound(len(refs) + len(missing)))
+    for failure in missing:
+        end(failed(failure), place, emit, ended)
+    with closing(plan_ahead(job, named, place, emit, ended)) as plans:
+        # No engine is started where no scene can be processed.
+        first = next(plans, None)
+        if first is not None:
+            if engine_name(job, in_process=in_process) != "ray":
+                measure_before(job, first, len(refs), emit)
+            run_engine = engine_of(job, in_process=in_process)
+            for result in run_engine(job, chain([first], plans), place.sink, emit):
+                end(result, place, emit, ended)
+    return ended
 
 
 def _inputs(scenes: Any) -> tuple[list[str | Mapping[str, Any]], list[Any]]:

@@ -72,6 +72,11 @@ def expand(name: str, patterns: Mapping[str, str]) -> list[SceneRef]:
     return _not_empty(scenes, f"{name}: no such file or folder; check the path, or quote the glob")
 
 
+def raster_files(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its subfolders that are taken for scenes."""
+    return (path for path in _files_below(folder) if _is_raster(path))
+
+
 def _files_below(folder: Path) -> Iterator[Path]:
     """The files of a folder and its subfolders, linked ones too; each folder once, since links may loop."""
     seen: set[str] = set()

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
 
-from geosod.errors import SceneError
+from geosod.errors import GeosodError, SceneError
 from geosod.georeference.crs import full_circle, horizontal_crs
 from geosod.georeference.sizes import pixel_on_ground
 from geosod.georeference.transforms import read_georeference
@@ -37,6 +38,17 @@ def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb
     options = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
     with open_dataset(ref, view=view, options=options) as dataset:
         yield dataset
+
+
+def is_complete(path: str) -> bool:
+    """Whether a file opens as a raster, and the last block of its first band can be read."""
+    try:
+        with opened(SceneRef(path, "scene")) as dataset:
+            *_, (_, window) = dataset.block_windows(1)
+            dataset.read(1, window=window)
+    except (GeosodError, RasterioError, OSError, ValueError):
+        return False
+    return True
 
 
 def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | None = None, alpha: str = "auto") -> Scene:

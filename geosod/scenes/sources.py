@@ -241,6 +241,18 @@ def _with_version(ref: SceneRef, versions: Mapping[str, str | Exception]) -> Sce
     return replace(ref, version=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), files=files)
 
 
+def versioned(ref: SceneRef) -> SceneRef:
+    """A scene with the versions of its files.
+
+    Raises:
+        SceneError: a file does not exist or may not be read.
+    """
+    try:
+        return _with_version(ref, {file.uri: file.version or version(file.uri) for file in ref.files or (ref,)})
+    except OSError as error:
+        raise SceneError(f"{ref.uri}: cannot be read: {error.strerror or error}") from error
+
+
 def safe_id(name: str) -> str:
     """`name` as a safe file name: no separators, leading dots or special characters of a shell."""
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-")[:120]

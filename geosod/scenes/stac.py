@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -63,13 +63,24 @@ def items(uri: str, found: _Json) -> Iterator[_Json | str]:
             raise SceneError(f"{uri}: is of type {str(other)[:60]!r}; expected a STAC Feature or Collection")
 
 
+def resolved_link(uri: str, href: str) -> str:
+    """The document that another one links to.
+
+    Raises:
+        SceneError: it may not link there.
+    """
+    return _target(uri, href, "document", (*DOCUMENTS, ""))
+
+
 def has_more_pages(found: _Json) -> bool:
     """Whether a document is one page of several; the others are not followed."""
     links = _mappings(found.get("links"))
     return found["type"] == "FeatureCollection" and any(link.get("rel") == "next" for link in links)
 
 
-def scene_of(uri: str, item: _Json, *, asset: str | None, alone: bool = True) -> SceneRef:
+def scene_of(
+    uri: str, item: _Json, *, asset: str | None, alone: bool = True, hosts: Collection[tuple[str, str]] = ()
+) -> SceneRef:
     """The scene that an item describes, with the item's identifier and without a version.
 
     Args:
@@ -78,6 +89,7 @@ def scene_of(uri: str, item: _Json, *, asset: str | None, alone: bool = True) ->
         asset: the requested asset, by name or role; None takes the only raster asset with the role "data" or
             "visual", or the only raster asset, else every raster asset as a band.
         alone: whether the document is this item only.
+        hosts: further origins (`geosod.storage.uris.origin`) whose files a remote document may refer to.
 
     Raises:
         SceneError: no asset fits, or it refers to a file that the document may not refer to.
@@ -85,7 +97,9 @@ def scene_of(uri: str, item: _Json, *, asset: str | None, alone: bool = True) ->
     found = _mapping(item.get("assets"))
     assets = {k: a for k, a in found.items() if isinstance(a, Mapping) and a.get("href")}
     chosen = {key: _bands(assets[key]) for key in _chosen(uri, assets, asset)}
-    files = tuple(_file(uri, key, assets[key], bands, i) for key, bands in chosen.items() for i in range(len(bands)))
+    files = tuple(
+        _file(uri, key, assets[key], bands, i, hosts) for key, bands in chosen.items() for i in range(len(bands))
+    )
     name, time = str(item.get("id") or "scene"), _datetime(uri, _mapping(item.get("properties")))
     if len(chosen) == 1 and all(f.scale in (None, 1) and f.offset in (None, 0) for f in files):
         return SceneRef(files[0].uri, name, time)
@@ -122,10 +136,12 @@ def _single_bands(rasters: list[str], assets: Mapping[str, _Json]) -> list[str]:
     return list(chosen.values())
 
 
-def _file(uri: str, key: str, asset: _Json, bands: list[dict[str, Any]], index: int) -> BandFile:
+def _file(
+    uri: str, key: str, asset: _Json, bands: list[dict[str, Any]], index: int, hosts: Collection[tuple[str, str]]
+) -> BandFile:
     names = tuple(dict.fromkeys(_names(bands[index])))
     name = key if len(bands) == 1 else (names[0] if names else f"{key}_{index + 1}")
-    target = _target(uri, str(asset["href"]), "asset", SUFFIXES)
+    target = _target(uri, str(asset["href"]), "asset", SUFFIXES, hosts)
     scale, offset = (_number(bands[index][word]) for word in ("scale", "offset"))
     return BandFile(name, target, index + 1, tuple(n for n in names if n != name), scale, offset)
 
@@ -164,7 +180,7 @@ def _roles(asset: _Json) -> frozenset[str]:
     return frozenset(str(role) for role in asset.get("roles") or ())
 
 
-def _target(uri: str, href: str, what: str, endings: tuple[str, ...]) -> str:
+def _target(uri: str, href: str, what: str, endings: tuple[str, ...], hosts: Collection[tuple[str, str]] = ()) -> str:
     """The file that a document refers to; SceneError where it may not refer to it."""
     name = href
     if href.startswith("file://") and not is_remote(uri):
@@ -174,7 +190,7 @@ def _target(uri: str, href: str, what: str, endings: tuple[str, ...]) -> str:
         target = resolved(uri, name)
     except ConfigError:
         target = ""
-    if is_remote(uri) and origin(target) != origin(uri):
+    if is_remote(uri) and origin(target) not in (origin(uri), *hosts):
         raise SceneError(
             f"{uri}: refers to the {what} {href[:200]!r}; a remote document may refer to files of its own host or "
             "bucket only; download the document if you trust it"

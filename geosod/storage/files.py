@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,8 @@ _FIXES = {
     403: "may not be read; its link or the credentials may have expired",
     404: "is not there; check the address",
 }
+#: Bytes that are read at a time.
+_PIECE = 1 << 20
 _T = TypeVar("_T")
 
 
@@ -88,6 +90,23 @@ def document(uri: str) -> bytes:
     return _request(uri, lambda: _read_s3(uri) if is_s3(uri) else _read_web(uri), ATTEMPTS)
 
 
+def chunks(uri: str) -> Iterator[bytes]:
+    """The whole content of a file, local or remote, in pieces; SceneError as `version`."""
+    try:
+        if is_s3(uri):
+            with _get_object(uri)["Body"] as body:
+                yield from body.iter_chunks(_PIECE)
+        elif is_web(uri):
+            with _get(web_address(uri), {}, redirects=True) as response:
+                yield from response.iter_content(_PIECE)
+        else:
+            with open(uri, "rb") as file:  # noqa: PTH123
+                while piece := file.read(_PIECE):
+                    yield piece
+    except Exception as error:
+        raise SceneError(f"{uri}: cannot be read whole: {' '.join(redacted(str(error)).split())[:300]}") from None
+
+
 def listing(prefix: str) -> dict[str, str]:
     """The addresses and versions of the objects below ``s3://bucket/prefix``, in order; SceneError as `version`."""
     bucket, key = bucket_and_key(prefix)
@@ -127,6 +146,11 @@ class _Connections(threading.local):
 
 
 _connections = _Connections()
+
+
+def session() -> requests.Session:
+    """The connections of this thread."""
+    return _connections.session
 
 
 def _get(url: str, headers: dict[str, str], *, redirects: bool) -> requests.Response:

@@ -1,0 +1,1 @@
+"""Scheduled ingestion: what is new, changed or withdrawn at a source, taken into one dataset unattended."""

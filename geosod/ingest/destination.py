@@ -1,0 +1,147 @@
+"""Where leased scenes go: to the dataset, while their lease holds, and into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from geosod.errors import ChangedError, LeaseLostError, LostError
+from geosod.ingest.index import drop_row
+from geosod.ingest.ledger import Lease, Ledger
+from geosod.output.commit import commit_outputs, committed, read_items
+from geosod.output.folder import OutputFolder
+from geosod.output.scene_outputs import SceneOutputs
+from geosod.results import SceneResult
+from geosod.running.job import Job
+from geosod.running.unit_store import SceneUnits, UnitStore
+from geosod.scene import SceneRef
+
+#: Ground that failed because the file is not what it was, or cannot be had: the next attempt may find all of it.
+_NOT_KEPT = frozenset({ChangedError.__name__, LostError.__name__})
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedSink:
+    """Commits scenes whose lease still holds, see `geosod.running.destination.Sink`. It can be pickled.
+
+    Attributes:
+        store: the records of units in the dataset.
+        ledger: address of the ledger.
+        leases: of the scenes, by their identifier.
+        attempts: after how many failures ground that cannot be processed is accepted as failed.
+        collection: identifier of the STAC collection.
+        notify: whether someone is to be notified of each scene.
+    """
+
+    store: UnitStore
+    ledger: str
+    leases: Mapping[str, Lease]
+    attempts: int
+    collection: str
+    notify: bool
+
+    @property
+    def shared(self) -> bool:
+        """Whether every machine reaches dataset and ledger."""
+        return self.store.folder.place.shared and "://" in self.ledger
+
+    def finish(self, outputs: SceneOutputs, units: SceneUnits | None) -> SceneResult:
+        """See `geosod.running.destination.Sink`.
+
+        Raises:
+            LeaseLostError: another ingester has the scene by now.
+            OutputError: the dataset cannot be written.
+            LedgerError: the ledger cannot be used.
+        """
+        scene, lease = outputs.scene, self.leases[outputs.scene.id]
+        if outputs.failures and not self._accepted(lease, outputs):
+            return SceneResult(scene.id, scene.ref.uri, "failed", failures=outputs.failures)
+        ledger = _ledger(self.ledger, self.store.folder.place.address)
+        admit = partial(_admit, ledger, self.store.folder, lease)
+        amend = self._about(lease)
+        result = commit_outputs(self.store.folder, outputs, amend=amend, admit=admit)
+        if units is not None:
+            units.store.remove(units.scene_id)
+        ledger.committed(lease, notify=self.notify)
+        return result
+
+    def _accepted(self, lease: Lease, outputs: SceneOutputs) -> bool:
+        """Whether a scene is committed though some of its ground failed: where trying again was of no use."""
+        last = lease.attempts + 1 >= self.attempts
+        return last and not any(failure.error in _NOT_KEPT for failure in outputs.failures)
+
+    def _about(self, lease: Lease) -> dict[str, Any]:
+        """What the item says of its origin; a ledger that was lost is made from it."""
+        found = lease.found
+        return {
+            "collection": self.collection,
+            "links": [{"rel": "collection", "href": "../collection.json", "type": "application/json"}],
+            "properties": {
+                "geosod:ingest_key": lease.key,
+                "geosod:ingest_collection": found.collection,
+                "geosod:ingest_item": found.item,
+                "geosod:ingest_version": found.version,
+                "geosod:ingest_address": found.address,
+                "geosod:ingest_updated": found.updated,
+            },
+        }
+
+
+def _admit(ledger: Ledger, folder: OutputFolder, lease: Lease, before: Mapping[str, Any] | None) -> None:
+    """Let a scene be committed only by the ingester that holds its lease, and only once; see `commit.Admit`."""
+    if before is not None and before["properties"].get("geosod:ingest_key") == lease.key:
+        raise LeaseLostError(f"{lease.scene_id}: another ingester has committed this version")
+    if lease.id not in ledger.renew([lease]):
+        raise LeaseLostError(f"{lease.scene_id}: the lease has ended; another ingester, or a newer version, has it now")
+    if before is not None:
+        # The files of the earlier version go now, and the index must not name what is not there.
+        drop_row(folder, lease.scene_id)
+
+
+@lru_cache(maxsize=8)
+def _ledger(address: str, dataset: str) -> Ledger:
+    return Ledger(address, dataset)
+
+
+class Leased(AbstractContextManager["Leased"]):
+    """The destination of leased scenes, see `geosod.running.destination.Destination`.
+
+    Args:
+        sink: takes what an engine has finished.
+        executions: by digest of a model, how it ran before; shared by the batches of an ingester.
+    """
+
+    def __init__(self, sink: LeasedSink, executions: dict[str, Mapping[str, Any]]) -> None:
+        self.sink, self._executions = sink, executions
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to be done."""
+
+    def identified(self, refs: Sequence[SceneRef], *, overwrite: bool) -> Sequence[SceneRef]:  # noqa: ARG002
+        """Their identifiers belong to them."""
+        return refs
+
+    def skipped(self, job: Job, ref: SceneRef) -> SceneResult | None:  # noqa: ARG002
+        """The result of a scene that an ingester has committed and then died."""
+        item, lease = committed(self.sink.store.folder, ref.id), self.sink.leases[ref.id]
+        if item is None or item["properties"].get("geosod:ingest_key") != lease.key:
+            return None
+        _ledger(self.sink.ledger, self.sink.store.folder.place.address).committed(lease, notify=self.sink.notify)
+        self.sink.store.remove(ref.id)
+        return SceneResult(ref.id, ref.uri, "skipped", int(item["properties"]["geosod:detections"]))
+
+    def execution(self, model_digest: str) -> Mapping[str, Any] | None:
+        """See `Destination`; looked up once."""
+        if model_digest not in self._executions:
+            for item in read_items(self.sink.store.folder):
+                properties = item["properties"]
+                if properties.get("geosod:model_digest") == model_digest:
+                    self._executions[model_digest] = properties["geosod:execution"]
+                    break
+        return self._executions.get(model_digest)
+
+    def record(self, result: SceneResult) -> None:
+        """Failures of scenes that are not committed are in the ledger."""
