@@ -20,6 +20,7 @@ from geosod.cli.detect import detect_command
 from geosod.cli.doctor import doctor_command
 from geosod.cli.evaluate import evaluate_command
 from geosod.cli.export import export_command
+from geosod.cli.ingest import ingest_app
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
 from geosod.cli.mine import mine_command
 from geosod.cli.model import model_app
@@ -106,6 +107,7 @@ app.command("serve")(serve_command)
 app.command("mine")(mine_command)
 app.add_typer(model_app, name="model")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(ingest_app, name="ingest")
 
 
 def run(args: list[str] | None = None) -> None:

@@ -129,7 +129,7 @@ def _engine(address: str, busy_seconds: float) -> Engine:
         raise ConfigError(f"ledger {address}: is no address of a database: {one_line(error)}") from None
     if url.drivername not in ("postgresql", "postgres"):
         raise ConfigError(
-            f"ledger {address}: give a path for a file of SQLite, or postgresql://USER@HOST/DATABASE for a server"
+            f"ledger {address}: give a path for a file of SQLite, or postgresql://HOST/DATABASE for a server"
         )
     password = url.password or os.environ.get("PGPASSWORD")
     url = url.set(drivername="postgresql+pg8000", password=password)

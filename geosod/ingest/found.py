@@ -11,7 +11,6 @@ from typing import Any
 
 from geosod.config import digest
 from geosod.errors import identity
-from geosod.scenes.sources import safe_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,8 @@ class Found:
     @property
     def scene_id(self) -> str:
         """Identifier of the scene in the dataset: that of the item, and a digest, as collections may share names."""
+        from geosod.scenes.sources import safe_id
+
         text = json.dumps([self.collection, self.item])
         return f"{safe_id(self.item)}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 

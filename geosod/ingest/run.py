@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from geosod.ingest.sources.open import open_source
 from geosod.ingest.sources.source import Poll, Source
 from geosod.ingest.withdrawal import mark_withdrawn, unmark_returned
 from geosod.output.dataset_crs import check_dataset_crs
-from geosod.output.folder import OutputFolder, open_output
+from geosod.output.folder import OutputFolder, open_output, output_at
 from geosod.running.detect import make_job
 from geosod.running.events import Emit, Event, Note
 from geosod.running.job import Job
@@ -278,6 +279,55 @@ class Ingester:
 
     def _warn(self, text: str) -> None:
         self._emit(Note(text, important=True))
+
+
+def what_is_new(
+    config: IngestConfig,
+    run: RunConfig,
+    *,
+    start: str | None = None,
+    end: str | None = None,
+    on_event: Emit | None = None,
+) -> Discovery:
+    """What an ingestion would process; nothing is written, created or marked.
+
+    Args:
+        config, run: see `Ingester`.
+        start, end: see `Ingester.discover`.
+        on_event: called with notes.
+
+    Raises:
+        UsageError: a setting or the model is unusable.
+        SourceError: the source cannot be asked.
+        LedgerError: the ledger cannot be used.
+    """
+    emit = on_event or _ignore
+    job, folder = make_job(None, run), output_at(str(run.out))
+    address = ledger_address(config, run.out)
+    there = "://" in address or Path(address).expanduser().is_file()
+    name = config.source_digest
+    with closing(Ledger(address if there else ":memory:", folder.place.address)) as ledger:
+        cursor, age = ledger.cursor(name)
+        if ledger.is_empty():
+            with closing(Ledger(":memory:", folder.place.address)) as recovered:
+                recover(recovered, folder, source=name)
+                return _count(recovered, config, job, run, Poll(None, True, start, end), emit)
+        everything = age is None or age > config.list_hours * 3600
+        return _count(ledger, config, job, run, Poll(cursor, everything, start, end), emit)
+
+
+def _count(ledger: Ledger, config: IngestConfig, job: Job, run: RunConfig, poll: Poll, emit: Emit) -> Discovery:
+    known = ledger.known_keys(config.source_digest)
+    digests = job.model.digest, job.config_digest
+    asked = replace(
+        poll,
+        is_known=lambda one: one.key(*digests) in known,
+        say=lambda text: emit(Note(text, important=True)),
+    )
+    found = open_source(config, asset=run.asset).poll(asked)
+    return ledger.discover(
+        found, source=config.source_digest, model_digest=digests[0], config_digest=digests[1], dry_run=True
+    )
 
 
 def _ignore(_: Event) -> None:

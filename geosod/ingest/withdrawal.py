@@ -46,8 +46,8 @@ def mark_withdrawn(
     gone = [one for one in absent if _is_gone(source, one, say)]
     if len(gone) > max(MIN_GONE, MAX_SHARE * len(present)):
         say(
-            f"{len(gone)} of {len(present)} items seem to be gone from the source; none is marked, as more than half at "
-            "once is most likely an error there"
+            f"{len(gone)} of {len(present)} items seem to be gone from the source; none is marked, as more than half "
+            "at once is most likely an error there"
         )
         return 0
     for one in gone:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,36 +24,32 @@ from tests.running.helpers import PLAIN
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Address of a PostgreSQL of its own, on loopback."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("initdb") or (str(programs[-1] / "initdb") if programs else None)
     if found is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     bin_folder = Path(found).parent
-    folder = tmp_path_factory.mktemp("postgres")
-    # The server refuses to run as root.
+    # Not below pytest's folder, which other users may not enter; the server refuses to run as root.
+    folder = Path(tempfile.mkdtemp(prefix="geosod-postgres-"))
     as_user: list[str] = []
-    user = getpass.getuser()
     if os.getuid() == 0:
-        user = "postgres"
-        shutil.chown(folder, user)
-        for parent in list(folder.parents)[:-2]:
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o711)
-        as_user = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"]
+        shutil.chown(folder, "postgres")
+        as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = folder / "data"
     env = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
-    quiet: dict[str, Any] = {"check": True, "env": env, "cwd": folder, "stdout": subprocess.DEVNULL}
-    subprocess.run([*as_user, found, "-D", str(data), "-A", "trust", "-U", "tests", "-N"], **quiet)
+    quiet: dict[str, Any] = {"env": env, "cwd": folder, "stdout": subprocess.DEVNULL}
+    subprocess.run([*as_user, found, "-D", str(data), "-A", "trust", "-U", "tests", "-N"], check=True, **quiet)
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     control = [*as_user, str(bin_folder / "pg_ctl"), "-D", str(data), "-w"]
-    subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], **quiet)
+    subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, **quiet)
     yield f"postgresql://tests@127.0.0.1:{port}/postgres"
-    subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
