@@ -61,10 +61,11 @@ ALLOWED = {
     "serving": frozenset(
         {"array_scene", "config", "detectors", "georeference", "output", "running", "scenes", "storage", "viewing"}
     ),
+    "ingest": frozenset({"scenes", "storage", "output", "running", "config", "setting_errors"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "mining", "predict", "serving", "summarizing", "training"}
+        | {"evaluation", "exporting", "ingest", "mining", "predict", "serving", "summarizing", "training"}
     ),
 }
 
@@ -157,6 +158,7 @@ def test_no_arrow_runs_back_up(room: str) -> None:
         ("typer", {"cli"}),
         ("fastapi", {"serving"}),
         ("uvicorn", {"serving"}),
+        ("sqlalchemy", {"ingest"}),
     ],
 )
 def test_each_framework_has_one_door(framework: str, doors: set[str]) -> None:
@@ -174,7 +176,7 @@ def test_importing_geosod_is_light() -> None:
 
 def test_the_command_line_is_light() -> None:
     """What `geosod --help` waits for."""
-    heavy = "('torch', 'ray', 'rasterio', 'pyproj', 'geopandas', 'numba', 'pyarrow', 'onnx', 'openvino')"
+    heavy = "('torch', 'ray', 'rasterio', 'pyproj', 'geopandas', 'numba', 'pyarrow', 'onnx', 'openvino', 'sqlalchemy')"
     script = f"import sys, geosod.cli.main; found = [m for m in {heavy} if m in sys.modules]; assert not found, found"
     subprocess.run([sys.executable, "-c", script], check=True)
 

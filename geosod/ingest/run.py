@@ -95,12 +95,13 @@ class Ingester:
             raise ConfigError(f"out is {run.out!r}; give a folder or an address for the dataset with -o")
         if run.overwrite:
             raise ConfigError("overwrite is of geosod detect; a scene is ingested anew when it changes, or by replay")
+        address = ledger_address(config, run.out)
         self.config, self._emit = config, on_event or _ignore
         self._notifier = Notifier(config)
         self.job: Job = make_job(None, run)
         self.folder: OutputFolder = open_output(run.out)
         check_dataset_crs(self.folder, run.crs)
-        self.ledger = Ledger(ledger_address(config, run.out), self.folder.place.address)
+        self.ledger = Ledger(address, self.folder.place.address)
         self.source: Source = open_source(config, asset=run.asset)
         self._batches = Batches(
             config, self.job, self.ledger, self.folder, self.source, self._notifier.active, self._emit
