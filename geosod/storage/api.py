@@ -23,6 +23,8 @@ MAX_WAIT = 120.0
 MAX_ANSWER = 4 * MAX_DOCUMENT
 #: Seconds within which an answer must arrive.
 ANSWER_SECONDS = 120.0
+#: Bytes of what a service says of an error that are shown.
+_REASON_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class ServiceError(SceneError):
 def _readable(url: str, error: Exception) -> ServiceError:
     status = http_status(error)
     line = " ".join(redacted(str(error)).split())[:300]
-    reason = f"answers with status {status}" if status else f"does not answer: {line or type(error).__name__}"
+    reason = f"does not answer: {line or type(error).__name__}"
+    if status:
+        reason = f"answers with status {status}" + (f": {line}" if line else "")
     found = ServiceError(f"{url}: {reason}")
     found.http_status = status
     return found
@@ -104,7 +108,9 @@ def _answer(url: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
                     raise SceneError(f"{url}: is redirected to another host, {redacted(target)}; give that address")
                 url = target
                 continue
-            response.raise_for_status()
+            if response.status_code >= 400:
+                said = next(response.iter_content(_REASON_BYTES), b"").decode("utf-8", "replace")
+                raise requests.HTTPError(said, response=response)
             content = _content(url, response, deadline)
             return Answer(json.loads(content), _date(response.headers.get("Date")))
     raise SceneError(f"{url}: is redirected more than {MAX_REDIRECTS} times; give its final address")

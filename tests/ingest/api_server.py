@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-_SINCE = re.compile(r"updated >= TIMESTAMP\('([^']+)'\)")
+_SINCE = re.compile(r"updated >= (TIMESTAMP\()?'([^']+)'")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Api:
     """The items, what was asked for, and faults. `fault` is called with method and path of each request."""
 
     filters: bool = True
-    posts: bool = True
+    #: Whether `updated` is compared with times, else with text.
+    typed: bool = False
     items: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     fault: Callable[[str, str], ApiFault | None] = lambda *_: None
@@ -95,6 +96,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(fault.status, fault.body or b"{}", fault.headers)
                 return
         value = self._value(path, query)
+        if method == "POST" and query.get("filter-lang", "cql2-json") != "cql2-json":
+            self._send(400, b'{"detail": "filter-lang must be cql2-json"}', {})
+            return
+        if path == "/search" and (literal := _SINCE.search(query.get("filter", ""))) and bool(literal[1]) != api.typed:
+            self._send(500, b'{"detail": "operator does not exist: text >= timestamp"}', {})
+            return
         content = json.dumps(value if value is not None else {"code": "NotFound"}).encode()
         self._send(200 if value is not None else 404, content, {}, half=fault is not None and fault.half)
 
@@ -114,8 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _value(self, path: str, query: dict[str, Any]) -> Any:
         api = self.api
         if path == "/":
-            methods = ["GET", *(["POST"] if api.posts else [])]
-            links = [{"rel": "search", "href": f"{api.url}/search", "method": m} for m in methods]
+            links = [{"rel": "search", "href": f"{api.url}/search", "method": m} for m in ("GET", "POST")]
             classes = ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"]
             classes += ["https://api.stacspec.org/v1.0.0/item-search#filter"] if api.filters else []
             return {"type": "Catalog", "id": "api", "stac_version": "1.0.0", "conformsTo": classes, "links": links}
@@ -137,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = [
             item for item in found
             if (not wanted or item["collection"] in wanted)
-            and (since is None or _normal(item["properties"].get("updated", "")) >= since[1])
+            and (since is None or _normal(item["properties"].get("updated", "")) >= since[2])
             and (start == ".." or _normal(item["properties"]["datetime"]) >= _normal(start))
             and (end in ("..", "") or _normal(item["properties"]["datetime"]) <= _normal(end))
         ]  # fmt: skip
@@ -148,8 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "POST":
                 link |= {"method": "POST", "merge": True, "body": {"token": at + limit}}
             else:
-                given = "&".join(f"{k}={v}" for k, v in query.items() if k != "token")
-                link["href"] += f"?{given}&token={at + limit}"
+                link["href"] += "?" + urlencode(query | {"token": at + limit})
             links.append(link)
         return {
             "type": "FeatureCollection", "links": links,

@@ -21,6 +21,10 @@ from geosod.storage.uris import origin
 MAX_PAGES = 100_000
 #: Pages without an item that are followed one after the other.
 MAX_EMPTY_PAGES = 20
+#: How a time is compared, in the order in which it is tried. Some services keep `updated` as text, others as a time.
+_LITERALS = ("updated >= '{}'", "updated >= TIMESTAMP('{}')")
+#: What services say to a comparison that they cannot make.
+_REFUSALS = (400, 422, 500, 501)
 _FILTERS = ("/item-search#filter", "/conf/filter", "/ogcapi-features-3/")
 
 
@@ -44,16 +48,16 @@ class StacApi:
         self.filters = any(name in one for one in classes for name in _FILTERS)
         links = landing.get("links")
         search = [x for x in links if isinstance(x, Mapping) and x.get("rel") == "search"] if links else []
-        posts = any(str(link.get("method", "GET")).upper() == "POST" for link in search)
-        self._posts = posts
         href = str(search[0].get("href")) if search else f"{self._root}/search"
         self._search = self._own(urljoin(f"{self._root}/", href))
+        self._literal, self._literal_works = _LITERALS[0], False
         self._latest: str | None = None
         self._date: str | None = None
 
     def poll(self, poll: Poll) -> Iterator[Found]:
         """See `Source`."""
         self._latest = self._date = None
+        self._choose_literal(poll)
         for feature in self._features(self._query(poll), poll):
             one = self._found(feature, poll)
             if one is None:
@@ -96,7 +100,7 @@ class StacApi:
             query["datetime"] = f"{poll.start or '..'}/{poll.end or '..'}"
         elif not poll.everything and self.filters:
             start = _earlier(poll.cursor, config.poll_overlap) or config.since
-            clauses += [f"updated >= TIMESTAMP('{start}')"] if start else []
+            clauses += [self._literal.format(start)] if start else []
         elif not poll.everything or config.since:
             query["datetime"] = f"{self._window(poll)}/.."
         if clauses:
@@ -112,12 +116,29 @@ class StacApi:
         start = dt.datetime.now(dt.UTC) - dt.timedelta(days=self._config.lookback_days)
         return max(instant(start.isoformat()) or "", since or "")
 
+    def _choose_literal(self, poll: Poll) -> None:
+        """Compare times as the service can, which the first comparison shows."""
+        if self._literal_works or "updated >=" not in str(self._query(poll).get("filter", "")):
+            return
+        for literal in _LITERALS:
+            self._literal = literal
+            try:
+                ask(_with_query(self._search, self._query(poll) | {"limit": 1}), attempts=1)
+            except ServiceError as error:
+                if error.http_status in _REFUSALS:
+                    continue
+                break  # an outage, which the poll itself waits for
+            else:
+                self._literal_works = True
+                return
+        self._literal = _LITERALS[0]
+
     # --- the pages
 
     def _features(self, query: dict[str, Any], poll: Poll) -> Iterator[Mapping[str, Any]]:
-        url, body = self._search, query if self._posts else None
-        if body is None:
-            url = _with_query(url, query)
+        # By GET, which takes filters as text everywhere; by POST many services take them as JSON only.
+        url: str = _with_query(self._search, query)
+        body: dict[str, Any] | None = None
         seen: set[str] = set()
         empty = 0
         for _ in range(MAX_PAGES):
