@@ -12,7 +12,7 @@ import yaml
 
 from tests.cluster.kube import CORE, KUBERNETES, built, validate, whole_service
 
-RAY_KINDS = ("RayCluster", "RayJob", "RayService")
+RAY_KINDS = ("RayCluster", "RayCronJob", "RayJob", "RayService")
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 
 
@@ -25,7 +25,7 @@ def manifests(*, core: bool) -> list[Path]:
 def cluster_of(overlay: str) -> dict[str, Any]:
     """The spec of an overlay's RayCluster, its own or that of its RayJob or RayService."""
     (found,) = [m for m in built(KUBERNETES / "overlays" / overlay) if m["kind"] in RAY_KINDS]
-    spec = found["spec"]
+    spec = found["spec"].get("jobTemplate") or found["spec"]
     return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
 
@@ -46,7 +46,7 @@ def test_overlays_are_valid(overlay: str) -> None:
         assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "geosod"
     kinds = [m["kind"] for m in found if m["kind"] in RAY_KINDS]
     ending = overlay.rpartition("-")[2]
-    assert kinds == [{"job": "RayJob", "service": "RayService"}.get(ending, "RayCluster")]
+    assert kinds == [{"ingest": "RayCronJob", "job": "RayJob", "service": "RayService"}.get(ending, "RayCluster")]
 
 
 def test_a_typo_in_a_ray_cluster_is_found() -> None:
@@ -110,6 +110,21 @@ def test_a_job_has_the_cluster_of_its_overlay(overlay: str) -> None:
     assert spec["entrypoint"].startswith("python -m pipelines.detect --config s3://")
     (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
     assert submitter["image"] == pods(spec["rayClusterSpec"])[0]["containers"][0]["image"]
+
+
+def test_ingestion_is_scheduled_on_the_cluster_of_its_overlay() -> None:
+    (cron,) = [m for m in built(KUBERNETES / "overlays" / "on-premises-ingest") if m["kind"] == "RayCronJob"]
+    spec = cron["spec"]["jobTemplate"]
+    assert len(cron["spec"]["schedule"].split()) == 5 and spec["shutdownAfterJobFinishes"]
+    assert spec["entrypoint"] == "python -m pipelines.ingest --config /etc/geosod/ingest.yaml --once"
+    head = pods(spec["rayClusterSpec"])[0]
+    assert {"name": "ingest", "mountPath": "/etc/geosod", "readOnly": True} in head["containers"][0]["volumeMounts"]
+    assert {"name": "ingest", "configMap": {"name": "geosod-ingest"}} in head["volumes"]
+    for pod in pods(spec["rayClusterSpec"])[:2]:
+        (password,) = pod["containers"][0]["env"]
+        assert password["valueFrom"] == {"secretKeyRef": {"name": "geosod-ledger", "key": "password"}}
+    (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
+    assert submitter["image"] == head["containers"][0]["image"]
 
 
 def test_no_secret_is_in_a_file() -> None:
