@@ -2,8 +2,8 @@
 
     ray job submit --submission-id ingest --working-dir . -- python -m pipelines.ingest --config ingest.yaml --once
 
-It takes the arguments of `geosod ingest run`, joins the cluster that RAY_ADDRESS names (Ray sets it inside of a job), and
-ends with its exit code. Jobs come and go, so the ledger is in PostgreSQL, and the file of settings says so:
+It takes the arguments of `geosod ingest run`, joins the cluster that RAY_ADDRESS names (Ray sets it inside of a job),
+and ends with its exit code. Jobs come and go, so the ledger is in PostgreSQL, and the file of settings says so:
 ``ledger: postgresql://user@host/database``, with the password in PGPASSWORD. Two jobs at once share the work.
 """
 

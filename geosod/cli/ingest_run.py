@@ -109,7 +109,7 @@ def backfill_command(
 
 
 def _say_what_is_new(own: Any, run: Any, *, json: bool, start: str | None = None, end: str | None = None) -> None:
-    from geosod.ingest.run import what_is_new
+    from geosod.ingest.dry_run import what_is_new
 
     found = what_is_new(own, run, start=start, end=end, on_event=_printed)
     if json:

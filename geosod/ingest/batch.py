@@ -11,7 +11,8 @@ from geosod.errors import GeosodError, LeaseLostError, LedgerError, OutputError,
 from geosod.ingest.config import IngestConfig
 from geosod.ingest.destination import Leased, LeasedSink
 from geosod.ingest.heartbeat import prolonged
-from geosod.ingest.ledger import Lease, Ledger
+from geosod.ingest.lease import Lease
+from geosod.ingest.ledger import Ledger
 from geosod.ingest.sources.source import Source
 from geosod.output.folder import OutputFolder
 from geosod.results import Failure, SceneResult

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,9 +92,11 @@ class IngestConfig(BaseModel):
             raise ValueError("must be west,south,east,north")
         return parts
 
-    @field_validator("since")
+    @field_validator("since", mode="before")
     @classmethod
-    def _since(cls, value: str | None) -> str | None:
+    def _since(cls, value: Any) -> str | None:
+        # YAML makes times of some texts.
+        value = value.isoformat() if isinstance(value, dt.date) else value
         if value is not None and instant(value) is None:
             raise ValueError("is no time in RFC 3339, such as 2024-05-01T00:00:00Z")
         return None if value is None else instant(value)

@@ -10,9 +10,9 @@ from typing import Any
 
 from geosod.errors import ChangedError, LeaseLostError, LostError
 from geosod.ingest.index import drop_row
-from geosod.ingest.ledger import Lease, Ledger
+from geosod.ingest.lease import Lease
+from geosod.ingest.ledger import Ledger
 from geosod.output.commit import commit_outputs, committed, read_items
-from geosod.output.folder import OutputFolder
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.job import Job
@@ -60,7 +60,7 @@ class LeasedSink:
         if outputs.failures and not self._accepted(lease, outputs):
             return SceneResult(scene.id, scene.ref.uri, "failed", failures=outputs.failures)
         ledger = _ledger(self.ledger, self.store.folder.place.address)
-        admit = partial(_admit, ledger, self.store.folder, lease)
+        admit = partial(self._admit, ledger, lease)
         amend = self._about(lease)
         result = commit_outputs(self.store.folder, outputs, amend=amend, admit=admit)
         if units is not None:
@@ -72,6 +72,19 @@ class LeasedSink:
         """Whether a scene is committed though some of its ground failed: where trying again was of no use."""
         last = lease.attempts + 1 >= self.attempts
         return last and not any(failure.error in _NOT_KEPT for failure in outputs.failures)
+
+    def _admit(self, ledger: Ledger, lease: Lease, before: Mapping[str, Any] | None) -> None:
+        """Let a scene be committed only by the ingester that holds its lease, and only once; see `commit.Admit`."""
+        if before is not None and before["properties"].get("geosod:ingest_key") == lease.key:
+            ledger.committed(lease, notify=self.notify)
+            raise LeaseLostError(f"{lease.scene_id}: another ingester has committed this version")
+        if lease.id not in ledger.renew([lease]):
+            raise LeaseLostError(
+                f"{lease.scene_id}: its lease has ended; another ingester or a newer version has it now"
+            )
+        if before is not None:
+            # The files of the earlier version go now, and the index must not name what is not there.
+            drop_row(self.store.folder, lease.scene_id)
 
     def _about(self, lease: Lease) -> dict[str, Any]:
         """What the item says of its origin; a ledger that was lost is made from it."""
@@ -88,17 +101,6 @@ class LeasedSink:
                 "geosod:ingest_updated": found.updated,
             },
         }
-
-
-def _admit(ledger: Ledger, folder: OutputFolder, lease: Lease, before: Mapping[str, Any] | None) -> None:
-    """Let a scene be committed only by the ingester that holds its lease, and only once; see `commit.Admit`."""
-    if before is not None and before["properties"].get("geosod:ingest_key") == lease.key:
-        raise LeaseLostError(f"{lease.scene_id}: another ingester has committed this version")
-    if lease.id not in ledger.renew([lease]):
-        raise LeaseLostError(f"{lease.scene_id}: the lease has ended; another ingester, or a newer version, has it now")
-    if before is not None:
-        # The files of the earlier version go now, and the index must not name what is not there.
-        drop_row(folder, lease.scene_id)
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from geosod.errors import LedgerError
-from geosod.ingest.ledger import Lease, Ledger
+from geosod.ingest.lease import Lease
+from geosod.ingest.ledger import Ledger
 
 
 @contextmanager

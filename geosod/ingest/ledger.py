@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, insert, or_, select, update
 
+from geosod.ingest.cursors import Cursors
 from geosod.ingest.database import BUSY_SECONDS, Database
 from geosod.ingest.found import Found
-from geosod.ingest.tables import BACK, GIVEN_UP, MARKED, NOT_ASKED, SENT, THERE, TO_SEND, cursors, metadata, versions
+from geosod.ingest.lease import Discovery, Lease, found_of_row
+from geosod.ingest.tables import BACK, MARKED, NOT_ASKED, SENT, THERE, TO_SEND, metadata, versions
+from geosod.ingest.upkeep import Upkeep
 
 #: Rows that one statement is about.
 _CHUNK = 400
@@ -27,39 +29,6 @@ _ERROR_CHARS = 500
 _WAITING = ("discovered", "failed")
 _v = versions.c
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to process a version and to commit it, until it ends.
-
-    Attributes:
-        id: of its row.
-        key: of the version, see `Found.key`.
-        found: the version.
-        scene_id: identifier of its scene in the dataset.
-        attempts: how often it has failed.
-        token: what proves the lease.
-    """
-
-    id: int
-    key: str
-    found: Found
-    scene_id: str
-    attempts: int
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Discovery:
-    """What of the versions that a source has was new: numbers of versions."""
-
-    new: int = 0
-    known: int = 0
-    outdated: int = 0
-
-    def __add__(self, other: Discovery) -> Discovery:
-        return Discovery(self.new + other.new, self.known + other.known, self.outdated + other.outdated)
 
 
 class Ledger:
@@ -77,6 +46,8 @@ class Ledger:
     def __init__(self, address: str, dataset: str, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.database, self.dataset = Database(address, busy_seconds=busy_seconds), dataset
         self.database.change(lambda connection, _: metadata.create_all(connection))
+        #: What follows a commit, and how far sources were asked.
+        self.upkeep, self.cursors = Upkeep(self.database, dataset), Cursors(self.database, dataset)
 
     def close(self) -> None:
         """Close all connections."""
@@ -198,7 +169,7 @@ class Ledger:
         token = secrets.token_hex(16)
         held = {"state": "leased", "token": token, "lease_until": now + seconds, "lease_seconds": seconds}
         connection.execute(update(versions).where(_v.id.in_([row.id for row in rows])).values(changed_at=now, **held))
-        return tuple(Lease(row.id, row.key, _found(row), row.scene_id, row.attempts, token) for row in rows)
+        return tuple(Lease(row.id, row.key, found_of_row(row), row.scene_id, row.attempts, token) for row in rows)
 
     def renew(self, leases: Sequence[Lease]) -> set[int]:
         """Prolong leases that are still held; the ids of these."""
@@ -260,54 +231,6 @@ class Ledger:
 
         self.database.change(action)
 
-    # --- what follows a commit
-
-    def unindexed(self, limit: int = 1000) -> dict[int, str]:
-        """Scenes whose rows in the index are not those of the dataset: id of the version → identifier of the scene."""
-        asked = select(_v.id, _v.scene_id).where(_v.dataset == self.dataset, _v.indexed == 0).limit(limit)
-        return self.database.read(lambda connection, _: {row.id: row.scene_id for row in connection.execute(asked)})
-
-    def indexed(self, ids: Collection[int]) -> None:
-        """Record that the index has these versions."""
-        change = update(versions).where(_v.id.in_(list(ids))).values(indexed=1)
-        self.database.change(lambda connection, _: connection.execute(change))
-
-    def claim_notices(self, count: int, *, attempts: int, retry_seconds: float) -> list[Any]:
-        """Committed versions that someone is to be notified of; nobody else gets them until the wait is over."""
-
-        def action(connection: Connection, now: float) -> list[Any]:
-            due = and_(_v.dataset == self.dataset, _v.notice == TO_SEND, _v.not_before <= now)
-            given_up = and_(due, _v.notice_attempts >= attempts)
-            connection.execute(update(versions).where(given_up).values(notice=GIVEN_UP))
-            rows = list(connection.execute(select(versions).where(due).order_by(_v.id).limit(count)))
-            for row in rows:
-                wait = {"not_before": now + retry_seconds * 2**row.notice_attempts}
-                values = wait | {"notice_attempts": row.notice_attempts + 1}
-                connection.execute(update(versions).where(_v.id == row.id).values(values))
-            return rows
-
-        return self.database.change(action)
-
-    def notified(self, row_id: int) -> None:
-        """Record that the notification of a version arrived."""
-        change = update(versions).where(_v.id == row_id).values(notice=SENT)
-        self.database.change(lambda connection, _: connection.execute(change))
-
-    def present(self, source: str, withdrawn: int = THERE) -> list[Lease]:
-        """The committed versions of a source, as leases that nobody holds."""
-        chosen = and_(_v.dataset == self.dataset, _v.state == "committed", _v.withdrawn == withdrawn)
-        asked = select(versions).where(chosen, _v.source == source).order_by(_v.id)
-        return self.database.read(
-            lambda connection, _: [
-                Lease(row.id, row.key, _found(row), row.scene_id, 0, "") for row in connection.execute(asked)
-            ]
-        )
-
-    def set_withdrawn(self, row_id: int, withdrawn: int) -> None:
-        """Record whether the item of a committed version is gone, and that the index is to say so."""
-        change = update(versions).where(_v.id == row_id).values(withdrawn=withdrawn, indexed=0)
-        self.database.change(lambda connection, _: connection.execute(change))
-
     # --- for operators
 
     def replay(self, *, scenes: Collection[str] = (), containing: str = "") -> int:
@@ -358,49 +281,8 @@ class Ledger:
         asked = select(_v.id).where(_v.dataset == self.dataset).limit(1)
         return self.database.read(lambda connection, _: connection.execute(asked).first() is None)
 
-    # --- cursors
-
-    def cursor(self, source: str) -> tuple[str | None, float | None]:
-        """How far a source was asked, and seconds since all of it was listed; None where it never was."""
-
-        def action(connection: Connection, now: float) -> tuple[str | None, float | None]:
-            row = connection.execute(select(cursors).where(*_cursor(self.dataset, source))).first()
-            if row is None:
-                return None, None
-            return row.cursor, None if row.listed_at is None else now - row.listed_at
-
-        return self.database.read(action)
-
-    def polled(self, source: str, *, cursor: str | None = None, listed: bool = False, error: str | None = None) -> None:
-        """Record that a source was asked; a cursor never goes back."""
-
-        def action(connection: Connection, now: float) -> None:
-            row = connection.execute(select(cursors).where(*_cursor(self.dataset, source))).first()
-            new = max(filter(None, (cursor, row.cursor if row else None)), default=None)
-            values: dict[str, Any] = {"cursor": new, "error": error}
-            values |= {} if error else {"polled_at": now}
-            values |= {"listed_at": now} if listed else {}
-            if row is None:
-                connection.execute(insert(cursors).values(dataset=self.dataset, source=source, **values))
-            else:
-                connection.execute(update(cursors).where(*_cursor(self.dataset, source)).values(values))
-
-        self.database.change(action)
-
-    def forget_cursors(self) -> None:
-        """Let all sources be asked from their beginning."""
-        self.database.change(lambda c, _: c.execute(delete(cursors).where(cursors.c.dataset == self.dataset)))
-
 
 def _chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
     waiting = iter(values)
     while chunk := list(islice(waiting, size)):
         yield chunk
-
-
-def _cursor(dataset: str, source: str) -> tuple[Any, ...]:
-    return cursors.c.dataset == dataset, cursors.c.source == source
-
-
-def _found(row: Any) -> Found:
-    return Found(row.collection, row.item, row.version, row.address, row.updated, row.acquired)

@@ -51,11 +51,13 @@ class Notifier:
     ) -> int:
         """Send what is due; the number of notifications that arrived. Others are tried again later."""
         sent = 0
-        while self.active and (rows := ledger.claim_notices(_AT_ONCE, attempts=ATTEMPTS, retry_seconds=retry_seconds)):
+        while self.active and (
+            rows := ledger.upkeep.claim_notices(_AT_ONCE, attempts=ATTEMPTS, retry_seconds=retry_seconds)
+        ):
             for row in rows:
                 problem = self.send(_message(row, folder))
                 if problem is None:
-                    ledger.notified(row.id)
+                    ledger.upkeep.notified(row.id)
                     sent += 1
                 else:
                     say(f"{row.scene_id}: notification {row.notice_attempts + 1} of {ATTEMPTS} failed: {problem}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -15,14 +14,15 @@ from geosod.ingest import index
 from geosod.ingest.batch import Batches, Counted
 from geosod.ingest.config import IngestConfig
 from geosod.ingest.found import Found
-from geosod.ingest.ledger import Discovery, Ledger
+from geosod.ingest.lease import Discovery
+from geosod.ingest.ledger import Ledger
 from geosod.ingest.notify import Notifier
 from geosod.ingest.recovery import recover
 from geosod.ingest.sources.open import open_source
 from geosod.ingest.sources.source import Poll, Source
 from geosod.ingest.withdrawal import mark_withdrawn, unmark_returned
 from geosod.output.dataset_crs import check_dataset_crs
-from geosod.output.folder import OutputFolder, open_output, output_at
+from geosod.output.folder import OutputFolder, open_output
 from geosod.running.detect import make_job
 from geosod.running.events import Emit, Event, Note
 from geosod.running.job import Job
@@ -137,7 +137,7 @@ class Ingester:
             LedgerError: the ledger cannot be used.
         """
         name, backfill = self.config.source_digest, start is not None or end is not None
-        cursor, age = self.ledger.cursor(name)
+        cursor, age = self.ledger.cursors.get(name)
         everything = not backfill and (everything or age is None or age > self.config.list_hours * 3600)
         everything = everything or self.source.lists_all
         seen: set[tuple[str, str]] = set()
@@ -158,14 +158,14 @@ class Ingester:
         total = self._enter(found(), priority=int(backfill), dry_run=dry_run)
         if problem:
             if not dry_run:
-                self.ledger.polled(name, error=str(problem[0])[:500])
+                self.ledger.cursors.polled(name, error=str(problem[0])[:500])
             raise problem[0]
         if not dry_run and not backfill:
             marks = self.config.mark_withdrawn
             if everything and (marks if marks is not None else _is_stac(self.source)):
                 self.withdrawn += mark_withdrawn(self.ledger, self.folder, self.source, name, seen, self._warn)
             unmark_returned(self.ledger, self.folder, name)
-            self.ledger.polled(name, cursor=self.source.cursor(), listed=everything)
+            self.ledger.cursors.polled(name, cursor=self.source.cursor(), listed=everything)
         return total
 
     withdrawn = 0
@@ -195,9 +195,9 @@ class Ingester:
 
     def keep_index(self) -> None:
         """Bring the index to what was committed, by this ingester or by one that died before it could."""
-        while waiting := self.ledger.unindexed():
+        while waiting := self.ledger.upkeep.unindexed():
             index.refresh(self.folder, set(waiting.values()), collection=self.config.collection_id)
-            self.ledger.indexed(waiting.keys())
+            self.ledger.upkeep.indexed(waiting.keys())
 
     def notify(self) -> int:
         """Send the notifications that are due."""
@@ -280,55 +280,6 @@ class Ingester:
 
     def _warn(self, text: str) -> None:
         self._emit(Note(text, important=True))
-
-
-def what_is_new(
-    config: IngestConfig,
-    run: RunConfig,
-    *,
-    start: str | None = None,
-    end: str | None = None,
-    on_event: Emit | None = None,
-) -> Discovery:
-    """What an ingestion would process; nothing is written, created or marked.
-
-    Args:
-        config, run: see `Ingester`.
-        start, end: see `Ingester.discover`.
-        on_event: called with notes.
-
-    Raises:
-        UsageError: a setting or the model is unusable.
-        SourceError: the source cannot be asked.
-        LedgerError: the ledger cannot be used.
-    """
-    emit = on_event or _ignore
-    job, folder = make_job(None, run), output_at(str(run.out))
-    address = ledger_address(config, run.out)
-    there = "://" in address or Path(address).expanduser().is_file()
-    name = config.source_digest
-    with closing(Ledger(address if there else ":memory:", folder.place.address)) as ledger:
-        cursor, age = ledger.cursor(name)
-        if ledger.is_empty():
-            with closing(Ledger(":memory:", folder.place.address)) as recovered:
-                recover(recovered, folder, source=name)
-                return _count(recovered, config, job, run, Poll(None, True, start, end), emit)
-        everything = age is None or age > config.list_hours * 3600
-        return _count(ledger, config, job, run, Poll(cursor, everything, start, end), emit)
-
-
-def _count(ledger: Ledger, config: IngestConfig, job: Job, run: RunConfig, poll: Poll, emit: Emit) -> Discovery:
-    known = ledger.known_keys(config.source_digest)
-    digests = job.model.digest, job.config_digest
-    asked = replace(
-        poll,
-        is_known=lambda one: one.key(*digests) in known,
-        say=lambda text: emit(Note(text, important=True)),
-    )
-    found = open_source(config, asset=run.asset).poll(asked)
-    return ledger.discover(
-        found, source=config.source_digest, model_digest=digests[0], config_digest=digests[1], dry_run=True
-    )
 
 
 def _ignore(_: Event) -> None:

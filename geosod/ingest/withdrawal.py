@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Collection
 
 from geosod.errors import GeosodError, OutputError
-from geosod.ingest.ledger import Lease, Ledger
+from geosod.ingest.lease import Lease
+from geosod.ingest.ledger import Ledger
 from geosod.ingest.sources.source import Source
 from geosod.ingest.tables import BACK, MARKED, THERE
 from geosod.output.folder import OutputFolder, parse_item
@@ -41,7 +42,7 @@ def mark_withdrawn(
         SourceError: the source cannot be asked.
         OutputError: an item cannot be written.
     """
-    present = ledger.present(name)
+    present = ledger.upkeep.present(name)
     absent = [one for one in present if (one.found.collection, one.found.item) not in seen]
     gone = [one for one in absent if _is_gone(source, one, say)]
     if len(gone) > max(MIN_GONE, MAX_SHARE * len(present)):
@@ -52,15 +53,15 @@ def mark_withdrawn(
         return 0
     for one in gone:
         change_mark(folder, one, timestamp(dt.datetime.now(dt.UTC)))
-        ledger.set_withdrawn(one.id, MARKED)
+        ledger.upkeep.set_withdrawn(one.id, MARKED)
     return len(gone)
 
 
 def unmark_returned(ledger: Ledger, folder: OutputFolder, name: str) -> None:
     """Remove the marks of scenes whose items have come back as they were."""
-    for one in ledger.present(name, BACK):
+    for one in ledger.upkeep.present(name, BACK):
         change_mark(folder, one, None)
-        ledger.set_withdrawn(one.id, THERE)
+        ledger.upkeep.set_withdrawn(one.id, THERE)
 
 
 def _is_gone(source: Source, one: Lease, say: Callable[[str], None]) -> bool:

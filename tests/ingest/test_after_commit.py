@@ -17,9 +17,9 @@ import pytest
 
 from geosod.errors import ConfigError
 from geosod.ingest import index
-from geosod.ingest.ledger import Ledger
 from geosod.ingest.notify import signature
 from geosod.ingest.status import ingest_status
+from geosod.ingest.upkeep import Upkeep
 from geosod.output import commit
 from geosod.output.folder import open_output
 from tests.ingest.conftest import image
@@ -158,8 +158,8 @@ def test_each_committed_scene_is_notified_once_signed_and_retried(api, files, in
     assert result.committed == 3 and result.notified == 2
     assert any("status 503" in note for note in notes) and "s3cret" not in str(notes)
     assert ingest_status(one.ledger).notices == {"waiting": 1, "given_up": 0}
-    now = Ledger.claim_notices
-    monkeypatch.setattr(Ledger, "claim_notices", lambda self, n, **more: now(self, n, **(more | {"retry_seconds": 0})))
+    now = Upkeep.claim_notices
+    monkeypatch.setattr(Upkeep, "claim_notices", lambda self, n, **more: now(self, n, **(more | {"retry_seconds": 0})))
     one.ledger.database.change(lambda c, _: c.exec_driver_sql("UPDATE geosod_ingest_versions SET not_before = 0"))
     assert one.once().notified == 1 and one.once().notified == 0
     receiver.server.shutdown()

@@ -57,7 +57,7 @@ def test_an_api_that_stays_away_keeps_its_cursor(api, files, ingester, monkeypat
     api.fault = lambda _, path: next(pages, None) if path == "/search" else None
     result = one.once()
     assert result.committed == 2 and result.exit_code == 3 and "status 502" in result.problems[0]
-    assert one.ledger.cursor(one.config.source_digest) == (None, None)
+    assert one.ledger.cursors.get(one.config.source_digest) == (None, None)
     assert "502" in ingest_status(one.ledger).source_errors[0]
     assert one.once().committed == 2 and ingest_status(one.ledger).source_errors == ()
 
@@ -138,7 +138,7 @@ def test_an_updated_in_the_future_does_not_hide_what_comes_after_it(api, files, 
     api.put("c", "a", image(files, "a.tif"), updated="2199-01-01T00:00:00Z")
     one = ingester(api.url, hosts=(files.url,))
     one.once()
-    cursor, _ = one.ledger.cursor(one.config.source_digest)
+    cursor, _ = one.ledger.cursors.get(one.config.source_digest)
     assert cursor is not None and cursor < "2100"
 
 

@@ -14,7 +14,8 @@ import pytest
 from geosod.errors import ConfigError, LedgerError
 from geosod.ingest.database import Database
 from geosod.ingest.found import Found, instant, version_of
-from geosod.ingest.ledger import Lease, Ledger
+from geosod.ingest.lease import Lease
+from geosod.ingest.ledger import Ledger
 from geosod.ingest.status import ingest_status
 
 Make = Callable[[], Ledger]
@@ -205,10 +206,10 @@ def test_a_dry_run_changes_nothing(ledgers: Make) -> None:
 
 def test_cursors_never_go_back(ledgers: Make) -> None:
     ledger = ledgers()
-    assert ledger.cursor("s") == (None, None)
-    ledger.polled("s", cursor="2024-02", listed=True)
-    ledger.polled("s", cursor="2024-01", error="API down")
-    cursor, age = ledger.cursor("s")
+    assert ledger.cursors.get("s") == (None, None)
+    ledger.cursors.polled("s", cursor="2024-02", listed=True)
+    ledger.cursors.polled("s", cursor="2024-01", error="API down")
+    cursor, age = ledger.cursors.get("s")
     assert cursor == "2024-02" and age is not None and 0 <= age < 5
     assert ingest_status(ledger).source_errors == ("API down",)
 

@@ -208,7 +208,7 @@ def _wait_until_done(ledger_at: str, out: Path, api: Any, seconds: float) -> Non
                     for item in items(out).values() if "geosod:withdrawn" not in (p := item["properties"])}  # fmt: skip
             wanted = {(name, item["properties"]["updated"][:19]) for (_, name), item in api.items.items()}
             waiting = sum(status.counts[state] for state in ("discovered", "leased", "failed"))
-            if done == wanted and not waiting and not ledger.unindexed():
+            if done == wanted and not waiting and not ledger.upkeep.unindexed():
                 return
             assert time.monotonic() < deadline, (status, wanted - done, done - wanted)
             time.sleep(0.3)
