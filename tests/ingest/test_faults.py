@@ -259,6 +259,10 @@ def test_withdrawn_items_are_kept_marked_and_unmarked_when_they_return(api, file
     one = ingester(api.url, hosts=(files.url,), list_hours=1e-9)
     one.once()
     item = api.items["c", "i1"]
+    # A listing that leaves it out is not enough: it is still there by its name.
+    api.page = lambda page: page | {"features": [f for f in page["features"] if f["id"] != "i1"]}
+    assert one.once().withdrawn == 0
+    api.page = lambda page: page
     api.remove("c", "i1")
     assert one.once().withdrawn == 1 and one.once().withdrawn == 0
     found = by_item(tmp_path / "out")

@@ -25,6 +25,10 @@ MAX_EMPTY_PAGES = 20
 _LITERALS = ("updated >= '{}'", "updated >= TIMESTAMP('{}')")
 #: What services say to a comparison that they cannot make.
 _REFUSALS = (400, 422, 500, 501)
+#: What services say where a page is larger than they, or what they run in, can answer.
+_TOO_LARGE = (413, 502, 504)
+#: Pages are not made smaller than this.
+MIN_PAGE = 10
 _FILTERS = ("/item-search#filter", "/conf/filter", "/ogcapi-features-3/")
 
 
@@ -51,6 +55,7 @@ class StacApi:
         href = str(search[0].get("href")) if search else f"{self._root}/search"
         self._search = self._own(urljoin(f"{self._root}/", href))
         self._literal, self._literal_works = _LITERALS[0], False
+        self._limit = config.page_size
         self._latest: str | None = None
         self._date: str | None = None
 
@@ -88,7 +93,7 @@ class StacApi:
 
     def _query(self, poll: Poll) -> dict[str, Any]:
         config = self._config
-        query: dict[str, Any] = {"limit": config.page_size}
+        query: dict[str, Any] = {"limit": self._limit}
         if config.collections:
             query["collections"] = list(config.collections)
         if config.bbox is not None:
@@ -136,6 +141,22 @@ class StacApi:
     # --- the pages
 
     def _features(self, query: dict[str, Any], poll: Poll) -> Iterator[Mapping[str, Any]]:
+        """The items of all pages. Where a service cannot answer the first page, smaller ones are asked for."""
+        begun = False
+        while True:
+            try:
+                for feature in self._pages(query | {"limit": self._limit}, poll):
+                    begun = True
+                    yield feature
+                return
+            except SourceError as error:
+                too_large = getattr(error.__cause__, "http_status", None) in _TOO_LARGE
+                if begun or not too_large or self._limit <= MIN_PAGE:
+                    raise
+            self._limit = max(MIN_PAGE, self._limit // 4)
+            poll.say(f"{self._root}: cannot answer a page of this size; pages of {self._limit} items are asked for")
+
+    def _pages(self, query: dict[str, Any], poll: Poll) -> Iterator[Mapping[str, Any]]:
         # By GET, which takes filters as text everywhere; by POST many services take them as JSON only.
         url: str = _with_query(self._search, query)
         body: dict[str, Any] | None = None
