@@ -84,15 +84,16 @@ class Batches:
                 refs = self._refs(leases, counted)
                 if not refs:
                     return
+                store, note = open_store(self.folder)
                 sink = LeasedSink(
-                    store=open_store(self.folder),
+                    store=store,
                     ledger=self.ledger.database.address,
                     leases={lease.scene_id: lease for lease in leases},
                     attempts=self.config.attempts,
                     collection=self.config.collection_id,
                     notify=self.notify,
                 )
-                with Leased(sink, self.executions) as place:
+                with Leased(sink, self.executions, note=note) as place:
                     for result in detect_scenes(self.job, refs, place, self.emit):
                         self._end(sink.leases[result.scene_id], result, counted)
         finally:

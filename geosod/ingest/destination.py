@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,7 +12,8 @@ from geosod.errors import ChangedError, LeaseLostError, LostError
 from geosod.ingest.index import drop_row
 from geosod.ingest.lease import Lease
 from geosod.ingest.ledger import Ledger
-from geosod.output.commit import commit_outputs, committed, read_items
+from geosod.output.commit import commit_outputs, committed
+from geosod.output.folder import read_items
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.job import Job
@@ -63,10 +64,20 @@ class LeasedSink:
         admit = partial(self._admit, ledger, lease)
         amend = self._about(lease)
         result = commit_outputs(self.store.folder, outputs, amend=amend, admit=admit)
-        if units is not None:
-            units.store.remove(units.scene_id)
+        # The scene is committed, whatever becomes of the records of its units.
+        left_over = () if units is None else units.store.remove(units.scene_id)
         ledger.committed(lease, notify=self.notify)
-        return result
+        return replace(result, left_over=result.left_over + left_over) if left_over else result
+
+    def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:  # noqa: ARG002
+        """The result of a scene that an ingester has committed and then died; None where it is to be done."""
+        item, lease = committed(self.store.folder, ref.id), self.leases[ref.id]
+        if item is None or item["properties"].get("geosod:ingest_key") != lease.key:
+            return None
+        _ledger(self.ledger, self.store.folder.place.address).committed(lease, notify=self.notify)
+        left_over = self.store.remove(ref.id)
+        detections = int(item["properties"]["geosod:detections"])
+        return SceneResult(ref.id, ref.uri, "skipped", detections, left_over=left_over)
 
     def _accepted(self, lease: Lease, outputs: SceneOutputs) -> bool:
         """Whether a scene is committed though some of its ground failed: where trying again was of no use."""
@@ -114,10 +125,11 @@ class Leased(AbstractContextManager["Leased"]):
     Args:
         sink: takes what an engine has finished.
         executions: by digest of a model, how it ran before; shared by the batches of an ingester.
+        note: what to say of it before a run.
     """
 
-    def __init__(self, sink: LeasedSink, executions: dict[str, Mapping[str, Any]]) -> None:
-        self.sink, self._executions = sink, executions
+    def __init__(self, sink: LeasedSink, executions: dict[str, Mapping[str, Any]], *, note: str | None = None) -> None:
+        self.sink, self._executions, self.note = sink, executions, note
 
     def __exit__(self, *_: object) -> None:
         """Nothing is left to be done."""
@@ -126,14 +138,9 @@ class Leased(AbstractContextManager["Leased"]):
         """Their identifiers belong to them."""
         return refs
 
-    def skipped(self, job: Job, ref: SceneRef) -> SceneResult | None:  # noqa: ARG002
-        """The result of a scene that an ingester has committed and then died."""
-        item, lease = committed(self.sink.store.folder, ref.id), self.sink.leases[ref.id]
-        if item is None or item["properties"].get("geosod:ingest_key") != lease.key:
-            return None
-        _ledger(self.sink.ledger, self.sink.store.folder.place.address).committed(lease, notify=self.sink.notify)
-        self.sink.store.remove(ref.id)
-        return SceneResult(ref.id, ref.uri, "skipped", int(item["properties"]["geosod:detections"]))
+    def skipped(self, job: Job, ref: SceneRef) -> SceneResult | None:
+        """See `LeasedSink.committed`."""
+        return self.sink.committed(job, ref)
 
     def execution(self, model_digest: str) -> Mapping[str, Any] | None:
         """See `Destination`; looked up once."""
@@ -145,5 +152,6 @@ class Leased(AbstractContextManager["Leased"]):
                     break
         return self._executions.get(model_digest)
 
-    def record(self, result: SceneResult) -> None:
+    def record(self, result: SceneResult) -> Sequence[str]:
         """Failures of scenes that are not committed are in the ledger."""
+        return result.left_over

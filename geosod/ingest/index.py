@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import shapely
 
 from geosod.errors import OutputError
-from geosod.output.commit import committed, read_items
-from geosod.output.folder import OutputFolder
+from geosod.output.commit import committed
+from geosod.output.folder import OutputFolder, read_items
 from geosod.output.stac_item import EARLIEST_ACQUISITION, PARQUET_MEDIA_TYPE, STAC_VERSION, timestamp
 
 INDEX, COLLECTION = "index.parquet", "collection.json"

@@ -6,8 +6,7 @@ from typing import Any
 
 from geosod.ingest.ledger import Ledger
 from geosod.ingest.tables import MARKED, THERE
-from geosod.output.commit import read_items
-from geosod.output.folder import OutputFolder
+from geosod.output.folder import OutputFolder, read_items
 
 
 def recover(ledger: Ledger, folder: OutputFolder, *, source: str) -> int:

@@ -30,6 +30,8 @@ from geosod.storage.place import is_address
 
 #: Seconds after which a following ingester looks for scenes that are free again.
 LOOK_SECONDS = 10.0
+#: Groups of scenes in a row that all turned out to be outdated, after which a round ends.
+MAX_IDLE = 5
 
 
 @dataclass(slots=True)
@@ -193,6 +195,17 @@ class Ingester:
                 self.keep_index()
         return bool(leases)
 
+    def _work_all(self, counted: Counted) -> None:
+        """Process until nothing waits, or something is wrong outside of the scenes."""
+        idle = 0
+        while not counted.problems and idle < MAX_IDLE:
+            before = counted.committed, counted.failed, counted.dead
+            if not self.work(counted):
+                return
+            idle = 0 if before != (counted.committed, counted.failed, counted.dead) else idle + 1
+        if not counted.problems:
+            self._warn("items are different each time they are asked for; they are left for the next round")
+
     def keep_index(self) -> None:
         """Bring the index to what was committed, by this ingester or by one that died before it could."""
         while waiting := self.ledger.upkeep.unindexed():
@@ -214,8 +227,7 @@ class Ingester:
         result, counted = IngestResult(), Counted()
         self.withdrawn = 0
         self._guarded(lambda: self._discover_into(result), result)
-        while self._guarded(lambda: self.work(counted), result) and not counted.problems:
-            pass
+        self._guarded(lambda: self._work_all(counted), result)
         self._guarded(self.keep_index, result)
         result.notified = self.notify()
         result.withdrawn = self.withdrawn

@@ -134,6 +134,15 @@ def test_items_without_updated_are_known_by_what_they_say(api, files, ingester, 
     assert by_item(tmp_path / "out")["c", "b"]["properties"]["geosod:ingest_version"].startswith("checksum")
 
 
+def test_items_that_are_different_each_time_do_not_keep_an_ingester_for_ever(api, files, ingester) -> None:
+    api.put("c", "a", image(files, "a.tif"), updated=False)
+    api.outgoing = lambda item: item | {"properties": item["properties"] | {"asked": len(api.requests)}}
+    notes: list[str] = []
+    one = ingester(api.url, hosts=(files.url,), on_event=lambda e: notes.append(e.text) if isinstance(e, Note) else 0)
+    result = one.once()
+    assert result.committed == 0 and "different each time" in notes[-1]
+
+
 def test_an_updated_in_the_future_does_not_hide_what_comes_after_it(api, files, ingester) -> None:
     api.put("c", "a", image(files, "a.tif"), updated="2199-01-01T00:00:00Z")
     one = ingester(api.url, hosts=(files.url,))
