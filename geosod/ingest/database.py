@@ -85,6 +85,11 @@ class Database:
                 except (DBAPIError, PoolTimeoutError) as error:
                     if attempt + 1 == ATTEMPTS or not _passing(error):
                         raise
+                except ConnectionError:
+                    # pg8000 passes on what the socket says; the other connections of the pool are as dead.
+                    self.engine.dispose()
+                    if attempt + 1 == ATTEMPTS:
+                        raise
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 

@@ -279,6 +279,23 @@ def test_a_server_that_restarts_is_connected_again(postgres: str) -> None:
     killer.close()
 
 
+def test_a_connection_that_is_reset_is_made_again(ledger_at: str) -> None:
+    """pg8000 raises what the socket does, which SQLAlchemy does not take for a lost connection."""
+    from sqlalchemy import event
+
+    ledger, resets = Ledger(ledger_at, "reset"), [1, 1]
+    discover(ledger, version("a", 1))
+
+    def reset(*_: object) -> None:
+        if resets:
+            resets.pop()
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    event.listen(ledger.database.engine, "begin", reset)
+    assert len(lease(ledger)) == 1 and not resets
+    ledger.close()
+
+
 def test_versions_of_items() -> None:
     said = {"assets": {"a": {"href": "https://h/a.tif?sig=1"}}, "properties": {"datetime": "2024-01-01T00:00:00Z"}}
     again = {"assets": {"a": {"href": "https://h/a.tif?sig=2"}}, "properties": {"datetime": "2024-01-01T00:00:00Z"}}
