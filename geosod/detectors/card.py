@@ -13,6 +13,7 @@ from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, p
 
 #: Pixel types that GDAL and torch have in common.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_RGB = ("red", "green", "blue")
 SCALINGS = ("stored", "physical", "percentile")
 DETECTION, CLASSIFICATION = "object-detection", "classification"
 #: A GSD may exceed a card's range by this ratio: projections and geodesic lengths are no more exact.
@@ -173,6 +174,14 @@ class ModelCard:
         """Whether scaled pixels are whole numbers divided by 255."""
         limits = (set(self.minimum), set(self.maximum)) == ({0.0}, {255.0})
         return self.dtype == "uint8" and self.scaling == "stored" and self.gamma == 1 and limits
+
+    @property
+    def visible_bands(self) -> list[int]:
+        """Indices of the bands called red, green and blue; else of the first three, or of the first one three times."""
+        names = [name.lower() for name in self.bands]
+        if set(_RGB) <= set(names):
+            return [names.index(name) for name in _RGB]
+        return [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
 
     def check(self, scene: Scene) -> str | None:
         """Refuse a scene this model was not made for.

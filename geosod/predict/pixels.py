@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from geosod.arrays import BoolArray, PixelArray
-from geosod.detectors.card import ModelCard
 from geosod.errors import ReadError
 from geosod.running.job import Job
 from geosod.running.limits import pixel_limits
@@ -17,8 +16,6 @@ from geosod.running.planning import model_bands, open_whole
 from geosod.scene import Scene, SceneRef, Window
 from geosod.scenes.preview import read_sample
 
-#: Names of bands that are shown as red, green and blue.
-_RGB = ("red", "green", "blue")
 #: Where this share of the pixels is darker than `_DARK` with the card's radiometry, the picture is brightened.
 _SHARE, _DARK = 0.98, 0.4
 #: Where pixels cannot be read, the picture is read in so many parts along each side, and what fails is black.
@@ -66,17 +63,9 @@ def shown_image(job: Job, ref: SceneRef) -> Shown:
     scene = open_whole(job, ref)
     bands = model_bands(job, scene)
     limits = pixel_limits(card, scene, bands)
-    chosen = _colours(card)
+    chosen = card.visible_bands
     shown = Shown(scene, tuple(bands[i] for i in chosen), tuple(limits[i] for i in chosen), card.gamma)  # type: ignore[arg-type]
     return shown if card.whole_values else _brightened(shown)
-
-
-def _colours(card: ModelCard) -> list[int]:
-    """Indices of the bands called red, green and blue; else of the first three, or of the first one three times."""
-    names = [name.lower() for name in card.bands]
-    if set(_RGB) <= set(names):
-        return [names.index(name) for name in _RGB]
-    return [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
 
 
 def _brightened(shown: Shown) -> Shown:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MAX_SIDE = 2048
 #: Another setting is mentioned where its sum of scores is so many times that of the card's.
 _CLEARLY_MORE = 1.3
-_RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,11 +139,8 @@ def _better(detector: Detector, image: ArrayScene, found: Detections, job: Job) 
 
 def _picture(pixels: PixelArray, valid: npt.NDArray[np.bool_], card: ModelCard) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8: the bands called red, green and blue, or else the first three."""
-    names = [name.lower() for name in card.bands]
-    shown = [names.index(name) for name in _RGB] if set(_RGB) <= set(names) else list(range(min(3, len(names))))
-    shown = shown if len(shown) == 3 else [shown[0]] * 3
     out = np.zeros((*pixels.shape[1:], 3), np.uint8)
-    for i, band in enumerate(shown):
+    for i, band in enumerate(card.visible_bands):
         values = pixels[band].astype(np.float32)
         if pixels.dtype == np.uint8:
             low, high = 0.0, 255.0

@@ -135,10 +135,7 @@ def _drawn(batch: Batch, examples: list[tuple[Tensor, Tensor]], ready: Prepared)
 
 def _picture(image: Tensor, ready: Prepared) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8, red, green and blue of the network's input, or its first three bands, or the first one."""
-    names = [name.lower() for name in ready.card.bands]
-    rgb = ("red", "green", "blue")
-    bands = [names.index(n) for n in rgb] if set(rgb) <= set(names) else [0, 1, 2] if len(names) > 2 else [0, 0, 0]
-    values = image[bands].float()
+    values = image[ready.card.visible_bands].float()
     low, high = float(values.min()), float(values.max())
     shown = (values - low) / max(high - low, 1e-6) * 255
     return np.ascontiguousarray(shown.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
