@@ -1,4 +1,4 @@
-"""The curves of a run: loss, learning rate and figures of the validations, as a picture and for TensorBoard."""
+"""The curves of a run, losses and figures of the validations, as a picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_curves(folder: RunFolder) -> Path:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("curves need matplotlib; install it with: pip install 'geosod[train]'") from error
-    log, validation = read_rows(folder.log), read_rows(folder.path / "validation.csv")
+    log, validation = read_rows(folder.log), read_rows(folder.validation)
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, rates = figure.subplots(1, 2)
     for name in (name for name in log if name not in ("step", "seconds", "rate")):

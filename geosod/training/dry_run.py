@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from geosod.errors import ConfigError
-from geosod.training.augment import Augmentation
-from geosod.training.batches import Batch, BatchMaker
+from geosod.training.batches import Batch
 from geosod.training.config import TrainConfig
 from geosod.training.events import Emit, Noted
-from geosod.training.pixels import PixelReader
 from geosod.training.placement import torch_threads, training_device, training_precision
-from geosod.training.prepared import Prepared, prepare, sampler_of
+from geosod.training.prepared import Prepared, batch_maker, prepare
 from geosod.training.state import State, check_finite
 from geosod.training.targets import Targets
 from geosod.viewing.pictures import contact_sheet, draw_examples
@@ -72,7 +70,7 @@ def dry_run(config: TrainConfig, *, on_event: Emit | None = None, steps: int = S
     ready = prepare(config)
     for note in (*ready.notes, *(f"left out: {problem}" for problem in ready.labels.problems.found[:5])):
         emit(Noted(note))
-    batch = _first_batch(ready)
+    batch = batch_maker(ready, config)(0)
     device = training_device(config.device)
     examples = _examples(ready.criterion.to(device), batch.to(device))
     path = Path(f"{Path(config.out).expanduser()}-batch.png")
@@ -83,15 +81,6 @@ def dry_run(config: TrainConfig, *, on_event: Emit | None = None, steps: int = S
     counts = _counts(batch.targets, examples)
     learns = last < LEARNT * first
     return DryRun(path, first, last, counts, learns, _text(path, batch, counts, first, last, steps, learns=learns))
-
-
-def _first_batch(ready: Prepared) -> Batch:
-    """The first batch with its augmentation, as training makes it."""
-    config = ready.config
-    reader = PixelReader(ready.data, cache_mb=config.cache_mb)
-    augmentation = Augmentation.of(config, donor=None, fill=ready.card.input.fill)
-    choose = sampler_of(ready.data, config).batch
-    return BatchMaker(ready.data, reader, choose, augmentation, min_visible=config.min_visible)(0)
 
 
 def _examples(criterion: Any, batch: Batch) -> list[tuple[Tensor, Tensor]]:

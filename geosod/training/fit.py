@@ -109,12 +109,9 @@ class Fit:
         # Dropout and the like depend on the step alone, so that a run that was interrupted goes on as it would have.
         torch.manual_seed(self.config.seed * 1_000_003 + state.step)
         rate = learning_rate(state.step, self.plan.steps, self.config, epoch=self.plan.epoch)
-        self.module_in_training()
+        # Validation may have left another mode.
+        (self.module or state.criterion).train()
         return state.train(batch.to(self.device), self.config, rate=rate, module=self.module)
-
-    def module_in_training(self) -> None:
-        """Set what is trained to training mode; validation may have left another."""
-        (self.module or self.state.criterion).train()
 
     def _report(self, losses: list[dict[str, torch.Tensor]], images: int) -> None:
         state = self.state

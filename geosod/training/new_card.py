@@ -1,4 +1,4 @@
-"""The card of a model to be: what its data and settings say, before it is trained; and what validation adds."""
+"""The card of a model to be: what its data and settings say, before it is trained."""
 
 from __future__ import annotations
 

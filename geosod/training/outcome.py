@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,46 +23,65 @@ from geosod.training.validate import Validation, validate
 from geosod.version import __version__
 
 
-def finish(
-    ready: Prepared, state: State, folder: RunFolder, emit: Emit, *, detecting: dict[str, Any]
-) -> dict[str, float]:
-    """Validate the averaged weights once more, and write what comes out; the figures.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How good weights are.
+
+    Attributes:
+        figures: the first is the one that counts.
+        threshold: from which score on the model reports.
+        accuracy: what the card says of them.
+    """
+
+    figures: dict[str, float]
+    threshold: float
+    accuracy: dict[str, Any]
+
+
+def try_weights(ready: Prepared, weights: dict[str, Any], folder: RunFolder, *, intervals: bool = False) -> Trial:
+    """Try weights on the validation images: as a detector in whole images, or as a classifier of labelled boxes.
+
+    Args:
+        ready: what is trained.
+        weights: a state dict of its network.
+        folder: of the run.
+        intervals: whether confidence intervals are computed.
+    """
+    labels, config = ready.labels, ready.config
+    if ready.card.task == CLASSIFICATION:
+        figures = validate_crops(ready.card, weights, ready.val_data, config)
+        on = f"labelled boxes of {len(labels.val.images)} validation images with {len(labels.val)} objects"
+        protocol = "most probable class of crops of true boxes; the mean over objects, and over classes"
+        return Trial(figures, ready.card.threshold, {"on": on, "protocol": protocol, **figures})
+    # What the weights can do, however fast.
+    plain: dict[str, Any] = {"engine": "local", "backend": "eager", "precision": "fp32"}
+    settings = plain | {"bands": config.bands, "alpha": config.alpha, "device": config.device}
+    result = validate(ready.card, weights, labels.val, folder.trial, intervals=intervals, **settings)
+    return Trial(result.figures, result.threshold, _accuracy(result, labels))
+
+
+def finish(ready: Prepared, state: State, folder: RunFolder, emit: Emit) -> dict[str, float]:
+    """Try the averaged weights once more, and write what comes out; the figures.
 
     Args:
         ready: what was trained.
         state: of the finished training.
         folder: of the run.
         emit: called with the figures.
-        detecting: settings with which the model is run.
     """
     weights = state.weights()
-    figures, threshold, accuracy = _validated(ready, weights, folder, detecting)
-    emit(Validated(state.step, figures, next(iter(figures.values())) >= state.best[0]))
+    trial = try_weights(ready, weights, folder, intervals=True)
+    shutil.rmtree(folder.trial, ignore_errors=True)
+    emit(Validated(state.step, trial.figures, next(iter(trial.figures.values())) >= state.best[0]))
     provenance = _provenance(state, ready.labels, ready.config)
-    final = replace(ready.card, threshold=threshold, accuracy=accuracy, provenance=provenance)
+    final = replace(ready.card, threshold=trial.threshold, accuracy=trial.accuracy, provenance=provenance)
     write_bundle(folder.model, final, weights)
     try:
         draw_curves(folder)
     except Exception as error:  # a plot is not worth a run
         emit(Noted(f"the curves could not be drawn: {error}"))
-    folder.finish({"steps": state.step, "seconds": round(state.seconds, 1), "validation": figures})
-    return figures
-
-
-def _validated(
-    ready: Prepared, weights: dict[str, Any], folder: RunFolder, detecting: dict[str, Any]
-) -> tuple[dict[str, float], float, dict[str, Any]]:
-    """Figures, the threshold, and what the card says of them."""
-    labels = ready.labels
-    if ready.card.task == CLASSIFICATION:
-        figures = validate_crops(ready.card, weights, ready.val_data, ready.config)
-        on = f"labelled boxes of {len(labels.val.images)} validation images with {len(labels.val)} objects"
-        protocol = "most probable class of crops of true boxes; the mean over objects, and over classes"
-        return figures, ready.card.threshold, {"on": on, "protocol": protocol, **figures}
-    trial = folder.path / ".validation"
-    result = validate(ready.card, weights, labels.val, trial, intervals=True, **detecting)
-    shutil.rmtree(trial, ignore_errors=True)
-    return result.figures, result.threshold, _accuracy(result, labels)
+    folder.finish({"steps": state.step, "seconds": round(state.seconds, 1), "validation": trial.figures})
+    return trial.figures
 
 
 def _accuracy(result: Validation, labels: RunLabels) -> dict[str, Any]:

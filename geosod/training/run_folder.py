@@ -43,6 +43,16 @@ class RunFolder:
         return self.path / "log.csv"
 
     @property
+    def validation(self) -> Path:
+        """CSV with a row for each validation."""
+        return self.path / "validation.csv"
+
+    @property
+    def trial(self) -> Path:
+        """The bundle that a validation runs."""
+        return self.path / ".validation"
+
+    @property
     def finished(self) -> bool:
         """Whether the run is complete."""
         return (self.path / RECORD).is_file()
@@ -78,12 +88,12 @@ class RunFolder:
             raise OutputError(f"{self.path}: cannot be written: {one_line(error)}") from error
 
     def _clear(self) -> None:
-        for path in (self.checkpoint, self.log, self.path / RECORD, self.path / "validation.csv"):
+        for path in (self.checkpoint, self.log, self.path / RECORD, self.validation):
             path.unlink(missing_ok=True)
 
     def keep_log_before(self, step: int) -> None:
         """Drop rows of steps that a run that goes on from a checkpoint does again."""
-        for path in (self.log, self.path / "validation.csv"):
+        for path in (self.log, self.validation):
             if path.is_file():
                 rows = list(csv.DictReader(path.read_text().splitlines()))
                 kept = [row for row in rows if int(row["step"]) <= step]
@@ -102,7 +112,7 @@ class RunFolder:
             plain = {"step": event.step, "seconds": round(event.seconds, 1), "rate": f"{event.rate:.3e}"}
             self._append(self.log, plain | {name: f"{value:.5f}" for name, value in event.losses.items()})
         elif isinstance(event, Validated):
-            self._append(self.path / "validation.csv", {"step": event.step, **event.figures})
+            self._append(self.validation, {"step": event.step, **event.figures})
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
         new = not path.is_file() or not path.stat().st_size

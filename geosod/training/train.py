@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from geosod.detectors.card import CLASSIFICATION
 from geosod.errors import ConfigError
 from geosod.machine import usable_cpus
 from geosod.training.board import Board
-from geosod.training.classifiers import validate_crops
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Emit, Event, Noted
 from geosod.training.fit import Fit
-from geosod.training.outcome import finish
+from geosod.training.outcome import finish, try_weights
 from geosod.training.placement import torch_threads, training_device, training_precision
 from geosod.training.prepared import Prepared, batch_maker, left_out, prepare
 from geosod.training.run_folder import RunFolder
 from geosod.training.state import State
-from geosod.training.validate import validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,64 +122,47 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
         state.load(folder.checkpoint, settings=ready.digest)
         emit(Noted(f"going on from step {state.step} of {plan.steps}"))
     folder.keep_log_before(state.step)
-    board = Board(folder.path, start=state.step)
-
-    def report(event: Event) -> None:
-        folder.record(event)
-        board.record(event)
-        emit(event)
-
-    fit = Fit(
-        state,
-        plan,
-        config,
-        device,
-        batch_maker(ready, config),
-        report,
-        validate=lambda state: _validated(ready, state, folder),
-        save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
-        loaders=_loaders(config, device),
-        save_every=config.save_every,
-    )
-    with torch_threads(config):
+    with _logged(folder, emit, start=state.step) as report, torch_threads(config):
+        fit = Fit(
+            state,
+            plan,
+            config,
+            device,
+            batch_maker(ready, config),
+            report,
+            validate=lambda state: try_weights(ready, state.weights(), folder).figures,
+            save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
+            loaders=_loaders(config, device),
+            save_every=config.save_every,
+        )
         if not fit.run():
             emit(Noted(f"stopped after {config.max_minutes:g} minutes; the same command goes on"))
             return TrainResult(folder.path, None, state.step, plan.steps, {}, left_out(ready))
-        figures = finish(ready, state, folder, report, detecting=detecting(config))
-    board.close()
+        figures = finish(ready, state, folder, report)
     return TrainResult(folder.path, folder.model, state.step, plan.steps, figures, left_out(ready))
 
 
 def _run_on_ray(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
     from geosod.training.ray_train import OnRay, train_on_ray
 
-    config = ready.config
-
-    def report(event: Event) -> None:
-        folder.record(event)
-        board.record(event)
-        emit(event)
-
-    board = Board(folder.path, start=0)
     place = OnRay(str(folder.path.resolve()), "ray")
-    state = train_on_ray(ready, place, report, address=config.ray_address)
-    figures = finish(ready, state, folder, report, detecting=detecting(config))
-    board.close()
+    with _logged(folder, emit, start=0) as report:
+        state = train_on_ray(ready, place, report, address=ready.config.ray_address)
+        figures = finish(ready, state, folder, report)
     return TrainResult(folder.path, folder.model, state.step, ready.plan.steps, figures, left_out(ready))
 
 
-def _validated(ready: Prepared, state: State, folder: RunFolder) -> dict[str, float]:
-    """The figures of the averaged weights in the course of a run."""
-    if ready.card.task == CLASSIFICATION:
-        return validate_crops(ready.card, state.weights(), ready.val_data, ready.config)
-    trial = folder.path / ".validation"
-    return validate(ready.card, state.weights(), ready.labels.val, trial, **detecting(ready.config)).figures
+@contextmanager
+def _logged(folder: RunFolder, emit: Emit, *, start: int) -> Iterator[Emit]:
+    """`emit` for events that also go to the logs of a run, of which `start` steps are done."""
+    with closing(Board(folder.path, start=start)) as board:
 
+        def report(event: Event) -> None:
+            folder.record(event)
+            board.record(event)
+            emit(event)
 
-def detecting(config: TrainConfig) -> dict[str, Any]:
-    """Settings with which the model is run in a validation: what the weights can do, however fast."""
-    plain = {"engine": "local", "backend": "eager", "precision": "fp32"}
-    return plain | {"bands": config.bands, "alpha": config.alpha, "device": config.device}
+        yield report
 
 
 def _loaders(config: TrainConfig, device: torch.device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -128,8 +128,3 @@ def one_class(labels: Labels) -> Labels:
     """All classes as one, "object", for a detector that finds things and leaves it to a classifier to name them."""
     merged = np.where(labels.labels == ANY_CLASS, ANY_CLASS, 0)
     return labels.with_columns(classes=("object",), supercategories=("",), class_ids=(1,), labels=merged)
-
-
-def without_ground(labels: Labels) -> Labels:
-    """The same labels, whose images do not state the size of their pixels on the ground."""
-    return labels.with_columns(images=[replace(image, metres_per_pixel=None) for image in labels.images])
