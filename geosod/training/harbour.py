@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from geosod.datasets.labels import LabelledImage, Labels
 from geosod.demo.layout import CLASSES, make_layout
 from geosod.detections import Detections
-from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, fused, loss
+from geosod.detectors.zoo.fpn import SmallFPN, decode, describe, loss
 from geosod.evaluation.comparison import Comparison
 from geosod.scene import Window
 from geosod.training.chips import Chip, augment, random_chips, render_chip, targets
@@ -84,7 +84,7 @@ def _batch(chips: list[Chip]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 def validate(model: SmallFPN, *, scenes: int, size: int = 2048) -> dict[str, Any]:
     """Metrics on whole validation scenes, compressed like the demo scene."""
     layouts, found = [make_layout(size, VALIDATE + k) for k in range(scenes)], {}
-    net = fused(model).to(memory_format=torch.channels_last)
+    net = model.fused().to(memory_format=torch.channels_last)
     for k, layout in enumerate(layouts):
         chip = render_chip(layout, Window(0, 0, size, size), quality=85)
         x = torch.from_numpy(chip.pixels[None].astype(np.float32) / 255).contiguous(memory_format=torch.channels_last)

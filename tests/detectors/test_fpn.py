@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from geosod.detectors.zoo.fpn import SmallFPN, decode, fused, loss
+from geosod.detectors.zoo.fpn import SmallFPN, decode, loss
 from geosod.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def test_fused_network_says_the_same_and_leaves_the_original_alone() -> None:
     model = _model()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     x = torch.rand(2, 3, 64, 64)
-    lean = fused(model)
+    lean = model.fused()
     torch.testing.assert_close(lean(x), model(x), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in lean.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -71,10 +71,10 @@ def test_fusion_factor_scales_what_comes_from_above() -> None:
 
 @torch.inference_mode()
 def test_runs_in_bf16_channels_last() -> None:
-    model = fused(_model()).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    model = _model().fused().to(torch.bfloat16).to(memory_format=torch.channels_last)
     x = torch.rand(1, 3, 64, 64)
     near = model(x.bfloat16().contiguous(memory_format=torch.channels_last)).float()
-    exact = fused(_model())(x)
+    exact = _model().fused()(x)
     assert (near - exact).abs().max() < 0.1 * exact.abs().max()
 
 

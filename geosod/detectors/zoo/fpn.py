@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geosod.detectors.zoo.layers import ConvNorm, double, stage
+from geosod.detectors.zoo.norms import folded
 from geosod.detectors.zoo.peaks import highest_around
 from geosod.errors import ConfigError
 
@@ -80,12 +81,12 @@ class SmallFPN(nn.Module):
         return raw
 
     def fused(self) -> SmallFPN:
-        """A copy for inference, see `fused`."""
-        return fused(self)
+        """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
+        return folded(self)
 
     def exported(self, precision: str) -> SmallFPN:  # noqa: ARG002
         """The module to make a graph of, for a runtime that computes it in a precision."""
-        return fused(self)
+        return folded(self)
 
     def decode(
         self,
@@ -103,18 +104,6 @@ class SmallFPN(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `decode`, whose operations an ONNX graph can hold."""
         return self.decode(raw, size=size, threshold=threshold, topk=topk)
-
-
-def fused(model: SmallFPN) -> SmallFPN:
-    """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
-    copy = SmallFPN(bands=model.bands, classes=model.classes, width=model.width, fusion=model.fusion)
-    copy.load_state_dict(model.state_dict())
-    copy.to(next(model.parameters()).device).eval()
-    for module in copy.modules():
-        if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
-            module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()
-    return copy.requires_grad_(False)
 
 
 def _corners(offset: Tensor, log_size: Tensor) -> Tensor:

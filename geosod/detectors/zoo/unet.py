@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geosod.detectors.zoo.layers import ConvNorm, exact_convolution
+from geosod.detectors.zoo.norms import folded
 from geosod.detectors.zoo.peaks import decode_fixed_peaks, peaks
 from geosod.errors import ConfigError
 
@@ -143,14 +144,7 @@ class CentreUNet(nn.Module):
 
     def fused(self) -> CentreUNet:
         """A copy for inference, in eval mode, with every batch normalisation folded into its convolution."""
-        copy = CentreUNet(**self.arguments())
-        copy.load_state_dict(self.state_dict())
-        copy.to(self.out.weight.device).eval()
-        for module in copy.modules():
-            if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
-                module.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
-                module.norm = nn.Identity()
-        return copy.requires_grad_(False)
+        return folded(self)
 
     def decode(
         self,
