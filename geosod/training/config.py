@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from geosod.errors import ConfigError
 from geosod.setting_errors import error_text
-from geosod.setting_types import LevelSetting, parse_bands, parse_classes
-from geosod.tile_size import Overlap, TileSize, parse_overlap, parse_tile
+from geosod.setting_types import LevelSetting
+from geosod.tile_size import Overlap, TileSize
+from geosod.training.setting_forms import FORMS
 from geosod.yaml_file import read_yaml
 
 #: Settings that cannot change the weights that come out.
@@ -197,7 +197,7 @@ class TrainConfig(BaseModel):
         """Text of the command line, as ``0.5,1``, in place of lists and mappings."""
         if not isinstance(values, dict):
             return values
-        return {name: _FORMS[name](value) if name in _FORMS else value for name, value in values.items()}
+        return {name: FORMS[name](value) if name in FORMS else value for name, value in values.items()}
 
     @field_validator("slice", "resize_width", "gsd_range")
     @classmethod
@@ -246,78 +246,3 @@ def make_train_config(file: str | Path | None = None, **settings: Any) -> TrainC
         text = error_text(error, values | given, known=TrainConfig.model_fields)
         from_file = file is not None and {e["loc"][0] for e in error.errors() if e["loc"]} - given.keys()
         raise ConfigError(f"config {file}: {text}" if from_file else text) from None
-
-
-def _pair(value: Any) -> Any:
-    """``480-640``, ``480,640`` or one number as a range."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (value, value)
-    if isinstance(value, str):
-        low, _, high = value.replace(",", "-").partition("-")
-        return (low.strip(), (high or low).strip())
-    return value
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(","))
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _fusion(value: Any) -> Any:
-    if isinstance(value, str) and value.replace(",", "").replace(".", "").replace(" ", "").isdigit():
-        return _numbers(value)
-    return _numbers(value) if isinstance(value, int | float) else value
-
-
-def _mapping(value: Any) -> Any:
-    """``name=1,other=x`` as a mapping whose values are read as YAML."""
-    if not isinstance(value, str):
-        return value
-    from geosod.yaml_file import parse_yaml
-
-    pairs = [part.partition("=") for part in value.split(",")]
-    if not all(name.strip() and equals for name, equals, _ in pairs):
-        raise ValueError("is not NAME=VALUE,...")
-    return parse_yaml("\n".join(f"{name.strip()}: {text}" for name, _, text in pairs).encode(), "parameters")
-
-
-def _none(value: Any) -> Any:
-    return None if value == "none" else value
-
-
-def _levels(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
-
-
-def _optional(parse: Any) -> Any:
-    return lambda value: None if value is None else parse(value)
-
-
-def _renames(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(old): None if new is None else str(new) for old, new in value.items()}
-    from geosod.datasets.class_map import parse_renames
-
-    return parse_renames(str(value))
-
-
-_FORMS: dict[str, Any] = {
-    "tile": _optional(parse_tile),
-    "overlap": _optional(parse_overlap),
-    "bands": _optional(parse_bands),
-    "band_names": _optional(parse_classes),
-    "classes": _optional(parse_classes),
-    "rename_classes": _renames,
-    "minimum": _numbers,
-    "maximum": _numbers,
-    "gsd_range": _pair,
-    "slice": _pair,
-    "resize_width": _pair,
-    "milestones": _numbers,
-    "fusion": _fusion,
-    "parameters": _mapping,
-    "loss": _mapping,
-    "init": _none,
-    "levels": _optional(_levels),
-}

@@ -71,8 +71,8 @@ def initialise(network: nn.Module, init: str | Path) -> Initialised:
     source = str(init)
     if source == IMAGENET:
         state = _public(network)
-    elif source in shipped_models() or (Path(source) / CARD).is_file():
-        state = state_of_bundle(open_bundle(source))
+    elif (bundle := bundle_of(source)) is not None:
+        state = state_of_bundle(bundle)
     else:
         state = state_of_file(Path(source).expanduser())
     report = copied(network, state, source)
@@ -83,6 +83,18 @@ def initialise(network: nn.Module, init: str | Path) -> Initialised:
             f"theirs as {theirs!r}; give weights of the same backbone"
         )
     return report
+
+
+def bundle_of(init: str) -> Bundle | None:
+    """The bundle of a name or folder; None where it is neither.
+
+    Raises:
+        ModelError: it is malformed or altered.
+    """
+    if init in shipped_models():
+        return open_bundle(init)
+    folder = Path(init).expanduser()
+    return open_bundle(folder) if (folder / CARD).is_file() else None
 
 
 def has_public_weights(network: nn.Module) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from geosod.datasets.labels import Labels
 from geosod.detectors.adapters.detection_networks import ARCHITECTURES, build, first_layer
-from geosod.detectors.bundle import CARD, open_bundle
 from geosod.detectors.card import ModelCard
 from geosod.detectors.packing.found import Found, make_card
 from geosod.detectors.packing.huggingface import is_model_folder
@@ -20,7 +19,7 @@ from geosod.detectors.packing.huggingface import read as read_folder
 from geosod.detectors.packing.options import PackOptions
 from geosod.errors import ConfigError, ModelError
 from geosod.training.config import TrainConfig
-from geosod.training.initialise import IMAGENET, copied, state_of_bundle, state_of_file
+from geosod.training.initialise import IMAGENET, bundle_of, copied, state_of_bundle, state_of_file
 from geosod.training.made import NewNetwork
 
 TORCHVISION, TRANSFORMERS = "torchvision", "huggingface"
@@ -102,12 +101,10 @@ def _is_folder(name: str) -> bool:
 
 def _bundle_source(init: str) -> _Source | None:
     """The network of a bundle; None where it is no bundle, or one of the zoo."""
-    if not (Path(init).expanduser() / CARD).is_file():
+    bundle = bundle_of(init)
+    if bundle is None or bundle.card.adapter not in (TORCHVISION, TRANSFORMERS):
         return None
-    bundle = open_bundle(Path(init).expanduser())
     card = bundle.card
-    if card.adapter not in (TORCHVISION, TRANSFORMERS):
-        return None
     return _Source(card.adapter, card.architecture, init, state_of_bundle(bundle), card, dict(card.parameters))
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from geosod.datasets.labels import Labels
 from geosod.detectors.adapters.zoo import network
-from geosod.detectors.bundle import CARD, open_bundle, shipped_models
 from geosod.detectors.card import ModelCard
 from geosod.detectors.zoo import ARCHITECTURES
 from geosod.detectors.zoo.members import MEMBERS, Member
@@ -19,7 +17,7 @@ from geosod.errors import ConfigError
 from geosod.training.classifiers import crop_classifier
 from geosod.training.config import TrainConfig
 from geosod.training.from_data import estimated_anchors, s_alpha
-from geosod.training.initialise import IMAGENET, has_public_weights, initialise
+from geosod.training.initialise import IMAGENET, bundle_of, has_public_weights, initialise
 from geosod.training.library_networks import PREFIX, library_network
 from geosod.training.made import NewNetwork
 
@@ -72,8 +70,9 @@ def asked_network(config: TrainConfig) -> Member:
         ConfigError: there is none of that name.
     """
     if "network" not in config.model_fields_set and config.init is not None and config.init != IMAGENET:
-        card = _card_of(config.init)
-        if card is not None and card.adapter == "zoo":
+        bundle = bundle_of(config.init)
+        if bundle is not None and bundle.card.adapter == "zoo":
+            card = bundle.card
             return Member(config.init, card.architecture, dict(card.parameters), upscale=card.input.upscale)
     if config.network in MEMBERS:
         return MEMBERS[config.network]
@@ -83,13 +82,6 @@ def asked_network(config: TrainConfig) -> Member:
         f"network {config.network!r}: is no member of the zoo ({', '.join(MEMBERS)}) and none of its architectures "
         f"({', '.join(ARCHITECTURES)}), nor {CLASSIFIER}, {PREFIX}NAME or a folder of transformers with config.json"
     )
-
-
-def _card_of(init: str) -> ModelCard | None:
-    """The card of a bundle, by name or folder; None where it is no bundle."""
-    if init in shipped_models() or (Path(init).expanduser() / CARD).is_file():
-        return open_bundle(Path(init).expanduser() if init not in shipped_models() else init).card
-    return None
 
 
 def _fusion(
