@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from tests.loopback import listening
 
 _SINCE = re.compile(r"updated >= (TIMESTAMP\()?'([^']+)'")
 
@@ -166,24 +168,9 @@ def _normal(text: str) -> str:
     return text.replace("Z", ".000000Z") if "." not in text else text
 
 
-class _Threads(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: Any) -> None:
-        pass
-
-
 @contextmanager
 def serving_api(**settings: Any) -> Iterator[Api]:
     """Serve an API on a free port of loopback."""
     api = Api(**settings)
-    server = _Threads(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
-    api.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with listening(_Handler, api=api) as api.url:
         yield api
-    finally:
-        server.shutdown()
-        server.server_close()

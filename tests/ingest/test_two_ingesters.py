@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,36 @@ def counting(log: list[str]) -> Any:
     return commit
 
 
-def test_an_ingester_that_wakes_too_late_commits_nothing(
-    ledger_at, api, files, ingester, tmp_path, monkeypatch
-) -> None:
-    """It is paused before its commit for longer than its lease; meanwhile another one commits a newer version."""
-    api.put("c", "a", image(files, "1.tif"))
-    slow = ingester(api.url, hosts=(files.url,), ledger=ledger_at, lease=1)
-    other = ingester(api.url, hosts=(files.url,), ledger=ledger_at, lease=1)
-    monkeypatch.setattr("geosod.ingest.batch.prolonged", _not_prolonged)
-    log: list[str] = []
-    commit = counting(log)
-    paused: list[int] = []
+@pytest.fixture
+def sleeper(ledger_at, api, files, ingester, monkeypatch) -> Callable[[Callable[[], None]], tuple[Any, list[str]]]:
+    """An ingester that is paused before its commit for longer than its lease, while another one runs; and the log."""
 
-    def pausing(folder: Any, outputs: Any, **more: Any) -> Any:
-        if not paused:
-            paused.append(1)
-            api.put("c", "a", image(files, "2.tif", seed=2), datetime="2024-05-03T00:00:00Z")
-            time.sleep(1.1)
-            assert other.once().committed == 1
-        return commit(folder, outputs, **more)
+    def made(meanwhile: Callable[[], None]) -> tuple[Any, list[str]]:
+        api.put("c", "a", image(files, "1.tif"))
+        slow = ingester(api.url, hosts=(files.url,), ledger=ledger_at, lease=1)
+        other = ingester(api.url, hosts=(files.url,), ledger=ledger_at, lease=1)
+        monkeypatch.setattr("geosod.ingest.batch.prolonged", _not_prolonged)
+        log: list[str] = []
+        commit = counting(log)
+        paused: list[int] = []
 
-    monkeypatch.setattr(destination, "commit_outputs", pausing)
+        def pausing(folder: Any, outputs: Any, **more: Any) -> Any:
+            if not paused:
+                paused.append(1)
+                meanwhile()
+                time.sleep(1.1)
+                assert other.once().committed == 1
+            return commit(folder, outputs, **more)
+
+        monkeypatch.setattr(destination, "commit_outputs", pausing)
+        return slow, log
+
+    return made
+
+
+def test_an_ingester_that_wakes_too_late_commits_nothing(sleeper, api, files, tmp_path) -> None:
+    """Meanwhile another one commits a newer version."""
+    slow, log = sleeper(lambda: api.put("c", "a", image(files, "2.tif", seed=2), datetime="2024-05-03T00:00:00Z"))
     result = slow.once()
     assert result.committed == 0 and result.problems == [] and len(log) == 1
     (item,) = by_item(tmp_path / "out").values()
@@ -66,25 +76,8 @@ def test_an_ingester_that_wakes_too_late_commits_nothing(
     assert len(list((tmp_path / "out" / "detections").rglob("*.parquet"))) == 1
 
 
-def test_an_ingester_that_wakes_too_late_does_not_commit_again(
-    ledger_at, api, files, ingester, tmp_path, monkeypatch
-) -> None:
-    api.put("c", "a", image(files, "1.tif"))
-    slow = ingester(api.url, hosts=(files.url,), ledger=ledger_at, lease=1)
-    other = ingester(api.url, hosts=(files.url,), ledger=ledger_at, lease=1)
-    monkeypatch.setattr("geosod.ingest.batch.prolonged", _not_prolonged)
-    log: list[str] = []
-    commit = counting(log)
-    paused: list[int] = []
-
-    def pausing(folder: Any, outputs: Any, **more: Any) -> Any:
-        if not paused:
-            paused.append(1)
-            time.sleep(1.1)
-            assert other.once().committed == 1
-        return commit(folder, outputs, **more)
-
-    monkeypatch.setattr(destination, "commit_outputs", pausing)
+def test_an_ingester_that_wakes_too_late_does_not_commit_again(sleeper) -> None:
+    slow, log = sleeper(lambda: None)
     assert slow.once().committed == 0 and len(log) == 1
 
 

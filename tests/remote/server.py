@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.loopback import listening
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 
@@ -186,25 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-class _Threads(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, *_: Any) -> None:
-        pass
-
-
 @contextmanager
 def serving(root: Path, **settings: Any) -> Iterator[Server]:
     """Serve the files below a folder on a free port of loopback."""
     state = Server(root, **settings)
-    handler = type("Handler", (_Handler,), {"state": state})
-    server = _Threads(("127.0.0.1", 0), handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with listening(_Handler, state=state) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
