@@ -34,7 +34,7 @@ def make_app(options: ServeOptions, *, on_start: Callable[[Service], None] = lam
 
     Args:
         options: how it runs.
-        on_start: told of the service when the model is loaded.
+        on_start: called with the service when the model is loaded.
 
     Raises:
         UsageError: the model, a setting or the folder of jobs is unusable.

@@ -31,7 +31,7 @@ class Batcher:
 
     Args:
         detector: the detector.
-        on_batch: told of every batch.
+        on_batch: called for every batch.
     """
 
     def __init__(self, detector: Detector, *, on_batch: OnBatch = lambda _images, _seconds: None) -> None:

@@ -48,7 +48,7 @@ class ServedModel:
 
     Args:
         job: model and settings.
-        on_batch: told of every batch.
+        on_batch: called for every batch.
 
     Attributes:
         digest: sha256 of the model, as outputs record it.

@@ -47,8 +47,8 @@ def serve(
 
     Args:
         options: how it runs.
-        on_start: told of the service when the model is loaded, before it listens.
-        on_listening: told of the address when it listens.
+        on_start: called with the service when the model is loaded, before it listens.
+        on_listening: called with the address when it listens.
 
     Raises:
         UsageError: the model, a setting, the folder of jobs or the port is unusable.

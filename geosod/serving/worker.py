@@ -87,7 +87,7 @@ class LocalWorker:
     Args:
         job: model and settings.
         options: how the service runs.
-        on_batch: told of every batch.
+        on_batch: called for every batch.
     """
 
     replicas = 1

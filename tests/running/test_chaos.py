@@ -85,10 +85,10 @@ def run(chance: random.Random, scenes: list[Path], model: Path, out: str, enviro
     return f"{engine} ended with {process.exitcode}, room {room}"
 
 
-def log(where: str, seed: int, told: Iterable[object], result: geosod.Result) -> None:
+def log(where: str, seed: int, faults: Iterable[object], result: geosod.Result) -> None:
     """A line of the table that `make chaos` prints: what happened in a seed, and how it ended."""
     units = f", {taken_over[-1]} units taken over" if where != "Ray" else ""
-    print(f"\n| {where} | {seed} | {'; '.join(map(str, told))} | ended with {result.exit_code}{units} |")
+    print(f"\n| {where} | {seed} | {'; '.join(map(str, faults))} | ended with {result.exit_code}{units} |")
 
 
 class Counting:
@@ -105,13 +105,13 @@ class Counting:
 def test_a_folder(seed, scenes, expected, rgb_bundle, tmp_path) -> None:
     """The process is killed or interrupted at a random moment, or its disk is full."""
     chance = random.Random(seed)
-    told = [run(chance, scenes, rgb_bundle, str(tmp_path / "out"), {}) for _ in range(chance.randint(2, 4))]
+    faults = [run(chance, scenes, rgb_bundle, str(tmp_path / "out"), {}) for _ in range(chance.randint(2, 4))]
     last: dict[str, Any] = {"out": tmp_path / "out", "engine": "local", "on_event": Counting()}
     result = geosod.detect(scenes, model=rgb_bundle, **last, **SETTINGS)
-    assert result.exit_code == 3 and {s.scene_id for s in result.scenes if s.failures} == {"cut"}, told
-    assert tables(tmp_path / "out") == expected, told
-    assert not (tmp_path / "out/.units").exists() and not list((tmp_path / "out").glob(".staging-*")), told
-    log("folder", seed, told, result)
+    assert result.exit_code == 3 and {s.scene_id for s in result.scenes if s.failures} == {"cut"}, faults
+    assert tables(tmp_path / "out") == expected, faults
+    assert not (tmp_path / "out/.units").exists() and not list((tmp_path / "out").glob(".staging-*")), faults
+    log("folder", seed, faults, result)
 
 
 @pytest.mark.parametrize("seed", [seed for seed in SEEDS if seed % 2 == 0])
@@ -131,22 +131,22 @@ def test_a_bucket(seed, scenes, expected, rgb_bundle, tmp_path, monkeypatch) -> 
     try:
         with flaky(("127.0.0.1", port), seed) as address:
             environment = keys | {"AWS_ENDPOINT_URL": address}
-            told = [run(chance, scenes, rgb_bundle, "s3://chaos/out", environment) for _ in range(2)]
+            faults = [run(chance, scenes, rgb_bundle, "s3://chaos/out", environment) for _ in range(2)]
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
             last: dict[str, Any] = {"out": "s3://chaos/out", "engine": "local", "on_event": Counting()}
             result = geosod.detect(scenes, model=rgb_bundle, **last, **SETTINGS)
-        assert result.exit_code == 3 and {s.scene_id for s in result.scenes if s.failures} == {"cut"}, told
+        assert result.exit_code == 3 and {s.scene_id for s in result.scenes if s.failures} == {"cut"}, faults
         found = {}
         for entry in client.list_objects_v2(Bucket="chaos").get("Contents", ()):
             key = entry["Key"].removeprefix("out/")
             found[key] = client.get_object(Bucket="chaos", Key=entry["Key"])["Body"].read()
     finally:
         server.stop()
-    assert {key: body for key, body in found.items() if key.endswith(".parquet")} == expected, told
+    assert {key: body for key, body in found.items() if key.endswith(".parquet")} == expected, faults
     # A run that is killed while it tries whether it may write may leave the small file that it tried that with.
     others = {key for key in found if not key.endswith(".parquet") and not key.startswith(".probe-")}
-    assert others == {f"items/{p.stem}.json" for p in scenes}, told
-    log("bucket", seed, told, result)
+    assert others == {f"items/{p.stem}.json" for p in scenes}, faults
+    log("bucket", seed, faults, result)
 
 
 def test_something_has_happened() -> None:
@@ -202,7 +202,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize("seed", [seed for seed in SEEDS if seed % 8 == 5])
 def test_ray_loses_nodes(seed, nodes, scenes, expected, rgb_bundle, tmp_path) -> None:
     """Nodes are lost at random moments, perhaps all that there are, and another joins late."""
-    chance, over, told = random.Random(seed), threading.Event(), []
+    chance, over, faults = random.Random(seed), threading.Event(), []
 
     def change() -> None:
         what = chance.choice(["lose join", "lose join lose", "join lose lose", "lose lose join"])
@@ -210,7 +210,7 @@ def test_ray_loses_nodes(seed, nodes, scenes, expected, rgb_bundle, tmp_path) ->
             if over.wait(chance.uniform(0.2, 4.0)):
                 return
             workers = sorted(nodes.worker_nodes, key=lambda node: node.node_id)
-            told.append(f"{each} with {len(workers)} nodes")
+            faults.append(f"{each} with {len(workers)} nodes")
             if each == "join":
                 nodes.add_node(**WORKER)
             elif workers:
@@ -225,11 +225,13 @@ def test_ray_loses_nodes(seed, nodes, scenes, expected, rgb_bundle, tmp_path) ->
     finally:
         over.set()
         thread.join()
-    happened.append("; ".join(told))
+    happened.append("; ".join(faults))
     assert time.monotonic() - began < WATCHDOG
     found = tables(tmp_path / "out")
-    assert result.exit_code == 3 and found.keys() == expected.keys(), told
+    assert result.exit_code == 3 and found.keys() == expected.keys(), faults
     lost = {f"{s.scene_id}.parquet" for s in result.scenes if s.failures}
     # Bit for bit the same, or the ground that was lost is listed.
-    assert {name for name in found if found[name] != expected[name]} <= {n for n in found if Path(n).name in lost}, told
-    log("Ray", seed, told, result)
+    assert {name for name in found if found[name] != expected[name]} <= {n for n in found if Path(n).name in lost}, (
+        faults
+    )
+    log("Ray", seed, faults, result)

@@ -61,7 +61,7 @@ class Replica:
             local = with_local_bundles(job, shared)
             self._worker = LocalWorker(local, options, on_batch=self._on_batch)
         except GeosodError as error:
-            # Ray Serve would start it again and again; whoever started the service is told instead.
+            # Ray Serve would start it again and again; whoever started the service gets the error instead.
             self._problem = printable(one_line(error))
 
     def about(self) -> tuple[dict[str, Any], str]:

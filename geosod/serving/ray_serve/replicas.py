@@ -43,7 +43,7 @@ class Replicas:
     Args:
         options: how the service runs.
         settings: of `RunConfig`, those that were given.
-        on_batch: told of every batch, once an answer brings word of it.
+        on_batch: called for every batch, once an answer reports it.
 
     Raises:
         ClusterError: Ray cannot be reached or started, or the replicas do not start.
