@@ -173,9 +173,17 @@ LOST = """
         with display(quiet=True) as shown:
             shown.update(Status("going on"))
 """
+#: As in a function of Python's that compiled code calls.
+IGNORED = """
+    def __init__(self):
+        import ctypes
+        ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(10))()
+        with display(quiet=True) as shown:
+            shown.update(Status("going on"))
+"""
 
 
-@pytest.mark.parametrize("compiling", [HALF_MADE, TURNED_INTO_ANOTHER_ERROR, LOST])
+@pytest.mark.parametrize("compiling", [HALF_MADE, TURNED_INTO_ANOTHER_ERROR, LOST, IGNORED])
 def test_an_interrupt_while_code_is_compiled_is_one_line(compiling: str) -> None:
     script = f"""
 import os, signal, time

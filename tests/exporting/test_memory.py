@@ -13,9 +13,9 @@ from geosod.detections import Detections
 from tests.deduplication.outputs import commit, utm_scene
 
 #: Rows of a scene, and scenes.
-ROWS, SCENES = 50_000, 4
-#: MiB by which the peak of all scenes may exceed that of one.
-GROWTH = 60
+ROWS, SCENES = 50_000, 8
+#: MiB by which the peak of all scenes may exceed that of one. GDAL holds a GeoPackage's spatial index, up to a limit.
+GROWTH = {"gpkg": 100, "geojson": 60, "json": 60}
 _SCRIPT = """
 import sys
 from pathlib import Path
@@ -51,9 +51,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "json"])
+@pytest.mark.parametrize("suffix", GROWTH)
 def test_memory_does_not_grow_with_the_rows(suffix, outputs, tmp_path) -> None:
     one, every = outputs
     line = [sys.executable, "-c", _SCRIPT, str(one), str(every), str(tmp_path / f"x.{suffix}")]
     printed = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
-    assert int(printed[0]) == ROWS * SCENES and float(printed[1]) < GROWTH, printed
+    assert int(printed[0]) == ROWS * SCENES and float(printed[1]) < GROWTH[suffix], printed
