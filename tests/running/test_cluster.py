@@ -14,7 +14,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from geosod.errors import EngineError
 from geosod.running.events import TilesDetected
+from geosod.running.ray_engine.detectors import DetectorPool
 from tests.rasters import noise, write_tif
 from tests.running.helpers import PLAIN, detect, tables
 
@@ -45,6 +47,24 @@ def test_a_cluster_gives_the_same_and_survives_the_loss_of_a_node(nodes, rgb_bun
 
     result = detect(scenes, rgb_bundle, tmp_path / "ray", engine="ray", workers=2, unit=(1, 0), on_event=lose_a_node)
     assert lost.is_set() and result.exit_code == 0
+    assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
+
+
+def test_a_run_without_nodes_ends_and_is_taken_up(nodes, rgb_bundle, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[DetectorPool.__module__], "STRANDED", 5.0)
+    scenes = [write_tif(tmp_path / f"s{i}.tif", noise(3, 700, 900, seed=i)) for i in range(3)]
+    detect(scenes, rgb_bundle, tmp_path / "serial")
+    settings = {"engine": "ray", "workers": 2, "unit": (1, 0)}
+
+    def lose_all(event: object) -> None:
+        if isinstance(event, TilesDetected):
+            for node in list(nodes.worker_nodes):
+                nodes.remove_node(node, allow_graceful=False)
+
+    with pytest.raises(EngineError, match=r"all nodes with CPUs are lost.*run the same command again"):
+        detect(scenes, rgb_bundle, tmp_path / "ray", on_event=lose_all, **settings)
+    nodes.add_node(num_cpus=2, object_store_memory=150 << 20)
+    assert detect(scenes, rgb_bundle, tmp_path / "ray", **settings).exit_code == 0
     assert tables(tmp_path / "ray") == tables(tmp_path / "serial")
 
 

@@ -90,6 +90,12 @@ def renewed(job: Job, before: Claims, *, rank: int = 1) -> Claims:
     return replace(before, nodes=alive_nodes(before.device if before.on_gpu else None))
 
 
+def stranded(now: Claims) -> bool:
+    """Whether no node is left that can hold a detector, and the autoscaler says of none that it may join."""
+    here = any(node.room(now.share) if now.on_gpu else node.cpus for node in now.nodes)
+    return not here and not _joinable(joinable(), now.device)
+
+
 def check_devices(job: Job) -> None:
     """Refuse, before a run, devices that Ray does not know, or of which the session that is open has too few.
 

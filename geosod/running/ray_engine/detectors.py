@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from geosod.errors import EngineError, GeosodError
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, Retried
 from geosod.running.job import Job
 from geosod.running.ray_engine import tasks
-from geosod.running.ray_engine.claims import claims, renewed
+from geosod.running.ray_engine.claims import Claims, claims, renewed, stranded
 from geosod.running.ray_engine.placement import detector_nodes, explained
 from geosod.running.ray_engine.session import IN_FLIGHT, cause_of, free_resources, one_line, prefer_node
 from geosod.running.ray_engine.shared_bundles import share_bundles
@@ -25,6 +26,8 @@ MAX_FAILED_BATCHES = 3
 LOADS = 3
 #: Seconds without an answer after which free resources are reported.
 PATIENCE = 60.0
+#: Seconds without a node for detectors after which a run ends; until then one may join.
+STRANDED = 1800.0
 
 
 class DetectorPool:
@@ -43,6 +46,7 @@ class DetectorPool:
         self._actors: dict[int, Any] = {}
         self._shares: dict[int, float] = {}
         self._started = self._given_up = 0
+        self._usable = time.monotonic()  # when there was a node for detectors last
         # All load at once, each with the execution for its own machine, which is the same on equal machines.
         self._start(self.claims.workers)
         loads = [actor.load.remote(None) for actor in self._actors.values()]
@@ -66,6 +70,7 @@ class DetectorPool:
         for attempt in range(LOADS):
             while not ray.wait([self._first], timeout=PATIENCE)[0]:
                 self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
+                self._renewed()
             try:
                 self.execution, line, self._nodes[0] = ray.get(self._first)
                 break
@@ -121,9 +126,13 @@ class DetectorPool:
         return len(self._busy)
 
     def grow(self) -> None:
-        """Use nodes that have joined, and give up detectors of lost nodes for which there is no room elsewhere."""
+        """Use nodes that have joined, and give up detectors of lost nodes for which there is no room elsewhere.
+
+        Raises:
+            EngineError: no node for detectors is left, and none has joined for a while.
+        """
         before = {node.id for node in self.claims.nodes}
-        self.claims = renewed(self._job, self.claims, rank=self._rank)
+        self.claims = self._renewed()
         alive = {node.id for node in self.claims.nodes}
         changed = before != alive
         if changed:
@@ -135,6 +144,18 @@ class DetectorPool:
             self._emit_started()
         if changed:
             self._explain()
+
+    def _renewed(self) -> Claims:
+        """The claims on the cluster as it is now; an EngineError where it has had no node for detectors for long."""
+        found, now = renewed(self._job, self.claims, rank=self._rank), time.monotonic()
+        if not stranded(found):
+            self._usable = now
+        elif now - self._usable > STRANDED:
+            raise EngineError(
+                f"all nodes with {found.device}s are lost, and none has joined for {STRANDED / 60:.0f} min; add nodes "
+                "and run the same command again: what is finished is kept"
+            )
+        return found
 
     def _leave_lost(self, alive: set[str]) -> None:
         """Stop detectors whose node is lost where no device is free: their batches would wait for a new node."""
