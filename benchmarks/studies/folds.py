@@ -1,0 +1,55 @@
+"""Images of a track divided so that each is tested once, by a model that has not seen its ground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.studies.study import Study
+from geosod.datasets.labels import Labels
+from geosod.datasets.read import read_labels
+from geosod.datasets.scale import write_scaled
+from geosod.datasets.write import write_labels
+
+
+def labels_of(study: Study, data: Path, scale: float, work: Path) -> Labels:
+    """All labelled images of a study's track, resampled where the scale is not 1."""
+    parts = [read_labels(data / study.track / f"{name}.json").labels for name in ("train", "val")]
+    labels = Labels.concat(parts)
+    if scale == 1:
+        return labels
+    folder = work / f"{study.track}-{scale:g}"
+    if not folder.exists():
+        write_scaled(labels, folder, scale)
+    return read_labels(folder / "labels.json").labels
+
+
+def fold_of(labels: Labels, same_ground: tuple[tuple[str, ...], ...], folds: int) -> np.ndarray:
+    """(images,) int64, the fold in which each image is tested; folds get about as many boxes each.
+
+    Groups of images with many boxes are dealt out first, each to the fold with the fewest boxes.
+    """
+    boxes = np.bincount(labels.image, minlength=len(labels.images))
+    together = {name: group[0] for group in same_ground for name in group}
+    groups: dict[str, list[int]] = {}
+    for i, image in enumerate(labels.images):
+        name = Path(image.id).stem
+        groups.setdefault(together.get(name, name), []).append(i)
+    count, fold = np.zeros(folds), np.zeros(len(labels.images), np.int64)
+    for members in sorted(groups.values(), key=lambda members: (-boxes[members].sum(), members)):
+        fold[members] = count.argmin()
+        count[fold[members[0]]] += boxes[members].sum() + 1e-3
+    return fold
+
+
+def write_folds(labels: Labels, fold: np.ndarray, folder: Path) -> list[tuple[Path, Path]]:
+    """Label files of each fold: those to train on, and those to test on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for k in range(int(fold.max()) + 1):
+        pair = folder / f"train-{k}.json", folder / f"test-{k}.json"
+        for path, chosen in zip(pair, (fold != k, fold == k), strict=True):
+            write_labels(labels.of_images(chosen), path, format="coco", overwrite=True)
+        files.append(pair)
+    return files

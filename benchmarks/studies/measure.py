@@ -1,0 +1,113 @@
+"""The trainings and rows of a study. What a folder holds already is not done again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geosod
+from benchmarks.studies.folds import fold_of, labels_of, write_folds
+from benchmarks.studies.study import Row, Study
+from geosod.datasets.labels import Labels
+from geosod.evaluation.evaluate import evaluate
+from geosod.evaluation.figures import EvaluationSettings
+from geosod.evaluation.found_scenes import read_outputs
+
+#: Detections with lower scores take no part in AP.
+LOWEST = 0.01
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Measures a study.
+
+    Attributes:
+        study: what is measured.
+        data: folder with the tracks.
+        work: folder for label files, runs and results.
+        device: for training and detection.
+        effort: factor of the number of steps.
+        say: takes a line about what is done.
+    """
+
+    study: Study
+    data: Path
+    work: Path
+    device: str = "auto"
+    effort: float = 1.0
+    say: Say = print
+
+    def rows(self, scale: float) -> list[dict[str, Any]]:
+        """A row for each row of the study and seed, with its figures."""
+        folder = self.work / self.study.name / f"scale-{scale:g}"
+        labels = labels_of(self.study, self.data, scale, self.work)
+        files = write_folds(labels, fold_of(labels, self.study.same_ground, self.study.folds), folder / "folds")
+        found = []
+        for name, row in self.study.rows.items():
+            for seed in range(self.study.seeds.get(row.training, 1)):
+                figures = self._row(folder, labels, files, name, row, seed)
+                found.append({"set-up": name, "seed": seed, **figures})
+        return found
+
+    def _row(
+        self, folder: Path, labels: Labels, files: list[tuple[Path, Path]], name: str, row: Row, seed: int
+    ) -> dict[str, Any]:
+        result = folder / "results" / f"{name}-{seed}.json"
+        if result.exists():
+            return dict(json.loads(result.read_text()))
+        began, outputs, minutes = time.monotonic(), [], 0.0
+        for k, (train, test) in enumerate(files):
+            bundle, trained = self._trained(folder / "runs" / f"{row.training}-{seed}-{k}", train, test, row, seed)
+            minutes += trained
+            out = folder / "found" / f"{name}-{seed}-{k}"
+            self.say(f"{name}, seed {seed}, fold {k}: detecting")
+            images = [image.uri for image in labels_in(test).images]
+            settings = {"threshold": LOWEST, "device": self.device, **self.study.detect, **row.detect}
+            geosod.detect(images, model=bundle, out=out, overwrite=True, **settings)
+            outputs.append(out)
+        seconds = time.monotonic() - began
+        figures = {**measured(labels, outputs), "training min": minutes, "detection s": seconds}
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps(figures))
+        self.say(f"{name}, seed {seed}: {figures}")
+        return figures
+
+    def _trained(self, run: Path, train: Path, test: Path, row: Row, seed: int) -> tuple[Path, float]:
+        """The bundle of a training, and the minutes that it took."""
+        minutes = run / "minutes.json"
+        if not minutes.exists():
+            self.say(f"{run.name}: training")
+            settings = {**self.study.train, **self.study.trainings[row.training]}
+            settings["steps"] = max(1, round(settings["steps"] * self.effort))
+            began = time.monotonic()
+            # The fold's own test images must not choose anything: the last weights are taken, validated once.
+            geosod.train(
+                train, val=test, out=run, seed=seed, device=self.device, validate_every=settings["steps"], **settings
+            )
+            minutes.write_text(json.dumps((time.monotonic() - began) / 60))
+        return run / "model", json.loads(minutes.read_text())
+
+
+def labels_in(path: Path) -> Labels:
+    """Labels of a file that was written here."""
+    from geosod.datasets.read import read_labels
+
+    return read_labels(path).labels
+
+
+def measured(labels: Labels, outputs: list[Path]) -> dict[str, Any]:
+    """AP50 with its interval, AP50 of small objects, and AP, over the images of all folds together."""
+    boxes = evaluate(labels, read_outputs(outputs), EvaluationSettings(max_detections=None)).boxes
+    assert boxes is not None
+    interval = boxes.intervals["AP50"]
+    return {
+        "AP50": round(boxes.ap.mean(threshold=0.5), 4),
+        "interval": None if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+        "AP50 small": round(boxes.ap.mean(threshold=0.5, name="small"), 4),
+        "AP": round(boxes.ap.mean(), 4),
+    }

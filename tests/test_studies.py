@@ -1,0 +1,91 @@
+"""The studies of training methods: their files, their folds, and a run of one on drawn squares."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from benchmarks.studies.folds import fold_of
+from benchmarks.studies.measure import Runner
+from benchmarks.studies.study import NAMES, Row, Study, read_study
+from geosod.config import RunConfig
+from geosod.datasets.contract import Target
+from geosod.datasets.formats.coco import write_coco
+from geosod.datasets.labels import LabelledImage, Labels
+from geosod.training.config import TrainConfig
+from tests.training.sets import squares
+
+TINY = {"network": "fcos", "parameters": {"backbone": "slim", "width": 8, "channels": 16}, "init": "none", "tile": 64}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_has_settings_that_exist(name: str) -> None:
+    study = read_study(name)
+    for settings in study.trainings.values():
+        TrainConfig(**{**study.train, **settings})
+    for row in study.rows.values():
+        RunConfig(**{**study.detect, **row.detect})
+
+
+def test_a_row_of_an_unknown_training_is_refused() -> None:
+    with pytest.raises(ValidationError, match="unknown training sliced"):
+        Study(name="x", title="X", track="t", train={}, trainings={"plain": {}}, rows={"SF": Row(training="sliced")})
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=12), st.integers(2, 4), st.data())
+def test_folds_keep_ground_together(boxes: list[int], folds: int, data: st.DataObject) -> None:
+    images = [LabelledImage(f"i{k}.tif", f"i{k}.tif", 10, 10, number=k + 1) for k in range(len(boxes))]
+    owner = np.repeat(np.arange(len(boxes)), boxes)
+    labels = Labels(
+        images=images, classes=["a"], image=owner, boxes=np.tile([0.0, 0, 1, 1], (len(owner), 1)), labels=0 * owner
+    )
+    one, other = data.draw(st.lists(st.integers(0, len(boxes) - 1), min_size=2, max_size=2, unique=True))
+    fold = fold_of(labels, ((f"i{one}", f"i{other}"),), folds)
+    assert fold[one] == fold[other] and fold.min() >= 0 and fold.max() < folds
+    assert len(set(fold.tolist())) == min(folds, len(boxes) - 1)
+    # No fold has more boxes than the one with the fewest and one group.
+    shares = np.bincount(fold, boxes, minlength=folds)
+    largest = max(*boxes, boxes[one] + boxes[other])
+    assert shares.max() <= shares.min() + largest
+
+
+@pytest.mark.slow
+def test_a_study_is_measured_once(tmp_path: Path) -> None:
+    """Each image is found once, by the model of the other fold; what is there is not trained again."""
+    track = tmp_path / "data" / "drawn"
+    for name, seed in (("train", 0), ("val", 1)):
+        made = squares(track / name, images=2, size=(96, 96), objects=4, seed=seed)
+        images = []
+        for image in made.images:
+            path = Path(image.uri).rename(track / f"{name}-{image.id}.tif")
+            images.append(replace(image, id=path.stem, uri=str(path)))
+        write_coco(made.with_columns(images=images), Target(track / f"{name}.json", track / f"{name}.json"))
+    study = Study(
+        name="drawn", title="Drawn", track="drawn", seeds={"plain": 2},
+        train=TINY | {"steps": 4, "batch": 2, "threads": 1}, trainings={"plain": {}},
+        detect={"engine": "serial"},
+        rows={"one": Row(training="plain"), "two": Row(training="plain", detect={"overlap": 0.5})},
+    )  # fmt: skip
+    said: list[str] = []
+    rows = Runner(study, tmp_path / "data", tmp_path / "work", "cpu", 0.5, said.append).rows(1.0)
+    assert [(row["set-up"], row["seed"]) for row in rows] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert all(0 <= row["AP50"] <= 1 for row in rows)
+    assert sum(line.endswith("training") for line in said) == 4
+    folder = tmp_path / "work" / "drawn" / "scale-1"
+    images = {
+        part: [{i["file_name"] for i in json.loads((folder / "folds" / f"{part}-{k}.json").read_text())["images"]}
+               for k in (0, 1)]
+        for part in ("train", "test")
+    }  # fmt: skip
+    assert len(images["test"][0] | images["test"][1]) == 4 and images["test"] == images["train"][::-1]
+    assert json.loads((folder / "runs" / "plain-0-0" / "training.json").read_text())
+    said.clear()
+    assert Runner(study, tmp_path / "data", tmp_path / "work", "cpu", 0.5, said.append).rows(1.0) == rows
+    assert not said
