@@ -19,7 +19,6 @@ from geosod.viewing.jpeg import jpeg_bytes
 from geosod.viewing.pictures import draw_crop
 
 _WHITE = str.maketrans("", "", " \t\r\n")
-_VISIBLE = ("red", "green", "blue")
 #: Boxes that are drawn, those of the highest scores; all are in the answer.
 MAX_DRAWN = 1000
 
@@ -70,7 +69,7 @@ def for_model(image: UploadedImage, card: ModelCard) -> PixelArray:
         RefusedError: the image has another number of bands (422).
     """
     pixels, wanted = image.pixels, len(card.bands)
-    if len(pixels) == 1 and wanted == len(_VISIBLE):
+    if len(pixels) == 1 and wanted == 3:
         pixels = np.repeat(pixels, wanted, axis=0)
     if len(pixels) != wanted:
         raise RefusedError(
@@ -92,8 +91,7 @@ def picture(pixels: PixelArray, card: ModelCard, found: Detections, names: tuple
 
 def visible(pixels: PixelArray, card: ModelCard) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 of an image (C, H, W): red, green and blue where the model has them, scaled as its card says."""
-    bands = [card.bands.index(name) for name in _VISIBLE if name in card.bands]
-    bands = bands if len(bands) == len(_VISIBLE) else [min(i, len(pixels) - 1) for i in range(3)]
+    bands = card.visible_bands
     chosen: Any = np.ma.filled(pixels, 0)[bands]
     if chosen.dtype != np.uint8:
         chosen = np.stack([_scaled(band, card, i) for band, i in zip(chosen, bands, strict=True)])

@@ -19,7 +19,7 @@ from geosod.scene import Window
 from geosod.tiling.grid import make_grid
 from geosod.training.config import TrainConfig
 from geosod.training.crop_criterion import BACKGROUND
-from geosod.training.initialise import IMAGENET, has_public_weights, initialise
+from geosod.training.initialise import first_weights
 from geosod.training.made import NewNetwork
 from geosod.training.pixels import PixelReader
 from geosod.training.samples import Sample
@@ -56,10 +56,7 @@ def crop_classifier(config: TrainConfig, card_of: Callable[..., ModelCard]) -> N
         threshold=THRESHOLD,
     )
     network: nn.Module = new_classifier(card)
-    notes = ["weights: at random, since there are no public ones for this backbone; --init names others"]
-    if config.init is not None and (config.init != IMAGENET or has_public_weights(network)):
-        notes = [f"weights: {initialise(network, config.init)}"]
-    return NewNetwork(network, card, tuple(notes), {"card": card})
+    return NewNetwork(network, card, (first_weights(network, config),), {"card": card})
 
 
 def batch_card(card: ModelCard) -> ModelCard:

@@ -15,6 +15,7 @@ from geosod.detectors.bundle import CARD, Bundle, open_bundle, shipped_models
 from geosod.detectors.packing.checkpoint import plain_content, refuse_code
 from geosod.detectors.zoo.backbones import Backbone, inflated
 from geosod.errors import ConfigError, ModelError, one_line
+from geosod.training.config import TrainConfig
 
 IMAGENET = "imagenet"
 #: Backbone → the package of its public weights, the file in it, and geosod's extra that installs it.
@@ -83,6 +84,21 @@ def initialise(network: nn.Module, init: str | Path) -> Initialised:
             f"theirs as {theirs!r}; give weights of the same backbone"
         )
     return report
+
+
+def first_weights(network: nn.Module, config: TrainConfig) -> str:
+    """Give a new network the weights that `init` asks for, and say which they are.
+
+    Without being asked for, public weights are taken where the backbone has some.
+
+    Raises:
+        ConfigError, ModelError: as `initialise` raises them.
+    """
+    if config.init is None:
+        return "weights: at random"
+    if config.init == IMAGENET and "init" not in config.model_fields_set and not has_public_weights(network):
+        return "weights: at random, since there are no public ones for this backbone; --init names others"
+    return f"weights: {initialise(network, config.init)}"
 
 
 def bundle_of(init: str) -> Bundle | None:

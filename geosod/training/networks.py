@@ -17,7 +17,7 @@ from geosod.errors import ConfigError
 from geosod.training.classifiers import crop_classifier
 from geosod.training.config import TrainConfig
 from geosod.training.from_data import estimated_anchors, s_alpha
-from geosod.training.initialise import IMAGENET, bundle_of, has_public_weights, initialise
+from geosod.training.initialise import IMAGENET, bundle_of, first_weights
 from geosod.training.library_networks import PREFIX, library_network
 from geosod.training.made import NewNetwork
 
@@ -55,11 +55,7 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
     card = card_of(architecture=architecture, parameters=parameters)
     card = replace(card, input=replace(card.input, upscale=asked.upscale))
     made: nn.Module = network(card)
-    if config.init != IMAGENET or has_public_weights(made) or "init" in config.model_fields_set:
-        if config.init is not None:
-            notes.append(f"weights: {initialise(made, config.init)}")
-    else:
-        notes.append("weights: at random, since there are no public ones for this backbone; --init names others")
+    notes.append(first_weights(made, config))
     return NewNetwork(made, card, tuple(notes), asked.options)
 
 

@@ -57,9 +57,7 @@ def open_set(labels: Labels, card: ModelCard, config: TrainConfig, problems: Pro
     Raises:
         LabelError: no image is left.
         GeosodError: an image cannot be used, and the settings say to stop.
-        ConfigError: objects are points, and no `box_size` says how large their boxes are.
     """
-    labels = as_boxes(labels, config.box_size)
     kept, scenes, bands = [], [], []
     for k, image in enumerate(labels.images):
         try:

@@ -61,12 +61,7 @@ def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int)
     # Vector and scalar code differ in the last bit, and which of them runs depends on how many peaks there are.
     scores = best.double().sigmoid().float()
     scores = torch.where((scores >= threshold) & torch.isfinite(best), scores, torch.full_like(scores, -torch.inf))
-    pixel = index % (rows * cols)
-    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
-    centres = torch.stack([x, y], dim=-1).float() + 0.5
-    if refine:
-        centres = centres + _refined(heat, index, refine)
-    return centres, scores, index // (rows * cols)
+    return _centres(heat, index, refine), scores, index // (rows * cols)
 
 
 def decode_fixed_peaks(
@@ -81,12 +76,7 @@ def decode_fixed_peaks(
     scores = torch.where(highest_around(heat, window) == heat, heat.sigmoid(), torch.zeros_like(heat))
     best, index = scores.flatten(1).topk(topk, dim=1)
     best = torch.where(best >= max(threshold, 1e-6), best, torch.full_like(best, -torch.inf))
-    pixel = index % (rows * cols)
-    x, y = pixel % cols, pixel.div(cols, rounding_mode="floor")
-    centres = torch.stack([x, y], dim=-1).float() + 0.5
-    if refine:
-        centres = centres + _refined(heat, index, refine)
-    return centres, best, index // (rows * cols)
+    return _centres(heat, index, refine), best, index // (rows * cols)
 
 
 def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
@@ -103,6 +93,14 @@ def _ranked(heat: Tensor, chosen: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     values[row, rank], places[row, rank] = heat[row, place], place
     best, order = values.sort(dim=1, descending=True, stable=True)
     return best[:, :topk], places.gather(1, order)[:, :topk]
+
+
+def _centres(heat: Tensor, index: Tensor, refine: int) -> Tensor:
+    """Places (B, K, 2) of the peaks at `index` (B, K) of the flattened heat, in pixels of the tile frame."""
+    rows, cols = heat.shape[2:]
+    pixel = index % (rows * cols)
+    centres = torch.stack([pixel % cols, pixel.div(cols, rounding_mode="floor")], dim=-1).float() + 0.5
+    return centres + _refined(heat, index, refine) if refine else centres
 
 
 def _refined(heat: Tensor, index: Tensor, step: int) -> Tensor:
