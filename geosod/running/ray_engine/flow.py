@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geosod.errors import EngineError, GeosodError
@@ -21,18 +20,11 @@ from geosod.running.events import Emit
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
 from geosod.running.ray_engine import session, tasks
-from geosod.running.ray_engine.detectors import MAX_FAILED_BATCHES, PATIENCE, DetectorPool
+from geosod.running.ray_engine.batches import Batches
+from geosod.running.ray_engine.detectors import PATIENCE, DetectorPool
 from geosod.running.ray_engine.placement import reader_node
-from geosod.running.ray_engine.progress import (
-    BatchInProgress,
-    SceneInProgress,
-    TilesInProgress,
-    Timer,
-    UnitInProgress,
-    halves,
-)
-from geosod.running.stages import UnitSummary, failed_outcome, failed_read, read_spec
-from geosod.running.tile_queue import TileQueue
+from geosod.running.ray_engine.progress import SceneInProgress, TilesInProgress, Timer, UnitInProgress
+from geosod.running.stages import UnitSummary, failed_read, read_spec
 from geosod.running.unit_queue import UnitQueue
 from geosod.running.unit_store import take_up
 from geosod.scenes.read import ReadSummary
@@ -45,11 +37,6 @@ GROW_SECONDS, QUEUED_SECONDS = 10.0, 1.0
 QUEUES = ("units", "readers", "tiles", "batches", "settling", "merging", "merged", "finishing")
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
-#: How often tiles are given to detectors that die or cannot be loaded before they count as failed: once more than a
-#: single such detector gets before it is stopped.
-ATTEMPTS = MAX_FAILED_BATCHES + 1
-#: From so many failures on a batch is halved, to find the tile that kills detectors; one may be the loss of a node.
-BISECT = 2
 
 
 class Flow:
@@ -62,12 +49,7 @@ class Flow:
         self._plans_left = True
         self._units: UnitQueue[UnitInProgress] = UnitQueue()
         self._readers: dict[Any, deque[UnitInProgress]] = {}
-        self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group_size)
-        #: Batches that killed a detector, and halves of such; they are not filled up with other tiles.
-        self._again: deque[list[TilesInProgress]] = deque()
-        self._batches: dict[Any, BatchInProgress] = {}
-        #: How many batches were submitted in all, and when each detector died last.
-        self._submitted, self._deaths = 0, dict[int, int]()
+        self._batches = Batches(pool, self._group_size, emit, self._settle_if_done, self._note_once)
         self._settling: dict[Any, tuple[UnitInProgress, Any]] = {}
         self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
@@ -86,7 +68,7 @@ class Flow:
         answered = time.monotonic()
         while True:
             self._start_readers(plans)
-            self._start_batches()
+            self._batches.start(more=bool(self._readers or self._units or self._plans_left))
             self._start_finishing()
             pending = self._pending()
             if not pending:
@@ -112,8 +94,8 @@ class Flow:
                     self._end(ref)
 
     def _end(self, ref: Any) -> None:
-        if ref in self._batches:
-            self._end_batch(ref)
+        if ref in self._batches.running:
+            self._batches.end(ref)
         elif ref in self._settling:
             self._end_settling(ref)
         elif ref in self._merging:
@@ -125,13 +107,16 @@ class Flow:
 
     def _pending(self) -> list[Any]:
         """References to wait for, first those that free a detector; readers only while there is room for tiles."""
-        refs = [*self._batches, *self._finishing, *self._settling, *self._merging]
-        if len(self._tiles) < 2 * self._group_size * max(1, self._pool.ready):
+        refs = [*self._batches.running, *self._finishing, *self._settling, *self._merging]
+        if not self._batches.full:
             refs += self._readers
         return [*refs, *self._pool.loading()] if refs else refs
 
     def _lengths(self) -> dict[str, int]:
-        return {name: len(getattr(self, f"_{name}")) for name in QUEUES}
+        at = self._batches
+        started = len(self._settling), len(self._merging), len(self._merged), len(self._finishing)
+        counts = len(self._units), len(self._readers), len(at.waiting), len(at.running), *started
+        return dict(zip(QUEUES, counts, strict=True))
 
     # --- reading
 
@@ -184,7 +169,7 @@ class Flow:
             item = ray.get(next(reader))
             if not isinstance(item, ReadSummary):
                 node, windows, size = item
-                self._tiles.append(TilesInProgress(unit, next(reader), windows, 0, len(windows), node=node))
+                self._batches.waiting.append(TilesInProgress(unit, next(reader), windows, 0, len(windows), node=node))
                 unit.tiles += len(windows)
                 unit.outstanding += len(windows)
                 self._emit(events.TilesRead(len(windows), size))
@@ -202,89 +187,6 @@ class Flow:
             del self._readers[reader], self._reader_nodes[reader]
         unit.summary = item
         self._settle_if_done(unit)
-
-    # --- detecting
-
-    def _start_batches(self) -> None:
-        reading = bool(self._readers or self._units or self._plans_left)
-        while (detector := self._pool.free()) is not None:
-            again = self._again.popleft() if self._again else None
-            parts = again or self._tiles.batch(more=reading, prefer=self._preference(detector))
-            if parts is None:
-                return
-            cuts = [(part.start, part.stop) for part in parts]
-            outcomes, counts = self._pool.submit(detector, cuts, [part.pixels for part in parts])
-            self._submitted += 1
-            self._batches[counts] = BatchInProgress(detector, outcomes, parts, self._submitted)
-
-    def _preference(self, detector: int) -> Callable[[TilesInProgress], bool] | None:
-        """Which tiles a detector takes first: those of its node, which need not travel."""
-        if len(self._pool.claims.nodes) < 2:
-            return None
-        node = self._pool.node_of(detector)
-        return lambda tiles: tiles.node == node
-
-    def _end_batch(self, ref: Any) -> None:
-        batch = self._batches.pop(ref)
-        outcomes = batch.outcomes
-        try:
-            report: tasks.BatchReport = ray.get(ref)
-        except RayError as error:
-            if isinstance(error, RayActorError) and self._was_waiting(batch):
-                self._pool.returned(batch.detector)
-                self._again.append(batch.parts)
-                self._emit(events.Retried("detect"))
-                return
-            self._pool.ended(batch.detector, failed=True)
-            if self._try_again(batch):
-                return
-            cause = EngineError(f"the detector failed {ATTEMPTS} times on this tile: {session.one_line(error)}")
-            lost = [failed_outcome(part.windows[part.start : part.stop], cause) for part in batch.parts]
-            outcomes, boxes = ray.put(lost), 0
-        else:
-            boxes, reason = report.boxes, report.reason
-            self._pool.ended(batch.detector, failed=report.failed == len(batch), node=report.node)
-            self._emit(events.BatchEnded(len(batch), self._group_size, report.seconds))
-            if reason is not None:
-                self._note_once(reason)
-        by_scene: Counter[str] = Counter()
-        for part in batch.parts:
-            by_scene[part.unit.scene.plan.scene.id] += len(part)
-        self._emit(events.TilesDetected(by_scene, boxes))
-        for place, part in enumerate(batch.parts):
-            part.unit.outcomes.append((outcomes, place))
-            part.unit.outstanding -= len(part)
-            self._settle_if_done(part.unit)
-
-    def _was_waiting(self, batch: BatchInProgress) -> bool:
-        """Whether a batch whose detector died was behind another one, which may be to blame; notes its death otherwise.
-
-        A detector works on batches in order, and all that it was given fail when it dies.
-        """
-        earlier = [ref for ref, b in self._batches.items() if b.detector == batch.detector and b.number < batch.number]
-        if earlier:
-            ended, waiting = ray.wait(earlier, num_returns=len(earlier), timeout=0, fetch_local=False)
-            for ref in ended:
-                self._end_batch(ref)
-            if waiting:
-                return True
-        if batch.number <= self._deaths.get(batch.detector, 0):
-            return True
-        self._deaths[batch.detector] = self._submitted
-        return False
-
-    def _try_again(self, batch: BatchInProgress) -> bool:
-        """Try a batch again whose detector died; False where it is one tile that was tried often enough."""
-        parts = [replace(part, attempts=part.attempts + 1) for part in batch.parts]
-        attempts, tiles = parts[0].attempts, len(batch)
-        if attempts >= BISECT and tiles > 1:
-            self._again.extend(halves(parts))
-        elif attempts < ATTEMPTS:
-            self._again.append(parts)
-        else:
-            return False
-        self._emit(events.Retried("detect"))
-        return True
 
     # --- merging
 
