@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from geosod.errors import EngineError, GeosodError
 from geosod.running.events import DetectorsStarted, Emit, Note, Ready, Retried
@@ -22,8 +22,11 @@ from geosod.running.ray_engine.shared_bundles import share_bundles
 
 #: Consecutive batches without a single processed tile after which an actor is restarted or stopped.
 MAX_FAILED_BATCHES = 3
-#: How often a detector is loaded whose process dies meanwhile.
-LOADS = 3
+#: How often a detector is loaded whose process dies meanwhile, or that cannot be reached: Ray takes half a minute to
+#: see that a node is lost, and fails calls to its actors until then.
+LOADS, CALLS = 3, 8
+#: Seconds until a detector that could not be reached is called again.
+AGAIN = 10.0
 #: Seconds without an answer after which free resources are reported.
 PATIENCE = 60.0
 #: Seconds without a node for detectors after which a run ends; until then one may join.
@@ -57,6 +60,7 @@ class DetectorPool:
         self._failed_batches: dict[int, int] = {}
         self._loading: dict[Any, int] = {}
         self._loads: dict[int, int] = {}
+        self._unreached: set[int] = set()
 
     def load(self) -> None:
         """Wait until the first detector is loaded, and make the others run as it does.
@@ -67,7 +71,7 @@ class DetectorPool:
         """
         self._emit(DetectorsStarted(0, len(self._actors)))
         self._explain()
-        for attempt in range(LOADS):
+        for attempt in range(1, CALLS + 1):
             while not ray.wait([self._first], timeout=PATIENCE)[0]:
                 self._emit(Note(f"waiting for a detector to start; {free_resources()}", important=True))
                 self._renewed()
@@ -78,43 +82,53 @@ class DetectorPool:
                 cause = cause_of(error)
                 if isinstance(cause, GeosodError):
                     raise cause from None
-                if not isinstance(error, RayActorError) or attempt + 1 == LOADS:
+                if attempt >= _most_loads(error):
                     message = f"the detector cannot be loaded: {one_line(error)}; see `geosod doctor`"
                     raise EngineError(message) from error
                 # The actor died while it loaded, and Ray restarts it.
                 self._emit(Note(f"a detector was lost while it loaded ({one_line(error)}); it is loaded again"))
                 self._emit(Retried("load"))
+                if isinstance(error, ActorUnavailableError):
+                    time.sleep(AGAIN)
                 self._first = self._actors[0].load.remote(None)
         self._emit_started()
         self._emit(Ready(self.execution, line, len(self._actors)))
-        self._loading = {actor.load.remote(self.execution): i for i, actor in self._actors.items() if i != 0}
+        self._load([i for i in self._actors if i != 0])
 
     def loading(self) -> list[Any]:
         """References that are ready when a detector is loaded, or has failed to load."""
         return list(self._loading)
 
     def end_loading(self, ref: Any) -> None:
-        """Use a loaded detector; one that cannot be loaded is stopped and reported."""
+        """Use a loaded detector; one that cannot be loaded is stopped and reported.
+
+        Raises:
+            EngineError: it was the last one.
+        """
         i = self._loading.pop(ref)
         if i not in self._actors:
             return  # stopped meanwhile
         try:
             _, _, self._nodes[i] = ray.get(ref)
             self._busy[i] = 0
+            self._loads.pop(i, None)
             self._emit_started()
         except RayError as error:
             self._loads[i] = self._loads.get(i, 0) + 1
-            if isinstance(error, RayActorError) and self._loads[i] < LOADS:
+            if self._loads[i] < _most_loads(error):
                 self._emit(Retried("load"))
-                self._loading[self._actors[i].load.remote(self.execution)] = i
+                if isinstance(error, ActorUnavailableError):
+                    self._unreached.add(i)
+                else:
+                    self._load([i])
                 return
             self._emit(Note(f"one detector of {len(self._actors)} cannot be loaded: {one_line(error)}", important=True))
             self._give_up(i)
 
     def free(self) -> int | None:
-        """The loaded detector with the fewest calls in flight, or None where all have enough."""
-        i = min(self._busy, key=self._busy.__getitem__)
-        return i if self._busy[i] < IN_FLIGHT else None
+        """The loaded detector with the fewest calls in flight, or None where all have enough, or none is loaded."""
+        i = min(self._busy, key=self._busy.__getitem__, default=None)
+        return i if i is not None and self._busy[i] < IN_FLIGHT else None
 
     def node_of(self, i: int) -> str | None:
         """The node of a detector."""
@@ -137,10 +151,11 @@ class DetectorPool:
         changed = before != alive
         if changed:
             self._leave_lost(alive)
+        self._load([i for i in self._unreached if i in self._actors])
+        self._unreached.clear()
         missing = self.claims.workers - len(self._actors) - self._given_up
         if missing > 0:
-            new = self._start(missing)
-            self._loading |= {self._actors[i].load.remote(self.execution): i for i in new}
+            self._load(self._start(missing))
             self._emit_started()
         if changed:
             self._explain()
@@ -206,6 +221,13 @@ class DetectorPool:
         if i in self._busy:
             self._busy[i] -= 1
 
+    def unreached(self, i: int) -> None:
+        """A detector could not be reached; `grow` loads it again, which restarts it where its node is lost."""
+        if i in self._busy:
+            del self._busy[i]
+            self._unreached.add(i)
+            self._emit_started()
+
     def close(self) -> None:
         """Stop all detectors."""
         for i in list(self._actors):
@@ -224,6 +246,9 @@ class DetectorPool:
             self._actors[i] = remote.options(**options).remote(self._job, self._shared)
         return new
 
+    def _load(self, detectors: list[int]) -> None:
+        self._loading |= {self._actors[i].load.remote(self.execution): i for i in detectors}
+
     def _stop(self, i: int) -> None:
         self._busy.pop(i, None)
         self._nodes.pop(i, None)
@@ -233,6 +258,8 @@ class DetectorPool:
         self._stop(i)
         self._given_up += 1
         self._emit_started()
+        if not self._actors:
+            raise EngineError("all detectors are lost; run the same command again: what is finished is kept")
 
     def _explain(self) -> None:
         """Say where detectors and readers go, where there is a choice."""
@@ -242,6 +269,13 @@ class DetectorPool:
 
     def _emit_started(self) -> None:
         self._emit(DetectorsStarted(len(self._busy), len(self._actors)))
+
+
+def _most_loads(error: RayError) -> int:
+    """How often a detector is loaded of which loading raised this."""
+    if isinstance(error, ActorUnavailableError):
+        return CALLS
+    return LOADS if isinstance(error, RayActorError) else 1
 
 
 @contextmanager

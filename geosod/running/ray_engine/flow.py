@@ -37,6 +37,8 @@ GROW_SECONDS, QUEUED_SECONDS = 10.0, 1.0
 QUEUES = ("units", "readers", "tiles", "batches", "settling", "merging", "merged", "finishing")
 #: Scenes committed at a time; each holds its table in memory meanwhile.
 MAX_FINISHING = 2
+#: Units that are kept at a time: by processes of the driver's node, or by those of all nodes.
+KEEPERS_HERE, KEEPERS = 2, 64
 
 
 class Flow:
@@ -50,7 +52,9 @@ class Flow:
         self._units: UnitQueue[UnitInProgress] = UnitQueue()
         self._readers: dict[Any, deque[UnitInProgress]] = {}
         self._batches = Batches(pool, self._group_size, emit, self._settle_if_done, self._note_once)
-        self._settling: dict[Any, tuple[UnitInProgress, Any]] = {}
+        self._settling: dict[Any, UnitInProgress] = {}
+        self._settled: deque[UnitInProgress] = deque()
+        self._keeping: dict[Any, UnitInProgress] = {}
         self._merging: dict[Any, SceneInProgress] = {}
         self._merged: deque[SceneInProgress] = deque()
         self._finishing: dict[Any, SceneInProgress] = {}
@@ -58,10 +62,12 @@ class Flow:
         self._reader_cpus = 2 * session.TASK_CPUS if pool.claims.on_gpu else session.TASK_CPUS
         self._growing, self._counting = Timer(GROW_SECONDS), Timer(QUEUED_SECONDS)
         self._writing: dict[str, Any] = {}
+        self._keepers = KEEPERS
         if not sink.shared or job.config.dem is not None:
             # The output folder, or the heights that pixels are placed with, are on the driver's node.
             here = ray.get_runtime_context().get_node_id()
             self._writing = {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+            self._keepers = KEEPERS_HERE
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
         """Results in the order scenes are finished."""
@@ -69,16 +75,16 @@ class Flow:
         while True:
             self._start_readers(plans)
             self._batches.start(more=bool(self._readers or self._units or self._plans_left))
+            self._start_keeping()
             self._start_finishing()
             pending = self._pending()
-            if not pending:
+            if not pending and not self._batches:
                 return
             if self._growing.due():
                 self._pool.grow()
             if self._counting.due():
                 self._emit(events.Queued(self._lengths()))
-            ready, _ = ray.wait(pending, num_returns=1, timeout=5, fetch_local=False)
-            if ready:
+            if ready := _ready(pending):
                 answered = time.monotonic()
             elif time.monotonic() - answered > PATIENCE:
                 answered = time.monotonic()
@@ -98,6 +104,8 @@ class Flow:
             self._batches.end(ref)
         elif ref in self._settling:
             self._end_settling(ref)
+        elif ref in self._keeping:
+            self._finish_unit(self._keeping.pop(ref))
         elif ref in self._merging:
             self._end_merging(ref)
         elif ref in self._readers:
@@ -107,14 +115,15 @@ class Flow:
 
     def _pending(self) -> list[Any]:
         """References to wait for, first those that free a detector; readers only while there is room for tiles."""
-        refs = [*self._batches.running, *self._finishing, *self._settling, *self._merging]
+        refs = [*self._batches.running, *self._finishing, *self._settling, *self._keeping, *self._merging]
         if not self._batches.full:
             refs += self._readers
-        return [*refs, *self._pool.loading()] if refs else refs
+        return [*refs, *self._pool.loading()] if refs or self._batches else []
 
     def _lengths(self) -> dict[str, int]:
         at = self._batches
-        started = len(self._settling), len(self._merging), len(self._merged), len(self._finishing)
+        settling = len(self._settling) + len(self._settled) + len(self._keeping)
+        started = settling, len(self._merging), len(self._merged), len(self._finishing)
         counts = len(self._units), len(self._readers), len(at.waiting), len(at.running), *started
         return dict(zip(QUEUES, counts, strict=True))
 
@@ -200,25 +209,35 @@ class Flow:
         unit.outcomes = []
         scene.nodes[unit.unit.id] = settled, pending
         scene.summaries[unit.unit.id] = summary
-        if scene.units is None:
-            self._settling[summary] = unit, summary
+        self._settling[summary] = unit
+
+    def _end_settling(self, ref: Any) -> None:
+        unit = self._settling.pop(ref)
+        if unit.scene.units is None:
+            self._finish_unit(unit)
         else:
-            # A unit counts as finished once it is kept.
+            self._settled.append(unit)
+
+    def _start_keeping(self) -> None:
+        """Keep settled units, a few at a time: each takes a process on the driver's node, however many cores it has."""
+        while self._settled and len(self._keeping) < self._keepers:
+            unit = self._settled.popleft()
+            scene, name = unit.scene, unit.unit.id
             keep = tasks.keep.options(**self._writing)
-            kept = keep.remote(scene.units, unit.unit.id, settled, pending, summary)
+            kept = keep.remote(scene.units, name, *scene.nodes[name], scene.summaries[name])
             scene.kept.append(kept)
-            self._settling[kept] = unit, summary
+            self._keeping[kept] = unit
+
+    def _finish_unit(self, unit: UnitInProgress) -> None:
+        scene = unit.scene
+        try:
+            summary: UnitSummary = ray.get(scene.summaries[unit.unit.id])
+            self._emit(events.UnitSettled(scene.plan.scene.id, summary.tiles, summary.empty))
+        except RayError:
+            pass  # the scene's last task gets the same error, and reports it
         scene.waiting -= 1
         if scene.waiting == 0:
             self._merge(scene)
-
-    def _end_settling(self, ref: Any) -> None:
-        unit, settled = self._settling.pop(ref)
-        try:
-            summary: UnitSummary = ray.get(settled)
-        except RayError:
-            return  # the scene's last task gets the same error, and reports it
-        self._emit(events.UnitSettled(unit.scene.plan.scene.id, summary.tiles, summary.empty))
 
     def _merge(self, scene: SceneInProgress) -> None:
         for level in scene.plan.tree:
@@ -264,3 +283,11 @@ class Flow:
         if text not in self._reasons:
             self._reasons.add(text)
             self._emit(events.Note(text, important=True))
+
+
+def _ready(pending: list[Any]) -> list[Any]:
+    """One of the references once it is ready, within seconds. There are none while no detector can be reached."""
+    if not pending:
+        time.sleep(1)
+        return []
+    return list(ray.wait(pending, num_returns=1, timeout=5, fetch_local=False)[0])
