@@ -14,6 +14,13 @@ from geosod.running.result import Result
 
 #: One resolved execution, so that results can be compared byte for byte.
 PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
+#: A head where no task runs, for `ray.cluster_utils.Cluster`. Nodes that are slow are not taken for lost; of those that
+#: are killed connections break at once.
+HEAD: dict[str, Any] = {
+    "num_cpus": 0,
+    "object_store_memory": 150 << 20,
+    "_system_config": {"health_check_timeout_ms": 120_000},
+}
 
 
 def detect(scenes: Any, model: Path, out: Path, **settings: Any) -> Result:

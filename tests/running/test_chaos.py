@@ -22,7 +22,7 @@ from tests.cli.commands import forks
 from tests.rasters import noise, write_tif
 from tests.remote.conftest import KEY, SECRET, TOKEN
 from tests.remote.flaky import flaky
-from tests.running.helpers import PLAIN, detect, kill_a_worker, tables
+from tests.running.helpers import HEAD, PLAIN, detect, kill_a_worker, tables
 
 SEEDS = range(int(os.environ.get("CHAOS_SEEDS", "8")))
 SETTINGS: dict[str, Any] = PLAIN | {"unit": (1, 2), "merge_threshold": 0.3}
@@ -190,7 +190,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     # Only the main thread may do that, and it need not.
     monkeypatch.setattr("ray._private.utils.set_sigterm_handler", lambda _: None)
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
+    started = Cluster(initialize_head=True, head_node_args=HEAD)
     for _ in range(2):
         started.add_node(**WORKER)
     ray.init(address=started.address, log_to_driver=False)
@@ -215,6 +215,7 @@ def test_ray_loses_nodes(seed, nodes, scenes, expected, rgb_bundle, tmp_path) ->
                 nodes.add_node(**WORKER)
             elif workers:
                 nodes.remove_node(chance.choice(workers), allow_graceful=False)
+        over.wait()  # a node ends with the thread that started it
 
     thread = threading.Thread(target=change)
     began = time.monotonic()

@@ -18,14 +18,14 @@ from geosod.errors import EngineError
 from geosod.running.events import TilesDetected
 from geosod.running.ray_engine.detectors import DetectorPool
 from tests.rasters import noise, write_tif
-from tests.running.helpers import PLAIN, detect, tables
+from tests.running.helpers import HEAD, PLAIN, detect, tables
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
+    started = Cluster(initialize_head=True, head_node_args=HEAD)
     for _ in range(2):
         started.add_node(num_cpus=2, object_store_memory=150 << 20)
     ray.init(address=started.address, log_to_driver=False)
