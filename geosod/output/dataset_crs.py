@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from geosod.errors import OutputError
 from geosod.georeference.crs import crs_name, parse_crs
 from geosod.output.folder import OutputFolder
@@ -13,7 +15,7 @@ def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
     if folder.name is not None:
         return None
     for path in folder.place.names("detections"):
-        if not path.endswith(".parquet") or path.endswith(f"/{but}.parquet"):
+        if not path.endswith(".parquet") or posixpath.basename(path).startswith(f"{but}."):
             continue
         geo = folder.metadata(path, key="geo")
         if geo is not None:
