@@ -27,6 +27,7 @@ from geosod.running.detect import make_job
 from geosod.running.events import Emit, Event, Note
 from geosod.running.job import Job
 from geosod.storage.place import is_address
+from geosod.storage.s3 import pay_for_requests
 
 #: Seconds after which a following ingester looks for scenes that are free again.
 LOOK_SECONDS = 10.0
@@ -98,6 +99,8 @@ class Ingester:
         if run.overwrite:
             raise ConfigError("overwrite is of geosod detect; a scene is ingested anew when it changes, or by replay")
         address = ledger_address(config, run.out)
+        if config.requester_pays:
+            pay_for_requests()
         self.config, self._emit = config, on_event or _ignore
         self._notifier = Notifier(config)
         self.job: Job = make_job(None, run)

@@ -71,6 +71,19 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> tuple[str,
     return "+".join(f"{size}-{modified}" for size, modified in stamps), head
 
 
+def file_size(uri: str) -> int | None:
+    """Size of a file in bytes; None where its server does not state it. Raises as `version`."""
+    if is_s3(uri):
+        stated = _request(uri, lambda: str(_get_object(uri, Range="bytes=0-0").get("ContentRange")), ATTEMPTS)
+    elif is_web(uri):
+        stated = _request(uri, lambda: _content_range(uri), ATTEMPTS)
+    else:
+        stamp = file_stamp(uri)
+        return None if stamp is None else stamp[0]
+    found = _SIZE.search(stated)
+    return int(found[1]) if found else None
+
+
 def _sidecars(path: str) -> list[str]:
     """Files next to a local one that GDAL reads with it: mask, overviews, metadata, header, world file, RPCs."""
     # Paths as text: as objects they took a third of the time of reading a small scene.
@@ -175,6 +188,11 @@ def _probe_web(uri: str, count: int) -> tuple[str, bytes]:
         size = _SIZE.search(headers.get("Content-Range", ""))
         tag = headers.get("ETag") or f"{size[1] if size else '?'} {headers.get('Last-Modified', '')}"
     return tag.strip(), head[:count]
+
+
+def _content_range(uri: str) -> str:
+    with _get(web_address(uri), {"Range": "bytes=0-0"}, redirects=True) as response:
+        return str(response.headers.get("Content-Range", ""))
 
 
 def _read_web(uri: str) -> bytes:

@@ -304,6 +304,8 @@ def test_versions_of_items() -> None:
     assert version_of(other) != version_of(said)
     summed = {"assets": {"a": {"href": "x", "file:checksum": "1220aa"}}, "properties": {}}
     assert version_of(summed).startswith("checksum ")
+    dated = summed | {"properties": {"updated": "2024-01-01T00:00:00Z"}}
+    assert version_of(dated) == f"2024-01-01T00:00:00.000000Z {version_of(summed)}"
     for text in ("2024-01-01T01:00:00+01:00", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00.000Z"):
         assert instant(text) == "2024-01-01T00:00:00.000000Z"
     assert instant("soon") is None and instant(None) is None

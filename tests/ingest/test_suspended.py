@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.ingest.conftest import image
-from tests.remote.conftest import aws, s3, s3_service  # noqa: F401
+from tests.remote.conftest import aws, s3, s3_service
 from tests.running.helpers import PLAIN
 
+assert aws and s3 and s3_service
 DATES = {"earlier": "2024-05-02T00:00:00Z", "same": "2024-05-01T10:00:00Z"}
 
 
