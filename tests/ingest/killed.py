@@ -33,8 +33,9 @@ MAX_BEHIND = 4
 class Workers:
     """Ingesters in processes of their own, forked from one that has imported everything."""
 
-    def __init__(self, settings: dict[str, Any], run: dict[str, Any], log: Path) -> None:
-        values = json.dumps({"settings": settings, "run": run, "log": str(log)})
+    def __init__(self, settings: dict[str, Any], run: dict[str, Any], log: Path, *, flush_seconds: float = 0) -> None:
+        about = {"settings": settings, "run": run, "log": str(log), "flush_seconds": flush_seconds}
+        values = json.dumps(about)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.ingest.worker", values],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=Path(__file__).parents[2],
