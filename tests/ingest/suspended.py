@@ -1,4 +1,4 @@
-"""An ingester that suspends itself once, where it is told to, before it writes to an object store."""
+"""A process that forks ingesters on request, each of which suspends itself once before it writes to an object store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from geosod.config import RunConfig
@@ -16,11 +17,26 @@ from geosod.storage.object_place import ObjectPlace
 
 
 def main() -> None:
-    values = json.loads(sys.argv[1])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ingest(json.loads(line))
+            finally:
+                os._exit(0)
+        print(pid, flush=True)
+
+
+def ingest(values: dict[str, Any]) -> None:
+    """Ingest once, and write what came of it."""
+    os.environ |= values["environment"]
     suspend_before(values["method"], values["path"])
     with closing(Ingester(IngestConfig(**values["settings"]), RunConfig(**values["run"]))) as one:
         result = one.once()
-    print(json.dumps({"committed": result.committed, "problems": result.problems}))
+    said = Path(values["result"])
+    said.with_suffix(".new").write_text(json.dumps({"committed": result.committed, "problems": result.problems}))
+    said.with_suffix(".new").rename(said)
 
 
 def suspend_before(method: str, part: str) -> None:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +26,60 @@ assert aws and s3 and s3_service
 DATES = {"earlier": "2024-05-02T00:00:00Z", "same": "2024-05-01T10:00:00Z"}
 
 
-@pytest.fixture
-def suspended(s3, api, files, tiny_bundle, tmp_path) -> Callable[[str, str], subprocess.Popen[str]]:
-    """Starts an ingester that suspends itself before it calls a method for a path, and waits until it has."""
+@pytest.fixture(scope="module")
+def forker() -> Iterator[subprocess.Popen[str]]:
+    """Has imported everything, once for all tests."""
+    command = [sys.executable, "-m", "tests.ingest.suspended"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, bufsize=1, cwd=Path(__file__).parents[2]) as late:
+        yield late
+        assert late.stdin is not None
+        late.stdin.close()
 
-    def start(method: str, path: str) -> subprocess.Popen[str]:
+
+@dataclass
+class Suspended:
+    """An ingester that has suspended itself in a commit."""
+
+    pid: int
+    result: Path
+
+    def resume(self) -> dict[str, Any]:
+        """Let it go on to its end; what it says then."""
+        os.kill(self.pid, signal.SIGCONT)
+        until(self.result.exists)
+        found: dict[str, Any] = json.loads(self.result.read_text())
+        return found
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def suspended(forker, s3, api, files, tiny_bundle, tmp_path) -> Iterator[Callable[[str, str], Suspended]]:
+    """Starts an ingester that suspends itself before it calls a method for a path, and waits until it has."""
+    made: list[Suspended] = []
+
+    def start(method: str, path: str) -> Suspended:
         settings = {"source": api.url, "asset_hosts": [files.url], "ledger": str(tmp_path / "ledger"), "lease": 1}
         run = {"model": str(tiny_bundle), "out": "s3://images/out", "engine": "serial"} | PLAIN
-        values = json.dumps({"settings": settings, "run": run, "method": method, "path": path})
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ingest.suspended", values],
-            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), "it was to be suspended in a commit"
-        return process
+        result = tmp_path / "result"
+        values = {"settings": settings, "run": run, "method": method, "path": path, "result": str(result)}
+        values["environment"] = {k: v for k, v in os.environ.items() if k.startswith("AWS_") or k == "HOME"}
+        forker.stdin.write(f"{json.dumps(values)}\n")
+        one = Suspended(int(forker.stdout.readline()), result)
+        made.append(one)
+        until(lambda: Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        return one
 
-    return start
-
-
-def resumed(process: subprocess.Popen[str]) -> dict[str, Any]:
-    os.kill(process.pid, signal.SIGCONT)
-    said, _ = process.communicate(timeout=60)
-    found: dict[str, Any] = json.loads(said)
-    return found
+    yield start
+    for one in made:
+        with suppress(ProcessLookupError):
+            os.kill(one.pid, signal.SIGKILL)
 
 
 def objects(s3: Any, prefix: str = "") -> dict[str, bytes]:
@@ -56,9 +88,9 @@ def objects(s3: Any, prefix: str = "") -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("date", ["earlier", "same"])
 @pytest.mark.parametrize(
-    ("method", "path"), [("put", "detections/"), ("change", "items/"), ("create", ".commits/")], ids=lambda v: v
+    ("method", "path", "date"),
+    [("put", "detections/", "same"), ("change", "items/", "earlier"), ("create", ".commits/", "same")],
 )
 def test_what_wakes_up_late_replaces_nothing_newer(
     method, path, date, suspended, s3, api, files, ingester, tmp_path
@@ -69,11 +101,11 @@ def test_what_wakes_up_late_replaces_nothing_newer(
     other = ingester(api.url, hosts=(files.url,), ledger=ledger, out="s3://images/out", lease=1)
     assert other.once().committed == 1
     api.put("c", "a", image(files, "2.tif", seed=2), datetime=DATES[date])
-    process = suspended(method, path)
+    late = suspended(method, path)
     api.put("c", "a", image(files, "3.tif", seed=3), datetime=DATES["same"])
     assert other.once().committed == 1
     newest = objects(s3)
-    assert resumed(process) == {"committed": 0, "problems": []}
+    assert late.resume() == {"committed": 0, "problems": []}
     assert objects(s3) == newest
     check_whole(s3)
 
@@ -84,12 +116,12 @@ def test_the_same_version_is_committed_once_though_its_ingester_wakes_up(
 ) -> None:
     """Its lease ends, another ingester commits, and only then it goes on."""
     api.put("c", "a", image(files, "1.tif"))
-    process = suspended("change", "items/")
+    late = suspended("change", "items/")
     time.sleep(1.1)
     other = ingester(api.url, hosts=(files.url,), ledger=str(tmp_path / "ledger"), out="s3://images/out", lease=1)
     assert other.once().committed == 1
     first = objects(s3)
-    assert resumed(process)["committed"] == 0 and objects(s3) == first
+    assert late.resume()["committed"] == 0 and objects(s3) == first
     check_whole(s3)
 
 
@@ -104,10 +136,9 @@ def test_what_a_killed_ingester_left_is_removed_by_the_next(
     other = ingester(api.url, hosts=(files.url,), ledger=ledger, out="s3://images/out", lease=1)
     assert other.once().committed == 1
     api.put("c", "a", image(files, "2.tif", seed=2), datetime=DATES["same"])
-    process = suspended(method, path)
+    late = suspended(method, path)
     assert len(objects(s3, "detections/")) == 2, "both versions have their files"
-    process.kill()
-    process.communicate()
+    os.kill(late.pid, signal.SIGKILL)
     time.sleep(1.1)
     assert other.once().committed == 1
     check_whole(s3)
