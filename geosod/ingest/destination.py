@@ -14,7 +14,7 @@ from geosod.ingest.lease import Lease
 from geosod.ingest.ledger import Ledger
 from geosod.output.commit import commit_outputs, committed
 from geosod.output.folder import asset_paths, read_items
-from geosod.output.replace import Leftovers, leftovers
+from geosod.output.replace import leftovers
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.job import Job
@@ -72,14 +72,14 @@ class LeasedSink:
     def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:  # noqa: ARG002
         """The result of a scene that an ingester has committed and then died; None where it is to be done."""
         folder, lease = self.store.folder, self.leases[ref.id]
-        left = leftovers(folder, ref.id) if folder.place.shared else Leftovers()
+        left = leftovers(folder, ref.id)
         item = committed(folder, ref.id)
         if item is None or item["properties"].get("geosod:ingest_key") != lease.key:
             return None
+        left_over = self.store.remove(ref.id)
         if _ledger(self.ledger, folder.place.address).committed(lease, notify=self.notify) and left.notes:
             index.refresh(folder, [ref.id], collection=self.collection)
-            left.remove(folder, but=asset_paths(folder, item))
-        left_over = self.store.remove(ref.id)
+            left_over += left.remove(folder, but=asset_paths(folder, item))
         detections = int(item["properties"]["geosod:detections"])
         return SceneResult(ref.id, ref.uri, "skipped", detections, left_over=left_over)
 

@@ -49,10 +49,14 @@ class Leftovers:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
-    def remove(self, folder: OutputFolder, *, but: Sequence[str]) -> None:
-        """Remove the files but for those of the commit that is there, then the notes."""
-        folder.place.remove(*(path for path in self.files if path not in but))
-        folder.place.remove(*self.notes)
+    def remove(self, folder: OutputFolder, *, but: Sequence[str]) -> tuple[str, ...]:
+        """Remove the files but for those of the commit that is there, then the notes; what cannot be, and why."""
+        try:
+            folder.place.remove(*(path for path in self.files if path not in but))
+            folder.place.remove(*self.notes)
+        except OSError as error:
+            return (f"{folder.commits}: files that were replaced cannot be removed yet: {reason(error)}",)
+        return ()
 
 
 def leftovers(folder: OutputFolder, scene_id: str) -> Leftovers:
@@ -118,10 +122,9 @@ def replace_scene(
     try:
         if stale.files:
             claim.replacing()
-        stale.remove(folder, but=ours)
-    except (OSError, OutputError) as error:
-        return (f"{_notes(folder, scene_id)}: files that were replaced cannot be removed yet: {reason(error)}",)
-    return ()
+    except OutputError as error:
+        return (f"{folder.commits}: files that were replaced are kept, as the index names them: {error}",)
+    return stale.remove(folder, but=ours)
 
 
 def _swap(folder: OutputFolder, path: str, before: bytes | None, after: bytes) -> None:

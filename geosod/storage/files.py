@@ -145,6 +145,8 @@ def _request(uri: str, action: Callable[[], _T], attempts: int) -> _T:
         reason = (
             f"{_FIXES[status]} ({code})" if status in _FIXES else f"cannot be reached: {line or type(error).__name__}"
         )
+        if status == 403 and is_s3(uri):
+            reason += "; a bucket whose reader pays needs AWS_REQUEST_PAYER=requester"
         # The original error holds the signed address, and a traceback would print it.
         cause = OSError(f"{code + '; ' if status else ''}{type(error).__name__}: {line}")
         raise SceneError(f"{uri}: {reason}") from cause

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,13 @@ def _change(api: Any, files: Server, count: int, out: Path) -> set[int]:
     return gone
 
 
+def _items_now(out: Path) -> Iterator[dict[str, Any]]:
+    """The items of a dataset that others write; one that is just being replaced is left out."""
+    for path in out.glob("items/*.json"):
+        with suppress(FileNotFoundError):
+            yield json.loads(path.read_text())
+
+
 def _ingested(out: Path) -> set[str]:
     """Identifiers of the source's items that have been committed."""
     return {path.stem.rpartition("-")[0] for path in out.glob("items/*.json")}
@@ -165,7 +174,7 @@ def _wait_until_done(ledger_at: str, out: Path, api: Any, killer: Killer, second
     try:
         while True:
             status = ingest_status(ledger)
-            there = [item["properties"] for item in items(out).values()]
+            there = [item["properties"] for item in _items_now(out)]
             done = {(p["geosod:ingest_item"], p["geosod:ingest_updated"]) for p in there if "geosod:withdrawn" not in p}
             waiting = sum(status.counts[state] for state in ("discovered", "leased", "failed"))
             idle = not waiting and not ledger.upkeep.unindexed()
