@@ -37,6 +37,8 @@ DAYS, A_DAY, CHANGED, GONE = 30, 200, 20, 50
 DEAD, BACK = 10, 13
 #: Seconds that the disk takes to make files durable, and after which leases end.
 FLUSH_SECONDS, LEASE_SECONDS = 0.02, 5.0
+#: Seconds after which a day is given up.
+MAX_DAY = 1200
 EMPTY_POLLS, IMAGES, TILE = 20, 16, 64
 
 
@@ -79,6 +81,8 @@ class Month:
             waiting = sum(status.counts[state] for state in ("discovered", "leased", "failed"))
             if not waiting and not dies and self._missing() == 0 and not self.ledger.upkeep.unindexed():
                 return Day(number + 1, self._committed() - before, time.monotonic() - began, lag)
+            if time.monotonic() > began + MAX_DAY:
+                raise RuntimeError(f"day {number + 1} does not end: {status}, {self._missing()} versions are missing")
             time.sleep(0.25)
 
     def _put(self, name: str, i: int) -> None:

@@ -13,6 +13,7 @@ from benchmarks.options import Options
 @pytest.mark.slow
 def test_nothing_is_lost_in_a_month_with_a_slow_disk_and_a_dead_node(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(ingest, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(ingest, "MAX_DAY", 120)
     phases, total = ingest.run(Options(tmp_path, tmp_path / "scenes", quick=True))
     found: dict[str, Any] = dict(zip(total.columns, total.rows[0], strict=True))
     assert [found[name] for name in ("lost", "not removed", "committed twice")] == [0, 0, 0]

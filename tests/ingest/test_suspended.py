@@ -102,6 +102,7 @@ def test_what_wakes_up_late_replaces_nothing_newer(
     assert other.once().committed == 1
     api.put("c", "a", image(files, "2.tif", seed=2), datetime=DATES[date])
     late = suspended(method, path)
+    check_named(s3)
     api.put("c", "a", image(files, "3.tif", seed=3), datetime=DATES["same"])
     assert other.once().committed == 1
     newest = objects(s3)
@@ -138,10 +139,20 @@ def test_what_a_killed_ingester_left_is_removed_by_the_next(
     api.put("c", "a", image(files, "2.tif", seed=2), datetime=DATES["same"])
     late = suspended(method, path)
     assert len(objects(s3, "detections/")) == 2, "both versions have their files"
+    check_named(s3)
     os.kill(late.pid, signal.SIGKILL)
     time.sleep(1.1)
     assert other.once().committed == 1
     check_whole(s3)
+
+
+def check_named(s3: Any) -> None:
+    """Whatever the index and the item name in the middle of a commit is there."""
+    found = objects(s3)
+    (row,) = pq.read_table(io.BytesIO(found["out/index.parquet"])).to_pylist()
+    (item,) = (json.loads(content) for key, content in found.items() if key.startswith("out/items/"))
+    hrefs = [asset["href"].lstrip("./") for one in (row, item) for asset in one["assets"].values()]
+    assert len(hrefs) == 4 and all(f"out/{href}" in found for href in hrefs)
 
 
 def check_whole(s3: Any) -> None:
