@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from geosod.errors import ChangedError, LeaseLostError, LostError
+from geosod.errors import ChangedError, LeaseLostError, LostError, OutputError
 from geosod.ingest import index
 from geosod.ingest.lease import Lease
 from geosod.ingest.ledger import Ledger
 from geosod.output.commit import commit_outputs, committed
 from geosod.output.folder import asset_paths, read_items
-from geosod.output.replace import leftovers
+from geosod.output.replace import Leftovers, leftovers
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.job import Job
@@ -78,10 +78,18 @@ class LeasedSink:
             return None
         left_over = self.store.remove(ref.id)
         if _ledger(self.ledger, folder.place.address).committed(lease, notify=self.notify) and left.notes:
-            index.refresh(folder, [ref.id], collection=self.collection)
-            left_over += left.remove(folder, but=asset_paths(folder, item))
+            left_over += self._clear(left, item)
         detections = int(item["properties"]["geosod:detections"])
         return SceneResult(ref.id, ref.uri, "skipped", detections, left_over=left_over)
+
+    def _clear(self, left: Leftovers, item: Mapping[str, Any]) -> tuple[str, ...]:
+        """Remove what was replaced by an ingester that died before it could; what cannot be, and why."""
+        folder = self.store.folder
+        try:
+            index.refresh(folder, [str(item["id"])], collection=self.collection)
+        except OutputError as error:
+            return (str(error),)
+        return left.remove(folder, but=asset_paths(folder, item))
 
     def _accepted(self, lease: Lease, outputs: SceneOutputs) -> bool:
         """Whether a scene is committed though some of its ground failed: where trying again was of no use."""

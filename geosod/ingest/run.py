@@ -41,7 +41,6 @@ class IngestResult:
 
     Attributes:
         discovered: new at the source.
-        waiting: with `dry_run`, those that would be processed.
         committed, failed, dead, superseded: see `geosod.ingest.batch.Counted`.
         withdrawn: scenes that were marked.
         notified: notifications that arrived.
@@ -49,7 +48,6 @@ class IngestResult:
     """
 
     discovered: int = 0
-    waiting: int = 0
     committed: int = 0
     failed: int = 0
     dead: int = 0

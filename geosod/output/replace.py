@@ -113,10 +113,13 @@ def replace_scene(
         place.put(dict(zip(staged, ours, strict=True)))
         if failures:  # before the item, so that no scene is committed in part without them
             replace_failures(folder, failures, scenes=(scene_id,))
-        _swap(folder, files.item, there, item)
+    except OSError:
+        Leftovers((note,), ours).remove(folder, but=())
+        raise
+    try:
+        _swap(folder, files.item, there, item)  # after an OSError it may be there all the same, so its files stay
     except LeaseLostError:
-        place.remove(*ours)
-        place.remove(note)
+        Leftovers((note,), ours).remove(folder, but=())
         raise
     stale = Leftovers((*left.notes, note), (*left.files, *old))
     try:
