@@ -1,4 +1,4 @@
-"""`geosod model`: what models there are, and what they are made for."""
+"""`geosod model list` and `geosod model info`: what models there are, and what they are made for."""
 
 from __future__ import annotations
 
@@ -10,22 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from geosod.cli.model_bench import bench_command
-from geosod.cli.model_export import export_command
-from geosod.cli.model_pack import pack_command
-from geosod.cli.model_try import try_command
 from geosod.detectors import open_bundle, shipped_models
 from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import to_item
 
-model_app = typer.Typer(help="List models, show what one is made for, and make bundles.", no_args_is_help=True)
-model_app.command("pack")(pack_command)
-model_app.command("try")(try_command)
-model_app.command("bench")(bench_command)
-model_app.command("export")(export_command)
 
-
-@model_app.command("list")
 def list_command() -> None:
     """The models that come with geosod.
 
@@ -59,7 +48,6 @@ def _groups(card: ModelCard) -> list[str]:
     return [f"{group}: {', '.join(names)}" for group, names in members.items()]
 
 
-@model_app.command("info")
 def info_command(
     model: Annotated[str, typer.Argument(help="A shipped model's name, or a bundle's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as it is.")] = False,
