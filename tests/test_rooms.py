@@ -61,7 +61,7 @@ ALLOWED = {
     "serving": frozenset(
         {"array_scene", "config", "detectors", "georeference", "output", "running", "scenes", "storage", "viewing"}
     ),
-    "ingest": frozenset({"scenes", "storage", "output", "running", "config", "setting_errors"}),
+    "ingest": frozenset({"scenes", "storage", "output", "running", "config", "setting_errors", "yaml_file"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}

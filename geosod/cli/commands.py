@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from typer.core import TyperCommand
+
 from geosod.cli.lazy import Lazy, LazyGroup
 
+#: Options after the name of another command are that command's.
+_OTHERS_OPTIONS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 #: What `geosod --help` lists, in its order.
 COMMANDS: dict[str, Lazy | LazyGroup] = {
     "detect": Lazy(
@@ -38,6 +45,26 @@ COMMANDS: dict[str, Lazy | LazyGroup] = {
         "Draw a harbour scene, detect its vessels, vehicles and tanks, and compare them with the ground truth.",
     ),
     "doctor": Lazy("doctor:doctor_command", "Show versions, cores, GPU, backends, codecs, Ray and disk space."),
+    "config": LazyGroup(
+        help="Show, save and check the settings of a command.",
+        commands={
+            "show": Lazy(
+                "config:show_command",
+                "Print every setting of a command: its meaning, value, default, and where the value comes from.",
+                context_settings=_OTHERS_OPTIONS,
+            ),
+            "save": Lazy(
+                "config:save_command",
+                "Write a YAML file with every setting of a command: those that are given, and the defaults as "
+                "comments.",
+                context_settings=_OTHERS_OPTIONS,
+            ),
+            "validate": Lazy(
+                "config:validate_command",
+                "Check a YAML file of settings; name each wrong one, its line, and what may have been meant.",
+            ),
+        },
+    ),
     "evaluate": Lazy(
         "evaluate:evaluate_command", "Compare detections with labels: average precision, errors, thresholds, intervals."
     ),
@@ -110,3 +137,14 @@ COMMANDS: dict[str, Lazy | LazyGroup] = {
         },
     ),
 }
+
+
+def command_of(*words: str) -> TyperCommand:
+    """The command of these words, such as ``ingest run``."""
+    commands: Mapping[str, Any] = COMMANDS
+    *groups, name = words
+    for group in groups:
+        commands = commands[group].commands
+    found = commands[name]
+    assert isinstance(found, Lazy)
+    return found.load()

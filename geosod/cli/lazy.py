@@ -21,15 +21,15 @@ class Lazy(TyperCommand):
     """
 
     def __init__(self, target: str, help: str, *, context_settings: dict[str, Any] | None = None) -> None:
-        super().__init__(None, help=help, context_settings=context_settings)
-        self._target = target
+        super().__init__(None, help=help)
+        self._target, self._settings = target, context_settings
 
     def load(self) -> TyperCommand:
         """The command itself."""
         module, _, function = self._target.partition(":")
         app = typer.Typer(add_completion=False)
         found = getattr(import_module(f"geosod.cli.{module}"), function)
-        app.command(self.name, context_settings=self.context_settings)(found)
+        app.command(self.name, context_settings=self._settings)(found)
         command = get_command(app)
         assert isinstance(command, TyperCommand)
         return command
