@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from geosod.cli.completion import add_completions
+
 
 class Lazy(TyperCommand):
     """What the list of commands shows of one: its name and a line of help.
@@ -29,6 +31,7 @@ class Lazy(TyperCommand):
         module, _, function = self._target.partition(":")
         app = typer.Typer(add_completion=False)
         found = getattr(import_module(f"geosod.cli.{module}"), function)
+        add_completions(found)
         app.command(self.name, context_settings=self._settings)(found)
         command = get_command(app)
         assert isinstance(command, TyperCommand)
