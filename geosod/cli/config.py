@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geosod.cli.printing import Json, print_json
 from geosod.cli.streams import print_error
 
 if TYPE_CHECKING:
@@ -24,10 +25,9 @@ _Arguments = Annotated[
     list[str] | None,
     typer.Argument(help="Arguments of that command, as --config FILE --threshold 0.4.", show_default=False),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
-def show_command(command: _Command = "detect", arguments: _Arguments = None, json: _Json = False) -> None:
+def show_command(command: _Command = "detect", arguments: _Arguments = None, json: Json = False) -> None:
     """Print every setting of a command: its meaning, value, default, and where the value comes from.
 
     Example: geosod config show detect --config run.yaml --threshold 0.4
@@ -36,7 +36,7 @@ def show_command(command: _Command = "detect", arguments: _Arguments = None, jso
     """
     found = _settings(command, arguments or [])
     if json:
-        print(json_text.dumps({"command": command, "settings": [asdict(one) for one in found]}, indent=2))
+        print_json({"command": command, "settings": [asdict(one) for one in found]})
         return
     print("\n".join(line for one in found for line in _shown(one)))
 
@@ -66,7 +66,7 @@ def save_command(
 def validate_command(
     file: Annotated[str, typer.Argument(help="YAML file of settings.", show_default=False)],
     command: _Command = "detect",
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Check a YAML file of settings; name each wrong one, its line, and what may have been meant.
 
@@ -81,7 +81,7 @@ def validate_command(
     problems = _problems(configurable(command), values, file)
     if json:
         listed = [asdict(one) for one in problems]
-        print(json_text.dumps({"file": file, "command": command, "valid": not problems, "problems": listed}, indent=2))
+        print_json({"file": file, "command": command, "valid": not problems, "problems": listed})
     for one in problems:
         print_error(f"{file}:{one.line or 1}: {one.message}")
     if not problems and not json:
