@@ -36,7 +36,8 @@ def evaluate_command(
     found: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Outputs of geosod detect; - for a list on standard input. With --model, scenes to search, by default the labelled images.",
+            help="Outputs of geosod detect; - for a list on standard input. With "
+            "--model, scenes to search, by default the labelled images.",
             show_default=False,
         ),
     ] = None,

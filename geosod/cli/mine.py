@@ -32,7 +32,8 @@ def mine_command(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="Unlabelled scenes: paths, folders, globs, https:// and s3:// addresses, STAC items; - for a list on standard input.",
+            help="Unlabelled scenes: paths, folders, globs, https:// and s3:// addresses, STAC items; - for a list "
+            "on standard input.",
             show_default=False,
         ),
     ],

@@ -39,7 +39,8 @@ def predict_command(
         list[str] | None,
         typer.Option(
             "--input",
-            help="An image, a folder, a glob or an address; - for a list on standard input; may be given several times.",
+            help="An image, a folder, a glob or an address; - for a list on standard input; may be given "
+            "several times.",
             show_default=False,
         ),
     ] = None,
