@@ -147,4 +147,4 @@ def command_of(*words: str) -> TyperCommand:
         commands = commands[group].commands
     found = commands[name]
     assert isinstance(found, Lazy)
-    return found.load()
+    return found.load(name)

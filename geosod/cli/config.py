@@ -99,7 +99,7 @@ def _settings(command: str, arguments: list[str]) -> list[Setting]:
     called = configurable(command)
     name = f"geosod {' '.join(called.words)}"
     params = command_of(*called.words).make_context(name, list(arguments)).params
-    given = {key: params[key] for key in called.names if params.get(key) is not None}
+    given = {key: params[key] for key in called.names if params.get(key) not in (None, [], ())}
     file = None if params["config"] is None else str(params["config"])
     values = FileSettings({}, {}) if file is None else read_file(file)
     scenes = [] if "scenes" in called.names else list(params.get("scenes") or [])

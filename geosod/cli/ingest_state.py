@@ -64,6 +64,7 @@ def replay_command(
     error: Annotated[
         str, typer.Option("--error", help="Only those whose error has this text.", show_default=False)
     ] = "",
+    json: Json = False,
 ) -> None:
     """Let dead scenes be tried again, once what made them fail is dealt with.
 
@@ -73,7 +74,10 @@ def replay_command(
     """
     with closing(existing_ledger(config, out, ledger)) as opened:
         number = opened.replay(scenes=scenes or (), containing=error)
-    print_error(f"{counted(number, 'scene')} will be tried again by the next ingester")
+    if json:
+        print_json({"replayed": number})
+    else:
+        print_error(f"{counted(number, 'scene')} will be tried again by the next ingester")
 
 
 def _lines(found: IngestStatus) -> str:

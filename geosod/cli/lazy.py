@@ -24,15 +24,15 @@ class Lazy(TyperCommand):
 
     def __init__(self, target: str, help: str, *, context_settings: dict[str, Any] | None = None) -> None:
         super().__init__(None, help=help)
-        self._target, self._settings = target, context_settings
+        self.target, self._settings = target, context_settings
 
-    def load(self) -> TyperCommand:
-        """The command itself."""
-        module, _, function = self._target.partition(":")
+    def load(self, name: str) -> TyperCommand:
+        """The command itself, under this name."""
+        module, _, function = self.target.partition(":")
         app = typer.Typer(add_completion=False)
         found = getattr(import_module(f"geosod.cli.{module}"), function)
         add_completions(found)
-        app.command(self.name, context_settings=self._settings)(found)
+        app.command(name, context_settings=self._settings)(found)
         command = get_command(app)
         assert isinstance(command, TyperCommand)
         return command
@@ -57,4 +57,4 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that arguments name, imported, and the arguments after its name."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.load() if isinstance(command, Lazy) else command, rest
+        return name, command.load(name) if isinstance(command, Lazy) else command, rest
