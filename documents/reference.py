@@ -52,8 +52,7 @@ def _command(words: tuple[str, ...], heading: str) -> str:
         panel = getattr(parameter, "rich_help_panel", None) or "Options"
         panels.setdefault(panel, []).append(_parameter(parameter))
     for panel, rows in panels.items():
-        title = "" if panel == "Options" else panel
-        parts.append(f"| {title} | |\n|---|---|\n" + "\n".join(rows) + "\n")
+        parts.append(f"| {panel} | |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
