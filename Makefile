@@ -14,7 +14,7 @@ ADAPTERS_ENV := HOME=$(ADAPTERS_HOME) XDG_CACHE_HOME=$(ADAPTERS_HOME)/cache XDG_
 	HF_HOME=$(ADAPTERS_HOME)/hf HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 \
 	YOLO_CONFIG_DIR=$(ADAPTERS_HOME)/yolo YOLO_OFFLINE=true YOLO_AUTOINSTALL=false NO_ALBUMENTATIONS_UPDATE=1
 
-.PHONY: setup demo demo-gigapixel test test-fast tests-with-ray tests-without-ray test-adapters chaos lint format bench clean
+.PHONY: setup demo demo-gigapixel docs test test-fast tests-with-ray tests-without-ray test-adapters chaos lint format bench clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ demo: setup
 
 demo-gigapixel: setup
 	$(BIN)/geosod demo -o demo --size 32768 $(DEMO)
+
+# The documents as a site: site/html/index.html.
+docs: setup
+	$(BIN)/python -m documents site
 
 # Tests with Ray run beside the others, in a process that does nothing else: Ray changes how a process handles signals.
 test: setup
@@ -76,4 +80,4 @@ bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(ADAPTERS) .bench .peers demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ADAPTERS) .bench .peers demo out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

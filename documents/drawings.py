@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 INK, FAINT, GROUND = "#1f2933", "#71808f", "#f7f9fb"
 BLUE, ORANGE, GREEN, RED = "#2563a8", "#c2620e", "#2c7a4b", "#b3261e"
@@ -25,13 +26,11 @@ class Drawing:
         self._height, self._title = height, title
         self._shapes: list[str] = []
 
-    def box(
-        self, x: float, y: float, w: float, h: float, *, line: str = INK, fill: str = "none", **more: object
-    ) -> None:
+    def box(self, x: float, y: float, w: float, h: float, *, line: str = INK, fill: str = "none", **more: Any) -> None:
         """A rectangle; `more` are attributes of SVG, with underscores for hyphens."""
         self._add("rect", x=x, y=y, width=w, height=h, stroke=line, fill=fill, **more)
 
-    def line(self, x0: float, y0: float, x1: float, y1: float, *, line: str = FAINT, **more: object) -> None:
+    def line(self, x0: float, y0: float, x1: float, y1: float, *, line: str = FAINT, **more: Any) -> None:
         """A straight line."""
         self._add("line", x1=x0, y1=y0, x2=x1, y2=y1, stroke=line, **more)
 
@@ -56,7 +55,7 @@ class Drawing:
         )
         return head + "\n".join(self._shapes) + "\n</svg>\n"
 
-    def _add(self, kind: str, inner: str = "", **attributes: object) -> None:
+    def _add(self, kind: str, /, inner: str = "", **attributes: Any) -> None:
         texts = "".join(f' {name.replace("_", "-")}="{_number(value)}"' for name, value in attributes.items())
         self._shapes.append(f"<{kind}{texts}>{inner}</{kind}>" if inner else f"<{kind}{texts}/>")
 

@@ -65,7 +65,17 @@ ALLOWED = {
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "ingest", "mining", "predict", "serving", "summarizing", "training"}
+        | {
+            "evaluation",
+            "exporting",
+            "ingest",
+            "mining",
+            "predict",
+            "serving",
+            "setting_errors",
+            "summarizing",
+            "training",
+        }
     ),
 }
 

@@ -57,4 +57,4 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that arguments name, imported, and the arguments after its name."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.load(name) if isinstance(command, Lazy) else command, rest
+        return name, command.load(str(name)) if isinstance(command, Lazy) else command, rest
