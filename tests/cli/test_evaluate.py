@@ -37,7 +37,7 @@ def test_outputs_are_compared_with_labels(made: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 images, 41 objects, 39 detections" in done.stdout and "recall" in done.stdout
     assert report.read_text().endswith("</html>")
-    checked = geosod("config", "validate", thresholds)
+    checked = geosod("config", "show", "detect", "--config", thresholds)
     assert checked.returncode == 0 and 'threshold: {"spot": 0.5' in checked.stdout
     again = geosod("evaluate", made / "out", "-l", made / "labels.json", "--report", report)
     assert again.returncode == 2 and "exists; use --overwrite" in again.stderr

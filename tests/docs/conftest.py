@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("may", "june"):
         _run("detect", scenes / f"{name}.tif", *model, "-o", folder / name)
     for name in ("train.json", "val.json"):
-        geosod.export(folder / "out", out=folder / name)
+        geosod.export([folder / "may", folder / "june"], out=folder / name)
     ground = geopandas.read_parquet(folder / "may/coverage")
     districts = geopandas.GeoDataFrame({"name": ["port"]}, geometry=[ground.union_all().envelope], crs=ground.crs)
     districts.to_file(folder / "districts.gpkg", layer="districts")

@@ -33,7 +33,7 @@ ELSEWHERE = {
     "service.md": "tests/serving/test_clients.py",
 }
 #: Blocks that are marked `no-run`, over all pages. Raise it with care: what is not run goes out of date.
-MOST_MARKED = 62
+MOST_MARKED = 70
 ALL = [block for page in PAGES for block in blocks(page)]
 #: Pages that read an output `out` which they do not make.
 READERS = {"export.md", "summarize.md", "output.md", "for-analysts.md", "evaluation.md"}
