@@ -15,6 +15,7 @@ import pytest
 
 from geosod.cli.commands import command_of
 from geosod.cli.inputs import with_listed
+from geosod.detectors import open_bundle
 from geosod.errors import ConfigError
 from tests.cli.commands import FROM_SCRATCH, geosod
 from tests.cli.test_commands import ALL
@@ -124,6 +125,13 @@ def test_no_color(args: list[str]) -> None:
     colour = re.compile(r"\x1b\[[\d;]*\b(?:3[0-8]|4[0-8]|9[0-7])[\d;]*m")
     assert colour.search(on_a_terminal(*args)), "colours on a terminal"
     assert not colour.search(on_a_terminal(*args, NO_COLOR="1"))
+
+
+def test_nothing_is_cut_off_where_there_are_few_columns() -> None:
+    shown = geosod("model", "info", "demo-harbour", COLUMNS="60").stdout
+    bundle = open_bundle("demo-harbour")
+    assert "…" not in shown and bundle.digest in "".join(shown.split())
+    assert str(bundle.folder) in "".join(shown.split())
 
 
 def test_what_is_piped_has_no_escape_codes() -> None:
