@@ -66,6 +66,8 @@ def info_command(
         print_json(to_item(card))
         return
     table = Table(show_header=False, box=None, title=card.name, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest or a path without its end is none
     gsd = "any" if card.gsd_range is None else f"{card.gsd_range[0]:g} to {card.gsd_range[1]:g} m"
     rows = {
         "description": card.description,
