@@ -53,8 +53,10 @@ def test_a_command_is_imported_alone() -> None:
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_the_line_of_a_command_is_that_of_its_docstring(words: tuple[str, ...]) -> None:
     loaded = command_of(*words)
-    first = inspect.cleandoc(loaded.help or "").split("\n\n")[0]
+    about = inspect.cleandoc(loaded.help or "")
+    first = about.split("\n\n")[0]
     assert ALL[words].help == " ".join(first.split()) and loaded.name == words[-1]
+    assert f"Example: geosod {' '.join(words)}" in about
 
 
 def test_the_help_lists_every_command() -> None:
