@@ -73,9 +73,10 @@ def test_fish(environment) -> None:
 
 def test_zsh(environment) -> None:
     """zsh completes in an interactive session only; a word of which there is one is put in full on the line."""
+    program = shell("zsh")
     process, terminal = pty.fork()
     if process == 0:
-        os.execvpe(shell("zsh"), ["zsh", "-f", "-i"], environment)
+        os.execvpe(program, ["zsh", "-f", "-i"], environment)
     try:
         _send(
             terminal,

@@ -18,7 +18,7 @@ COMMANDS: list[tuple[object, ...]] = [
     ("--version",),
     ("--help",),
     ("detect", "--help"),
-    ("config",),
+    ("config", "show"),
     ("model", "list"),
     ("model", "info", "demo-harbour"),
     ("model", "info", "demo-harbour", "--json"),
