@@ -52,7 +52,7 @@ def test_code_that_is_not_run_says_why_and_is_counted() -> None:
     for reason, count in Counter(one.reason for one in marked).most_common():
         print(f"{count:4}  {reason}")
     assert all(one.language in RUN for one in marked), "only what would be run needs a mark"
-    assert len(marked) <= MOST_MARKED and ran >= 60
+    assert len(marked) <= MOST_MARKED and ran >= 50
 
 
 def test_commands_are_fenced() -> None:
