@@ -18,7 +18,7 @@ ADAPTERS_ENV := HOME=$(ADAPTERS_HOME) XDG_CACHE_HOME=$(ADAPTERS_HOME)/cache XDG_
 PGSTAC := .pgstac
 PGSTAC_STAMP := $(PGSTAC)/.installed
 
-.PHONY: setup demo demo-gigapixel test test-fast tests-with-ray tests-without-ray test-adapters test-pgstac chaos lint format bench clean
+.PHONY: setup demo demo-gigapixel docs test test-fast tests-with-ray tests-without-ray test-adapters test-pgstac chaos lint format bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ demo: setup
 
 demo-gigapixel: setup
 	$(BIN)/geosod demo -o demo --size 32768 $(DEMO)
+
+# The documents as a site: site/html/index.html.
+docs: setup
+	$(BIN)/python -m documents site
 
 # Tests with Ray run beside the others, in a process that does nothing else: Ray changes how a process handles signals.
 test: setup
@@ -88,4 +92,4 @@ bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(ADAPTERS) $(PGSTAC) .bench .peers demo out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ADAPTERS) $(PGSTAC) .bench .peers demo out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

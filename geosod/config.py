@@ -7,15 +7,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from geosod.device import parse_device
 from geosod.errors import ConfigError
-from geosod.setting_errors import error_text
+from geosod.setting_errors import make_settings
 from geosod.setting_types import (
     LevelSetting,
     MaskSetting,
@@ -278,8 +278,16 @@ def make_config(file: str | Path | None = None, **settings: Any) -> RunConfig:
     return config_of({} if file is None else read_yaml(Path(file)), file, **settings)
 
 
-def config_of(values: Mapping[str, Any], file: str | Path | None, **settings: Any) -> RunConfig:
+def config_of(
+    values: Mapping[str, Any], file: str | Path | None, *, known: Iterable[str] = (), **settings: Any
+) -> RunConfig:
     """Settings from the values of a YAML file, which its errors name, with keywords that are not None on top.
+
+    Args:
+        values: those of the file.
+        file: its name.
+        known: names that the file may hold besides those of `RunConfig`, to suggest for a name that is unknown.
+        **settings: override those of the file.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
@@ -289,16 +297,7 @@ def config_of(values: Mapping[str, Any], file: str | Path | None, **settings: An
             f"config {file}: trust cannot be set in a file, which may come from others; pass --trust (trust=True)"
         )
     given = {name: value for name, value in settings.items() if value is not None}
-    try:
-        return RunConfig(**(dict(values) | given))
-    except ValidationError as error:
-        names, text = (
-            {e["loc"][0] for e in error.errors() if e["loc"]},
-            error_text(error, dict(values) | given, known=RunConfig.model_fields),
-        )
-    except ConfigError as error:
-        names, text = {str(error).split()[0]}, str(error)
-    raise ConfigError(f"config {file}: {text}" if file is not None and names - given.keys() else text)
+    return make_settings(RunConfig, values, file, given, known=known)
 
 
 def digest(values: Mapping[str, Any]) -> str:

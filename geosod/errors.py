@@ -26,6 +26,8 @@ pyarrow, pydantic and ray are mapped to these where they are caught, at the edge
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from urllib.parse import parse_qs
 
 #: Folder of GDAL's files in memory that hold arrays.
@@ -86,6 +88,13 @@ def reason(error: Exception) -> str:
     """Why a file could not be used, in the system's words and without its name: one cause reads the same for all."""
     words = error.strerror if isinstance(error, OSError) else None
     return one_line(words or error) or type(error).__name__
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """The end of a message about an unknown name: which known one is closest to it; "" where none is close."""
+    names = {str(one).lower(): str(one) for one in known}
+    close = get_close_matches(str(name).lower(), names, n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def identity(uri: str) -> str:

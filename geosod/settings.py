@@ -11,7 +11,7 @@ Method = Literal["nms", "soft_nms", "nmm", "greedy_nmm", "wbf"]
 
 
 class Settings(TypedDict, total=False):
-    """Keywords of `geosod.detect` besides model and out; `geosod config` prints what each means.
+    """Keywords of `geosod.detect` besides model and out; `geosod config show` prints what each means.
 
     None leaves a setting at its default.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,25 @@ _FLOAT = (
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+.0123456789"))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+class FileSettings(dict[str, Any]):
+    """The settings of a file.
+
+    Attributes:
+        lines: on which line of the file each stands, from 1.
+    """
+
+    def __init__(self, values: Mapping[str, Any], lines: Mapping[str, int]) -> None:
+        super().__init__(values)
+        self.lines = lines
+
+
+def selected(values: Mapping[str, Any], names: Iterable[str]) -> FileSettings:
+    """The settings of these names, with their lines where they are known."""
+    kept = {name: values[name] for name in names if name in values}
+    return FileSettings(kept, values.lines if isinstance(values, FileSettings) else {})
+
+
+def read_yaml(path: Path) -> FileSettings:
     """The settings in a file; see `parse_yaml`.
 
     Raises:
@@ -52,18 +71,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return parse_yaml(content, str(path))
 
 
-def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
+def parse_yaml(content: bytes, name: str) -> FileSettings:
     """The settings in the content of a file, by name; hyphens in names count as underscores.
 
     Raises:
         ConfigError: it is something else.
     """
+    lines: dict[str, int] = {}
     try:
-        values = yaml.load(content.decode("utf-8-sig"), Loader=_Loader)
+        loader = _Loader(content.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        values = {} if node is None else loader.construct_document(node)
+        if isinstance(node, yaml.MappingNode):
+            lines = {_plain(key.value): key.start_mark.line + 1 for key, _ in node.value}
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config {name}: cannot be read as YAML: {one_line(error)}") from error
-    if values is None:
-        return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"config {name}: holds {type(values).__name__}, expected settings as `name: value` lines")
-    return {key.replace("-", "_"): value for key, value in values.items()}
+    return FileSettings({_plain(key): value for key, value in values.items()}, lines)
+
+
+def _plain(key: Any) -> str:
+    return str(key).replace("-", "_")

@@ -61,11 +61,21 @@ ALLOWED = {
     "serving": frozenset(
         {"array_scene", "config", "detectors", "georeference", "output", "running", "scenes", "storage", "viewing"}
     ),
-    "ingest": frozenset({"scenes", "storage", "output", "running", "config", "setting_errors"}),
+    "ingest": frozenset({"scenes", "storage", "output", "running", "config", "setting_errors", "yaml_file"}),
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "ingest", "mining", "predict", "serving", "summarizing", "training"}
+        | {
+            "evaluation",
+            "exporting",
+            "ingest",
+            "mining",
+            "predict",
+            "serving",
+            "setting_errors",
+            "summarizing",
+            "training",
+        }
     ),
 }
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geosod.cli.dataset_options import print_json, read, with_label_options
+from geosod.cli.dataset_options import read, with_label_options
 from geosod.cli.display import display
+from geosod.cli.printing import Json, print_json
 from geosod.cli.status_line import counted
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def check_command(
     open_images: Annotated[
         bool, typer.Option("--open-images/--no-open-images", help="Compare the sizes of images with their files.")
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+    json: Json = False,
     **options: Any,
 ) -> None:
     """Report what looks wrong in labels, and how large the objects are.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from geosod.cli.dataset_options import print_json, problem_values, read, with_label_options
+from geosod.cli.dataset_options import problem_values, read, with_label_options
 from geosod.cli.display import display
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.streams import print_error
 from geosod.errors import ConfigError
 
@@ -30,7 +31,6 @@ _ImageFiles = Annotated[
     ),
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file, or a folder that geosod wrote.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print what was written as JSON on standard output.")]
 
 
 @with_label_options
@@ -43,7 +43,8 @@ def convert_command(
         str | None, typer.Option("--crs", help="CRS of ground coordinates. Default: OGC:CRS84.", show_default=False)
     ] = None,
     overwrite: _Overwrite = False,
-    json: _Json = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Write labels in another format.
@@ -52,7 +53,7 @@ def convert_command(
 
     Exit codes: 0 done; 3 done, but entries were left out (--invalid skip); 2 bad usage or input; 1 a bug.
     """
-    with display():
+    with display(quiet=quiet):
         from geosod.datasets.write import write_labels
 
         reading = read(labels, options)
@@ -63,7 +64,7 @@ def convert_command(
         print_error(note)
     if json:
         print_json(counts | {"notes": list(notes)} | problem_values(reading.problems))
-    else:
+    elif not quiet:
         print_error(f"{out}: {counts['boxes']:,} labels of {counts['images']:,} images")
     raise typer.Exit(3 if reading.problems.count else 0)
 
@@ -86,7 +87,8 @@ def split_command(
     to: Annotated[str, typer.Option("--to", help="Format to write.")] = "coco",
     image_files: _ImageFiles = None,
     overwrite: _Overwrite = False,
-    json: _Json = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Divide labelled images at random into parts, each a file or folder in OUT.
@@ -95,7 +97,7 @@ def split_command(
 
     Exit codes: 0 done; 3 done, but entries were left out (--invalid skip); 2 bad usage or input; 1 a bug.
     """
-    with display():
+    with display(quiet=quiet):
         from geosod.datasets.split import By, split_labels
         from geosod.datasets.write import write_parts
 
@@ -111,7 +113,7 @@ def split_command(
     if json:
         summary = {name: _summary(part) for name, part in divided.items()}
         print_json({"out": str(out), "parts": summary, "notes": list(notes)} | problem_values(reading.problems))
-    else:
+    elif not quiet:
         for name, part in divided.items():
             print_error(f"{out / name}: {len(part):,} labels of {len(part.images):,} images")
     raise typer.Exit(3 if reading.problems.count else 0)

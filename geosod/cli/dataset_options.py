@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json as json_text
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -105,11 +104,6 @@ def say_problems(problems: Any) -> None:
         print_error(f"left out: {problem}")
     if problems.count > _SHOWN:
         print_error(f"left out: {problems.count - _SHOWN:,} more")
-
-
-def print_json(value: Any) -> None:
-    """Print a dataclass or mapping as JSON on standard output."""
-    print(json_text.dumps(value if isinstance(value, dict) else asdict(value), indent=2, ensure_ascii=False))
 
 
 def problem_values(problems: Any) -> dict[str, Any]:

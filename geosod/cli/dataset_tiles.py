@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geosod.cli.dataset_options import print_json, problem_values, read, say_problems, with_label_options
+from geosod.cli.dataset_options import problem_values, read, say_problems, with_label_options
 from geosod.cli.display import Display, display
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status, counted
 from geosod.cli.streams import print_error
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _Labels = Annotated[Path, typer.Argument(help="File or folder of labels.", show_default=False)]
 _Out = Annotated[Path, typer.Option("--out", "-o", help="New folder.", show_default=False)]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that geosod wrote.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print what was written as JSON on standard output.")]
 
 
 @with_label_options
@@ -43,7 +43,8 @@ def slice_command(
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed keeps other tiles without objects.")] = 0,
     overwrite: _Overwrite = False,
-    json: _Json = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Cut labelled images into tiles: OUT/labels.json (COCO) and OUT/images with GeoTIFFs.
@@ -52,7 +53,7 @@ def slice_command(
 
     Exit codes: 0 done; 3 done, but entries, images or tiles were left out; 2 bad usage or input; 1 a bug.
     """
-    with display() as shown:
+    with display(quiet=quiet) as shown:
         from geosod.datasets.slice import Slicing, write_slices
         from geosod.tile_size import parse_overlap, parse_tile
 
@@ -61,7 +62,9 @@ def slice_command(
         result = write_slices(reading.labels, out, slicing, overwrite=overwrite, on_image=_show(shown, "slicing"))
     if result.empty:
         print_error(f"{counted(result.empty, 'tile')} without a valid pixel, or that could not be read, left out")
-    _finish(result.labels, out, reading.problems, result.problems, json=json, extra={"left_out": result.empty})
+    _finish(
+        result.labels, out, reading.problems, result.problems, json=json, quiet=quiet, extra={"left_out": result.empty}
+    )
 
 
 @with_label_options
@@ -70,7 +73,8 @@ def scale_command(
     out: _Out,
     by: Annotated[float, typer.Option("--by", help="Pixels for one pixel of the images: 0.5 halves them.")] = 0.5,
     overwrite: _Overwrite = False,
-    json: _Json = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **options: Any,
 ) -> None:
     """Resample labelled images: OUT/labels.json (COCO) and OUT/images with GeoTIFFs.
@@ -79,12 +83,12 @@ def scale_command(
 
     Exit codes: 0 done; 3 done, but entries or images were left out; 2 bad usage or input; 1 a bug.
     """
-    with display() as shown:
+    with display(quiet=quiet) as shown:
         from geosod.datasets.scale import write_scaled
 
         reading = read(labels, options)
         scaled, problems = write_scaled(reading.labels, out, by, overwrite=overwrite, on_image=_show(shown, "scaling"))
-    _finish(scaled, out, reading.problems, problems, json=json, extra={})
+    _finish(scaled, out, reading.problems, problems, json=json, quiet=quiet, extra={})
 
 
 def _show(shown: Display, phase: str) -> Callable[[int, int], None]:
@@ -96,7 +100,14 @@ def _show(shown: Display, phase: str) -> Callable[[int, int], None]:
 
 
 def _finish(
-    labels: Labels, out: Path, read_problems: Problems, problems: Problems, *, json: bool, extra: dict[str, Any]
+    labels: Labels,
+    out: Path,
+    read_problems: Problems,
+    problems: Problems,
+    *,
+    json: bool,
+    quiet: bool,
+    extra: dict[str, Any],
 ) -> None:
     say_problems(problems)
     for one in read_problems.found:
@@ -105,6 +116,6 @@ def _finish(
     if json:
         counts = {"out": str(out), "images": len(labels.images), "boxes": len(labels)}
         print_json(counts | extra | problem_values(problems))
-    else:
+    elif not quiet:
         print_error(f"{out}: {len(labels):,} labels in {counted(len(labels.images), 'image')}")
     raise typer.Exit(3 if problems.count else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from geosod.cli.display import Display, display
+from geosod.cli.inputs import with_listed
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status, counted
 from geosod.cli.streams import print_error
 from geosod.results import Failure
@@ -28,9 +29,10 @@ _STAGES = {
 
 def deduplicate_command(
     outputs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            help="Folders, or NAME.parquet files, that geosod detect wrote; they are not changed.", show_default=False
+            help="Folders, or NAME.parquet files, that geosod detect wrote; - for a list on standard input.",
+            show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the dataset.", show_default=False)],
@@ -64,8 +66,8 @@ def deduplicate_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it holds only files that geosod wrote.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Combine the outputs of overlapping scenes into one dataset in which each object occurs once.
 
@@ -77,7 +79,7 @@ def deduplicate_command(
         from geosod.deduplication.run import deduplicate
 
         result = deduplicate(
-            outputs,
+            with_listed(outputs),
             out=out,
             prefer=cast(Literal["score", "newest"], prefer),
             metric=cast(Literal["iou", "ios"], metric),
@@ -89,7 +91,7 @@ def deduplicate_command(
         )
     if json:
         values: dict[str, Any] = asdict(result) | {"merged": result.merged, "exit_code": result.exit_code}
-        print(json_text.dumps(values, indent=2))
+        print_json(values)
     if not quiet:
         print_error(summary(result))
     raise typer.Exit(result.exit_code)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from geosod.cli.display import display
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status
 from geosod.cli.streams import print_error
 
@@ -24,8 +24,8 @@ def demo_command(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Number of detectors. Default: one per GPU, or per core.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw a harbour scene, detect its vessels, vehicles and tanks, and compare them with the ground truth.
 
@@ -44,7 +44,7 @@ def demo_command(
 
         summary = run_demo(out, size=size, seed=seed, on_drawn=on_drawn, on_event=emit, engine=engine, workers=workers)
     if json:
-        print(json_module.dumps(summary, indent=2))
+        print_json(summary)
     if not quiet:
         print_error(_table(summary, out))
 

@@ -8,6 +8,7 @@ import typer
 
 from geosod.cli.display import display
 from geosod.cli.options import with_settings
+from geosod.cli.printing import Json, Quiet, Verbose
 from geosod.cli.status_line import Status
 from geosod.cli.streams import print_error
 
@@ -50,9 +51,9 @@ def detect_command(
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every scene and failure.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     **settings: Any,
 ) -> None:
     """Find small objects in scenes, and write them as GeoParquet, with the ground that was inspected.

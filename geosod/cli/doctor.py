@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from geosod.cli.printing import Json, print_json
 from geosod.cli.streams import print_error
 from geosod.detectors.adapters import BACKENDS, RUNTIMES
 from geosod.machine import usable_cpus
@@ -27,6 +28,7 @@ def doctor_command(
     model: Annotated[
         str | None, typer.Option("--model", help="Measure this model by backend and precision, and keep the times.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Show versions, cores, GPU, backends, codecs, Ray and disk space.
 
@@ -35,11 +37,14 @@ def doctor_command(
     Exit codes: 0 no problems found; 3 something is missing.
     """
     problems: list[str] = []
-    table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
     rows = (
         _system() | _packages(problems) | _numba() | _torch() | _backends() | _detector(model)
         | _gdal(problems) | (_ray(problems) if check_ray else {})
     )  # fmt: skip
+    if json:
+        print_json({"geosod": __version__, "found": rows, "problems": problems})
+        raise typer.Exit(3 if problems else 0)
+    table = Table(show_header=False, box=None, title=f"geosod {__version__}", title_justify="left")
     for name, value in rows.items():
         table.add_row(name, value)
     console = Console(highlight=False, soft_wrap=True)

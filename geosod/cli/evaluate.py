@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,9 @@ from geosod.cli.evaluation_steps import (
     write_files,
     write_levels,
 )
+from geosod.cli.inputs import with_listed
 from geosod.cli.options import with_settings
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status
 from geosod.cli.streams import print_error
 
@@ -35,7 +36,8 @@ def evaluate_command(
     found: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Outputs of geosod detect. With --model, scenes to search, by default the labelled images.",
+            help="Outputs of geosod detect; - for a list on standard input. With "
+            "--model, scenes to search, by default the labelled images.",
             show_default=False,
         ),
     ] = None,
@@ -164,8 +166,8 @@ def evaluate_command(
         Path | None,
         _option("--report", help="Write an HTML file with figures, plots and examples.", panel=_FILES),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **settings: Any,
 ) -> None:
     """Compare detections with labels: average precision, errors, thresholds, intervals.
@@ -192,7 +194,7 @@ def evaluate_command(
             from geosod.evaluation.found_scenes import read_outputs
 
             shown.update(Status("reading the outputs"))
-            scenes = read_outputs(found or ())
+            scenes = read_outputs(with_listed(found or ()))
             truth = read_truth(labels, reading, names, [scene.uri for scene in scenes], label_shift)
         else:
             truth = read_truth(labels, reading, names, found or (), label_shift)
@@ -207,6 +209,6 @@ def evaluate_command(
     if json:
         from geosod.evaluation.as_json import as_json
 
-        print(json_text.dumps(as_json(result), indent=2, ensure_ascii=False))
+        print_json(as_json(result))
     else:
         print_tables(result)

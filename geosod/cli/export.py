@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json as json_text
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from geosod.cli.display import display
+from geosod.cli.inputs import with_listed
 from geosod.cli.options import Outputs
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status, counted
 from geosod.cli.streams import print_error
 
@@ -64,8 +65,8 @@ def export_command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write detections in the format of another program, with a QGIS style beside it.
 
@@ -83,7 +84,7 @@ def export_command(
 
         shown.update(Status("reading the outputs"))
         result = export(
-            outputs,
+            with_listed(outputs),
             out=out,
             format=to,
             geoparquet=cast("GeoParquetVersion", geoparquet),
@@ -96,7 +97,7 @@ def export_command(
         )
     if json:
         values: dict[str, Any] = asdict(result) | {"exit_code": result.exit_code}
-        print(json_text.dumps(values, indent=2))
+        print_json(values)
     for failure in result.skipped:
         print_error(f"skipped: {failure.message}")
     if not quiet:

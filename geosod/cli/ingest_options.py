@@ -51,7 +51,6 @@ LedgerOption = Annotated[
     str | None,
     typer.Option("--ledger", help="Where the ledger is, unless the configuration says so.", show_default=False),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def with_ingest_settings(command: Callable[..., None]) -> Callable[..., None]:

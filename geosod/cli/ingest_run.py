@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geosod.cli.ingest_options import Config, Json, Model, Out, settings, with_ingest_settings
+from geosod.cli.ingest_options import Config, Model, Out, settings, with_ingest_settings
+from geosod.cli.printing import Json, Quiet
 from geosod.cli.status_line import counted
 from geosod.cli.streams import print_error
 
@@ -32,7 +33,7 @@ def run_command(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped by SIGTERM or Ctrl-C.")] = False,
     dry_run: _DryRun = False,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
     """Take what is new, changed or withdrawn at a source into a dataset.

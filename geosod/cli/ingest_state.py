@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_text
 from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geosod.cli.ingest_options import Config, Json, LedgerOption, Out, existing_ledger
+from geosod.cli.ingest_options import Config, LedgerOption, Out, existing_ledger
+from geosod.cli.printing import Json, print_json
 from geosod.cli.status_line import counted
 from geosod.cli.streams import print_error
 
@@ -45,7 +45,7 @@ def status_command(
     beyond = found.beyond(max_lag=max_lag, max_poll_age=max_poll_age, max_dead=max_dead)
     code = 3 if beyond else 0
     if json:
-        print(json_text.dumps(asdict(found) | {"beyond": beyond, "exit_code": code}, indent=2))
+        print_json(asdict(found) | {"beyond": beyond, "exit_code": code})
     else:
         print(_lines(found))
     for line in beyond:
@@ -64,6 +64,7 @@ def replay_command(
     error: Annotated[
         str, typer.Option("--error", help="Only those whose error has this text.", show_default=False)
     ] = "",
+    json: Json = False,
 ) -> None:
     """Let dead scenes be tried again, once what made them fail is dealt with.
 
@@ -73,7 +74,10 @@ def replay_command(
     """
     with closing(existing_ledger(config, out, ledger)) as opened:
         number = opened.replay(scenes=scenes or (), containing=error)
-    print_error(f"{counted(number, 'scene')} will be tried again by the next ingester")
+    if json:
+        print_json({"replayed": number})
+    else:
+        print_error(f"{counted(number, 'scene')} will be tried again by the next ingester")
 
 
 def _lines(found: IngestStatus) -> str:

@@ -1,4 +1,4 @@
-"""`geosod`: the command line. Each command is a module; this one maps errors to exit codes."""
+"""`geosod`: the command line. It maps errors to exit codes; `geosod.cli.commands` lists the commands."""
 
 from __future__ import annotations
 
@@ -10,34 +10,20 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
-from geosod.cli.config import config_command
-from geosod.cli.dataset import dataset_app
-from geosod.cli.deduplicate import deduplicate_command
-from geosod.cli.demo import demo_command
-from geosod.cli.detect import detect_command
-from geosod.cli.doctor import doctor_command
-from geosod.cli.evaluate import evaluate_command
-from geosod.cli.export import export_command
-from geosod.cli.ingest import ingest_app
+from geosod.cli.commands import COMMANDS
 from geosod.cli.interrupts import was_interrupted, watch_interrupts
-from geosod.cli.mine import mine_command
-from geosod.cli.model import model_app
-from geosod.cli.predict import predict_command
-from geosod.cli.serve import serve_command
-from geosod.cli.stats import stats_command
-from geosod.cli.status import status_command
+from geosod.cli.lazy import LazyGroup
 from geosod.cli.streams import print_error, run_checked
-from geosod.cli.submit import submit_command
-from geosod.cli.summarize import summarize_command
-from geosod.cli.train import train_command
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
 
-class _Commands(TyperGroup):
+class _Commands(LazyGroup):
     """Turns geosod's errors into one line and an exit code; anything else is a bug and keeps its traceback."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"commands": COMMANDS})
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; standard output that cannot be written is an error like any other."""
@@ -72,7 +58,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Small-object detection in satellite and aerial scenes far larger than memory.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -88,26 +73,6 @@ def _main(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Small-object detection in satellite and aerial scenes far larger than memory."""
-
-
-app.command("detect")(detect_command)
-app.command("predict")(predict_command)
-app.command("deduplicate")(deduplicate_command)
-app.command("export")(export_command)
-app.command("summarize")(summarize_command)
-app.command("status")(status_command)
-app.command("submit")(submit_command)
-app.command("demo")(demo_command)
-app.command("doctor")(doctor_command)
-app.command("config")(config_command)
-app.command("evaluate")(evaluate_command)
-app.command("stats")(stats_command)
-app.command("train")(train_command)
-app.command("serve")(serve_command)
-app.command("mine")(mine_command)
-app.add_typer(model_app, name="model")
-app.add_typer(dataset_app, name="dataset")
-app.add_typer(ingest_app, name="ingest")
 
 
 def run(args: list[str] | None = None) -> None:

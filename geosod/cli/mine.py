@@ -9,6 +9,7 @@ import typer
 
 from geosod.cli.display import display
 from geosod.cli.options import with_settings
+from geosod.cli.printing import Json, Quiet, Verbose, print_json
 from geosod.cli.status_line import Status, counted
 from geosod.cli.streams import print_error
 
@@ -31,7 +32,8 @@ def mine_command(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            help="Unlabelled scenes: paths, folders, globs, https:// and s3:// addresses, STAC items.",
+            help="Unlabelled scenes: paths, folders, globs, https:// and s3:// addresses, STAC items; - for a list "
+            "on standard input.",
             show_default=False,
         ),
     ],
@@ -61,8 +63,9 @@ def mine_command(
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that geosod wrote.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     **settings: Any,
 ) -> None:
     """Choose what to label next: crops of scenes of which a model is unsure, and which are unlike each other.
@@ -88,7 +91,7 @@ def mine_command(
             known=known,
             negatives=negatives,
             overwrite=overwrite,
-            on_event=show_run(shown),
+            on_event=show_run(shown, verbose=verbose),
             **given,
         )
     _print(result, json=json, quiet=quiet)
@@ -102,8 +105,6 @@ def _print(result: MineResult, *, json: bool, quiet: bool) -> None:
         print_error(f"left out: {len(result.left_out) - _SHOWN:,} more")
     labels = result.labels
     if json:
-        from geosod.cli.dataset_options import print_json
-
         values = {"out": str(result.out), "crops": len(labels.images), "suggestions": len(labels)}
         problems = [one.message for one in result.failures] + [str(one) for one in result.left_out]
         print_json(values | {"scenes": result.scenes, "problems": problems, "exit_code": result.exit_code})

@@ -1,8 +1,7 @@
-"""`geosod model`: what models there are, and what they are made for."""
+"""`geosod model list` and `geosod model info`: what models there are, and what they are made for."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -10,29 +9,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from geosod.cli.model_bench import bench_command
-from geosod.cli.model_export import export_command
-from geosod.cli.model_pack import pack_command
-from geosod.cli.model_try import try_command
+from geosod.cli.printing import Json, print_json
 from geosod.detectors import open_bundle, shipped_models
 from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import to_item
 
-model_app = typer.Typer(help="List models, show what one is made for, and make bundles.", no_args_is_help=True)
-model_app.command("pack")(pack_command)
-model_app.command("try")(try_command)
-model_app.command("bench")(bench_command)
-model_app.command("export")(export_command)
 
-
-@model_app.command("list")
-def list_command() -> None:
+def list_command(json: Json = False) -> None:
     """The models that come with geosod.
 
     Example: geosod model list
     """
-    for name in shipped_models():
-        card = open_bundle(name).card
+    cards = {name: open_bundle(name).card for name in shipped_models()}
+    if json:
+        fields = ("description", "classes", "bands", "gsd", "license")
+        print_json({"models": [{"name": n} | {f: getattr(card, f) for f in fields} for n, card in cards.items()]})
+        return
+    for name, card in cards.items():
         print(f"{name}: {', '.join(card.classes)}; bands {', '.join(card.bands)}; {card.gsd or 'any'} m")
 
 
@@ -59,10 +52,9 @@ def _groups(card: ModelCard) -> list[str]:
     return [f"{group}: {', '.join(names)}" for group, names in members.items()]
 
 
-@model_app.command("info")
 def info_command(
     model: Annotated[str, typer.Argument(help="A shipped model's name, or a bundle's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as it is.")] = False,
+    as_json: Json = False,
 ) -> None:
     """The card of a model; its weights are checked against it.
 
@@ -71,9 +63,11 @@ def info_command(
     bundle = open_bundle(model, trust=True)  # nothing is run: the card is only read
     card = bundle.card
     if as_json:
-        print(json.dumps(to_item(card), indent=2, ensure_ascii=False))
+        print_json(to_item(card))
         return
     table = Table(show_header=False, box=None, title=card.name, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest or a path without its end is none
     gsd = "any" if card.gsd_range is None else f"{card.gsd_range[0]:g} to {card.gsd_range[1]:g} m"
     rows = {
         "description": card.description,

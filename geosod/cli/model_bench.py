@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from geosod.cli.printing import Json, print_json
 from geosod.cli.sample import sample_of
 from geosod.cli.streams import print_error
 
@@ -42,7 +42,7 @@ def bench_command(
     tiles: Annotated[int, typer.Option("--tiles", min=1, max=256, help="Number of tiles.")] = 4,
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="Rounds; medians are shown.")] = 3,
     trust: Annotated[bool, typer.Option("--trust", help="The model may execute code.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON on standard output.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time a model in every way this machine can run it, and compare its boxes with those of torch in fp32.
 
@@ -66,7 +66,7 @@ def bench_command(
     chosen = resolve_execution(job)[1]
     measured = _changes(found, labels, class_map, model, settings) if labels is not None else {}
     if as_json:
-        print(json.dumps(_as_json(found, sample.what, chosen, measured), indent=2))
+        print_json(_as_json(found, sample.what, chosen, measured))
         return
     console = Console(highlight=False)
     console.width = max(console.width, 150 if measured else 100)  # columns that are cut off help nobody

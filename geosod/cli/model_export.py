@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.sample import Sample, sample_of
 from geosod.cli.streams import print_error
 from geosod.errors import ConfigError, ModelError
@@ -36,6 +37,8 @@ def export_command(
         float | None,
         typer.Option("--threshold", min=0, max=1, help="Minimum score in FILE.onnx."),
     ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a network as an ONNX graph, and compare its boxes with those of the model.
 
@@ -57,13 +60,24 @@ def export_command(
     graph = _graph(job, sample, int8=int8)
     if as_file:
         _write_file(job, graph, out, decode=decode)
-        print_error(f"{out}: written")
+        _print(out, None, "written", json=json, quiet=quiet)
         return
     made = _write_bundle(job, graph, out, int8=int8)
     rest = _every_second(sample.tiles) if int8 and len(sample.tiles) > 1 else sample.tiles
     exported = make_job(made, device="cpu", precision="int8" if int8 else "fp32", threshold=threshold)
     before, after = (_boxes(one, rest) for one in (job, exported))
-    print_error(f"{out}: {_words(agreement(before, after))} on {len(rest)} tiles of {sample.what.partition(' of ')[2]}")
+    found = agreement(before, after)
+    words = f"{_words(found)} on {len(rest)} tiles of {sample.what.partition(' of ')[2]}"
+    _print(out, found, words, json=json, quiet=quiet)
+
+
+def _print(out: Path, found: Agreement | None, words: str, *, json: bool, quiet: bool) -> None:
+    """Say what was written; with the agreement of its boxes where they were compared."""
+    if json:
+        compared = None if found is None else asdict(found) | {"f1": found.f1}
+        print_json({"out": str(out), "agreement": compared})
+    elif not quiet:
+        print_error(f"{out}: {words}")
 
 
 def _every_second(tiles: TileBatch) -> TileBatch:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.streams import print_error
 
 
@@ -77,6 +78,8 @@ def pack_command(
     mean: Annotated[str | None, _option("Subtracted after scaling, one or one for each band.", panel=_INPUT)] = None,
     std: Annotated[str | None, _option("Divided by after that, one or one for each band.", panel=_INPUT)] = None,
     trust: Annotated[bool, _option("The file may execute code.", panel="Model")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a bundle from a model file; what the file says of itself need not be said again.
 
@@ -85,12 +88,21 @@ def pack_command(
     from geosod.detectors.packing import pack
     from geosod.detectors.packing.options import parse_options
 
-    texts = {key: value for key, value in locals().items() if key not in ("source", "out", "pack", "parse_options")}
+    texts = {
+        key: value
+        for key, value in locals().items()
+        if key not in ("source", "out", "json", "quiet", "pack", "parse_options")
+    }
     texts["reverse_bands"] = texts.pop("bgr")
     made = pack(source, out, parse_options(**texts))
+    card = made.bundle.card
+    if json:
+        shape = {"classes": card.classes, "bands": card.bands, "tile": card.tile_size}
+        print_json({"out": str(out), "name": card.name, **shape, "notes": list(made.notes)})
+    if quiet or json:
+        return
     for note in made.notes:
         print_error(note)
-    card = made.bundle.card
     print_error(
         f"{out}: {card.name}, {len(card.classes)} classes, bands {', '.join(card.bands)}, "
         f"tiles of {card.tile_size[0]} x {card.tile_size[1]} px; `geosod model try {out} IMAGE` shows what it finds"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from geosod.cli.printing import Json, print_json
 from geosod.cli.streams import print_error
 
 #: Smaller pictures are enlarged to about this side, so that boxes and labels can be seen.
@@ -24,6 +25,7 @@ def try_command(
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Minimum score.", show_default=False)] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Run Python code that the model names.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what a model finds in an image: a wrong order of bands or scale of values is silent otherwise.
 
@@ -38,8 +40,13 @@ def try_command(
     target = out or Path(f"{Path(image.partition('?')[0]).stem}_try.png")
     picture.save(target)
     counts = sorted(zip(*_counted(found.labels), strict=True), key=lambda pair: -pair[1])
-    kinds = ", ".join(f"{count} {names[label]}" for label, count in counts) or "nothing"
-    print(f"{target}: {kinds}" + (f"; best score {found.scores.max():.2f}" if len(found) else ""))
+    best = float(found.scores.max()) if len(found) else None
+    if json:
+        by_class = {names[label]: count for label, count in counts}
+        print_json({"picture": str(target), "detections": by_class, "best_score": best, "notes": list(trial.notes)})
+    else:
+        kinds = ", ".join(f"{count} {names[label]}" for label, count in counts) or "nothing"
+        print(f"{target}: {kinds}" + ("" if best is None else f"; best score {best:.2f}"))
     for note in trial.notes:
         print_error(note)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Outputs = Annotated[
     list[str],
     typer.Argument(
-        help="Folders, or NAME.parquet files, that geosod detect or deduplicate wrote; they are not changed.",
+        help="Folders, or NAME.parquet files, that geosod detect or deduplicate wrote; - for a list on standard input.",
         show_default=False,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geosod.cli.inputs import with_listed
 from geosod.cli.interrupts import check_interrupts
 from geosod.cli.options import with_settings
+from geosod.cli.printing import Json, Quiet
 from geosod.cli.streams import print_error, stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -35,7 +38,10 @@ def predict_command(
     input: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", help="An image, a folder, a glob or an address; may be given several times.", show_default=False
+            "--input",
+            help="An image, a folder, a glob or an address; - for a list on standard input; may be given "
+            "several times.",
+            show_default=False,
         ),
     ] = None,
     threshold: Annotated[
@@ -70,6 +76,8 @@ def predict_command(
             show_default=False,
         ),
     ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
     **settings: Any,
 ) -> None:
     """Detect objects in images as PaddleX's pipelines do: print each result, and save a picture and a JSON file.
@@ -89,8 +97,11 @@ def predict_command(
         raise ConfigError("no image is given: add --input FILE, a folder, a glob or an address")
     _check_folder(save_path)
     given = {name: value for name, value in settings.items() if value is not None}
-    for result in _results(pipeline, input, device, threshold, given, use_hpip=use_hpip):
-        result.print(format_json=False)
+    for result in _results(pipeline, with_listed(input), device, threshold, given, use_hpip=use_hpip, quiet=quiet):
+        if json:
+            print(json_text.dumps(result.json, ensure_ascii=False))  # one line for each image
+        elif not quiet:
+            result.print(format_json=False)
         if save_path is None:
             continue
         result.save_to_img(_folder(save_path))
@@ -112,16 +123,23 @@ def _check_folder(path: Path | None) -> None:
 
 
 def _results(
-    pipeline: str | None, given: list[str], device: str | None, threshold: str | None, settings: Any, *, use_hpip: bool
+    pipeline: str | None,
+    given: list[str],
+    device: str | None,
+    threshold: str | None,
+    settings: Any,
+    *,
+    use_hpip: bool,
+    quiet: bool,
 ) -> Iterator[DetectionResult]:
     """The results; while each is made, what libraries print goes to standard error."""
     with stdout_to_stderr():
         from geosod.predict.pipeline import create_pipeline
 
-        if use_hpip:
+        if use_hpip and not quiet:
             print_error("choosing the fastest backend, which takes up to a minute where it was not measured before")
         made = create_pipeline(pipeline, device=device, use_hpip=use_hpip, **settings)
-        results = made.predict(given, threshold=threshold, on_event=_Progress().add)  # type: ignore[arg-type]
+        results = made.predict(given, threshold=threshold, on_event=_Progress(quiet=quiet).add)  # type: ignore[arg-type]
     while True:
         with stdout_to_stderr():
             result = next(results, None)
@@ -133,7 +151,8 @@ def _results(
 class _Progress:
     """Prints notes, and from time to time how far a large scene is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
         self._tiles = self._done = 0
         self._printed = time.monotonic()
 
@@ -143,13 +162,13 @@ class _Progress:
 
         check_interrupts()
         match event:
-            case Note():
+            case Note() if not self._quiet:
                 print_error(f"note: {event.text}" if event.important else event.text)
             case Failed(failure=failure):
                 print_error(f"failed ({failure.stage}): {failure.message}")
             case ScenePlanned(tiles=tiles):
                 self._tiles, self._done = tiles, 0
-            case TilesDetected() if time.monotonic() - self._printed > _LINE_EVERY:
+            case TilesDetected() if not self._quiet and time.monotonic() - self._printed > _LINE_EVERY:
                 self._done += event.tiles
                 self._printed = time.monotonic()
                 print_error(f"{next(iter(event.by_scene))}: {self._done:,} of {self._tiles:,} tiles")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geosod.cli.dataset_options import print_json, problem_values, read, with_label_options
+from geosod.cli.dataset_options import problem_values, read, with_label_options
 from geosod.cli.display import display
+from geosod.cli.printing import Json, print_json
 from geosod.cli.streams import print_error
 from geosod.errors import ConfigError, OutputError
 
@@ -41,7 +42,7 @@ def stats_command(
         typer.Option("--picture", help="Draw the best prior box of every object on some tiles.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON on standard output.")] = False,
+    json: Json = False,
     **options: Any,
 ) -> None:
     """Sizes of labelled objects, and tiles, levels and prior boxes that fit them.

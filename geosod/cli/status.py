@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_text
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from geosod.cli.printing import Json, print_json
 from geosod.cli.status_line import counted
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MAX_SHOWN = 10
 
 def status_command(
     out: Annotated[str, typer.Argument(help="What was given to geosod detect with -o.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the status as JSON on standard output.")] = False,
+    json: Json = False,
 ) -> None:
     """Show how far the runs into an output have come, what failed, and what the next run will do.
 
@@ -31,7 +31,7 @@ def status_command(
 
     found = output_status(out)
     if json:
-        print(json_text.dumps(asdict(found) | {"exit_code": found.exit_code}, indent=2))
+        print_json(asdict(found) | {"exit_code": found.exit_code})
     else:
         print(summary(found))
     raise typer.Exit(found.exit_code)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from geosod.cli.display import display
+from geosod.cli.inputs import with_listed
 from geosod.cli.options import Outputs
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status
 from geosod.cli.streams import print_error
 from geosod.errors import ConfigError
@@ -86,8 +87,8 @@ def summarize_command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Count objects per class, date and place, and per square kilometre of ground that was inspected.
 
@@ -109,9 +110,9 @@ def summarize_command(
         result: Summary | Changes
         if change is None:
             wanted = [name for name in _names(by) if name != "none"]
-            result = summarize(outputs, by=wanted, on_rows=_progress(shown), **common)
+            result = summarize(with_listed(outputs), by=wanted, on_rows=_progress(shown), **common)
         else:
-            result = _changes(outputs, change, metric, merge_threshold, objects, overwrite, common)
+            result = _changes(with_listed(outputs), change, metric, merge_threshold, objects, overwrite, common)
         if out is not None:
             write_summary(result.table, result.outlines, out, metadata={"confidence": confidence})
     for failure in result.skipped:
@@ -120,7 +121,7 @@ def summarize_command(
         print_error(f"note: {note}")
     if json:
         values = {"rows": result.table.to_pylist(), "confidence": confidence, "notes": list(result.notes)}
-        print(json_text.dumps(values | {"exit_code": result.exit_code}, indent=2, ensure_ascii=False))
+        print_json(values | {"exit_code": result.exit_code})
     else:
         print_rows(result.table, out)
     raise typer.Exit(result.exit_code)

@@ -9,6 +9,7 @@ import typer
 
 from geosod.cli.display import Display, display
 from geosod.cli.options import with_settings
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status
 from geosod.cli.streams import print_error
 from geosod.training.config import TrainConfig
@@ -66,8 +67,8 @@ def train_command(
             "and stop.",
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
     **settings: Any,
 ) -> None:
     """Train a model on labelled images; the result is a bundle for geosod detect.
@@ -126,8 +127,6 @@ def _print(result: TrainResult, *, json: bool, quiet: bool) -> None:
     if len(result.left_out) > _SHOWN:
         print_error(f"left out: {len(result.left_out) - _SHOWN:,} more")
     if json:
-        from geosod.cli.dataset_options import print_json
-
         bundle = None if result.bundle is None else str(result.bundle)
         print_json({"bundle": bundle, "step": result.step, "steps": result.steps, "figures": result.figures})
     elif result.bundle is not None and not quiet:

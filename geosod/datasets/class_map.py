@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from geosod.datasets.labels import ANY_CLASS, Labels
-from geosod.errors import ConfigError, one_line
+from geosod.errors import ConfigError, did_you_mean, one_line
 
 
 def parse_renames(text: str) -> dict[str, str | None]:
@@ -49,6 +49,7 @@ def rename_classes(labels: Labels, names: Mapping[str, str | None]) -> Labels:
     if unknown := [name for name in names if name not in labels.classes]:
         raise ConfigError(
             f"rename-classes: no class {unknown[0]!r}; the labels have {', '.join(labels.classes) or 'none'}"
+            f"{did_you_mean(unknown[0], labels.classes)}"
         )
     new = [names.get(name, name) for name in labels.classes]
     return _with_classes(labels, list(dict.fromkeys(name for name in new if name is not None)), new)

@@ -13,7 +13,7 @@ from geosod.detectors.adapters import check_adapter, code_digest, is_dotted
 from geosod.detectors.card import ModelCard
 from geosod.detectors.mlm_item import from_item, to_item
 from geosod.detectors.zoo import check_architecture
-from geosod.errors import ModelError, one_line
+from geosod.errors import ModelError, did_you_mean, one_line
 
 CARD = "model.json"
 MAX_CARD_BYTES = 4 << 20
@@ -169,7 +169,10 @@ def _locate(name_or_path: str | Path) -> Path:
         raise ModelError(
             f"model {text!r}: not a bundle's folder; make one of it with `geosod model pack {text} -o FOLDER`"
         )
-    raise ModelError(f"model {text!r}: no such folder and no shipped model of that name; shipped are: {shipped}")
+    raise ModelError(
+        f"model {text!r}: no such folder and no shipped model of that name; shipped are: {shipped}"
+        f"{did_you_mean(text, shipped_models())}"
+    )
 
 
 def _check_digest(card: ModelCard, path: Path, found: str) -> None:

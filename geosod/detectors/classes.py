@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, did_you_mean
 
 #: A minimum score for all classes, or for single ones by name or id; the key "default" stands for all others.
 Thresholds = float | Mapping[str, float] | Mapping[int, float] | Mapping[str | int, float]
@@ -120,6 +120,7 @@ def class_index(names: Sequence[str], key: str | int, setting: str) -> int:
     listed = ", ".join(names[:_MAX_LISTED]) + (f", … ({len(names)} in all)" if len(names) > _MAX_LISTED else "")
     raise ConfigError(
         f"{setting} names {key}, but the model's classes are {listed}; give a name, or an id from 0 to {len(names) - 1}"
+        f"{did_you_mean(key, names)}"
     )
 
 

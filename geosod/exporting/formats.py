@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def export_format(out: str, name: str | None = None) -> ExportFormat:
     known = ", ".join(FORMATS)
     if name is not None:
         if name not in FORMATS:
-            raise ConfigError(f"format {name!r} is not known; choose --to from {known}")
+            raise ConfigError(f"format {name!r} is not known; choose --to from {known}{did_you_mean(name, FORMATS)}")
         return FORMATS[name]
     suffix = PurePosixPath(out).suffix.lower()
     found = next((one for one in FORMATS.values() if suffix in one.suffixes), None)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from geosod.deduplication.reading import common_schema, read_batches
 from geosod.deduplication.row_groups import Layer
 from geosod.deduplication.sources import SceneSource
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, did_you_mean
 from geosod.output.geoparquet import read_metadata
 
 
@@ -45,7 +45,10 @@ class Selection:
         """ConfigError where a class is none of `known`."""
         for name in self.classes or ():
             if name not in known:
-                raise ConfigError(f"class {name!r} is not in the outputs; they have {', '.join(known) or 'none'}")
+                listed = ", ".join(known) or "none"
+                raise ConfigError(
+                    f"class {name!r} is not in the outputs; they have {listed}{did_you_mean(name, known)}"
+                )
 
 
 def class_names(scenes: Sequence[SceneSource]) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geosod.config import RunConfig, config_of, digest
-from geosod.errors import ConfigError, identity
+from geosod.errors import identity
 from geosod.ingest.found import instant
-from geosod.setting_errors import error_text
+from geosod.setting_errors import make_settings
+from geosod.yaml_file import selected
 
 Kind = Literal["auto", "api", "catalog", "prefix", "folder"]
 _SWITCHES = ("verify_checksums", "mark_withdrawn", "requester_pays")
@@ -120,22 +122,15 @@ class IngestConfig(BaseModel):
         return digest(values | {"source": identity(self.source or "")})
 
 
-def split_config(values: dict[str, Any], file: str | None, **given: Any) -> tuple[IngestConfig, RunConfig]:
+def split_config(values: Mapping[str, Any], file: str | None, **given: Any) -> tuple[IngestConfig, RunConfig]:
     """The settings of ingestion and of detection from those of one file, with keywords that are not None on top.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    own = {n: v for n, v in values.items() if n in IngestConfig.model_fields}
-    own_given = {n: v for n, v in given.items() if n in IngestConfig.model_fields}
-    run = config_of(
-        {n: v for n, v in values.items() if n not in own},
-        file,
-        **{n: v for n, v in given.items() if n not in own_given},
-    )
-    try:
-        return IngestConfig(**(own | own_given)), run
-    except ValidationError as error:
-        text = error_text(error, own | own_given, known=IngestConfig.model_fields)
-        raise ConfigError(f"config {file}: {text}" if file is not None else text) from None
+    own, run = IngestConfig.model_fields, RunConfig.model_fields
+    rest = selected(values, [name for name in values if name not in own])
+    detection = config_of(rest, file, known=own, **{n: v for n, v in given.items() if n not in own})
+    given = {n: v for n, v in given.items() if n in own}
+    return make_settings(IngestConfig, selected(values, own), file, given, known=run), detection

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from geosod.arrays import IntArray
 from geosod.detections import Detections
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, did_you_mean
 from geosod.merging import soft_nms, wbf
 from geosod.merging.groups import Outcome
 from geosod.merging.index import Index
@@ -49,5 +49,6 @@ def method_of(rule: MergeRule) -> Method:
         ConfigError: there is no method of that name.
     """
     if rule.method not in METHODS:
-        raise ConfigError(f"Unknown merging method {rule.method!r}; choose one of {', '.join(METHODS)}.")
+        hint = did_you_mean(rule.method, METHODS)
+        raise ConfigError(f"Unknown merging method {rule.method!r}; choose one of {', '.join(METHODS)}{hint}.")
     return METHODS[rule.method]

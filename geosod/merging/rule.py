@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, did_you_mean
 
 Metric = Literal["iou", "ios"]
 Decay = Literal["gaussian", "linear"]
@@ -97,7 +97,8 @@ def _pairs(per_class: Any) -> tuple[tuple[int, float], ...]:
 
 def _check_choice(what: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
-        raise ConfigError(f"Unknown merging {what} {value!r}; choose one of {', '.join(choices)}.")
+        listed = ", ".join(choices)
+        raise ConfigError(f"Unknown merging {what} {value!r}; choose one of {listed}{did_you_mean(value, choices)}.")
 
 
 def _number(what: str, value: Any) -> float:

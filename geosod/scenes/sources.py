@@ -91,7 +91,7 @@ class _Search:
         """The inputs, and the entries of lists among them, each with its name in messages."""
         for name in inputs:
             if name == "-":
-                yield from self._lines("standard input", _stdin_lines() if lines is None else lines)
+                yield from self._lines("standard input", stdin_lines() if lines is None else lines)
             elif isinstance(name, str) and name.startswith("@") and not Path(name).exists():
                 try:
                     content = Path(name[1:]).expanduser().read_bytes()
@@ -187,7 +187,8 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def _stdin_lines() -> list[str]:
+def stdin_lines() -> list[str]:
+    """The lines of standard input."""
     return _decoded(sys.stdin.buffer.read()).splitlines()
 
 

@@ -16,7 +16,7 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.deduplication.reading import read_batches
 from geosod.deduplication.remote import copied
 from geosod.deduplication.sources import SceneSource, Sources, find_sources
-from geosod.errors import ConfigError, GeosodError, OutputError
+from geosod.errors import ConfigError, GeosodError, OutputError, did_you_mean
 from geosod.exporting.rows import Selection, class_names
 from geosod.results import Failure
 from geosod.summarizing.ground import inspected_km2, inspected_lonlat, on_plane, union
@@ -84,7 +84,7 @@ def summarize(
         UsageError: an argument is invalid, or a path is not an output.
     """
     if unknown := [name for name in by if name not in BY]:
-        raise ConfigError(f"by {unknown[0]!r} is not known; choose from {', '.join(BY)}")
+        raise ConfigError(f"by {unknown[0]!r} is not known; choose from {', '.join(BY)}{did_you_mean(unknown[0], BY)}")
     chosen = Selection(threshold, None if classes is None else tuple(classes))
     poisson_interval(np.zeros(0, np.int64), confidence)
     named = [outputs] if isinstance(outputs, str | Path) else list(outputs)

@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from geosod.errors import ConfigError
-from geosod.setting_errors import error_text
+from geosod.setting_errors import make_settings
 from geosod.setting_types import LevelSetting
 from geosod.tile_size import Overlap, TileSize
 from geosod.training.setting_forms import FORMS
@@ -240,9 +239,4 @@ def make_train_config(file: str | Path | None = None, **settings: Any) -> TrainC
     """
     values = {} if file is None else read_yaml(Path(file))
     given = {name: value for name, value in settings.items() if value is not None}
-    try:
-        return TrainConfig(**(values | given))
-    except ValidationError as error:
-        text = error_text(error, values | given, known=TrainConfig.model_fields)
-        from_file = file is not None and {e["loc"][0] for e in error.errors() if e["loc"]} - given.keys()
-        raise ConfigError(f"config {file}: {text}" if from_file else text) from None
+    return make_settings(TrainConfig, values, file, given)

@@ -13,7 +13,7 @@ from geosod.detectors.adapters.zoo import network
 from geosod.detectors.card import ModelCard
 from geosod.detectors.zoo import ARCHITECTURES
 from geosod.detectors.zoo.members import MEMBERS, Member
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, did_you_mean
 from geosod.training.classifiers import crop_classifier
 from geosod.training.config import TrainConfig
 from geosod.training.from_data import estimated_anchors, s_alpha
@@ -77,6 +77,7 @@ def asked_network(config: TrainConfig) -> Member:
     raise ConfigError(
         f"network {config.network!r}: is no member of the zoo ({', '.join(MEMBERS)}) and none of its architectures "
         f"({', '.join(ARCHITECTURES)}), nor {CLASSIFIER}, {PREFIX}NAME or a folder of transformers with config.json"
+        f"{did_you_mean(config.network, [*MEMBERS, *ARCHITECTURES])}"
     )
 
 

@@ -37,7 +37,7 @@ def test_outputs_are_compared_with_labels(made: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 images, 41 objects, 39 detections" in done.stdout and "recall" in done.stdout
     assert report.read_text().endswith("</html>")
-    checked = geosod("config", thresholds)
+    checked = geosod("config", "show", "detect", "--config", thresholds)
     assert checked.returncode == 0 and 'threshold: {"spot": 0.5' in checked.stdout
     again = geosod("evaluate", made / "out", "-l", made / "labels.json", "--report", report)
     assert again.returncode == 2 and "exists; use --overwrite" in again.stderr
@@ -58,7 +58,7 @@ def test_a_threshold_is_fitted_to_points(made: Path, tmp_path: Path) -> None:
     points = ("evaluate", made / "out", "-l", made / "labels.json", "--points", "--fit-thresholds", file, "-q")
     done = geosod(*points, "--radius", 3)
     assert done.returncode == 0 and "Centres, matched within 3 px" in done.stdout, done.stderr
-    assert "AP50" not in done.stdout and "threshold: 0.5" in geosod("config", file).stdout
+    assert "AP50" not in done.stdout and "threshold: 0.5" in geosod("config", "show", "detect", "--config", file).stdout
     for more, message in (((), "add --radius"), (("--radius", 3, "--min-precision", 0.9), "for boxes")):
         wrong = geosod(*points, "--overwrite", *more)
         assert wrong.returncode == 2 and message in wrong.stderr
@@ -100,7 +100,7 @@ def test_levels_are_fitted(tmp_path: Path) -> None:
         *("--fit-levels", levels),
     )
     assert done.returncode == 0, done.stderr
-    assert geosod("config", levels).returncode == 0
+    assert geosod("config", "validate", levels).returncode == 0
     assert "scale: 1.0" in levels.read_text() and "# scale 0.5:" in levels.read_text()
 
 

@@ -206,7 +206,7 @@ def test_the_example_of_the_readme_leaves_one_box_for_each_object() -> None:
             seen = ((boxes[:, 2:] - boxes[:, :2]) > 4).all(axis=1)
             boxes = boxes[seen] + [col, row, col, row]
             found_in_tiles.append((tile, boxes, np.full(len(boxes), 0.9), np.zeros(len(boxes))))
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/python.md").read_text()
     code = text[text.index("parts = []\n") :].partition("```")[0]
     names = {"geosod": geosod, "width": width, "height": height, "found_in_tiles": found_in_tiles}
     exec(code, names)

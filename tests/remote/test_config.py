@@ -20,7 +20,7 @@ def test_a_file_of_settings_in_a_bucket(s3: Any) -> None:
     with pytest.raises(ConfigError, match=r"^config s3://images/runs/july.yaml"):
         read_job("s3://images/runs/july.yaml")
     s3.put_object(Bucket="images", Key="runs/bad.yaml", Body=b"thresold: 1")
-    with pytest.raises(ConfigError, match=r"config s3://images/runs/bad.yaml: thresold: unknown setting"):
+    with pytest.raises(ConfigError, match=r"config s3://images/runs/bad.yaml, line 1: thresold: unknown setting"):
         read_job("s3://images/runs/bad.yaml")
 
 

@@ -152,7 +152,7 @@ def test_outputs_go_to_folders_and_buckets(out, tmp_path, rgb_bundle, monkeypatc
 
 @pytest.mark.slow
 def test_a_cluster_that_asks_for_its_token(tmp_path, rgb_bundle) -> None:
-    """As the README starts one. Without the token a run costs one line that says what to do; with it, it runs."""
+    """As docs/deploy.md starts one. Without the token a run costs one line that says what to do; with it, it runs."""
     homes = {name: tmp_path / name for name in ("head", "stranger")}
     for home in homes.values():
         home.mkdir()

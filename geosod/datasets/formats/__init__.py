@@ -6,7 +6,7 @@ from pathlib import Path
 
 from geosod.datasets.contract import Format
 from geosod.datasets.formats import citypersons, coco, dota, tinyperson, vector, visdrone, voc, xview, yolo
-from geosod.errors import LabelError
+from geosod.errors import LabelError, did_you_mean
 
 #: Every format by name. A path is of the first that recognises it, so that special ones stand before general ones.
 FORMATS: dict[str, Format] = {
@@ -65,5 +65,5 @@ def output_format(path: Path, name: str | None = None) -> Format:
 def named_format(name: str) -> Format:
     """The format of that name; LabelError where there is none."""
     if name not in FORMATS:
-        raise LabelError(f"format {name!r} is not known; choose {', '.join(FORMATS)}")
+        raise LabelError(f"format {name!r} is not known; choose {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
     return FORMATS[name]

@@ -1,0 +1,1 @@
+"""The documents as a site: drawings, pages of reference that are generated, and the build."""
