@@ -38,7 +38,7 @@ demo-gigapixel: setup
 
 # The documents as a site: site/html/index.html.
 docs: setup
-	$(BIN)/python -m documents site
+	$(BIN)/python -m docs.builder site
 
 # Tests with Ray run beside the others, in a process that does nothing else: Ray changes how a process handles signals.
 test: setup

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import geosod
-from documents.__main__ import build
-from documents.docstrings import as_markdown
-from documents.drawings import DRAWINGS
+from docs.builder.__main__ import build
+from docs.builder.docstrings import as_markdown
+from docs.builder.drawings import DRAWINGS
 from geosod.config import RunConfig
 from geosod.training.config import TrainConfig
 from tests.cli.test_commands import ALL
@@ -51,17 +51,17 @@ def test_the_reference_has_everything(site: Path) -> None:
 
 
 def test_a_broken_link_ends_the_build(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from documents import __main__ as documents
+    from docs.builder import __main__ as builder
 
-    monkeypatch.setitem(documents.GENERATED, "commands.md", lambda: "# Commands\n\n[nowhere](nowhere.md)\n")
-    with pytest.raises(documents.subprocess.CalledProcessError):
+    monkeypatch.setitem(builder.GENERATED, "commands.md", lambda: "# Commands\n\n[nowhere](nowhere.md)\n")
+    with pytest.raises(builder.subprocess.CalledProcessError):
         build(tmp_path / "site")
 
 
 def test_a_page_that_the_navigation_lacks_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from documents import __main__ as documents
+    from docs.builder import __main__ as builder
 
-    monkeypatch.setitem(documents.GENERATED, "forgotten.md", lambda: "# Forgotten\n")
+    monkeypatch.setitem(builder.GENERATED, "forgotten.md", lambda: "# Forgotten\n")
     with pytest.raises(SystemExit, match=r"the navigation lacks reference/forgotten\.md"):
         build(tmp_path / "site")
 
@@ -69,7 +69,7 @@ def test_a_page_that_the_navigation_lacks_ends_the_build(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_drawings_are_current(name: str) -> None:
     path = ROOT / f"docs/images/concept-{name}.svg"
-    assert path.read_text("utf-8") == DRAWINGS[name]().svg(), "python -m documents.drawings docs/images"
+    assert path.read_text("utf-8") == DRAWINGS[name]().svg(), "python -m docs.builder.drawings docs/images"
 
 
 def test_docstrings_become_lists() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import geosod
-from documents.docstrings import as_markdown
+from docs.builder.docstrings import as_markdown
 from geosod.cli.commands import COMMANDS, command_of
 from geosod.cli.config_values import configurable
 from geosod.cli.lazy import LazyGroup

@@ -1,4 +1,4 @@
-"""Build the site: ``python -m documents [FOLDER]``.
+"""Build the site: ``python -m docs.builder [FOLDER]``.
 
 The pages of docs/ are copied, those of reference are generated beside them, and Zensical builds strictly: a broken link
 is an error. Nothing is fetched.
@@ -13,9 +13,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-from documents.reference import commands_page, python_page, settings_page
+from docs.builder.reference import commands_page, python_page, settings_page
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+_NAVIGATION = Path(__file__).with_name("zensical.toml")
 #: Generated pages by file; the navigation in zensical.toml has them.
 GENERATED = {"commands.md": commands_page, "settings.md": settings_page, "python.md": python_page}
 _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)(#[^)]*)?\)")
@@ -30,13 +31,13 @@ def build(target: Path) -> None:
     """
     shutil.rmtree(target, ignore_errors=True)
     pages = target / "pages"
-    shutil.copytree(ROOT / "docs", pages)
+    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("builder", "__*__*"))
     for page in sorted(pages.rglob("*.md")):
         page.write_text(_as_page(page.read_text("utf-8"), pages), "utf-8")
     (pages / "reference").mkdir()
     for name, make in GENERATED.items():
         (pages / "reference" / name).write_text(make(), "utf-8")
-    shutil.copy(ROOT / "zensical.toml", target)
+    shutil.copy(_NAVIGATION, target)
     missing = {page.relative_to(pages).as_posix() for page in pages.rglob("*.md")} - set(_listed(target))
     if missing:
         raise SystemExit(f"zensical.toml: the navigation lacks {', '.join(sorted(missing))}")

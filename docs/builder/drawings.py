@@ -1,4 +1,4 @@
-"""The drawings of docs/concepts.md: ``python -m documents.drawings docs/images``.
+"""The drawings of docs/concepts.md: ``python -m docs.builder.drawings docs/images``.
 
 Each has a light ground of its own, so that it is legible on light and dark pages.
 """

@@ -1,0 +1,1 @@
+"""Pages about geosod; `docs.builder` makes a site of them."""
