@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: Panel of the help → its settings.
 INGEST_PANELS: dict[str, tuple[str, ...]] = {
     "Source": (
-        *("source", "source_kind", "collections", "bbox", "filter", "since", "asset_hosts", "verify_checksums"),
-        *("poll_overlap", "lookback_days", "list_hours", "page_size", "settle", "mark_withdrawn"),
+        *("source", "source_kind", "collections", "bbox", "filter", "since", "asset_hosts", "requester_pays"),
+        *("verify_checksums", "poll_overlap", "lookback_days", "list_hours", "page_size", "settle", "mark_withdrawn"),
     ),
     "Schedule": ("ledger", "interval", "at_once", "lease", "attempts", "retry_seconds", "collection_id"),
     "Notification": ("notify_url", "notify_command", "notify_key_file"),

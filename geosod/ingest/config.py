@@ -14,6 +14,7 @@ from geosod.ingest.found import instant
 from geosod.setting_errors import error_text
 
 Kind = Literal["auto", "api", "catalog", "prefix", "folder"]
+_SWITCHES = ("verify_checksums", "mark_withdrawn", "requester_pays")
 
 
 class IngestConfig(BaseModel):
@@ -36,6 +37,9 @@ class IngestConfig(BaseModel):
     asset_hosts: tuple[str, ...] = Field(
         (),
         description="hosts and buckets other than the source's that items may refer to, as https://HOST,s3://BUCKET",
+    )
+    requester_pays: bool = Field(
+        False, description="pay for requests to buckets on S3 whose reader pays; on a cluster set AWS_REQUEST_PAYER"
     )
     verify_checksums: bool = Field(
         False, description="read every asset whole first, and compare it with file:checksum where the item states it"
@@ -75,7 +79,7 @@ class IngestConfig(BaseModel):
     @classmethod
     def _no_booleans(cls, values: Any) -> Any:
         for name, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, bool) and name not in ("verify_checksums", "mark_withdrawn"):
+            if isinstance(value, bool) and name not in _SWITCHES:
                 raise ValueError(f"{name} is {value}, which is no value for it")
         return values
 

@@ -24,6 +24,8 @@ _T = TypeVar("_T")
 
 #: Seconds that a transaction waits for the ones of others, and how often it is tried.
 BUSY_SECONDS, ATTEMPTS = 20.0, 4
+#: A transaction whose process does nothing for this many times as long is ended by the server.
+IDLE = 3
 #: Transactions of all ledgers in a database of PostgreSQL that change something take turns by this lock.
 _TURN = 0x6765_6F73_6F64
 _CLOCKS = {
@@ -59,7 +61,7 @@ class Database:
             raise LedgerError(f"ledger {self.address}: cannot be used: {reason}; {self._remedy(reason)}") from None
 
     def _remedy(self, reason: str) -> str:
-        if "locked" in reason:
+        if "locked" in reason or "lock timeout" in reason:
             return "another program holds it; end that, or wait"
         if "full" in reason or "No space" in reason:
             return "free some space on its disk"
@@ -139,9 +141,24 @@ def _engine(address: str, busy_seconds: float) -> Engine:
     password = url.password or os.environ.get("PGPASSWORD")
     url = url.set(drivername="postgresql+pg8000", password=password)
     try:
-        return create_engine(url, pool_pre_ping=True, connect_args={"timeout": 30})
+        engine = create_engine(url, pool_pre_ping=True, connect_args={"timeout": 30})
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; run: pip install 'geosod[ingest]'") from error
+    _bounded(engine, busy_seconds)
+    return engine
+
+
+def _bounded(engine: Engine, busy_seconds: float) -> None:
+    """Wait for others no longer than that, and let the server end the transaction of a process that was suspended."""
+    limits = {"lock_timeout": busy_seconds, "idle_in_transaction_session_timeout": IDLE * busy_seconds}
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for name, seconds in limits.items():
+            cursor.execute(f"SET {name} = {round(1000 * seconds)}")
+        cursor.close()
+        connection.commit()
 
 
 def _by_hand(engine: Engine) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
-from geosod.errors import ChangedError, LeaseLostError, LostError
-from geosod.ingest.index import drop_row
+from geosod.errors import ChangedError, LeaseLostError, LostError, OutputError
+from geosod.ingest import index
 from geosod.ingest.lease import Lease
 from geosod.ingest.ledger import Ledger
 from geosod.output.commit import commit_outputs, committed
-from geosod.output.folder import read_items
+from geosod.output.folder import asset_paths, read_items
+from geosod.output.replace import Leftovers, leftovers
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult
 from geosod.running.job import Job
@@ -61,9 +62,8 @@ class LeasedSink:
         if outputs.failures and not self._accepted(lease, outputs):
             return SceneResult(scene.id, scene.ref.uri, "failed", failures=outputs.failures)
         ledger = _ledger(self.ledger, self.store.folder.place.address)
-        admit = partial(self._admit, ledger, lease)
-        amend = self._about(lease)
-        result = commit_outputs(self.store.folder, outputs, amend=amend, admit=admit)
+        claim = _Claim(self, ledger, lease)
+        result = commit_outputs(self.store.folder, outputs, amend=self._about(lease), claim=claim)
         # The scene is committed, whatever becomes of the records of its units.
         left_over = () if units is None else units.store.remove(units.scene_id)
         ledger.committed(lease, notify=self.notify)
@@ -71,31 +71,30 @@ class LeasedSink:
 
     def committed(self, job: Job, ref: SceneRef) -> SceneResult | None:  # noqa: ARG002
         """The result of a scene that an ingester has committed and then died; None where it is to be done."""
-        item, lease = committed(self.store.folder, ref.id), self.leases[ref.id]
+        folder, lease = self.store.folder, self.leases[ref.id]
+        left = leftovers(folder, ref.id)
+        item = committed(folder, ref.id)
         if item is None or item["properties"].get("geosod:ingest_key") != lease.key:
             return None
-        _ledger(self.ledger, self.store.folder.place.address).committed(lease, notify=self.notify)
         left_over = self.store.remove(ref.id)
+        if _ledger(self.ledger, folder.place.address).committed(lease, notify=self.notify) and left.notes:
+            left_over += self._clear(left, item)
         detections = int(item["properties"]["geosod:detections"])
         return SceneResult(ref.id, ref.uri, "skipped", detections, left_over=left_over)
+
+    def _clear(self, left: Leftovers, item: Mapping[str, Any]) -> tuple[str, ...]:
+        """Remove what was replaced by an ingester that died before it could; what cannot be, and why."""
+        folder = self.store.folder
+        try:
+            index.refresh(folder, [str(item["id"])], collection=self.collection)
+        except OutputError as error:
+            return (str(error),)
+        return left.remove(folder, but=asset_paths(folder, item))
 
     def _accepted(self, lease: Lease, outputs: SceneOutputs) -> bool:
         """Whether a scene is committed though some of its ground failed: where trying again was of no use."""
         last = lease.attempts + 1 >= self.attempts
         return last and not any(failure.error in _NOT_KEPT for failure in outputs.failures)
-
-    def _admit(self, ledger: Ledger, lease: Lease, before: Mapping[str, Any] | None) -> None:
-        """Let a scene be committed only by the ingester that holds its lease, and only once; see `commit.Admit`."""
-        if before is not None and before["properties"].get("geosod:ingest_key") == lease.key:
-            ledger.committed(lease, notify=self.notify)
-            raise LeaseLostError(f"{lease.scene_id}: another ingester has committed this version")
-        if lease.id not in ledger.renew([lease]):
-            raise LeaseLostError(
-                f"{lease.scene_id}: its lease has ended; another ingester or a newer version has it now"
-            )
-        if before is not None:
-            # The files of the earlier version go now, and the index must not name what is not there.
-            drop_row(self.store.folder, lease.scene_id)
 
     def _about(self, lease: Lease) -> dict[str, Any]:
         """What the item says of its origin; a ledger that was lost is made from it."""
@@ -112,6 +111,33 @@ class LeasedSink:
                 "geosod:ingest_updated": found.updated,
             },
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A lease as a claim to its scene, see `geosod.output.replace.Claim`: only its holder commits, and only once."""
+
+    sink: LeasedSink
+    ledger: Ledger
+    lease: Lease
+
+    def check(self, before: Mapping[str, Any] | None) -> None:
+        lease = self.lease
+        if before is not None and before["properties"].get("geosod:ingest_key") == lease.key:
+            self.ledger.committed(lease, notify=self.sink.notify)
+            raise LeaseLostError(f"{lease.scene_id}: another ingester has committed this version")
+        if lease.id not in self.ledger.renew([lease]):
+            raise LeaseLostError(
+                f"{lease.scene_id}: its lease has ended; another ingester or a newer version has it now"
+            )
+
+    def replacing(self) -> None:
+        """The index must not name files that go: without locks they are replaced by now, else they will be."""
+        folder, scene = self.sink.store.folder, self.lease.scene_id
+        if folder.place.shared:
+            index.refresh(folder, [scene], collection=self.sink.collection)
+        else:
+            index.drop_row(folder, scene)
 
 
 @lru_cache(maxsize=8)

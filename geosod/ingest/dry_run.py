@@ -18,6 +18,7 @@ from geosod.output.folder import output_at
 from geosod.running.detect import make_job
 from geosod.running.events import Emit, Event, Note
 from geosod.running.job import Job
+from geosod.storage.s3 import pay_for_requests
 
 
 def what_is_new(
@@ -41,6 +42,8 @@ def what_is_new(
         LedgerError: the ledger cannot be used.
     """
     emit = on_event or _ignore
+    if config.requester_pays:
+        pay_for_requests()
     job, folder = make_job(None, run), output_at(str(run.out))
     address = ledger_address(config, run.out)
     there = "://" in address or Path(address).expanduser().is_file()

@@ -20,7 +20,7 @@ class Found:
     Attributes:
         collection: the collection of the item; for files the folder or prefix.
         item: identifier of the item; for files the path below the folder or prefix.
-        version: its `updated`, a checksum, or a digest of what it says.
+        version: its `updated` and checksums, or a digest of what it says.
         address: where the item is read again before it is processed; without credentials and query.
         updated: instant of `updated` as UTC text of fixed width, which sorts by time; None without.
         acquired: `datetime` of the item as such text; None without.
@@ -65,19 +65,19 @@ def instant(text: object) -> str | None:
 
 
 def version_of(item: Mapping[str, Any]) -> str:
-    """The version of a STAC item: `updated`, else its checksums, else a digest of what it says.
+    """The version of a STAC item: `updated` and its checksums, where it has them; else a digest of what it says.
 
-    Signatures of links change with every answer, so queries of links do not count.
+    Some catalogues replace a file without changing `updated`, which then shows by its checksum. Signatures of links
+    change with every answer, so queries of links do not count.
     """
     properties = item.get("properties")
     updated = instant(properties.get("updated")) if isinstance(properties, Mapping) else None
-    if updated is not None:
-        return updated
     assets = item.get("assets")
     values = assets.values() if isinstance(assets, Mapping) else ()
     sums = sorted(str(a["file:checksum"]) for a in values if isinstance(a, Mapping) and a.get("file:checksum"))
-    if sums:
-        return f"checksum {digest({'sums': sums})[:32]}"
+    checksum = [f"checksum {digest({'sums': sums})[:32]}"] if sums else []
+    if updated is not None or checksum:
+        return " ".join([*([updated] if updated is not None else []), *checksum])
     said = {name: _plain(item.get(name)) for name in ("geometry", "properties", "assets")}
     return f"content {digest(said)[:32]}"
 

@@ -1,7 +1,7 @@
 """The index beside the items: ``index.parquet`` (stac-geoparquet), and ``collection.json``, which points to it.
 
-A row is removed before its scene's files are replaced, and added once the scene is committed, so that the index never
-names a scene that is not there.
+The index never names a scene that is not there. Where the dataset has a lock, a row is removed before its scene's files
+are replaced, and added once the scene is committed; elsewhere it is replaced before the earlier files are removed.
 """
 
 from __future__ import annotations
@@ -104,12 +104,8 @@ def drop_row(folder: OutputFolder, scene: str) -> None:
     after = _without(table, [scene])
     if len(after) == len(table):
         return
-    content = _bytes(after, _collection_of(before))
-    if place.shared:
-        place.change(INDEX, lambda now: now and _bytes(_without(_table(folder, now), [scene]), _collection_of(now)))
-        return
     with place.staging() as stage:
-        (stage / "index").write_bytes(content)
+        (stage / "index").write_bytes(_bytes(after, _collection_of(before)))
         place.flush(stage / "index")
         place.put({stage / "index": INDEX})
 

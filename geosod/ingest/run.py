@@ -27,6 +27,7 @@ from geosod.running.detect import make_job
 from geosod.running.events import Emit, Event, Note
 from geosod.running.job import Job
 from geosod.storage.place import is_address
+from geosod.storage.s3 import pay_for_requests
 
 #: Seconds after which a following ingester looks for scenes that are free again.
 LOOK_SECONDS = 10.0
@@ -40,7 +41,6 @@ class IngestResult:
 
     Attributes:
         discovered: new at the source.
-        waiting: with `dry_run`, those that would be processed.
         committed, failed, dead, superseded: see `geosod.ingest.batch.Counted`.
         withdrawn: scenes that were marked.
         notified: notifications that arrived.
@@ -48,7 +48,6 @@ class IngestResult:
     """
 
     discovered: int = 0
-    waiting: int = 0
     committed: int = 0
     failed: int = 0
     dead: int = 0
@@ -98,6 +97,8 @@ class Ingester:
         if run.overwrite:
             raise ConfigError("overwrite is of geosod detect; a scene is ingested anew when it changes, or by replay")
         address = ledger_address(config, run.out)
+        if config.requester_pays:
+            pay_for_requests()
         self.config, self._emit = config, on_event or _ignore
         self._notifier = Notifier(config)
         self.job: Job = make_job(None, run)

@@ -70,7 +70,7 @@ class IngestStatus:
             when = "never" if self.poll_age is None else f"{self.poll_age:.0f} s ago"
             found.append(f"the source was last asked to its end {when}, over {max_poll_age:g} s")
         if max_dead is not None and self.counts["dead"] > max_dead:
-            found.append(f"{self.counts['dead']} scenes are dead, over {max_dead}")
+            found.append(f"dead scenes: {self.counts['dead']}, over {max_dead}")
         return found
 
 

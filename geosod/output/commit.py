@@ -2,17 +2,18 @@
 
 Files are written in a staging folder, then put into place, each whole. The scene's STAC item comes last, and its
 presence is the commit. Several processes may commit to one folder at a time: on local folders a lock on ``.lock`` keeps
-them apart; on object stores the item is written on the condition that there is none, and the failures file on the
-condition that nobody has changed it.
+them apart; on object stores the item is written on the condition that there is none (see `replace` for one that may be
+replaced), and the failures file on the condition that nobody has changed it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import posixpath
-from collections.abc import Callable, Collection, Mapping, Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,16 +22,18 @@ from geosod.errors import ConfigError, IdentifierTakenError, OutputError, reason
 from geosod.georeference.points import georeferenced
 from geosod.output.coverage import area_km2
 from geosod.output.dataset_crs import check_dataset_crs
-from geosod.output.failures import failure_table, failures_from, failures_to, merged_failures
+from geosod.output.failures import replace_failures
 from geosod.output.folder import (
     OutputFolder,
     SceneFiles,
+    asset_paths,
     open_output,
     parse_item,
     read_item,
     unusual_name,
 )
 from geosod.output.geoparquet import file_metadata, write_geoparquet
+from geosod.output.replace import Claim, replace_scene
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import scene_item, source_href, source_of
 from geosod.results import Failure, SceneResult
@@ -44,7 +47,6 @@ __all__ = [
     "committed",
     "open_output",
     "unusual_name",
-    "write_failures",
 ]
 
 
@@ -61,10 +63,6 @@ class Commit:
     left_over: tuple[str, ...] = ()
 
 
-#: Called with the earlier item of a scene, None without, just before the scene is committed, while others are kept out
-#: where the place has locks. It raises where the scene must not be committed.
-Admit = Callable[[Mapping[str, Any] | None], None]
-
 #: Addresses and CRSs of what this process has written: another run finds these scenes, and is refused another CRS.
 _our_crs: set[tuple[str, str | None]] = set()
 
@@ -77,13 +75,6 @@ def committed(folder: OutputFolder, scene_id: str) -> dict[str, Any] | None:
     return item if all(folder.place.exists(path) for path in asset_paths(folder, item)) else None
 
 
-def asset_paths(folder: OutputFolder, item: Mapping[str, Any]) -> list[str]:
-    """Paths of the files that an item links to, below the root of the output."""
-    base = posixpath.dirname(folder.item(str(item["id"])))
-    paths = [posixpath.normpath(posixpath.join(base, str(asset["href"]))) for asset in item["assets"].values()]
-    return [path for path in paths if not path.startswith(("/", ".."))]
-
-
 def commit_scene(
     folder: OutputFolder,
     scene: Scene,
@@ -94,7 +85,8 @@ def commit_scene(
     crs: str,
     metadata: Mapping[str, object],
     failures: Sequence[Failure] = (),
-    admit: Admit | None = None,
+    files: SceneFiles | None = None,
+    claim: Claim | None = None,
 ) -> Commit:
     """Write the files of one scene and move them into place; the item comes last and is the commit.
 
@@ -110,46 +102,76 @@ def commit_scene(
         crs: CRS of the dataset.
         metadata: from `geoparquet.file_metadata`.
         failures: failures of this scene.
-        admit: asked before the commit; where it is given, the scene's identifier belongs to the caller, and an earlier
-            commit is replaced whatever its source.
+        files: where the files go; without, `folder.files(scene)`.
+        claim: to the scene's identifier: an earlier commit is replaced whatever its source. It is checked just before
+            the commit, while others are kept out where the place has locks.
 
     Raises:
         OutputError: the dataset has another CRS, or a file cannot be written.
     """
-    files, file_crs = folder.files(scene), crs if georeferenced(scene) else None
+    files, file_crs = files or folder.files(scene), crs if georeferenced(scene) else None
     if {name: asset["href"] for name, asset in item["assets"].items()} != files.hrefs():
         raise ConfigError(
             f"scene {scene.id!r}: the item's asset links are not those of the folder; use {files.hrefs()}"
         )
-    place = folder.place
+    place, notes = folder.place, None
+    left_over: tuple[str, ...] = ()
     try:
         with place.staging() as stage:
-            detections_file, coverage_file = stage / "detections.parquet", stage / "coverage.parquet"
-            write_geoparquet(detections, detections_file, crs=file_crs, metadata=metadata)
-            write_geoparquet(coverage, coverage_file, crs=file_crs, metadata=metadata)
-            place.flush(detections_file, coverage_file)
-            if failures:  # first, so that no scene is committed in part without them
-                _earlier_item(folder, scene, files, owned=admit is not None)
-                _replace_failures(folder, failures, scenes=(scene.id,))
-            with place.locked():
-                ours = (place.address, file_crs)
-                if file_crs is not None and ours not in _our_crs:
-                    check_dataset_crs(folder, file_crs, but=scene.id)
-                if admit is not None:
-                    admit(read_item(folder, files.item))
-                notes = _withdraw(folder, scene, files, owned=admit is not None)
-                try:
-                    place.put({detections_file: files.detections, coverage_file: files.coverage})
-                    _put_item(folder, files, item)
-                except OSError:
-                    # Rows without an item would still be read as part of the dataset.
-                    place.remove(files.item, files.detections, files.coverage)
-                    raise
-                _our_crs.add(ours)
+            staged = stage / "detections.parquet", stage / "coverage.parquet"
+            write_geoparquet(detections, staged[0], crs=file_crs, metadata=metadata)
+            write_geoparquet(coverage, staged[1], crs=file_crs, metadata=metadata)
+            place.flush(*staged)
+            if claim is not None and place.shared:
+                _check_crs(folder, scene, file_crs)
+                left_over = replace_scene(
+                    folder, scene.id, staged, files=files, item=_text(item), claim=claim, failures=failures
+                )
+            else:
+                notes = _put_scene(folder, scene, staged, files, item, failures, file_crs, claim)
+            _our_crs.add((place.address, file_crs))
     except OSError as error:
         raise OutputError(f"{place.address}: scene {scene.id!r} cannot be written ({error}); {place.remedy}") from error
-    left_over = _clean_up(folder, scene.id, notes, failures)
+    left_over += _clean_up(folder, scene.id, notes, failures)
     return Commit((place.at(files.detections), place.at(files.coverage), place.at(files.item)), left_over)
+
+
+def _check_crs(folder: OutputFolder, scene: Scene, crs: str | None) -> None:
+    if crs is not None and (folder.place.address, crs) not in _our_crs:
+        check_dataset_crs(folder, crs, but=scene.id)
+
+
+def _put_scene(
+    folder: OutputFolder,
+    scene: Scene,
+    staged: tuple[Path, Path],
+    files: SceneFiles,
+    item: Mapping[str, Any],
+    failures: Sequence[Failure],
+    crs: str | None,
+    claim: Claim | None,
+) -> str | None:
+    """Put files into place, one after the other; for what is returned see `_withdraw`."""
+    place, owned = folder.place, claim is not None
+    if failures:  # first, so that no scene is committed in part without them
+        _earlier_item(folder, scene, files, owned=owned)
+        replace_failures(folder, failures, scenes=(scene.id,))
+    with place.locked():
+        _check_crs(folder, scene, crs)
+        if claim is not None:
+            before = read_item(folder, files.item)
+            claim.check(before)
+            if before is not None:
+                claim.replacing()
+        notes = _withdraw(folder, scene, files, owned=owned)
+        try:
+            place.put({staged[0]: files.detections, staged[1]: files.coverage})
+            _put_item(folder, files, item)
+        except OSError:
+            # Rows without an item would still be read as part of the dataset.
+            place.remove(files.item, files.detections, files.coverage)
+            raise
+    return notes
 
 
 def _clean_up(folder: OutputFolder, scene_id: str, notes: str | None, failures: Sequence[Failure]) -> tuple[str, ...]:
@@ -162,7 +184,7 @@ def _clean_up(folder: OutputFolder, scene_id: str, notes: str | None, failures: 
             left_over.append(f"{folder.units}: notes of scenes that were replaced cannot be removed: {reason(error)}")
     if not failures:
         try:
-            _replace_failures(folder, failures, scenes=(scene_id,))
+            replace_failures(folder, failures, scenes=(scene_id,))
         except (OSError, OutputError) as error:
             left_over.append(f"{folder.failures}: earlier failures of scenes cannot be removed: {reason(error)}")
     return tuple(left_over)
@@ -206,7 +228,7 @@ def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) 
             file is there.
     """
     place = folder.place
-    if place.create(files.item, (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode()):
+    if place.create(files.item, _text(item)):
         return
     there = read_item(folder, files.item)
     if there is None:
@@ -222,43 +244,12 @@ def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) 
         )
 
 
-def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> str | None:
-    """Replace the failures of some scenes; those of other scenes are kept.
-
-    Args:
-        folder: from `open_output`.
-        failures: the new rows; they replace all earlier rows of their scenes.
-        scenes: further scenes whose rows are removed.
-
-    Returns:
-        Path of the failures file, or None if no failure is left and the file was removed.
-
-    Raises:
-        OutputError: it cannot be written, or the existing file is not a failures file.
-    """
-    place = folder.place
-    try:
-        _replace_failures(folder, failures, scenes=scenes)
-        return place.at(folder.failures) if place.exists(folder.failures) else None
-    except OSError as error:
-        raise OutputError(f"{place.at(folder.failures)}: cannot be written ({error}); {place.remedy}") from error
-
-
-def _replace_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str]) -> None:
-    place, path = folder.place, folder.failures
-    if not failures and not place.exists(path):
-        return
-
-    def changed(content: bytes | None) -> bytes | None:
-        old = failures_from(None if folder.name is not None else content, where=place.at(path))
-        rows = merged_failures(old, failure_table(failures), scenes)
-        return failures_to(rows) if len(rows) else None
-
-    place.change(path, changed)
+def _text(item: Mapping[str, Any]) -> bytes:
+    return (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def commit_outputs(
-    folder: OutputFolder, outputs: SceneOutputs, *, amend: Mapping[str, Any] | None = None, admit: Admit | None = None
+    folder: OutputFolder, outputs: SceneOutputs, *, amend: Mapping[str, Any] | None = None, claim: Claim | None = None
 ) -> SceneResult:
     """Write the files of a scene: whole or not at all.
 
@@ -268,28 +259,30 @@ def commit_outputs(
         folder: from `open_output`.
         outputs: the result of the scene.
         amend: members of the item to be added; those of ``properties`` and ``links`` are added to the item's.
-        admit: see `commit_scene`.
+        claim: see `commit_scene`.
 
     Raises:
         OutputError: a file cannot be written.
         SceneError: the scene has no position in the dataset's CRS.
     """
     try:
-        return _commit_outputs(folder, outputs, amend or {}, admit)
+        return _commit_outputs(folder, outputs, amend or {}, claim)
     except IdentifierTakenError:
-        return _commit_outputs(folder, outputs.renamed(), amend or {}, admit)
+        return _commit_outputs(folder, outputs.renamed(), amend or {}, claim)
 
 
 def _commit_outputs(
-    folder: OutputFolder, outputs: SceneOutputs, amend: Mapping[str, Any], admit: Admit | None
+    folder: OutputFolder, outputs: SceneOutputs, amend: Mapping[str, Any], claim: Claim | None
 ) -> SceneResult:
     scene, counts = outputs.scene, outputs.counts
-    coverage = outputs.coverage_table()
+    # Without locks the files of a scene that may be replaced have a name of their own for each commit.
+    part = f".{secrets.token_hex(4)}" if claim is not None and folder.place.shared else ""
+    coverage, files = outputs.coverage_table(), folder.files(scene, part=part)
     inspected = area_km2(coverage)
     item = scene_item(
         scene,
         outputs.provenance,
-        hrefs=folder.files(scene).hrefs(),
+        hrefs=files.hrefs(),
         detections=len(outputs.detections),
         status=outputs.status,
         failures=len(outputs.failures),
@@ -317,6 +310,7 @@ def _commit_outputs(
         crs=outputs.crs,
         metadata=file_metadata(scene, outputs.provenance),
         failures=outputs.failures,
-        admit=admit,
+        files=files,
+        claim=claim,
     )
     return scene_result(outputs, paths=commit.paths, inspected_km2=inspected, left_over=commit.left_over)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+
 from geosod.errors import OutputError
 from geosod.georeference.crs import crs_name, parse_crs
 from geosod.output.folder import OutputFolder
@@ -12,8 +15,9 @@ def _first_crs(folder: OutputFolder, but: str | None) -> str | None:
     """PROJJSON or name of the CRS of some file of the dataset."""
     if folder.name is not None:
         return None
+    own = re.compile(rf"{re.escape(but or '')}(\.[0-9a-f]{{8}})?\.parquet")  # see `OutputFolder.files` for the middle
     for path in folder.place.names("detections"):
-        if not path.endswith(".parquet") or path.endswith(f"/{but}.parquet"):
+        if not path.endswith(".parquet") or (but and own.fullmatch(posixpath.basename(path))):
             continue
         geo = folder.metadata(path, key="geo")
         if geo is not None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geosod.errors import OutputError
+from geosod.output.folder import OutputFolder
 from geosod.results import Failure
 from geosod.scene import Window
 
@@ -116,3 +117,39 @@ def merged_failures(old: pa.Table, new: pa.Table, scenes: Collection[str]) -> pa
     rows = pa.concat_tables([kept, new])
     keys = [(name, "ascending") for name in ("scene_id", "stage", "row", "col", "error", "message")]
     return rows.sort_by(keys).combine_chunks()
+
+
+def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str] = ()) -> str | None:
+    """Replace the failures of some scenes; those of other scenes are kept.
+
+    Args:
+        folder: from `open_output`.
+        failures: the new rows; they replace all earlier rows of their scenes.
+        scenes: further scenes whose rows are removed.
+
+    Returns:
+        Path of the failures file, or None if no failure is left and the file was removed.
+
+    Raises:
+        OutputError: it cannot be written, or the existing file is not a failures file.
+    """
+    place = folder.place
+    try:
+        replace_failures(folder, failures, scenes=scenes)
+        return place.at(folder.failures) if place.exists(folder.failures) else None
+    except OSError as error:
+        raise OutputError(f"{place.at(folder.failures)}: cannot be written ({error}); {place.remedy}") from error
+
+
+def replace_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str]) -> None:
+    """As `write_failures`; raises OSError where the file cannot be written."""
+    place, path = folder.place, folder.failures
+    if not failures and not place.exists(path):
+        return
+
+    def changed(content: bytes | None) -> bytes | None:
+        old = failures_from(None if folder.name is not None else content, where=place.at(path))
+        rows = merged_failures(old, failure_table(failures), scenes)
+        return failures_to(rows) if len(rows) else None
+
+    place.change(path, changed)

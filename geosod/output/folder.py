@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -68,17 +68,27 @@ class OutputFolder:
         """Path of the folder with the finished units of scenes that are not committed."""
         return ".units" if self.name is None else f".{self.name}.units"
 
+    @property
+    def commits(self) -> str:
+        """Path of the folder with notes of commits that are going on, in places without locks."""
+        return ".commits" if self.name is None else f".{self.name}.commits"
+
     def item(self, scene_id: str) -> str:
         """Path of the item of a scene."""
         return f"items/{scene_id}.json" if self.name is None else f"{self.name}.json"
 
-    def files(self, scene: Scene) -> SceneFiles:
-        """Paths of the files of a scene; the subfolder depends on its date and georeference."""
+    def files(self, scene: Scene, *, part: str = "") -> SceneFiles:
+        """Paths of the files of a scene; the subfolder depends on its date and georeference.
+
+        Args:
+            scene: the scene.
+            part: what names of files have after the scene's identifier, as one commit's own.
+        """
         if not _SAFE_ID.fullmatch(scene.id):
             raise OutputError(f"scene id {scene.id!r} cannot name a file; use letters, digits, '-', '_' and '.'")
         if self.name is not None:
             return SceneFiles(f"{self.name}.parquet", f"{self.name}.coverage.parquet", self.item(scene.id))
-        return dataset_files(scene.id, scene.ref.datetime, on_map=georeferenced(scene))
+        return dataset_files(scene.id, scene.ref.datetime, on_map=georeferenced(scene), part=part)
 
     def metadata(self, path: str, *, key: str = "geosod") -> dict[str, Any] | None:
         """The metadata of a GeoParquet file, see `geosod.output.geoparquet.read_metadata`; None without such a file."""
@@ -89,10 +99,10 @@ class OutputFolder:
             return None
 
 
-def dataset_files(scene_id: str, moment: dt.datetime | None, *, on_map: bool) -> SceneFiles:
-    """Paths of the files of a scene in a dataset folder; `on_map`: whether it is georeferenced."""
+def dataset_files(scene_id: str, moment: dt.datetime | None, *, on_map: bool, part: str = "") -> SceneFiles:
+    """Paths of the files of a scene in a dataset folder; `on_map`: whether it is georeferenced; `part`: see `files`."""
     date = "unknown" if moment is None else utc(moment).date().isoformat()
-    folder, file = f"detections/acq_date={date}" if on_map else "pixel", f"{scene_id}.parquet"
+    folder, file = f"detections/acq_date={date}" if on_map else "pixel", f"{scene_id}{part}.parquet"
     return SceneFiles(f"{folder}/{file}", f"coverage/{file}", f"items/{scene_id}.json")
 
 
@@ -220,3 +230,10 @@ def read_paths(folder: OutputFolder, paths: Iterable[str]) -> Iterator[tuple[str
 def read_items(folder: OutputFolder) -> Iterator[dict[str, Any]]:
     """The items of a folder, by name."""
     return (item for _, item in read_paths(folder, item_paths(folder)) if item is not None)
+
+
+def asset_paths(folder: OutputFolder, item: Mapping[str, Any]) -> list[str]:
+    """Paths of the files that an item links to, below the root of the output."""
+    base = posixpath.dirname(folder.item(str(item["id"])))
+    paths = [posixpath.normpath(posixpath.join(base, str(asset["href"]))) for asset in item["assets"].values()]
+    return [path for path in paths if not path.startswith(("/", ".."))]

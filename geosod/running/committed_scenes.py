@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geosod.errors import OutputError
-from geosod.output.commit import asset_paths, committed
-from geosod.output.folder import OutputFolder, item_paths, read_paths
+from geosod.output.commit import committed
+from geosod.output.folder import OutputFolder, asset_paths, item_paths, read_paths
 from geosod.output.stac_item import source_of
 
 

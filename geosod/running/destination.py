@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from geosod.errors import OutputError, reason
-from geosod.output.commit import OutputFolder, commit_outputs, committed, write_failures
-from geosod.output.failures import failures_from
+from geosod.output.commit import OutputFolder, commit_outputs, committed
+from geosod.output.failures import failures_from, write_failures
 from geosod.output.scene_outputs import SceneOutputs, scene_result
 from geosod.output.stac_item import source_href
 from geosod.results import SceneResult, recorded

@@ -71,6 +71,19 @@ def probe(uri: str, count: int = 512, *, attempts: int = ATTEMPTS) -> tuple[str,
     return "+".join(f"{size}-{modified}" for size, modified in stamps), head
 
 
+def file_size(uri: str) -> int | None:
+    """Size of a file in bytes; None where its server does not state it. Raises as `version`."""
+    if is_s3(uri):
+        stated = _request(uri, lambda: str(_get_object(uri, Range="bytes=0-0").get("ContentRange")), ATTEMPTS)
+    elif is_web(uri):
+        stated = _request(uri, lambda: _content_range(uri), ATTEMPTS)
+    else:
+        stamp = file_stamp(uri)
+        return None if stamp is None else stamp[0]
+    found = _SIZE.search(stated)
+    return int(found[1]) if found else None
+
+
 def _sidecars(path: str) -> list[str]:
     """Files next to a local one that GDAL reads with it: mask, overviews, metadata, header, world file, RPCs."""
     # Paths as text: as objects they took a third of the time of reading a small scene.
@@ -132,6 +145,8 @@ def _request(uri: str, action: Callable[[], _T], attempts: int) -> _T:
         reason = (
             f"{_FIXES[status]} ({code})" if status in _FIXES else f"cannot be reached: {line or type(error).__name__}"
         )
+        if status == 403 and is_s3(uri):
+            reason += "; a bucket whose reader pays needs AWS_REQUEST_PAYER=requester"
         # The original error holds the signed address, and a traceback would print it.
         cause = OSError(f"{code + '; ' if status else ''}{type(error).__name__}: {line}")
         raise SceneError(f"{uri}: {reason}") from cause
@@ -175,6 +190,11 @@ def _probe_web(uri: str, count: int) -> tuple[str, bytes]:
         size = _SIZE.search(headers.get("Content-Range", ""))
         tag = headers.get("ETag") or f"{size[1] if size else '?'} {headers.get('Last-Modified', '')}"
     return tag.strip(), head[:count]
+
+
+def _content_range(uri: str) -> str:
+    with _get(web_address(uri), {"Range": "bytes=0-0"}, redirects=True) as response:
+        return str(response.headers.get("Content-Range", ""))
 
 
 def _read_web(uri: str) -> bytes:

@@ -63,6 +63,11 @@ class Access:
 _lock = threading.Lock()
 
 
+def pay_for_requests() -> None:
+    """Let this process, and those that it starts, pay for requests to buckets whose reader pays."""
+    os.environ["AWS_REQUEST_PAYER"] = "requester"
+
+
 def access() -> Access:
     """Access to S3 for the current environment variables; created once for each set of them.
 

@@ -18,7 +18,10 @@ from tests.conftest import SHARED
 KUBERNETES = Path(__file__).parents[2] / "cluster" / "kubernetes"
 CRDS = SHARED / "schemas" / "kuberay-1.7.0"
 #: Kinds of Kubernetes itself → the client's model of them.
-CORE = {"Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount", "NetworkPolicy": "V1NetworkPolicy"}
+CORE = {
+    "CronJob": "V1CronJob", "Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount",
+    "NetworkPolicy": "V1NetworkPolicy",
+}  # fmt: skip
 
 
 def validate(manifest: dict[str, Any]) -> None:

@@ -127,6 +127,26 @@ def test_ingestion_is_scheduled_on_the_cluster_of_its_overlay() -> None:
     assert submitter["image"] == head["containers"][0]["image"]
 
 
+def test_ingestion_in_one_pod_is_never_started_twice() -> None:
+    """Kubernetes' CronJob forbids it. KubeRay's has no such field, so that one job may overlap the next."""
+    (cron,) = built(KUBERNETES / "ingest-cronjob")
+    validate(cron)
+    assert cron["spec"]["concurrencyPolicy"] == "Forbid" and cron["metadata"]["namespace"] == "geosod"
+    pod = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["geosod", "ingest", "run", "--config", "/etc/geosod/ingest.yaml", "--once"]
+    assert "/" in container["image"] and container["securityContext"]["runAsNonRoot"]
+    assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+    wrong = copy.deepcopy(cron)
+    wrong["spec"]["concurencyPolicy"] = wrong["spec"].pop("concurrencyPolicy")
+    with pytest.raises(ValueError, match="concurencyPolicy"):
+        validate(wrong)
+    other = yaml.safe_load((KUBERNETES / "ingest" / "raycronjob" / "raycronjob.yaml").read_text())
+    other["spec"]["concurrencyPolicy"] = "Forbid"
+    with pytest.raises(jsonschema.ValidationError, match="concurrencyPolicy"):
+        validate(other)
+
+
 def test_no_secret_is_in_a_file() -> None:
     for path in KUBERNETES.rglob("*.yaml"):
         text = path.read_text()

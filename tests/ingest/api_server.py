@@ -32,6 +32,16 @@ class ApiFault:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+def stac_item(collection: str, item: str, href: str, *, asset: dict[str, Any] | None = None, **properties: Any) -> Any:
+    """An item with one image; `asset`: further members of that."""
+    image = {"href": href, "type": "image/tiff; application=geotiff", "roles": ["data"]}
+    return {
+        "type": "Feature", "stac_version": "1.0.0", "id": item, "collection": collection, "geometry": None,
+        "properties": {"datetime": "2024-05-01T10:00:00Z"} | properties, "links": [],
+        "assets": {"image": image | (asset or {})},
+    }  # fmt: skip
+
+
 @dataclass
 class Api:
     """The items, what was asked for, and faults. `fault` is called with method and path of each request."""
@@ -54,16 +64,10 @@ class Api:
         """Add or change an item; `updated` grows with every change."""
         with self.lock:
             self.ticks += 1
-            about = {"datetime": "2024-05-01T10:00:00Z"} | properties
             if updated:
                 clock = f"2024-06-01T{self.ticks // 3600:02}:{self.ticks // 60 % 60:02}:{self.ticks % 60:02}Z"
-                about["updated"] = clock if updated is True else updated
-            asset = {"href": href, "type": "image/tiff; application=geotiff", "roles": ["data"]}
-            extra = about.pop("asset", {})
-            self.items[collection, item] = {
-                "type": "Feature", "stac_version": "1.0.0", "id": item, "collection": collection, "geometry": None,
-                "properties": about, "links": [], "assets": {"image": asset | extra},
-            }  # fmt: skip
+                properties |= {"updated": clock if updated is True else updated}
+            self.items[collection, item] = stac_item(collection, item, href, **properties)
 
     def remove(self, collection: str, item: str) -> None:
         with self.lock:

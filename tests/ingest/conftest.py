@@ -24,13 +24,18 @@ from tests.running.helpers import PLAIN
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """Address of a PostgreSQL of its own, on loopback."""
+def postgres_programs() -> Path:
+    """The folder with the programs of PostgreSQL's server."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("initdb") or (str(programs[-1] / "initdb") if programs else None)
     if found is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    bin_folder = Path(found).parent
+    return Path(found).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: Path) -> Iterator[str]:
+    """Address of a PostgreSQL of its own, on loopback."""
     # Not below pytest's folder, which other users may not enter; the server refuses to run as root.
     folder = Path(tempfile.mkdtemp(prefix="geosod-postgres-"))
     as_user: list[str] = []
@@ -43,9 +48,10 @@ def postgres() -> Iterator[str]:
     data = folder / "data"
     env = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
     quiet: dict[str, Any] = {"env": env, "cwd": folder, "stdout": subprocess.DEVNULL}
-    subprocess.run([*as_user, found, "-D", str(data), "-A", "trust", "-U", "tests", "-N"], check=True, **quiet)
+    initdb = str(postgres_programs / "initdb")
+    subprocess.run([*as_user, initdb, "-D", str(data), "-A", "trust", "-U", "tests", "-N"], check=True, **quiet)
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [*as_user, str(bin_folder / "pg_ctl"), "-D", str(data), "-w"]
+    control = [*as_user, str(postgres_programs / "pg_ctl"), "-D", str(data), "-w"]
     subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, **quiet)
     yield f"postgresql://tests@127.0.0.1:{port}/postgres"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)

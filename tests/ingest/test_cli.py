@@ -52,7 +52,7 @@ def test_once_status_replay_and_dry_run(config, api, files, tmp_path) -> None:
     assert state["counts"]["committed"] == 2 and state["counts"]["dead"] == 1 and state["lag"] == 0
     assert "404" in state["problems"][0]["error"]
     beyond = call("status", "--config", config, "--max-dead", 0, code=3)
-    assert "1 scenes are dead, over 0" in beyond.stderr and "1 dead" in beyond.stdout
+    assert "dead scenes: 1, over 0" in beyond.stderr and "1 dead" in beyond.stdout
     call("status", "--config", config, "--max-lag", 5, "--max-poll-age", 600)
     image(files, "bad.tif", seed=4)
     assert "1 scene will be tried again" in call("replay", "--config", config, "--error", "404").stderr

@@ -224,6 +224,34 @@ def test_a_checksum_is_verified_where_that_is_asked_for(honest, api, files, inge
         assert "its item states" in ingest_status(one.ledger).problems[0].error
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_file_of_another_size_than_its_item_states_is_not_taken(verify, api, files, ingester) -> None:
+    """It is still being uploaded; that shows without reading it."""
+    href = image(files, "a.tif")
+    whole = (files.root / "a.tif").read_bytes()
+    about = {"file:size": len(whole), "file:checksum": f"1220{hashlib.sha256(whole).hexdigest()}"}
+    api.put("c", "a", href, asset=about)
+    (files.root / "a.tif").write_bytes(whole + b"later")
+    one = ingester(api.url, hosts=(files.url,), verify_checksums=verify, attempts=3, retry_seconds=0.1)
+    assert one.once().committed == 0
+    assert f"has {len(whole) + 5} bytes" in ingest_status(one.ledger).problems[0].error
+    (files.root / "a.tif").write_bytes(whole)
+    time.sleep(0.5)
+    one.ledger.replay()
+    assert one.once().committed == 1
+
+
+def test_a_checksum_that_changes_without_updated_is_a_new_version(api, files, ingester, tmp_path) -> None:
+    """A catalogue that replaces files in place: the daily listing finds it, and the newer one replaces the scene."""
+    moment = "2024-06-01T00:00:00Z"
+    api.put("c", "a", image(files, "a.tif"), updated=moment, asset={"file:checksum": "1220" + "ab" * 32})
+    one = ingester(api.url, hosts=(files.url,), list_hours=1e-9)
+    assert one.once().committed == 1 and one.once().discovered == 0
+    api.put("c", "a", image(files, "a.tif", seed=4), updated=moment, asset={"file:checksum": "1220" + "cd" * 32})
+    assert one.once().committed == 1 and len(items(tmp_path / "out")) == 1
+    assert one.once().discovered == 0
+
+
 def test_a_link_that_expires_in_the_middle_is_signed_anew(api, files, ingester, tmp_path) -> None:
     """Links in the answers of the API carry a signature; the first one ends after the header was read."""
     href = image(files, "a.tif", size=400)

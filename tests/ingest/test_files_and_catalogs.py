@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,32 @@ def test_objects_below_a_prefix(s3, ingester, tmp_path) -> None:
     ]
     marked = {b["properties"]["geosod:ingest_item"]: "geosod:withdrawn" in b["properties"] for b in bodies}
     assert marked == {"a.tif": False, "b/c.tif": True}
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_bucket_whose_reader_pays(paid, s3, s3_service, ingester, tmp_path, monkeypatch) -> None:
+    """The service refuses what does not say who pays: listing, probing, and the pixels that GDAL asks for."""
+    from moto.server import DomainDispatcherApplication
+
+    s3.put_object(Bucket="images", Key="in/a.tif", Body=arrive(tmp_path / "made", "w.tif").read_bytes())
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "")
+    answer, agents = DomainDispatcherApplication.__call__, set()
+
+    def answering(self: Any, environ: Any, start_response: Any) -> Any:
+        if environ.get("HTTP_X_AMZ_REQUEST_PAYER") != "requester":
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+        agents.add((environ["REQUEST_METHOD"], environ.get("HTTP_USER_AGENT", "").split("/")[0]))
+        return answer(self, environ, start_response)
+
+    monkeypatch.setattr(DomainDispatcherApplication, "__call__", answering)
+    one = ingester("s3://images/in/", requester_pays=paid)
+    result = one.once()
+    if not paid:
+        assert result.committed == 0 and "403" in result.problems[0]
+        return
+    assert result.committed == 1 and ingest_status(one.ledger).counts["dead"] == 0
+    assert {"Boto3", "GDAL"} <= {agent for _, agent in agents}, agents
 
 
 def catalog(root: Path, hrefs: dict[str, str]) -> Path:

@@ -227,6 +227,42 @@ def test_a_locked_ledger_is_waited_for_and_then_named(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_a_lock_of_postgresql_is_waited_for_and_then_named(postgres: str) -> None:
+    from sqlalchemy import create_engine, text
+
+    ledger = Ledger(postgres, "locked", busy_seconds=0.2)
+    other = create_engine(ledger.database.engine.url)
+    with other.begin() as connection:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({0x67656F736F64})"))
+        with pytest.raises(LedgerError, match="another program holds it"):
+            discover(ledger, version("a", 1))
+    assert discover(ledger, version("a", 1)) == 1
+    other.dispose()
+    ledger.close()
+
+
+def test_a_process_that_is_suspended_in_a_transaction_does_not_hold_up_others(postgres: str) -> None:
+    """The server ends its transaction, of which nothing stays; it notices when it wakes up, and tries again."""
+    sleeper, ledger = Ledger(postgres, "asleep", busy_seconds=0.2), Ledger(postgres, "asleep", busy_seconds=0.5)
+    asleep, done = threading.Event(), []
+
+    def sleeps(*_: Any) -> None:
+        if not asleep.is_set():
+            asleep.set()
+            time.sleep(2.5)
+        done.append(1)
+
+    thread = threading.Thread(target=lambda: sleeper.database.change(sleeps))
+    thread.start()
+    asleep.wait(10)
+    began = time.monotonic()
+    assert discover(ledger, version("a", 1)) == 1 and time.monotonic() - began < 2.4
+    thread.join()
+    assert len(done) == 2, "once in vain"
+    sleeper.close()
+    ledger.close()
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "ledger"), "d")
     discover(ledger, version("a", 1))
@@ -304,6 +340,8 @@ def test_versions_of_items() -> None:
     assert version_of(other) != version_of(said)
     summed = {"assets": {"a": {"href": "x", "file:checksum": "1220aa"}}, "properties": {}}
     assert version_of(summed).startswith("checksum ")
+    dated = summed | {"properties": {"updated": "2024-01-01T00:00:00Z"}}
+    assert version_of(dated) == f"2024-01-01T00:00:00.000000Z {version_of(summed)}"
     for text in ("2024-01-01T01:00:00+01:00", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00.000Z"):
         assert instant(text) == "2024-01-01T00:00:00.000000Z"
     assert instant("soon") is None and instant(None) is None

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import geosod.ingest.destination as destination
@@ -13,6 +15,7 @@ import geosod.ingest.run as run
 import geosod.output.commit as commit
 from geosod.config import RunConfig
 from geosod.ingest.config import IngestConfig
+from geosod.storage.local_place import LocalPlace
 
 
 def main() -> None:
@@ -39,6 +42,7 @@ def ingest(values: dict[str, Any]) -> None:
             log.write(f"{item['properties']['geosod:ingest_key']}\n")
 
     commit._put_item = noting  # type: ignore[assignment]
+    _slow_down(values["flush_seconds"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.stdin.close()
     try:
@@ -49,6 +53,17 @@ def ingest(values: dict[str, Any]) -> None:
         os._exit(0)
     finally:
         os._exit(1)
+
+
+def _slow_down(seconds: float) -> None:
+    """Let the disk take its time whenever files are made durable."""
+    flush = LocalPlace.flush
+
+    def slow(self: LocalPlace, *files: Path) -> None:
+        time.sleep(seconds)
+        flush(self, *files)
+
+    LocalPlace.flush = slow  # type: ignore[method-assign]
 
 
 def _show(result: run.IngestResult) -> None:

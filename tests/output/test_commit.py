@@ -23,11 +23,10 @@ from geosod.output.commit import (
     commit_scene,
     committed,
     open_output,
-    write_failures,
 )
 from geosod.output.coverage import area_km2, coverage_table
 from geosod.output.dataset_crs import check_dataset_crs, dataset_crs
-from geosod.output.failures import failures_of
+from geosod.output.failures import failures_of, write_failures
 from geosod.output.geoparquet import file_metadata
 from geosod.output.stac_item import scene_item
 from geosod.output.table import detection_table

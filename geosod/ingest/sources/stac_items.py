@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from geosod.ingest.config import IngestConfig
 from geosod.ingest.found import Found, instant, version_of
 from geosod.scene import SceneRef
 from geosod.scenes.stac import scene_of
-from geosod.storage.files import chunks
+from geosod.storage.files import chunks, file_size
 from geosod.storage.uris import origin
 
 #: Codes of multihash → names of hashlib.
@@ -62,29 +62,47 @@ def scene_ref(
         SceneError: no asset fits, it may not be read, or it is not what the item says.
     """
     ref = scene_of(address, item, asset=asset, hosts=hosts)
-    if config.verify_checksums:
-        _verify(ref, item)
+    for key, stated, uri in _read_assets(ref, item):
+        _check_size(uri, key, stated)
+        if config.verify_checksums and stated.get("file:checksum"):
+            _verify(uri, key, str(stated["file:checksum"]))
     return replace(ref, id=found.scene_id)
 
 
-def _verify(ref: SceneRef, item: Mapping[str, Any]) -> None:
-    """Compare the assets that are read with the checksums and sizes that the item states."""
+def _read_assets(ref: SceneRef, item: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """The assets of an item that are read: name, what the item says of it, and address."""
     uris = [file.uri for file in ref.files] or [ref.uri]
     read = {identity(uri).rsplit("/", 1)[-1]: uri for uri in uris}
     for key, asset in item["assets"].items():
-        stated = str(asset.get("file:checksum") or "") if isinstance(asset, Mapping) else ""
-        uri = read.get(identity(str(asset.get("href"))).rsplit("/", 1)[-1]) if stated else None
-        if uri is None:
-            continue
-        name, expected = _multihash(uri, stated)
-        actual = hashlib.new(name)
-        for chunk in chunks(uri):
-            actual.update(chunk)
-        if actual.hexdigest() != expected:
-            raise SceneError(
-                f"{uri}: asset {key!r} has the {name} {actual.hexdigest()[:16]}…, but its item states "
-                f"{expected[:16]}…; the file was damaged or replaced, so ask its provider"
-            )
+        uri = read.get(identity(str(asset.get("href"))).rsplit("/", 1)[-1]) if isinstance(asset, Mapping) else None
+        if uri is not None:
+            yield str(key), asset, uri
+
+
+def _check_size(uri: str, key: str, stated: Mapping[str, Any]) -> None:
+    """Compare the size of a file with what the item states, which costs a request and no download."""
+    expected = stated.get("file:size")
+    if not isinstance(expected, int) or isinstance(expected, bool):
+        return
+    actual = file_size(uri)
+    if actual is not None and actual != expected:
+        raise SceneError(
+            f"{uri}: asset {key!r} has {actual} bytes, but its item states {expected}; it is not complete yet, or was "
+            "replaced, so ask its provider if that stays"
+        )
+
+
+def _verify(uri: str, key: str, stated: str) -> None:
+    """Read a file whole, and compare it with the checksum that the item states."""
+    name, expected = _multihash(uri, stated)
+    actual = hashlib.new(name)
+    for chunk in chunks(uri):
+        actual.update(chunk)
+    if actual.hexdigest() != expected:
+        raise SceneError(
+            f"{uri}: asset {key!r} has the {name} {actual.hexdigest()[:16]}…, but its item states "
+            f"{expected[:16]}…; the file was damaged or replaced, so ask its provider"
+        )
 
 
 def _multihash(uri: str, stated: str) -> tuple[str, str]:
