@@ -20,7 +20,7 @@ from geosod.yaml_file import read_yaml
 
 #: PaddleX's pipeline, and the model that it runs: the best shipped one for red, green and blue.
 SMALL_OBJECTS = "small_object_detection"
-SMALL_OBJECT_MODEL = "demo-harbour"
+SMALL_OBJECT_MODEL = "vehicles-aerial-13cm"
 MODULE = "SmallObjectDetection"
 _MODULE_KEYS = ("module_name", "model_name", "model_dir", "batch_size", "threshold")
 

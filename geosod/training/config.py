@@ -198,6 +198,14 @@ class TrainConfig(BaseModel):
             return values
         return {name: FORMS[name](value) if name in FORMS else value for name, value in values.items()}
 
+    @field_validator("rename_classes", mode="before")
+    @classmethod
+    def _dropped(cls, value: Any) -> Any:
+        """No name drops a class, as ``CLASS=`` does on the command line."""
+        if not isinstance(value, dict):
+            return value
+        return {k: None if isinstance(v, str) and not v.strip() else v for k, v in value.items()}
+
     @field_validator("slice", "resize_width", "gsd_range")
     @classmethod
     def _ordered(cls, value: Any) -> Any:
