@@ -1,0 +1,156 @@
+"""Small pictures of scenes, and the meshes that put them on the map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geosod.arrays import BoolArray, FloatArray, PixelArray
+from geosod.deduplication.sources import SceneSource
+from geosod.errors import GeosodError, SceneError
+from geosod.georeference.points import georeferenced, pixel_to_crs, pixel_to_lonlat, transformer_to
+from geosod.map_page.plane import Plane
+from geosod.scene import BandFile, Scene, SceneRef
+from geosod.scenes.open import open_files, open_scene, page_of
+from geosod.scenes.preview import read_sample
+from geosod.scenes.sources import find_scenes
+from geosod.scenes.statistics import percentiles
+from geosod.viewing.webp import webp_bytes
+
+#: Cells of a mesh along each side: the map bends straight rows of pixels.
+_CELLS = 16
+_RGB = ("red", "green", "blue")
+#: Percentages of the pixel values that become black and white, where pixels are not bytes.
+_STRETCH = (2.0, 98.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backdrop:
+    """A picture of a scene on the map.
+
+    Attributes:
+        webp: the picture, transparent where pixels are invalid.
+        positions: (V, 2) vertices on the map.
+        texture: (V, 2) where they lie in the picture, 0 to 1 from its top-left corner.
+        triangles: (T, 3) indices of vertices.
+    """
+
+    webp: bytes
+    positions: FloatArray
+    texture: FloatArray
+    triangles: npt.NDArray[np.uint16]
+
+
+def draw_backdrop(source: SceneSource, plane: Plane, offset: FloatArray, max_side: int) -> Backdrop:
+    """Read the overview of a scene.
+
+    Args:
+        source: the scene.
+        plane: the map.
+        offset: (2,) where the scene's top-left corner lies, on a map of pixels.
+        max_side: longest side of the picture in pixels.
+
+    Raises:
+        GeosodError: it cannot be read any more, or is another one than the scene that was detected.
+    """
+    scene = _opened(source)
+    shape = tuple(
+        max(1, round(side * min(1.0, max_side / max(scene.height, scene.width)))) for side in (scene.height, scene.width)
+    )
+    bands = _visible(scene)
+    pixels, valid = read_sample(scene, scene.window, shape=(shape[0], shape[1]), bands=bands)
+    image = _coloured(scene, bands, pixels, valid)
+    return Backdrop(webp_bytes(image), *_mesh(scene, source, plane, offset))
+
+
+def _opened(source: SceneSource) -> Scene:
+    """The scene, as it was opened for detection; SceneError where it is not there or has another size now."""
+    options = dict(source.metadata.get("options") or {})
+    uri = str(source.metadata.get("source") or source.uri)
+    refs, failures = find_scenes([uri], asset=options.get("asset"))
+    if len(refs) != 1:
+        raise SceneError(failures[0].message if failures else f"{uri}: is {len(refs)} scenes now")
+    scene = _open(refs[0], options)
+    was, now = (source.metadata.get("width"), source.metadata.get("height")), (scene.width, scene.height)
+    if None not in was and was != now:
+        raise SceneError(f"{uri}: is another scene now, of {now[0]} x {now[1]} pixels instead of {was[0]} x {was[1]}")
+    return scene
+
+
+def _open(ref: SceneRef, options: dict[str, Any]) -> Scene:
+    how = {"rpc_height": options.get("rpc_height"), "dem": options.get("dem"), "alpha": options.get("alpha") or "auto"}
+    if ref.files:
+        return open_files(ref, _visible_files(ref), **how)
+    page = options.get("page") or 1
+    return open_scene(ref if page == 1 else page_of(ref, page), **how)
+
+
+def _visible_files(ref: SceneRef) -> tuple[BandFile, ...]:
+    """The files of red, green and blue, or else the first three."""
+    names = {name.lower(): file for file in reversed(ref.files) for name in (*file.aliases, file.name)}
+    if all(name in names for name in _RGB):
+        return tuple(names[name] for name in _RGB)
+    return ref.files[:3]
+
+
+def _visible(scene: Scene) -> tuple[int, ...]:
+    """1-based bands called red, green and blue; else the first three, or the first one three times."""
+    names = [name.lower() for name in scene.band_names]
+    if all(name in names for name in _RGB):
+        return tuple(names.index(name) + 1 for name in _RGB)
+    data = [band for band in range(1, scene.count + 1) if band != scene.alpha]
+    return tuple(data[:3]) if len(data) >= 3 else (data[0],) * 3
+
+
+def _coloured(scene: Scene, bands: tuple[int, ...], pixels: PixelArray, valid: BoolArray) -> npt.NDArray[np.uint8]:
+    """(H, W, 4) uint8: bytes as they are, other pixels between percentiles of the scene; transparent where invalid."""
+    out = np.zeros((*valid.shape, 4), np.uint8)
+    out[..., 3] = np.where(valid, 255, 0)
+    if scene.dtype == "uint8":
+        out[..., :3] = pixels.transpose(1, 2, 0)
+        return out
+    low, high = (tuple(side for _ in bands) for side in _STRETCH)
+    for i, (dark, bright) in enumerate(percentiles(scene, bands, low, high)):
+        share = (np.nan_to_num(pixels[i].astype(np.float64)) - dark) / (bright - dark)
+        out[..., i] = (np.clip(share, 0, 1) * 255).round()
+    return out
+
+
+def _mesh(
+    scene: Scene, source: SceneSource, plane: Plane, offset: FloatArray
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.uint16]]:
+    """Vertices on the map, in the picture, and the triangles between those that have a place on the ground."""
+    u, v = np.meshgrid(np.linspace(0, 1, _CELLS + 1), np.linspace(0, 1, _CELLS + 1))
+    texture = np.stack([u.ravel(), v.ravel()], axis=1)
+    pixels = texture * (scene.width, scene.height)
+    if plane.crs is None:
+        scale = np.array(source.metadata.get("scale") or (1.0, 1.0), np.float64)
+        xy = pixels * scale * (1, -1) + offset
+    elif georeferenced(scene):
+        native, _ = pixel_to_crs(scene, pixels)
+        xy = np.stack(transformer_to(scene, plane.crs).transform(*native.T), axis=1)
+        xy[~np.isfinite(pixel_to_lonlat(scene, pixels)).all(axis=1)] = np.nan
+    else:
+        raise SceneError(f"{scene.ref.uri}: has no georeference any more")
+    seen = np.isfinite(xy).all(axis=1)
+    xy = plane.unwrapped(np.nan_to_num(xy, posinf=0, neginf=0), np.array([0, len(xy)]))
+    row = np.arange(_CELLS)[:, None] * (_CELLS + 1) + np.arange(_CELLS)
+    a, b, c, d = (row + k for k in (0, 1, _CELLS + 1, _CELLS + 2))
+    triangles = np.stack([a, c, b, b, c, d], axis=-1).reshape(-1, 3)
+    triangles = triangles[seen[triangles].all(axis=1)]
+    if not len(triangles):
+        raise SceneError(f"{scene.ref.uri}: its pixels have no place on the map")
+    return xy, texture, triangles.astype(np.uint16)
+
+
+def drawn(
+    source: SceneSource, plane: Plane, offset: FloatArray, max_side: int
+) -> tuple[Backdrop | None, str]:
+    """As `draw_backdrop`, or None and why there is none."""
+    try:
+        return draw_backdrop(source, plane, offset, max_side), ""
+    except (GeosodError, OSError, ValueError, MemoryError) as error:
+        return None, str(error)
