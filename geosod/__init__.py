@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
     from geosod.exporting.run import export as export
+    from geosod.map_page.run import view as view
     from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.mining.mine import mine as mine
@@ -66,6 +67,7 @@ _HOMES = {
     "mine": "geosod.mining.mine",
     "summarize": "geosod.summarizing.run",
     "train": "geosod.training.train",
+    "view": "geosod.map_page.run",
 }
 
 __all__ = [
@@ -93,6 +95,7 @@ __all__ = [
     "mine",
     "summarize",
     "train",
+    "view",
 ]
 
 

@@ -48,6 +48,7 @@ PUBLIC = [
     "mine",
     "summarize",
     "train",
+    "view",
 ]
 
 

@@ -36,6 +36,9 @@ ALLOWED = {
     ),
     "exporting": frozenset({"datasets", "deduplication", "georeference", "output", "storage"}),
     "summarizing": frozenset({"deduplication", "exporting", "georeference", "output", "storage"}),
+    "map_page": frozenset(
+        {"deduplication", "exporting.rows", "georeference", "output", "scenes", "storage", "viewing"}
+    ),
     "training": frozenset(
         {
             "demo",
@@ -65,7 +68,7 @@ ALLOWED = {
     "demo": frozenset({*PEERS, "georeference", "output", "viewing", "running", "config", "evaluation"}),
     "cli": frozenset(
         {*PEERS, "storage", "output", "viewing", "running", "config", "yaml_file", "demo", "deduplication", "datasets"}
-        | {"evaluation", "exporting", "ingest", "mining", "predict", "serving", "summarizing", "training"}
+        | {"evaluation", "exporting", "ingest", "map_page", "mining", "predict", "serving", "summarizing", "training"}
     ),
 }
 

@@ -32,6 +32,7 @@ from geosod.cli.streams import print_error, run_checked
 from geosod.cli.submit import submit_command
 from geosod.cli.summarize import summarize_command
 from geosod.cli.train import train_command
+from geosod.cli.view import view_command
 from geosod.errors import GeosodError, UsageError
 from geosod.version import __version__
 
@@ -94,6 +95,7 @@ app.command("detect")(detect_command)
 app.command("predict")(predict_command)
 app.command("deduplicate")(deduplicate_command)
 app.command("export")(export_command)
+app.command("view")(view_command)
 app.command("summarize")(summarize_command)
 app.command("status")(status_command)
 app.command("submit")(submit_command)

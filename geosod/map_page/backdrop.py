@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ def draw_backdrop(source: SceneSource, plane: Plane, offset: FloatArray, max_sid
     """
     scene = _opened(source)
     shape = tuple(
-        max(1, round(side * min(1.0, max_side / max(scene.height, scene.width)))) for side in (scene.height, scene.width)
+        max(1, round(side * min(1.0, max_side / max(scene.height, scene.width))))
+        for side in (scene.height, scene.width)
     )
     bands = _visible(scene)
     pixels, valid = read_sample(scene, scene.window, shape=(shape[0], shape[1]), bands=bands)
@@ -81,7 +82,11 @@ def _opened(source: SceneSource) -> Scene:
 
 
 def _open(ref: SceneRef, options: dict[str, Any]) -> Scene:
-    how = {"rpc_height": options.get("rpc_height"), "dem": options.get("dem"), "alpha": options.get("alpha") or "auto"}
+    how: dict[str, Any] = {
+        "rpc_height": options.get("rpc_height"),
+        "dem": options.get("dem"),
+        "alpha": options.get("alpha") or "auto",
+    }
     if ref.files:
         return open_files(ref, _visible_files(ref), **how)
     page = options.get("page") or 1
@@ -135,7 +140,7 @@ def _mesh(
         xy[~np.isfinite(pixel_to_lonlat(scene, pixels)).all(axis=1)] = np.nan
     else:
         raise SceneError(f"{scene.ref.uri}: has no georeference any more")
-    seen = np.isfinite(xy).all(axis=1)
+    seen = np.asarray(np.isfinite(xy).all(axis=1), np.bool_)
     xy = plane.unwrapped(np.nan_to_num(xy, posinf=0, neginf=0), np.array([0, len(xy)]))
     row = np.arange(_CELLS)[:, None] * (_CELLS + 1) + np.arange(_CELLS)
     a, b, c, d = (row + k for k in (0, 1, _CELLS + 1, _CELLS + 2))
@@ -146,9 +151,7 @@ def _mesh(
     return xy, texture, triangles.astype(np.uint16)
 
 
-def drawn(
-    source: SceneSource, plane: Plane, offset: FloatArray, max_side: int
-) -> tuple[Backdrop | None, str]:
+def drawn(source: SceneSource, plane: Plane, offset: FloatArray, max_side: int) -> tuple[Backdrop | None, str]:
     """As `draw_backdrop`, or None and why there is none."""
     try:
         return draw_backdrop(source, plane, offset, max_side), ""

@@ -79,8 +79,8 @@ def best(scenes: Sequence[SceneSource], chosen: Selection, limit: int) -> Cut:
     parts = [np.empty(0, np.float32)]
     for scene in scenes:
         with reading(scene), pq.ParquetFile(scene.detections, pre_buffer=False) as file:
-            for batch in file.iter_batches(columns=["score", "label"]):
-                parts.append(chosen.of(pa.Table.from_batches([batch]))["score"].to_numpy())
+            tables = (pa.Table.from_batches([one]) for one in file.iter_batches(columns=["score", "label"]))
+            parts += [chosen.of(table)["score"].to_numpy() for table in tables]
     scores = np.concatenate(parts)
     if len(scores) <= limit:
         return Cut(-1.0, 0, len(scores))
@@ -88,9 +88,7 @@ def best(scenes: Sequence[SceneSource], chosen: Selection, limit: int) -> Cut:
     return Cut(lowest, limit - int((scores > lowest).sum()), len(scores))
 
 
-def read_boxes(
-    scene: SceneSource, chosen: Selection, cut: Cut, ties: int, place: Place
-) -> SceneBoxes:
+def read_boxes(scene: SceneSource, chosen: Selection, cut: Cut, ties: int, place: Place) -> SceneBoxes:
     """The detections of a scene.
 
     Args:

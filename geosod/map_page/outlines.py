@@ -98,7 +98,7 @@ def on_map(
     placed = np.asarray(shapely.transform(parts, lambda xy: _projected(xy, crs, plane, scene)), object)
     if plane.mercator is not None and len(placed):
         kind, xy, offsets = shapely.to_ragged_array(placed)
-        shells = offsets[0][offsets[1]]  # the first vertex of each polygon
+        shells = offsets[0][offsets[1]].astype(np.int64)  # the first vertex of each polygon
         placed = np.asarray(shapely.from_ragged_array(kind, plane.unwrapped(xy, shells), offsets), object)
     return placed, origin
 

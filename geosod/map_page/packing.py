@@ -115,7 +115,8 @@ def _layers(content: Content) -> list[dict[str, Any]]:
 
 
 def _ids(content: Content) -> tuple[Column, dict[int, str]]:
-    hashes, others, first = [np.empty(0, np.uint8)], {}, 0
+    hashes, first = [np.empty(0, np.uint8)], 0
+    others: dict[int, str] = {}
     for scene in content.scenes:
         found, irregular = split_ids(scene.boxes.ids, scene.source.id)
         hashes.append(found)
@@ -150,4 +151,3 @@ def _picture_columns(content: Content, step: float) -> Iterator[Column]:
             yield column(f"positions-{k}", np.rint(scene.picture.positions / step).astype(np.int32))
             yield column(f"texture-{k}", scene.picture.texture.astype(np.float32))
             yield column(f"triangles-{k}", scene.picture.triangles)
-

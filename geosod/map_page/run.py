@@ -208,5 +208,3 @@ def _write(out: str, text: str) -> None:
             place.put({draft: name})
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror or error}); {place.remedy}") from error
-
-

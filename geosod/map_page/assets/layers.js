@@ -3,6 +3,8 @@
 
 const USED = ['PathLayer', 'ScatterplotLayer', 'SimpleMeshLayer', 'SolidPolygonLayer'];
 const DARK = [16, 18, 22, 255], CHOSEN = [255, 255, 255, 255];
+/** Pictures are shown as they are, without light and shade. */
+const PLAIN = {ambient: 1, diffuse: 0, shininess: 1, specularColor: [0, 0, 0]};
 /** Zoom at which a unit of the map is a pixel is 0; each step doubles it. */
 const MAX_ZOOM = 8;
 
@@ -158,7 +160,7 @@ class BoxMap {
       normals[3 * i + 2] = 1;
     }
     this.pictures[k] = new this.layer.SimpleMeshLayer({
-      id: `picture-${k}`, data: [null], getPosition: [x, y, 0], getColor: [255, 255, 255], texture: image, material: false,
+      id: `picture-${k}`, data: [null], getPosition: [x, y, 0], getColor: [255, 255, 255], texture: image, material: PLAIN,
       mesh: {
         attributes: {
           POSITION: {value: at, size: 3}, NORMAL: {value: normals, size: 3}, TEXCOORD_0: {value: texture, size: 2},

@@ -7,10 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -19,20 +18,23 @@ FLAGS = (
 )  # fmt: skip
 
 
+def is_installed() -> bool:
+    """Whether this machine has Chromium, its driver, and selenium."""
+    return None not in (shutil.which("chromium"), shutil.which("chromedriver"), find_spec("selenium"))
+
+
 @contextmanager
 def chromium(size: tuple[int, int] = (1280, 800)) -> Iterator[Any]:
-    """A selenium driver of a new browser with an empty profile; the test is skipped where there is none."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("Chromium and its driver are not installed")
+    """A selenium driver of a new browser with an empty profile and a window of a size in pixels."""
+    from selenium import webdriver
+
     with tempfile.TemporaryDirectory(prefix="geosod-chromium-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         for flag in (*FLAGS, f"--window-size={size[0]},{size[1]}", f"--user-data-dir={profile}"):
             options.add_argument(flag)
-        options.binary_location = browser
+        options.binary_location = str(shutil.which("chromium"))
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        running = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         try:
             # The tab that the browser opens with asks for resources of its own.
             running.get("about:blank")
