@@ -1,10 +1,10 @@
 'use strict';
 // The detections as arrays: which of them pass the filter, and what of them is drawn.
 
-/** Outlines are drawn where this share of the boxes has at least so many pixels a side, else dots. */
-const SMALL_SHARE = 0.25, OUTLINE_PIXELS = 5;
+/** Boxes are drawn with outlines where all but this share of them have at least so many pixels a side, else as dots. */
+const SMALL_SHARE = 0.25, OUTLINE_PIXELS = 8;
 /** Boxes that are drawn with outlines at most. */
-const MAX_OUTLINES = 60000;
+const MAX_OUTLINES = 20000;
 
 class Boxes {
   /**
@@ -24,7 +24,7 @@ class Boxes {
     this.shown = Uint32Array.from({length: this.count}, (_, i) => i);
   }
 
-  /** Corners and centres on the map, and the side in the map's units that most boxes exceed. */
+  /** Corners and centres on the map, and the side that all but `SMALL_SHARE` of the boxes exceed. */
   place(steps, step) {
     const n = this.count;
     this.corners = new Float64Array(8 * n);
@@ -90,6 +90,23 @@ class Boxes {
       if (found.length > MAX_OUTLINES) return null;
     }
     return Uint32Array.from(found);
+  }
+
+  /**
+   * Those that pass in a rectangle, but only the one of the highest score in each square cell: dots that would cover
+   * each other cost time, and show nothing.
+   */
+  thinned([left, bottom, right, top], cell) {
+    const first = Math.floor(left / cell), last = Math.floor(right / cell), width = last - first + 1;
+    const low = Math.floor(bottom / cell), high = Math.floor(top / cell);
+    const best = new Int32Array(width * (high - low + 1)).fill(-1), {score} = this.columns;
+    for (const i of this.shown) {
+      const column = Math.floor(this.centres[2 * i] / cell), row = Math.floor(this.centres[2 * i + 1] / cell);
+      if (column < first || column > last || row < low || row > high) continue;
+      const at = (row - low) * width + column - first;
+      if (best[at] < 0 || score[i] > score[best[at]]) best[at] = i;
+    }
+    return Uint32Array.from(best.filter((i) => i >= 0));
   }
 
   /** (4 per box) colours, red, green, blue and opacity. */

@@ -3,6 +3,10 @@
 
 const USED = ['PathLayer', 'ScatterplotLayer', 'SimpleMeshLayer', 'SolidPolygonLayer'];
 const DARK = [16, 18, 22, 255], CHOSEN = [255, 255, 255, 255];
+/** Boxes are drawn beyond what is in view by this share of it. */
+const MARGIN = 0.15;
+/** One dot is drawn in a cell of so many pixels; their number changes with so many steps for each doubling. */
+const CELL_PIXELS = 5, ZOOM_STEPS = 2;
 /** Pictures are shown as they are, without light and shade. */
 const PLAIN = {ambient: 1, diffuse: 0, shininess: 1, specularColor: [0, 0, 0]};
 /** Zoom at which a unit of the map is a pixel is 0; each step doubles it. */
@@ -46,12 +50,16 @@ class BoxMap {
     this.onMove?.();
   }
 
-  /** Whether boxes must be chosen anew since other ones are in view, or are large enough for outlines. */
+  /** Whether boxes must be chosen anew: others are in view, or it is nearer or farther. */
   isOutdated() {
-    if (this.drawn === null || this.drawn.outlines !== this.outlined()) return true;
-    if (this.drawn.window === null) return false;
+    if (this.drawn === null || this.drawn.zoom !== this.zoomStep() || this.drawn.outlines !== this.outlined()) return true;
     const [left, bottom, right, top] = this.window(), [west, south, east, north] = this.drawn.window;
     return left < west || bottom < south || right > east || top > north;
+  }
+
+  /** The zoom in steps: between two steps dots stay the same. */
+  zoomStep() {
+    return Math.round(this.view.zoom * ZOOM_STEPS) / ZOOM_STEPS;
   }
 
   outlined() {
@@ -77,13 +85,11 @@ class BoxMap {
   }
 
   chooseBoxes() {
-    const outlines = this.outlined(), window = outlines ? this.window(0.5) : null;
+    const outlines = this.outlined(), zoom = this.zoomStep(), window = this.window(MARGIN);
     const found = outlines ? this.boxes.inside(window) : null;
-    if (found === null) {
-      const indices = this.boxes.shown;
-      return {outlines, window, indices, layers: [this.dots(indices)]};
-    }
-    return {outlines, window, indices: found, layers: this.outlineLayers(found)};
+    if (found !== null) return {outlines, zoom, window, indices: found, layers: this.outlineLayers(found)};
+    const indices = this.boxes.thinned(window, CELL_PIXELS / 2 ** zoom);
+    return {outlines, zoom, window, indices, layers: [this.dots(indices)]};
   }
 
   dots(indices) {
