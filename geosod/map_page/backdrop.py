@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from geosod.arrays import BoolArray, FloatArray, PixelArray
 from geosod.deduplication.sources import SceneSource
-from geosod.errors import GeosodError, SceneError
+from geosod.errors import SceneError, one_line
 from geosod.georeference.points import georeferenced, pixel_to_crs, pixel_to_lonlat, transformer_to
 from geosod.map_page.plane import Plane
 from geosod.scene import BandFile, Scene, SceneRef
@@ -71,7 +71,9 @@ def _opened(source: SceneSource) -> Scene:
     """The scene, as it was opened for detection; SceneError where it is not there or has another size now."""
     options = dict(source.metadata.get("options") or {})
     uri = str(source.metadata.get("source") or source.uri)
-    refs, failures = find_scenes([uri], asset=options.get("asset"))
+    if uri == "-" or uri.startswith("@"):
+        raise SceneError(f"{uri}: names a list of scenes, not one")
+    refs, failures = find_scenes([uri], asset=options.get("asset"), bands=options.get("bands"))
     if len(refs) != 1:
         raise SceneError(failures[0].message if failures else f"{uri}: is {len(refs)} scenes now")
     scene = _open(refs[0], options)
@@ -155,5 +157,5 @@ def drawn(source: SceneSource, plane: Plane, offset: FloatArray, max_side: int) 
     """As `draw_backdrop`, or None and why there is none."""
     try:
         return draw_backdrop(source, plane, offset, max_side), ""
-    except (GeosodError, OSError, ValueError, MemoryError) as error:
-        return None, str(error)
+    except Exception as error:  # whatever is wrong with a picture, the page can do without
+        return None, one_line(error)[:300]

@@ -38,12 +38,13 @@ def packed_content(content: Content, classes: list[str], links: Links) -> tuple[
 
     Args:
         content: what the page shows.
-        classes: names of all classes, whose order gives their colours.
+        classes: names of the models' classes, whose order gives their colours.
         links: for the links.
 
     Returns:
         JSON values, and columns.
     """
+    classes = list(dict.fromkeys([*classes, *(name for scene in content.scenes for name in scene.boxes.names)]))
     bounds = np.array([scene.bounds for scene in content.scenes])
     bounds = np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])
     step = max(_STEP[content.plane.unit], float(np.abs(bounds).max()) / _STEPS)

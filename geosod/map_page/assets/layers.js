@@ -145,7 +145,7 @@ class BoxMap {
     const points = (ring) => Array.from({length: ring.length / 2}, (_, k) => [ring[2 * k] * step, ring[2 * k + 1] * step]);
     const fills = ground.map(({kind, colour, polygons}) => new this.layer.SolidPolygonLayer({
       id: kind, kind, data: polygons.map((rings) => rings.map(points)), getPolygon: (rings) => rings,
-      getFillColor: [...colour, 110],
+      getFillColor: [...colour, 140],
     }));
     const paths = scenes.flatMap((scene) => scene.footprint.flatMap((rings) => rings.map(points)));
     const footprints = new this.layer.PathLayer({
