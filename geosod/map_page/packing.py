@@ -51,6 +51,7 @@ def packed_content(content: Content, classes: list[str], links: Links) -> tuple[
     ids, others = _ids(content)
     values = {
         "unit": content.plane.unit,
+        "crs": content.plane.crs,
         "mercator": content.plane.mercator,
         "step": step,
         "bounds": _numbers(bounds),

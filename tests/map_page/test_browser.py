@@ -10,7 +10,6 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
-from pyproj import Transformer
 
 from benchmarks.browser import chromium, complaints, is_installed, next_frame, open_page, requests
 from benchmarks.view import CLASSES, apply_filter, make_output
@@ -25,6 +24,10 @@ _NEAR = """
 const map = window.geosod.map, view = {...map.view, target: [arguments[0], arguments[1], 0], zoom: arguments[2]};
 map.deck.setProps({initialViewState: view});
 map.moved(view);
+"""
+_BOUNDS = """
+const ring = geosod.boxes.rings([0]), side = (k) => [0, 1, 2, 3].map((c) => ring[2 * c + k]);
+return [Math.min(...side(0)), Math.min(...side(1)), Math.max(...side(0)), Math.max(...side(1))];
 """
 _PICK = """
 const map = window.geosod.map, found = map.deck.pickObject({x: arguments[0], y: arguments[1], radius: 1});
@@ -61,7 +64,7 @@ def on_screen(driver: Any, xy: np.ndarray) -> np.ndarray:
     """Pixels of the map's element where points of the map lie, by the definition of a zoom."""
     target, zoom, size = run(
         driver,
-        "const m = geosod.map; return [m.view.target, m.view.zoom, [m.container.clientWidth, m.container.clientHeight]]",
+        "const {view, container: c} = geosod.map; return [view.target, view.zoom, [c.clientWidth, c.clientHeight]]",
     )
     return (xy - np.array(target[:2])) * (1, -1) * 2**zoom + np.array(size) / 2
 
@@ -78,17 +81,14 @@ def test_300_000_boxes_lie_where_they_belong(driver, tmp_path) -> None:
     # Every scene has boxes all over it, so every cell of dots is full.
     dots = run(driver, "return geosod.map.drawn.indices.length")
     assert dots > 5000 and not run(driver, "return geosod.map.drawn.outlines")
-    # The map's projection is about the middle of the four footprints, which is the middle of the boxes here.
-    ground = frame.to_crs("EPSG:32633").union_all().envelope.centroid
-    lon, lat = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True).transform(ground.x, ground.y)
-    plane = frame.geometry.centroid.to_crs(f"+proj=laea +lat_0={lat} +lon_0={lon} +datum=WGS84")
-    xy = np.stack([plane.x, plane.y], axis=1)
-    for k in np.random.default_rng(0).integers(0, len(frame), 12):
-        run(driver, _NEAR, *xy[k], 4.0)
+    chosen = np.random.default_rng(0).integers(0, len(frame), 10)
+    plane = frame.geometry.iloc[chosen].to_crs(values["crs"]).centroid
+    for k, x, y in zip(chosen, plane.x, plane.y, strict=True):
+        run(driver, _NEAR, x + 3, y + 2, 4.0)
         next_frame(driver)
         assert run(driver, "return geosod.map.drawn.outlines")
-        pixel = on_screen(driver, xy[[k]])[0]
-        assert run(driver, _PICK, *pixel) == frame["detection_id"][k]
+        pixel = on_screen(driver, np.array([[x, y]]))[0]
+        assert run(driver, _PICK, *pixel) == frame["detection_id"].iloc[k]
     assert values["scenes"][0]["count"] == 75_076
     clean(driver)
 
@@ -123,9 +123,7 @@ def test_a_click_shows_the_attributes(driver, tmp_path) -> None:
     out = readable(tmp_path, boxes=1, seed=3)
     (row,) = geopandas.read_parquet(out / "detections").to_dict("records")
     values = shown(driver, out)
-    left, bottom, right, top = run(driver, "return geosod.boxes.rings([0]).reduce((b, v, k) => (k % 2 ? "
-                                           "[b[0], Math.min(b[1], v), b[2], Math.max(b[3], v)] : "
-                                           "[Math.min(b[0], v), b[1], Math.max(b[2], v), b[3]]), [1e9, 1e9, -1e9, -1e9])")  # fmt: skip
+    left, bottom, right, top = run(driver, _BOUNDS)
     run(driver, _NEAR, (left + right) / 2, (bottom + top) / 2, 3.0)
     next_frame(driver)
     element = driver.find_element("id", "map")
