@@ -165,7 +165,7 @@ class Boxes {
       rows.push(['lon, lat', `${(columns.lonlat[2 * i] / 1e7).toFixed(6)}, ${(columns.lonlat[2 * i + 1] / 1e7).toFixed(6)}`]);
     }
     if (columns.truncated[i]) rows.push(['truncated', 'touches the edge of the scene or nodata']);
-    rows.push(['merged', `${columns.n_merged[i]} raw boxes`]);
+    rows.push(['merged', `${columns.n_merged[i]} raw ${columns.n_merged[i] === 1 ? 'box' : 'boxes'}`]);
     if (columns.n_scenes) rows.push(['in', `${columns.n_scenes[i]} scenes`]);
     if (columns.level[i] !== 1) rows.push(['level', String(columns.level[i])]);
     rows.push(['id', this.id(i)]);
