@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.mining.mine import mine as mine
     from geosod.predict.pipeline import create_pipeline as create_pipeline
+    from geosod.progress_display import progress as progress
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
@@ -65,6 +66,7 @@ _HOMES = {
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
     "mine": "geosod.mining.mine",
+    "progress": "geosod.progress_display",
     "summarize": "geosod.summarizing.run",
     "train": "geosod.training.train",
     "view": "geosod.map_page.run",
@@ -93,6 +95,7 @@ __all__ = [
     "merge",
     "merge_polygons",
     "mine",
+    "progress",
     "summarize",
     "train",
     "view",

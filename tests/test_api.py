@@ -46,6 +46,7 @@ PUBLIC = [
     "merge",
     "merge_polygons",
     "mine",
+    "progress",
     "summarize",
     "train",
     "view",

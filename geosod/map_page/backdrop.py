@@ -8,23 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geosod.arrays import BoolArray, FloatArray, PixelArray
+from geosod.arrays import FloatArray
 from geosod.deduplication.sources import SceneSource
 from geosod.errors import SceneError, one_line
 from geosod.georeference.points import georeferenced, pixel_to_crs, pixel_to_lonlat, transformer_to
 from geosod.map_page.plane import Plane
-from geosod.scene import BandFile, Scene, SceneRef
+from geosod.scene import Scene, SceneRef
 from geosod.scenes.open import open_files, open_scene, page_of
-from geosod.scenes.preview import read_sample
 from geosod.scenes.sources import find_scenes
-from geosod.scenes.statistics import percentiles
+from geosod.scenes.visible import read_visible, visible_files
 from geosod.viewing.webp import webp_bytes
 
 #: Cells of a mesh along each side: the map bends straight rows of pixels.
 _CELLS = 16
-_RGB = ("red", "green", "blue")
-#: Percentages of the pixel values that become black and white, where pixels are not bytes.
-_STRETCH = (2.0, 98.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +53,7 @@ def draw_backdrop(source: SceneSource, plane: Plane, offset: FloatArray, max_sid
         GeosodError: it cannot be read any more, or is another one than the scene that was detected.
     """
     scene = _opened(source)
-    shape = tuple(
-        max(1, round(side * min(1.0, max_side / max(scene.height, scene.width))))
-        for side in (scene.height, scene.width)
-    )
-    bands = _visible(scene)
-    pixels, valid = read_sample(scene, scene.window, shape=(shape[0], shape[1]), bands=bands)
-    image = _coloured(scene, bands, pixels, valid)
-    return Backdrop(webp_bytes(image), *_mesh(scene, source, plane, offset))
+    return Backdrop(webp_bytes(read_visible(scene, max_side)), *_mesh(scene, source, plane, offset))
 
 
 def _opened(source: SceneSource) -> Scene:
@@ -90,40 +79,9 @@ def _open(ref: SceneRef, options: dict[str, Any]) -> Scene:
         "alpha": options.get("alpha") or "auto",
     }
     if ref.files:
-        return open_files(ref, _visible_files(ref), **how)
+        return open_files(ref, visible_files(ref), **how)
     page = options.get("page") or 1
     return open_scene(ref if page == 1 else page_of(ref, page), **how)
-
-
-def _visible_files(ref: SceneRef) -> tuple[BandFile, ...]:
-    """The files of red, green and blue, or else the first three."""
-    names = {name.lower(): file for file in reversed(ref.files) for name in (*file.aliases, file.name)}
-    if all(name in names for name in _RGB):
-        return tuple(names[name] for name in _RGB)
-    return ref.files[:3]
-
-
-def _visible(scene: Scene) -> tuple[int, ...]:
-    """1-based bands called red, green and blue; else the first three, or the first one three times."""
-    names = [name.lower() for name in scene.band_names]
-    if all(name in names for name in _RGB):
-        return tuple(names.index(name) + 1 for name in _RGB)
-    data = [band for band in range(1, scene.count + 1) if band != scene.alpha]
-    return tuple(data[:3]) if len(data) >= 3 else (data[0],) * 3
-
-
-def _coloured(scene: Scene, bands: tuple[int, ...], pixels: PixelArray, valid: BoolArray) -> npt.NDArray[np.uint8]:
-    """(H, W, 4) uint8: bytes as they are, other pixels between percentiles of the scene; transparent where invalid."""
-    out = np.zeros((*valid.shape, 4), np.uint8)
-    out[..., 3] = np.where(valid, 255, 0)
-    if scene.dtype == "uint8":
-        out[..., :3] = pixels.transpose(1, 2, 0)
-        return out
-    low, high = (tuple(side for _ in bands) for side in _STRETCH)
-    for i, (dark, bright) in enumerate(percentiles(scene, bands, low, high)):
-        share = (np.nan_to_num(pixels[i].astype(np.float64)) - dark) / (bright - dark)
-        out[..., i] = (np.clip(share, 0, 1) * 255).round()
-    return out
 
 
 def _mesh(

@@ -13,7 +13,7 @@ from geosod.map_page.boxes import PLAIN, split_ids
 from geosod.map_page.columns import Column, column
 from geosod.map_page.content import Content
 from geosod.map_page.outlines import rings_of
-from geosod.viewing.marks import PALETTE, Colour
+from geosod.palette import PALETTE, Colour
 
 #: A step of coordinates is a millimetre or a hundredth of a pixel, or larger where the map has more steps than this.
 _STEP, _STEPS = {"m": 0.001, "px": 0.01}, 2**30
