@@ -1,4 +1,4 @@
-"""What docs/export.md and docs/summarize.md show is run, where the programs are installed."""
+"""What the pages about outputs show is run, where the programs are installed."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def run_line(line: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("page", ["export.md", "summarize.md"])
-def test_the_page_is_true(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "least"), [("export.md", 15), ("summarize.md", 6), ("view.md", 4)])
+def test_the_page_is_true(page: str, least: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"geosod": geosod, "geopandas": geopandas}
     ran, missing = 0, []
@@ -75,5 +75,5 @@ def test_the_page_is_true(page: str, folder: Path, monkeypatch: pytest.MonkeyPat
             ran += 1
         else:
             missing.append(_PROGRAMS[language][0])
-    assert ran >= (14 if page == "export.md" else 6)
+    assert ran >= least
     print(f"{page}: {ran} ran, not installed: {missing or 'none'}")
