@@ -12,8 +12,6 @@ from geosod.results import Failure, SceneResult
 
 if TYPE_CHECKING:
     import geopandas
-    from PIL.Image import Image
-
     from geosod.map_page.run import MapPage
     from geosod.output.scene_outputs import SceneOutputs
 
@@ -85,7 +83,7 @@ class Result:
         drawing = "" if first is None else first._repr_html_()
         return card(title, grid(header, rows, more=max(0, len(self.scenes) - MAX_ROWS))) + drawing
 
-    def plot(self, scene_id: str | None = None, *, max_side: int = 1024) -> Image:
+    def plot(self, scene_id: str | None = None, *, max_side: int = 1024) -> Any:
         """A picture of a scene with its boxes and a legend; of results that were returned, not written.
 
         Args:
