@@ -63,6 +63,7 @@ def read_ground(scene: SceneSource) -> Ground:
         if not len(parts):
             raise SceneError("its coverage holds no ground; detect the scene again")
     area = scene.item["properties"].get("geosod:inspected_km2")
+    area = float(area) if isinstance(area, int | float) and np.isfinite(area) else None
     return Ground(
         shapes, table["status"].to_pylist(), [text or "" for text in table["reason"].to_pylist()], parts, crs, area
     )

@@ -12,6 +12,7 @@ from geosod.results import Failure, SceneResult
 
 if TYPE_CHECKING:
     import geopandas
+
     from geosod.map_page.run import MapPage
     from geosod.output.scene_outputs import SceneOutputs
 

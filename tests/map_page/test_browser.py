@@ -10,6 +10,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
+from affine import Affine
 
 from benchmarks.browser import chromium, complaints, is_installed, next_frame, open_page, requests
 from benchmarks.view import CLASSES, apply_filter, make_output
@@ -206,6 +207,56 @@ def test_a_narrow_window_folds_the_panel(tmp_path) -> None:
             narrow.find_element("id", "fold").click()
         assert narrow.find_element("id", "controls").is_displayed() and inner[1] <= inner[0]
         clean(narrow)
+
+
+def test_far_from_the_middle_of_the_map_boxes_are_exact(driver, tmp_path) -> None:
+    """Float32 of a map of the world is metres wide: boxes would jump while the map moves."""
+    for k, (name, zone, east) in enumerate((("fiji", 60, 830_000), ("peru", 18, 300_000))):
+        place = Affine(0.05, 0, east, 0, -0.05, 5_000_000)
+        scene = make_scene(name, crs=f"EPSG:326{zone}", transform=place)
+        commit(tmp_path / "o", scene, random_detections(k, 1))
+    shown(driver, tmp_path / "o")
+    corners = np.array(run(driver, "return Array.from(geosod.boxes.corners)")).reshape(-1, 4, 2)
+    assert np.abs(corners).max() > 5e6
+    for k in range(2):
+        low, side = corners[k].min(axis=0), np.ptp(corners[k], axis=0)
+        run(driver, _NEAR, *(low + side / 2), 8.0)
+        next_frame(driver)
+        for place in ((0.15, 0.5), (0.85, 0.5), (0.5, 0.15), (0.5, 0.85)):
+            pixel = on_screen(driver, (low + side * place)[None])[0]
+            assert run(driver, _PICK, *pixel) == run(driver, "return geosod.boxes.id(arguments[0])", k)
+        for place in ((-0.3, 0.5), (1.3, 0.5)):
+            assert run(driver, _PICK, *on_screen(driver, (low + side * place)[None])[0]) is None
+    clean(driver)
+
+
+def test_the_wheel_zooms_and_the_page_may_lie_anywhere(driver, tmp_path) -> None:
+    """Zooming first has failed in flat views, and so have pages that were moved, or have unusual names."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    out = readable(tmp_path)
+    view(out, out=tmp_path / "page.html")
+    moved = tmp_path / "a b#c %20 ü"
+    moved.mkdir()
+    (tmp_path / "page.html").rename(moved / "page.html")
+    open_page(driver, moved / "page.html")
+    before = run(driver, "return geosod.map.view.zoom")
+    origin = ScrollOrigin.from_element(driver.find_element("id", "map"))
+    ActionChains(driver).scroll_from_origin(origin, 0, -400).pause(0.3).perform()
+    assert run(driver, "return geosod.map.view.zoom") > before + 0.2
+    assert run(driver, "return geosod.map.drawn.indices.length") > 0
+    clean(driver)
+
+
+def test_names_that_have_broken_other_maps(driver, tmp_path) -> None:
+    names = ("Côte d'Ivoire", 'a "b"', "ayy`lmao", "C:\\path\\20190221", "${1+1}", "名前")
+    commit(tmp_path / "o", make_scene(), random_detections(0, 20), classes=names)
+    shown(driver, tmp_path / "o", title=names[3])
+    assert run(driver, "return document.title") == names[3]
+    texts = run(driver, "return [...document.querySelectorAll('#classes span')].map((one) => one.textContent)")
+    assert texts == list(names)
+    clean(driver)
 
 
 def test_an_output_without_detections_is_shown(driver, tmp_path) -> None:
