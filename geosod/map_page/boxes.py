@@ -173,8 +173,9 @@ def placing(plane: Plane, scene: SceneSource, offset: FloatArray) -> Place:
 
     def place(xy: FloatArray, offsets: npt.NDArray[np.int64]) -> FloatArray:
         if scene.crs is None:
-            return np.asarray(xy * (1, -1) + offset)
-        out = plane.unwrapped(plane.of(xy, scene.crs, scene.near), offsets)
+            out = np.asarray(xy * (1, -1) + offset)
+        else:
+            out = plane.unwrapped(plane.of(xy, scene.crs, scene.near), offsets)
         if not np.isfinite(out).all():
             raise SceneError("some detections have no place on a map with the other scenes; view it alone")
         return out

@@ -33,7 +33,6 @@ class SceneOnMap:
 
     Attributes:
         source: the scene.
-        offset: (2,) where its top-left corner lies, on a map of pixels.
         footprint: (F,) polygons.
         ground: status → (N,) polygons.
         inspected_km2: area of what was inspected; None where it is not known.
@@ -43,7 +42,6 @@ class SceneOnMap:
     """
 
     source: SceneSource
-    offset: FloatArray
     footprint: Geometries
     ground: dict[str, Geometries]
     inspected_km2: float | None
@@ -130,20 +128,26 @@ def _read(sources: Sources, chosen: Selection, max_boxes: int, pictures: bool, o
     plane = _plane_of(scenes, grounds)
     offsets = _offsets(grounds) if plane.crs is None else np.zeros((len(scenes), 2))
     cut = best(scenes, chosen, max_boxes)
-    side = int(np.clip(np.sqrt(_PIXELS / len(scenes)), *_SIDES))
-    ties, out = cut.ties, []
-    for k, scene in enumerate(_counted(scenes, "reading scenes", on_progress)):
-        boxes = read_boxes(scene, chosen, cut, ties, placing(plane, scene, offsets[k]))
-        ties -= int((boxes.plain["score"] == np.float32(cut.score)).sum())
-        picture, why = None, "pictures were not asked for"
-        if pictures:
-            why = f"a page has {_PICTURES} pictures at most"
-            if k < _PICTURES:
-                picture, why = drawn(scene, plane, offsets[k], side)
-        footprint, ground = _ground_on_map(scene, grounds[k], plane, offsets[k])
-        area = grounds[k].inspected_km2
-        out.append(SceneOnMap(scene, offsets[k], footprint, ground, area, boxes, picture, why))
-    return Content(plane, tuple(out), cut.total, cut, sources.skipped)
+    ties, boxes, outlines = cut.ties, [], []
+    for k, scene in enumerate(_counted(scenes, "reading detections", on_progress)):
+        boxes.append(read_boxes(scene, chosen, cut, ties, placing(plane, scene, offsets[k])))
+        ties -= int((boxes[-1].plain["score"] == np.float32(cut.score)).sum())
+        outlines.append(_ground_on_map(scene, grounds[k], plane, offsets[k]))
+    # Last, since it takes longest, and nothing can make the scene unusable any more.
+    shown = []
+    for k, scene in enumerate(_counted(scenes, "reading pictures", on_progress)):
+        picture, why = _picture(scene, plane, offsets[k], k, len(scenes)) if pictures else (None, "not asked for")
+        shown.append(SceneOnMap(scene, *outlines[k], grounds[k].inspected_km2, boxes[k], picture, why))
+    return Content(plane, tuple(shown), cut.total, cut, sources.skipped)
+
+
+def _picture(
+    scene: SceneSource, plane: Plane, offset: FloatArray, number: int, scenes: int
+) -> tuple[Backdrop | None, str]:
+    """The picture of one of some scenes, or why there is none."""
+    if number >= _PICTURES:
+        return None, f"a page has {_PICTURES} pictures at most"
+    return drawn(scene, plane, offset, int(np.clip(np.sqrt(_PIXELS / scenes), *_SIDES)))
 
 
 def _counted(scenes: Sequence[SceneSource], what: str, on_progress: OnProgress) -> Iterable[SceneSource]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+import pyarrow.parquet as pq
 import shapely
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.deduplication.overlap import from_wkb
-from geosod.deduplication.reading import read_batches, reading
+from geosod.deduplication.reading import reading
 from geosod.deduplication.sources import SceneSource
 from geosod.errors import SceneError
 from geosod.georeference.crs import LONLAT
@@ -35,7 +35,6 @@ class Ground:
     Attributes:
         shapes: (N,) polygons in the CRS of the scene's files.
         status: (N,) of each.
-        reason: (N,) of each, "" without one.
         footprint: (M,) polygons around all of them; those of scenes on the Earth have longitude and latitude.
         footprint_crs: the CRS of the footprint; None for pixels.
         inspected_km2: area of what was inspected; None where it is not known.
@@ -43,7 +42,6 @@ class Ground:
 
     shapes: Geometries
     status: list[str]
-    reason: list[str]
     footprint: Geometries
     footprint_crs: str | None
     inspected_km2: float | None
@@ -51,9 +49,9 @@ class Ground:
 
 def read_ground(scene: SceneSource) -> Ground:
     """The coverage of a scene; UnreadableSceneError where its file cannot be read."""
-    table = pa.concat_tables(list(read_batches(scene.coverage, scene)) or [_no_rows()])
     with reading(scene):
-        shapes = from_wkb(table["geometry"].combine_chunks()) if len(table) else np.empty(0, object)
+        table = pq.read_table(scene.coverage, columns=["geometry", "status"])
+        shapes = from_wkb(table["geometry"].combine_chunks())
         outline, crs = scene.item.get("geometry"), LONLAT
         if outline is not None:
             footprint = shapely.get_parts(shapely.from_geojson(json.dumps(outline)))
@@ -64,15 +62,7 @@ def read_ground(scene: SceneSource) -> Ground:
             raise SceneError("its coverage holds no ground; detect the scene again")
     area = scene.item["properties"].get("geosod:inspected_km2")
     area = float(area) if isinstance(area, int | float) and np.isfinite(area) else None
-    return Ground(
-        shapes, table["status"].to_pylist(), [text or "" for text in table["reason"].to_pylist()], parts, crs, area
-    )
-
-
-def _no_rows() -> pa.Table:
-    return pa.table({"geometry": pa.array([], pa.binary()), "status": pa.array([], pa.string())}).append_column(
-        "reason", pa.array([], pa.string())
-    )
+    return Ground(shapes, table["status"].to_pylist(), parts, crs, area)
 
 
 def on_map(

@@ -16,7 +16,7 @@ from geosod.map_page.outlines import rings_of
 from geosod.palette import PALETTE, Colour
 
 #: A step of coordinates is a millimetre or a hundredth of a pixel, or larger where the map has more steps than this.
-_STEP, _STEPS = {"m": 0.001, "px": 0.01}, 2**30
+_STEP, _STEPS = {"m": 0.001, "px": 0.01}, 2**29
 #: Status of ground → what the page calls it, its colour, and whether it is shown at first.
 _GROUND: dict[str, tuple[str, Colour, bool]] = {
     "failed": ("Failed ground", (213, 94, 0), True),
