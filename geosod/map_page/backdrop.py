@@ -12,13 +12,14 @@ from geosod.arrays import FloatArray
 from geosod.deduplication.sources import SceneSource
 from geosod.errors import SceneError, one_line
 from geosod.georeference.points import georeferenced, pixel_to_crs, pixel_to_lonlat, transformer_to
-from geosod.map_page.plane import Plane
+from geosod.map_page.plane import SceneFrame
 from geosod.scene import Scene, SceneRef
 from geosod.scenes.open import open_files, open_scene, page_of
 from geosod.scenes.sources import find_scenes
 from geosod.scenes.visible import read_visible, visible_files
 from geosod.viewing.webp import webp_bytes
 
+_Mesh = tuple[FloatArray, FloatArray, npt.NDArray[np.uint16]]
 #: Cells of a mesh along each side: the map bends straight rows of pixels.
 _CELLS = 16
 
@@ -40,20 +41,19 @@ class Backdrop:
     triangles: npt.NDArray[np.uint16]
 
 
-def draw_backdrop(source: SceneSource, plane: Plane, offset: FloatArray, max_side: int) -> Backdrop:
+def draw_backdrop(source: SceneSource, frame: SceneFrame, max_side: int) -> Backdrop:
     """Read the overview of a scene.
 
     Args:
         source: the scene.
-        plane: the map.
-        offset: (2,) where the scene's top-left corner lies, on a map of pixels.
+        frame: where it lies on the map.
         max_side: longest side of the picture in pixels.
 
     Raises:
         GeosodError: it cannot be read any more, or is another one than the scene that was detected.
     """
     scene = _opened(source)
-    return Backdrop(webp_bytes(read_visible(scene, max_side)), *_mesh(scene, source, plane, offset))
+    return Backdrop(webp_bytes(read_visible(scene, max_side)), *_mesh(scene, source, frame))
 
 
 def _opened(source: SceneSource) -> Scene:
@@ -85,23 +85,23 @@ def _open(ref: SceneRef, options: dict[str, Any]) -> Scene:
 
 
 def _mesh(
-    scene: Scene, source: SceneSource, plane: Plane, offset: FloatArray
+    scene: Scene, source: SceneSource, frame: SceneFrame
 ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.uint16]]:
     """Vertices on the map, in the picture, and the triangles between those that have a place on the ground."""
     u, v = np.meshgrid(np.linspace(0, 1, _CELLS + 1), np.linspace(0, 1, _CELLS + 1))
     texture = np.stack([u.ravel(), v.ravel()], axis=1)
     pixels = texture * (scene.width, scene.height)
-    if plane.crs is None:
+    if frame.plane.crs is None:
         scale = np.array(source.metadata.get("scale") or (1.0, 1.0), np.float64)
-        xy = pixels * scale * (1, -1) + offset
+        xy = frame.place(pixels * scale, None)
     elif georeferenced(scene):
         native, _ = pixel_to_crs(scene, pixels)
-        xy = np.stack(transformer_to(scene, plane.crs).transform(*native.T), axis=1)
+        xy = np.stack(transformer_to(scene, frame.plane.crs).transform(*native.T), axis=1)
         xy[~np.isfinite(pixel_to_lonlat(scene, pixels)).all(axis=1)] = np.nan
     else:
         raise SceneError(f"{scene.ref.uri}: has no georeference any more")
     seen = np.asarray(np.isfinite(xy).all(axis=1), np.bool_)
-    xy = plane.unwrapped(np.nan_to_num(xy, posinf=0, neginf=0), np.array([0, len(xy)]))
+    xy = frame.joined(np.nan_to_num(xy, posinf=0, neginf=0))
     row = np.arange(_CELLS)[:, None] * (_CELLS + 1) + np.arange(_CELLS)
     a, b, c, d = (row + k for k in (0, 1, _CELLS + 1, _CELLS + 2))
     triangles = np.stack([a, c, b, b, c, d], axis=-1).reshape(-1, 3)
@@ -111,9 +111,9 @@ def _mesh(
     return xy, texture, triangles.astype(np.uint16)
 
 
-def drawn(source: SceneSource, plane: Plane, offset: FloatArray, max_side: int) -> tuple[Backdrop | None, str]:
+def drawn(source: SceneSource, frame: SceneFrame, max_side: int) -> tuple[Backdrop | None, str]:
     """As `draw_backdrop`, or None and why there is none."""
     try:
-        return draw_backdrop(source, plane, offset, max_side), ""
+        return draw_backdrop(source, frame, max_side), ""
     except Exception as error:  # whatever is wrong with a picture, the page can do without
         return None, one_line(error)[:300]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from geosod.arrays import FloatArray
 from geosod.deduplication.overlap import from_wkb
 from geosod.deduplication.reading import read_batches, reading
 from geosod.deduplication.sources import SceneSource
-from geosod.errors import SceneError
 from geosod.exporting.rows import Selection
-from geosod.map_page.plane import Plane
+from geosod.map_page.plane import SceneFrame
 
 _ID = re.compile(r"(.*)-([0-9a-f]{16})(|-[0-9]+)")
 #: Columns that are taken as they are, and their types in a page; those of `geosod.deduplicate` may be missing.
@@ -27,8 +26,6 @@ PLAIN: dict[str, Any] = {
     "score": np.float32, "width_m": np.float32, "height_m": np.float32, "truncated": np.uint8,
     "n_merged": np.uint32, "n_scenes": np.uint32, "level": np.float32,
 }  # fmt: skip
-#: Puts outlines on the map, see `placing`.
-Place = Callable[[FloatArray, npt.NDArray[np.int64]], FloatArray]
 _PIXELS = ("px_xmin", "px_ymin", "px_xmax", "px_ymax")
 
 
@@ -88,7 +85,7 @@ def best(scenes: Sequence[SceneSource], chosen: Selection, limit: int) -> Cut:
     return Cut(lowest, limit - int((scores > lowest).sum()), len(scores))
 
 
-def read_boxes(scene: SceneSource, chosen: Selection, cut: Cut, ties: int, place: Place) -> SceneBoxes:
+def read_boxes(scene: SceneSource, chosen: Selection, cut: Cut, ties: int, frame: SceneFrame) -> SceneBoxes:
     """The detections of a scene.
 
     Args:
@@ -96,7 +93,7 @@ def read_boxes(scene: SceneSource, chosen: Selection, cut: Cut, ties: int, place
         chosen: which of them.
         cut: likewise.
         ties: how many with the score of the cut are left.
-        place: see `placing`.
+        frame: where it lies on the map.
 
     Raises:
         UnreadableSceneError: they cannot be read, or lie nowhere on the map.
@@ -112,14 +109,14 @@ def read_boxes(scene: SceneSource, chosen: Selection, cut: Cut, ties: int, place
             ties -= len(equal)
         tables.append(rows.filter(pa.array(kept)))
     with reading(scene):
-        return _boxes(pa.concat_tables(tables), place) if tables else _boxes(pq.read_table(scene.detections), place)
+        return _boxes(pa.concat_tables(tables) if tables else pq.read_table(scene.detections), frame)
 
 
-def _boxes(table: pa.Table, place: Place) -> SceneBoxes:
+def _boxes(table: pa.Table, frame: SceneFrame) -> SceneBoxes:
     label = table["label"].combine_chunks().dictionary_encode()
     plain = {name: _numbers(table, name, kind) for name, kind in PLAIN.items() if name in table.schema.names}
     return SceneBoxes(
-        _corners(from_wkb(table["geometry"].combine_chunks()), place),
+        _corners(from_wkb(table["geometry"].combine_chunks()), frame),
         label.indices.to_numpy(zero_copy_only=False).astype(np.int64),
         label.dictionary.to_pylist(),
         table["detection_id"].to_pylist(),
@@ -134,16 +131,14 @@ def _numbers(table: pa.Table, name: str, kind: Any) -> npt.NDArray[Any]:
     return np.asarray(table[name].to_numpy().astype(np.float64).astype(kind))
 
 
-def _corners(shapes: npt.NDArray[Any], place: Place) -> FloatArray:
+def _corners(shapes: npt.NDArray[Any], frame: SceneFrame) -> FloatArray:
     """(N, 4, 2) corners on the map; those of polygons that are split, or have more corners, of a rectangle around."""
     corners = np.empty((len(shapes), 4, 2))
     quads = (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON) & (shapely.get_num_coordinates(shapes) == 5)
-    xy = shapely.get_coordinates(shapes[quads])
-    corners[quads] = place(xy, np.arange(0, len(xy) + 1, 5)).reshape(-1, 5, 2)[:, :4]
+    corners[quads] = frame.place(shapely.get_coordinates(shapes[quads]), frame.crs).reshape(-1, 5, 2)[:, :4]
     for k in np.flatnonzero(~quads):
-        xy = shapely.get_coordinates(shapes[k])
-        around = shapely.oriented_envelope(shapely.multipoints(place(xy, np.array([0, len(xy)]))))
-        corners[k] = shapely.get_coordinates(around)[:4]
+        points = shapely.multipoints(frame.place(shapely.get_coordinates(shapes[k]), frame.crs))
+        corners[k] = shapely.get_coordinates(shapely.oriented_envelope(points))[:4]
     return corners
 
 
@@ -157,27 +152,3 @@ def split_ids(ids: Sequence[str], scene_id: str) -> tuple[npt.NDArray[np.uint8],
         if match is None or not regular or match[3]:
             others[k] = text
     return np.frombuffer(bytes(hashes), np.uint8), others
-
-
-def placing(plane: Plane, scene: SceneSource, offset: FloatArray) -> Place:
-    """The function that puts outlines of a scene's files on the map.
-
-    Args:
-        plane: the map.
-        scene: the scene.
-        offset: (2,) where its top-left corner lies, on a map of pixels.
-
-    Returns:
-        It takes (M, 2) vertices and the first vertex of each outline, and M; SceneError where the map has no place.
-    """
-
-    def place(xy: FloatArray, offsets: npt.NDArray[np.int64]) -> FloatArray:
-        if scene.crs is None:
-            out = np.asarray(xy * (1, -1) + offset)
-        else:
-            out = plane.unwrapped(plane.of(xy, scene.crs, scene.near), offsets)
-        if not np.isfinite(out).all():
-            raise SceneError("some detections have no place on a map with the other scenes; view it alone")
-        return out
-
-    return place

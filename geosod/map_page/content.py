@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import shapely
@@ -16,9 +15,9 @@ from geosod.deduplication.target_crs import choose_crs
 from geosod.errors import OutputError
 from geosod.exporting.rows import Selection
 from geosod.map_page.backdrop import Backdrop, drawn
-from geosod.map_page.boxes import Cut, SceneBoxes, best, placing, read_boxes
+from geosod.map_page.boxes import Cut, SceneBoxes, best, read_boxes
 from geosod.map_page.outlines import Geometries, Ground, on_map, read_ground, simplified
-from geosod.map_page.plane import Plane, choose_plane, lonlat, side_by_side
+from geosod.map_page.plane import Plane, SceneFrame, choose_plane, lonlat, side_by_side
 from geosod.results import Failure
 
 #: Pixels of all pictures together, minimum and maximum side of one, and number of them.
@@ -125,29 +124,26 @@ def make_content(
 def _read(sources: Sources, chosen: Selection, max_boxes: int, pictures: bool, on_progress: OnProgress) -> Content:
     scenes = sources.scenes
     grounds = [read_ground(scene) for scene in _counted(scenes, "reading coverage", on_progress)]
-    plane = _plane_of(scenes, grounds)
-    offsets = _offsets(grounds) if plane.crs is None else np.zeros((len(scenes), 2))
+    frames = _frames(scenes, grounds)
     cut = best(scenes, chosen, max_boxes)
     ties, boxes, outlines = cut.ties, [], []
     for k, scene in enumerate(_counted(scenes, "reading detections", on_progress)):
-        boxes.append(read_boxes(scene, chosen, cut, ties, placing(plane, scene, offsets[k])))
+        boxes.append(read_boxes(scene, chosen, cut, ties, frames[k]))
         ties -= int((boxes[-1].plain["score"] == np.float32(cut.score)).sum())
-        outlines.append(_ground_on_map(scene, grounds[k], plane, offsets[k]))
+        outlines.append(_ground_on_map(scene, grounds[k], frames[k]))
     # Last, since it takes longest, and nothing can make the scene unusable any more.
     shown = []
     for k, scene in enumerate(_counted(scenes, "reading pictures", on_progress)):
-        picture, why = _picture(scene, plane, offsets[k], k, len(scenes)) if pictures else (None, "not asked for")
+        picture, why = _picture(scene, frames[k], k, len(scenes)) if pictures else (None, "not asked for")
         shown.append(SceneOnMap(scene, *outlines[k], grounds[k].inspected_km2, boxes[k], picture, why))
-    return Content(plane, tuple(shown), cut.total, cut, sources.skipped)
+    return Content(frames[0].plane, tuple(shown), cut.total, cut, sources.skipped)
 
 
-def _picture(
-    scene: SceneSource, plane: Plane, offset: FloatArray, number: int, scenes: int
-) -> tuple[Backdrop | None, str]:
+def _picture(scene: SceneSource, frame: SceneFrame, number: int, scenes: int) -> tuple[Backdrop | None, str]:
     """The picture of one of some scenes, or why there is none."""
     if number >= _PICTURES:
         return None, f"a page has {_PICTURES} pictures at most"
-    return drawn(scene, plane, offset, int(np.clip(np.sqrt(_PIXELS / scenes), *_SIDES)))
+    return drawn(scene, frame, int(np.clip(np.sqrt(_PIXELS / scenes), *_SIDES)))
 
 
 def _counted(scenes: Sequence[SceneSource], what: str, on_progress: OnProgress) -> Iterable[SceneSource]:
@@ -156,30 +152,34 @@ def _counted(scenes: Sequence[SceneSource], what: str, on_progress: OnProgress) 
         yield scene
 
 
-def _plane_of(scenes: Sequence[SceneSource], grounds: Sequence[Ground]) -> Plane:
-    """The map for all scenes; UnreadableSceneError where the CRS of one cannot be used."""
+def _frames(scenes: Sequence[SceneSource], grounds: Sequence[Ground]) -> list[SceneFrame]:
+    """Where each scene lies on the map of all; UnreadableSceneError where the CRS of one cannot be used."""
     places = []
     for scene, ground in zip(scenes, grounds, strict=True):
         if ground.footprint_crs is None:
-            return Plane(None)
+            return _pixel_frames(grounds)
         with reading(scene):
             places.append(lonlat(shapely.get_coordinates(ground.footprint), ground.footprint_crs))
-    crs: Any = scenes[0].crs
-    return choose_plane(np.concatenate(places), crs)
+    plane = choose_plane(np.concatenate(places), str(scenes[0].crs))
+    frames = []
+    for scene, ground in zip(scenes, grounds, strict=True):
+        with reading(scene):
+            first = shapely.get_coordinates(ground.footprint)[:1]
+            beside = float(plane.of(first, str(ground.footprint_crs))[0, 0])
+        frames.append(SceneFrame(plane, scene.crs, scene.near, np.zeros(2), beside))
+    return frames
 
 
-def _offsets(grounds: Sequence[Ground]) -> FloatArray:
-    """(N, 2) where scenes without georeference lie on the map."""
-    bounds = np.array([shapely.total_bounds(ground.footprint) for ground in grounds])
-    return side_by_side(bounds[:, 2:])
+def _pixel_frames(grounds: Sequence[Ground]) -> list[SceneFrame]:
+    """Scenes without georeference beside each other."""
+    sizes = np.array([shapely.total_bounds(ground.footprint)[2:] for ground in grounds])
+    return [SceneFrame(Plane(None), None, None, offset) for offset in side_by_side(sizes)]
 
 
-def _ground_on_map(
-    scene: SceneSource, ground: Ground, plane: Plane, offset: FloatArray
-) -> tuple[Geometries, dict[str, Geometries]]:
+def _ground_on_map(scene: SceneSource, ground: Ground, frame: SceneFrame) -> tuple[Geometries, dict[str, Geometries]]:
     """The footprint of a scene, and its ground by status, on the map."""
     with reading(scene):
-        footprint, _ = on_map(ground.footprint, scene, ground.footprint_crs, plane, offset)
-        shapes, origin = on_map(ground.shapes, scene, scene.crs, plane, offset)
+        footprint, _ = on_map(ground.footprint, ground.footprint_crs, frame)
+        shapes, origin = on_map(ground.shapes, scene.crs, frame)
     status = np.array(ground.status, object)[origin]
     return simplified(footprint), {str(name): simplified(shapes[status == name]) for name in np.unique(status)}

@@ -18,7 +18,7 @@ from geosod.deduplication.sources import SceneSource
 from geosod.errors import SceneError
 from geosod.georeference.crs import LONLAT
 from geosod.georeference.outlines import polygon_parts
-from geosod.map_page.plane import Plane
+from geosod.map_page.plane import SceneFrame
 
 Geometries = npt.NDArray[Any]
 
@@ -65,17 +65,13 @@ def read_ground(scene: SceneSource) -> Ground:
     return Ground(shapes, table["status"].to_pylist(), parts, crs, area)
 
 
-def on_map(
-    shapes: Geometries, scene: SceneSource, crs: str | None, plane: Plane, offset: FloatArray
-) -> tuple[Geometries, IntArray]:
+def on_map(shapes: Geometries, crs: str | None, frame: SceneFrame) -> tuple[Geometries, IntArray]:
     """Polygons of a scene on the map.
 
     Args:
         shapes: (N,) Polygons and MultiPolygons.
-        scene: the scene.
         crs: their CRS; None for pixels of the scene.
-        plane: the map.
-        offset: (2,) where the scene's top-left corner lies, on a map of pixels.
+        frame: where the scene lies.
 
     Returns:
         (M,) Polygons, and (M,) int64, the shape that each is a part of.
@@ -84,21 +80,7 @@ def on_map(
         SceneError: some have no place on the map.
     """
     parts, origin = polygon_parts(shapes)
-    if crs is None:
-        return np.asarray(shapely.transform(parts, lambda xy: xy * (1, -1) + offset), object), origin
-    placed = np.asarray(shapely.transform(parts, lambda xy: _projected(xy, crs, plane, scene)), object)
-    if plane.mercator is not None and len(placed):
-        kind, xy, offsets = shapely.to_ragged_array(placed)
-        shells = offsets[0][offsets[1]].astype(np.int64)  # the first vertex of each polygon
-        placed = np.asarray(shapely.from_ragged_array(kind, plane.unwrapped(xy, shells), offsets), object)
-    return placed, origin
-
-
-def _projected(xy: FloatArray, crs: str, plane: Plane, scene: SceneSource) -> FloatArray:
-    out = plane.of(xy, crs, scene.near if crs == scene.crs else None)
-    if not np.isfinite(out).all():
-        raise SceneError("parts of it have no place on a map with the other scenes; view it alone")
-    return out
+    return np.asarray(shapely.transform(parts, lambda xy: frame.place(xy, crs)), object), origin
 
 
 def simplified(shapes: Geometries) -> Geometries:

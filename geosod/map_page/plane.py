@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from geosod.arrays import FloatArray
 from geosod.errors import SceneError
@@ -51,17 +50,49 @@ class Plane:
         assert self.crs is not None  # pixels are moved, not projected
         return np.stack(transformer(crs, self.crs, near).transform(*xy.T), axis=1)
 
-    def unwrapped(self, xy: FloatArray, offsets: npt.NDArray[np.int64]) -> FloatArray:
-        """Vertices of outlines, moved by a full circle where a Mercator map would tear an outline in two.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneFrame:
+    """Where a scene lies on a map.
+
+    Attributes:
+        plane: the map.
+        crs: CRS of the scene's files; None for pixels.
+        near: see `geosod.georeference.crs.transformer`.
+        offset: (2,) where its top-left corner lies, on a map of pixels.
+        beside: x of a point of it, on a Mercator map, whose edge may run through it; else None.
+    """
+
+    plane: Plane
+    crs: str | None
+    near: tuple[float, float] | None
+    offset: FloatArray
+    beside: float | None = None
+
+    def place(self, xy: FloatArray, crs: str | None) -> FloatArray:
+        """(N, 2) coordinates on the map.
 
         Args:
-            xy: (N, 2) vertices of all outlines.
-            offsets: (R + 1,) the first vertex of each outline, and N.
+            xy: (N, 2) coordinates, easting or longitude first, or pixels, y downwards.
+            crs: their CRS; None for pixels.
+
+        Raises:
+            SceneError: the map has no place for some of them.
         """
-        if self.mercator is None or not len(xy):
+        if crs is None:
+            out = np.asarray(xy * (1, -1) + self.offset)
+        else:
+            out = self.joined(self.plane.of(xy, crs, self.near if crs == self.crs else None))
+        if not np.isfinite(out).all():
+            raise SceneError("parts of it have no place on a map with the other scenes; view it alone")
+        return out
+
+    def joined(self, xy: FloatArray) -> FloatArray:
+        """(N, 2) places on the map, those beyond its edge moved by a full circle to the rest of the scene."""
+        if self.plane.mercator is None or self.beside is None:
             return xy
-        circle, first = 2 * np.pi * self.mercator, np.repeat(xy[offsets[:-1], 0], np.diff(offsets))
-        return np.stack([xy[:, 0] - circle * np.rint((xy[:, 0] - first) / circle), xy[:, 1]], axis=1)
+        circle = 2 * np.pi * self.plane.mercator
+        return np.stack([xy[:, 0] - circle * np.rint((xy[:, 0] - self.beside) / circle), xy[:, 1]], axis=1)
 
 
 def lonlat(xy: FloatArray, crs: str) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,12 @@ from typer.testing import CliRunner
 
 import geosod
 from geosod.cli.main import app
+from geosod.deduplication.sources import SceneSource
 from geosod.errors import ConfigError, OutputError, UsageError
-from geosod.map_page.plane import choose_plane, lonlat, side_by_side
+from geosod.map_page.backdrop import drawn
+from geosod.map_page.plane import Plane, SceneFrame, choose_plane, lonlat, side_by_side
 from geosod.map_page.run import default_out, view
-from tests.deduplication.outputs import commit, utm_scene
+from tests.deduplication.outputs import ORIGIN, commit, lattice, seen, utm_scene
 from tests.map_page.pages import columns_of, corners_of, elements_of, policy_of, readable, values_of
 from tests.output.samples import ACROSS, CRS84, make_scene, random_detections
 from tests.rasters import noise, write_tif
@@ -229,6 +232,24 @@ def test_scenes_of_all_continents_share_a_mercator_map(tmp_path) -> None:
     assert longest < 200  # no box is torn
 
 
+def test_boxes_at_the_edge_of_a_mercator_map_are_whole(tmp_path) -> None:
+    """Two scenes about 0° and one about 180°: the map ends in the middle of the third."""
+    for name, north in (("a", 40), ("b", -40)):
+        place = Affine(0.00002, 0, -0.01, 0, -0.00002, north)
+        commit(tmp_path / "o", make_scene(name, crs="EPSG:4326", transform=place), random_detections(0, 5))
+    write_tif(tmp_path / "pacific.tif", noise(3, 800, 1000), crs="EPSG:4326", transform=ACROSS)
+    pacific = make_scene("pacific", crs="EPSG:4326", transform=ACROSS, uri=str(tmp_path / "pacific.tif"))
+    commit(tmp_path / "o", pacific, random_detections(1, 200))
+    page = view(tmp_path / "o")
+    values = values_of(page)
+    assert values["mercator"] is not None and np.ptp(corners_of(page), axis=1).max() < 200
+    (west, _, east, _) = values["scenes"][2]["bounds"]
+    assert values["scenes"][2]["id"] == "pacific" and 2000 < east - west < 3000
+    mesh = columns_of(page)["positions-2"].reshape(-1, 2) * values["step"]
+    assert mesh[:, 0].min() >= west - 1 and mesh[:, 0].max() <= east + 1
+    assert np.ptp(corners_of(page)[-200:, :, 0]) > 1000  # boxes lie on both sides of the edge
+
+
 @pytest.mark.parametrize("crs", ["EPSG:3031", "+proj=stere +lat_0=90 +a=1737400 +b=1737400 +type=crs"])
 def test_poles_and_the_moon(crs, tmp_path) -> None:
     place = Affine(1, 0, -500, 0, -1, 400)  # the pole is in the middle
@@ -323,6 +344,41 @@ def test_a_broken_scene_is_left_out(tmp_path) -> None:
     page = view(tmp_path / "o")
     assert page.exit_code == 3 and page.scenes == 1 and page.skipped[0].scene_id == "a"
     assert any("left out" in note for note in page.notes)
+
+
+def test_deduplicated_outputs_and_single_files(tmp_path) -> None:
+    objects = lattice(ORIGIN, (10, 10), 20.0)
+    for k, name in enumerate(("a", "b")):
+        scene = utm_scene(name)
+        commit(tmp_path / f"{name}.parquet", scene, seen(scene, objects, scores=np.full(len(objects), 0.5 + k / 4)))
+    assert view(tmp_path / "a.parquet").boxes == view(tmp_path / "b.parquet").boxes > 0
+    geosod.deduplicate([tmp_path / "a.parquet", tmp_path / "b.parquet"], out=tmp_path / "once")
+    frame = geopandas.read_parquet(tmp_path / "once" / "detections")
+    assert sorted(columns_of(view(tmp_path / "once"))["n_scenes"].tolist()) == sorted(frame["n_scenes"].tolist())
+    with pytest.raises(OutputError, match="scene 'a' is"):
+        view([tmp_path / "a.parquet", tmp_path / "a.parquet"])
+
+
+def test_items_of_others_cannot_break_the_page(tmp_path) -> None:
+    """What is not a number is left out, and the source of a picture is never a list of files."""
+    out = readable(tmp_path)
+    path = out / "items" / "scene.json"
+    item = json.loads(path.read_text())
+    item["properties"]["geosod:inspected_km2"] = "<b>much</b>"
+    path.write_text(json.dumps(item))
+    (scene,) = values_of(view(out))["scenes"]
+    assert scene["inspected_km2"] is None
+    item["geometry"] = {"type": "Point", "coordinates": [1, 2]}
+    path.write_text(json.dumps(item))
+    with pytest.raises(OutputError, match="no scene can be used; scene 'scene'"):
+        view(out)
+
+
+@pytest.mark.parametrize("source", ["-", "@/etc/hostname", "/nowhere/*.tif", "https://127.0.0.1:9/a.tif"])
+def test_sources_that_are_no_file_give_no_picture(source) -> None:
+    scene = SceneSource("s", "o", {}, Path(), Path(), Path(), 0, None, 0, None, {"source": source, "options": {}})
+    picture, why = drawn(scene, SceneFrame(Plane(None), None, None, np.zeros(2)), 64)
+    assert picture is None and why
 
 
 def test_an_output_without_detections(tmp_path) -> None:
