@@ -59,7 +59,7 @@ def make_output(folder: Path, boxes: int) -> Path:
         half = rng.uniform(1.5, 2.5, centres.shape)
         found = Detections(
             boxes=np.hstack([centres - half, centres + half]),
-            scores=rng.uniform(0.2, 1.0, len(centres)),
+            scores=rng.uniform(0.2, 1.0, len(centres)).round(2),  # some are equal to the threshold of a filter
             labels=rng.integers(0, 2, len(centres)),
         )
         _commit(out, scene, found)
