@@ -259,6 +259,23 @@ def test_names_that_have_broken_other_maps(driver, tmp_path) -> None:
     clean(driver)
 
 
+def test_without_webgl_the_page_says_so(driver, tmp_path) -> None:
+    out = readable(tmp_path)
+    view(out, out=tmp_path / "page.html")
+    script = "HTMLCanvasElement.prototype.getContext = () => null"
+    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    try:
+        driver.get((tmp_path / "page.html").as_uri())
+        driver.implicitly_wait(5)
+        text = driver.find_element("id", "busy").text
+    finally:
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert text == (
+        "The map cannot be shown: WebGL 2 is switched off. It needs WebGL 2 and a browser of 2023 or later."
+    )
+    assert len(complaints(driver)) == 1
+
+
 def test_an_output_without_detections_is_shown(driver, tmp_path) -> None:
     commit(tmp_path / "o", utm_scene("a"), random_detections(0, 0))
     shown(driver, tmp_path / "o")

@@ -2,6 +2,7 @@
 // Puts the page together.
 
 async function start() {
+  if (!document.createElement('canvas').getContext('webgl2')) throw new Error('WebGL 2 is switched off');
   const values = readValues(), columns = await readColumns(values.columns);
   const boxes = new Boxes(columns, values);
   const map = new BoxMap(byId('map'), values, boxes, (box) => panel.describe(box));
@@ -26,6 +27,6 @@ function placed(steps, step) {
 }
 
 start().catch((error) => {
-  byId('busy').textContent = `The map cannot be shown: ${error.message}. It needs a browser of 2023 or later with WebGL 2.`;
+  byId('busy').textContent = `The map cannot be shown: ${error.message}. It needs WebGL 2 and a browser of 2023 or later.`;
   console.error(error);
 });
