@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from geosod.detectors.detector import Detector as Detector
     from geosod.errors import GeosodError as GeosodError
     from geosod.exporting.run import export as export
+    from geosod.map_page.run import view as view
     from geosod.merging.merge import merge as merge
     from geosod.merging.polygons import merge_polygons as merge_polygons
     from geosod.mining.mine import mine as mine
     from geosod.predict.pipeline import create_pipeline as create_pipeline
+    from geosod.progress_display import progress as progress
     from geosod.results import Execution as Execution
     from geosod.running.detect import detect as detect
     from geosod.running.result import Result as Result
@@ -64,8 +66,10 @@ _HOMES = {
     "merge": "geosod.merging.merge",
     "merge_polygons": "geosod.merging.polygons",
     "mine": "geosod.mining.mine",
+    "progress": "geosod.progress_display",
     "summarize": "geosod.summarizing.run",
     "train": "geosod.training.train",
+    "view": "geosod.map_page.run",
 }
 
 __all__ = [
@@ -91,8 +95,10 @@ __all__ = [
     "merge",
     "merge_polygons",
     "mine",
+    "progress",
     "summarize",
     "train",
+    "view",
 ]
 
 

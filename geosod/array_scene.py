@@ -5,6 +5,7 @@ GDAL reads them as files in memory, so that everything else treats them like any
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import threading
@@ -24,8 +25,14 @@ from rasterio.io import MemoryFile
 
 from geosod.arrays import BoolArray, PixelArray
 from geosod.errors import MEMORY, ConfigError, one_line
+from geosod.html_repr import card, grid
 from geosod.scene import SceneRef, channels_first
 from geosod.scenes.sources import safe_id
+from geosod.viewing.stretch import as_picture
+from geosod.viewing.webp import webp_bytes
+
+#: About the longest side of a picture in a notebook.
+_THUMBNAIL = 260
 
 _lock = threading.Lock()
 _in_use: set[str] = set()
@@ -54,6 +61,26 @@ class ArrayScene:
 
     def __repr__(self) -> str:
         return f"ArrayScene({self.id!r}, {np.shape(self.array)}, {np.asarray(self.array).dtype})"
+
+    def _repr_html_(self) -> str:
+        values = np.ma.filled(np.ma.asarray(self.array), 0)
+        about = [("shape", values.shape), ("pixels", values.dtype), ("CRS", self.crs), ("date", self.datetime)]
+        shown = grid((), [(name, value) for name, value in about if value is not None])
+        return card(self.id, _thumbnail(values), shown)
+
+
+def _thumbnail(values: PixelArray) -> str:
+    """An image element of (C, H, W), (H, W, C) or (H, W) pixels; "" for other shapes."""
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        return ""
+    bands = values[None] if values.ndim == 2 else values
+    # Images have more columns than bands.
+    bands = np.moveaxis(bands, 2, 0) if bands.shape[2] < min(bands.shape[:2]) else bands
+    step = max(1, max(bands.shape[1:]) // _THUMBNAIL)
+    picture = as_picture(bands[:, ::step, ::step])
+    opaque = np.full((*picture.shape[:2], 1), 255, np.uint8)
+    data = base64.b64encode(webp_bytes(np.concatenate([picture, opaque], axis=2))).decode("ascii")
+    return f'<img alt="" src="data:image/webp;base64,{data}">'
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import ConfigError
+from geosod.html_repr import MAX_ROWS, boxes_svg, card, grid
 from geosod.scene import Scene, Window
 
 #: Bits of `Detections.fragment`.
@@ -121,6 +122,17 @@ class Detections:
         more = f", … {len(labels) - 5} more" if len(labels) > 5 else ""
         scores = f"scores {self.scores.min():.3g} to {self.scores.max():.3g}"
         return f"Detections({len(self)} boxes, {scores}, labels {{{by_label}{more}}})"
+
+    def _repr_html_(self) -> str:
+        best = self[np.argsort(-self.scores, kind="stable")]
+        first = best[:MAX_ROWS]
+        rows = [
+            (label, f"{score:.3f}", *(f"{side:.1f}" for side in box))
+            for box, score, label in zip(first.boxes, first.scores, first.labels, strict=True)
+        ]
+        table = grid(("label", "score", "x0", "y0", "x1", "y1"), rows, more=len(self) - len(rows)) if rows else ""
+        title = f"Detections: {len(self):,} boxes" if len(self) else "Detections: no boxes"
+        return card(title, boxes_svg(best.boxes, best.labels), table)
 
     def __len__(self) -> int:
         return len(self.boxes)

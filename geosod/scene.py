@@ -22,6 +22,7 @@ from affine import Affine
 
 from geosod.arrays import BoolArray, IntArray, PixelArray
 from geosod.errors import ModelError, identity
+from geosod.html_repr import card, grid
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -197,6 +198,14 @@ class Scene:
     def megapixels(self) -> float:
         """Size in millions of pixels."""
         return self.width * self.height / 1e6
+
+    def _repr_html_(self) -> str:
+        bands = ", ".join(name or str(number) for number, name in enumerate(self.band_names, 1))
+        rows = [("size", f"{self.width:,} x {self.height:,} px"), ("bands", f"{bands} ({self.dtype})")]
+        rows += [] if self.pixel is None else [("pixel", f"{self.pixel[0]:.3g} x {self.pixel[1]:.3g} m")]
+        rows += [] if self.ref.datetime is None else [("date", self.ref.datetime.isoformat())]
+        rows.append(("file", identity(self.ref.uri)))
+        return card(self.id, grid((), rows))
 
 
 @dataclass(frozen=True, slots=True)

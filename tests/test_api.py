@@ -46,8 +46,10 @@ PUBLIC = [
     "merge",
     "merge_polygons",
     "mine",
+    "progress",
     "summarize",
     "train",
+    "view",
 ]
 
 

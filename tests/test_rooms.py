@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "geosod"
 #: What every room may import: the nouns, and the exception tree.
 NOUNS = frozenset(
     {"version", "machine", "compiled", "arrays", "scene", "detections", "results", "errors", "tile_size", "device"}
+    | {"html_repr", "palette"}
 )
 #: These stand side by side, and none imports another.
 PEERS = ("scenes", "tiling", "detectors", "merging")
@@ -36,6 +37,9 @@ ALLOWED = {
     ),
     "exporting": frozenset({"datasets", "deduplication", "georeference", "output", "storage"}),
     "summarizing": frozenset({"deduplication", "exporting", "georeference", "output", "storage"}),
+    "map_page": frozenset(
+        {"deduplication", "exporting.rows", "georeference", "output", "scenes", "storage", "viewing"}
+    ),
     "training": frozenset(
         {
             "demo",
@@ -53,7 +57,9 @@ ALLOWED = {
     "mining": frozenset(
         {*PEERS, "running", "output.scene_outputs", "datasets", "viewing", "config"} | {"storage.uris"}
     ),
-    "running": frozenset({*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene"}),
+    "running": frozenset(
+        {*PEERS, "storage", "georeference", "output", "config", "settings", "array_scene", "viewing", "map_page.run"}
+    ),
     "predict": frozenset(
         {"scenes", "detectors", "storage", "georeference", "output", "viewing", "running", "datasets.write"}
         | {"array_scene", "setting_types", "yaml_file"}
@@ -69,6 +75,7 @@ ALLOWED = {
             "evaluation",
             "exporting",
             "ingest",
+            "map_page",
             "mining",
             "predict",
             "serving",

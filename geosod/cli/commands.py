@@ -28,6 +28,7 @@ COMMANDS: dict[str, Lazy | LazyGroup] = {
     "export": Lazy(
         "export:export_command", "Write detections in the format of another program, with a QGIS style beside it."
     ),
+    "view": Lazy("view:view_command", "Make a map of outputs: one HTML page that any browser shows without a network."),
     "summarize": Lazy(
         "summarize:summarize_command",
         "Count objects per class, date and place, and per square kilometre of ground that was inspected.",

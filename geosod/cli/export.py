@@ -26,7 +26,7 @@ def export_command(
         typer.Option(
             "--out",
             "-o",
-            help="New file; its suffix says the format: .gpkg, .fgb, .geojson, .csv, .parquet, or .json for COCO.",
+            help="New file; its suffix says the format: .gpkg, .fgb, .geojson, .pmtiles, .csv, .parquet, .json (COCO).",
             show_default=False,
         ),
     ],
@@ -35,7 +35,7 @@ def export_command(
         typer.Option(
             "--to",
             help="Format, where the suffix does not say it.",
-            metavar="[geoparquet|gpkg|flatgeobuf|geojson|csv|coco|yolo]",
+            metavar="[geoparquet|gpkg|flatgeobuf|geojson|pmtiles|csv|coco|yolo]",
             show_default=False,
         ),
     ] = None,

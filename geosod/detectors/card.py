@@ -8,6 +8,7 @@ from typing import Any
 from geosod.detectors.classes import ClassRules, class_rules
 from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
+from geosod.html_repr import card, grid
 from geosod.scene import Scene
 from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, parse_tile
 
@@ -152,6 +153,20 @@ class ModelCard:
             self.input.check_bands(len(self.bands))
         except ModelError as error:
             raise ModelError(f"model {self.name!r}: {error}") from error
+
+    def _repr_html_(self) -> str:
+        tile = "x".join(map(str, self.tile_size))
+        rows: list[tuple[str, object]] = [
+            ("task", self.task),
+            ("classes", ", ".join(self.classes)),
+            ("bands", f"{', '.join(self.bands)} ({self.dtype})"),
+            ("tile", f"{tile} px, overlap {self.overlap_px[0]} px"),
+            ("GSD", "any" if self.gsd_range is None else f"{self.gsd_range[0]:g} to {self.gsd_range[1]:g} m"),
+            ("threshold", self.threshold),
+            ("licence", self.license or "not stated"),
+        ]
+        text = grid((), rows)
+        return card(self.name, text, grid((), [(self.description,)]) if self.description else "")
 
     @property
     def class_rules(self) -> ClassRules:

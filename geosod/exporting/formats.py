@@ -9,6 +9,10 @@ from typing import Literal
 
 from geosod.errors import ConfigError, did_you_mean
 
+#: Zoom levels of tiles; a unit of a tile of the last one is 15 cm on the equator. From tiles that are larger than these
+#: limits GDAL drops something.
+_TILES = {"MINZOOM": "4", "MAXZOOM": "16", "MAX_SIZE": "5000000", "MAX_FEATURES": "1000000"}
+
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
@@ -20,7 +24,7 @@ class ExportFormat:
         suffixes: of its files; none for folders.
         kind: "gdal": written by GDAL; "arrow": by pyarrow; "images": boxes in pixels, image by image.
         driver: GDAL's name of it.
-        layer_options: of GDAL.
+        layer_options, dataset_options: of GDAL.
         coverage: whether the coverage is a second layer.
         lonlat: whether its coordinates are always longitude and latitude on WGS 84.
         pixels: whether it can hold scenes without georeference.
@@ -32,6 +36,7 @@ class ExportFormat:
     kind: Literal["gdal", "arrow", "images"]
     driver: str = ""
     layer_options: Mapping[str, str] = field(default_factory=dict)
+    dataset_options: Mapping[str, str] = field(default_factory=dict)
     coverage: bool = False
     lonlat: bool = False
     pixels: bool = True
@@ -56,6 +61,16 @@ FORMATS: dict[str, ExportFormat] = {
             "gdal",
             "GeoJSON",
             {"RFC7946": "YES", "ID_FIELD": "detection_id", "ID_TYPE": "String"},
+            lonlat=True,
+            pixels=False,
+        ),
+        ExportFormat(
+            "pmtiles",
+            "PMTiles, vector tiles for web maps",
+            (".pmtiles",),
+            "gdal",
+            "PMTiles",
+            dataset_options=_TILES,
             lonlat=True,
             pixels=False,
         ),

@@ -139,7 +139,15 @@ def write_table(
         write_parquet(tables, schema, path, crs=crs, metadata=metadata, version=version)
     else:
         write_layer(
-            tables, schema, path, driver=kind.driver, layer=layer, crs=crs, types=types, options=kind.layer_options
+            tables,
+            schema,
+            path,
+            driver=kind.driver,
+            layer=layer,
+            crs=crs,
+            types=types,
+            options=kind.layer_options,
+            dataset_options=kind.dataset_options,
         )
 
 

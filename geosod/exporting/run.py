@@ -101,7 +101,8 @@ def export(
         outputs: folders, or ``NAME.parquet`` files, that `geosod.detect` or `geosod.deduplicate` wrote, local or in
             object stores.
         out: the new file, or folder for YOLO; it appears whole or not at all, with a QGIS style beside it.
-        format: "geoparquet", "gpkg", "flatgeobuf", "geojson", "csv", "coco" or "yolo"; None takes that of the suffix.
+        format: "geoparquet", "gpkg", "flatgeobuf", "geojson", "pmtiles", "csv", "coco" or "yolo"; None takes that of
+            the suffix.
         geoparquet: version of GeoParquet: "1.1", WKB and a column of bounding boxes, or "2.0", the GEOMETRY type of
             Parquet with statistics of each row group.
         crs: CRS of the coordinates; None is that of the outputs, or longitude and latitude if they differ.

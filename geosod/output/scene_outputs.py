@@ -12,6 +12,7 @@ import pyarrow as pa
 from geosod.detections import Detections
 from geosod.errors import ConfigError
 from geosod.georeference.points import georeferenced
+from geosod.html_repr import MAX_ROWS, boxes_svg, card, grid
 from geosod.output.coverage import coverage_table
 from geosod.output.geoparquet import file_metadata, write_geoparquet
 from geosod.output.table import detection_rows, detection_table
@@ -57,6 +58,17 @@ class SceneOutputs:
 
     def __repr__(self) -> str:
         return f"SceneOutputs({self.scene.id!r}, {self.status}, {self.detections!r})"
+
+    def _repr_html_(self) -> str:
+        found, scene = self.detections, self.scene
+        order = np.argsort(-found.scores, kind="stable")
+        drawing = boxes_svg(found.boxes[order], found.labels[order], (0.0, 0.0, scene.width, scene.height))
+        counts = np.bincount(found.labels, minlength=len(self.provenance.classes))
+        rows = [(name, f"{counts[k]:,}") for k, name in enumerate(self.provenance.classes) if counts[k]]
+        about = [("size", f"{scene.width:,} x {scene.height:,} px"), ("model", self.provenance.model)]
+        about += [("failed", failure.message) for failure in self.failures[:MAX_ROWS]]
+        classes = grid(("class", "boxes"), rows[:MAX_ROWS], more=max(0, len(rows) - MAX_ROWS)) if rows else ""
+        return card(f"{scene.id}: {len(found):,} boxes, {self.status}", drawing, classes, grid((), about))
 
     def renamed(self) -> SceneOutputs:
         """The same outputs under an identifier that depends on the scene's URI."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from geosod.errors import ConfigError
+from geosod.errors import ConfigError, GeosodError
+from geosod.html_repr import MAX_ROWS, card, grid
 from geosod.results import Failure, SceneResult
 
 if TYPE_CHECKING:
     import geopandas
 
+    from geosod.map_page.run import MapPage
     from geosod.output.scene_outputs import SceneOutputs
 
 
@@ -62,6 +64,78 @@ class Result:
 
     def __bool__(self) -> bool:
         return True
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                one.scene_id,
+                one.status,
+                f"{one.detections:,}",
+                f"{one.megapixels:,.1f}",
+                "" if one.inspected_km2 is None else f"{one.inspected_km2:.3g}",
+                one.failures[0].message if one.failures else "",
+            )
+            for one in self.scenes[:MAX_ROWS]
+        ]
+        header = ("scene", "status", "boxes", "Mpx", "inspected km²", "first failure")
+        where = "in memory" if self.out is None else f"in {self.out}"
+        title = f"{self.detections:,} boxes of {len(self.scenes):,} scenes {where}, {self.seconds:.1f} s"
+        first = next(iter(self.outputs.values()), None)
+        drawing = "" if first is None else first._repr_html_()
+        return card(title, grid(header, rows, more=max(0, len(self.scenes) - MAX_ROWS))) + drawing
+
+    def plot(self, scene_id: str | None = None, *, max_side: int = 1024) -> Any:
+        """A picture of a scene with its boxes and a legend; of results that were returned, not written.
+
+        Args:
+            scene_id: the scene; None takes the first.
+            max_side: longest side of the picture in pixels, without the legend.
+
+        Returns:
+            A PIL image, which a notebook shows. A scene that cannot be read any more, such as an array, is dark.
+
+        Raises:
+            ConfigError: there is no such scene, or the results were written.
+        """
+        import numpy as np
+
+        from geosod.scenes.visible import read_visible
+        from geosod.viewing.pictures import draw_overview
+
+        if scene_id is None and not self.outputs:
+            raise ConfigError(f"the results were written to {self.out}; use explore(), or detect with out=None")
+        one = self[next(iter(self.outputs)) if scene_id is None else scene_id]
+        scene, found = one.scene, one.detections
+        scale = min(1.0, max_side / max(scene.width, scene.height))
+        try:
+            pixels = read_visible(scene, max_side)[..., :3]
+        except GeosodError:
+            shape = max(1, round(scene.height * scale)), max(1, round(scene.width * scale))
+            pixels = np.full((*shape, 3), 35, np.uint8)
+        title = f"{scene.id}: {len(found):,} boxes"
+        names, boxes = one.provenance.classes, found.boxes * scale
+        return draw_overview(pixels, boxes, found.labels, class_names=names, title=title, max_side=max_side)
+
+    def explore(self, **settings: Any) -> MapPage:
+        """A map of all scenes, which a notebook shows; see `geosod.view` for the settings.
+
+        Raises:
+            UsageError: there is nothing to show, or a setting is invalid.
+        """
+        from tempfile import TemporaryDirectory
+
+        from geosod.map_page.run import view
+        from geosod.output.commit import commit_outputs
+        from geosod.output.folder import open_output
+
+        if self.out is not None:
+            return view(self.out, **settings)
+        if not self.outputs:
+            raise ConfigError("this result holds no scene: every scene failed")
+        with TemporaryDirectory(prefix="geosod-") as folder:
+            for one in self.outputs.values():
+                commit_outputs(open_output(folder), one)
+            return view(folder, **({"title": ", ".join(list(self.outputs)[:3])} | settings))
 
     def to_geopandas(self) -> geopandas.GeoDataFrame:
         """The detections of all scenes whose outputs were returned.

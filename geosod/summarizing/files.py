@@ -89,6 +89,8 @@ def _format(out: str | Path, *, zones: bool) -> ExportFormat:
     kind = export_format(str(out))
     if kind.kind == "images":
         raise ConfigError(f"{out}: a summary has no images; give .csv, .gpkg, .fgb, .geojson or .parquet")
+    if kind.name == "pmtiles":
+        raise ConfigError(f"{out}: tiles are for objects, not for large areas; give .gpkg, .fgb, .geojson or .parquet")
     if not zones and kind.name != "csv":
         raise ConfigError(f"{out}: without --h3 or --areas a summary is no map; give .csv, or use --json")
     return kind

@@ -10,23 +10,12 @@ import numpy.typing as npt
 from PIL import ImageDraw, ImageFont
 
 from geosod.errors import ConfigError
+from geosod.palette import PALETTE, Colour
 
-#: The colour-blind safe palette of Okabe and Ito; colours that contrast most with imagery come first.
-PALETTE = (
-    (240, 228, 66),
-    (86, 180, 233),
-    (213, 94, 0),
-    (204, 121, 167),
-    (0, 158, 115),
-    (230, 159, 0),
-    (0, 114, 178),
-    (255, 255, 255),
-)
 SHADOW = (16, 18, 22)
 PANEL = (24, 26, 31)
 TEXT = (236, 238, 240)
 FAINT = (160, 166, 174)
-Colour = tuple[int, int, int]
 
 
 def colour_of(label: int) -> Colour:

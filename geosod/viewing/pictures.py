@@ -10,12 +10,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from geosod.errors import ConfigError
+from geosod.palette import Colour
 from geosod.viewing.marks import (
     FAINT,
     PANEL,
     SHADOW,
     TEXT,
-    Colour,
     box_columns,
     checked_image,
     class_name,

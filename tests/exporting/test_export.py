@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import json
 import sqlite3
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pmtiles.reader import MmapSource, Reader, all_tiles
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
@@ -31,6 +33,7 @@ from geosod.errors import ConfigError, OutputError
 from geosod.exporting.run import export
 from geosod.output.geoparquet import read_metadata
 from tests.deduplication.outputs import DAY, ORIGIN, commit, lattice, seen, utm_scene
+from tests.exporting.vector_tiles import features
 from tests.output.samples import ACROSS, CRS84, make_scene, random_detections
 from tests.rasters import noise, write_tif
 
@@ -123,6 +126,35 @@ def test_boxes_over_the_antimeridian_stay_split(suffix, tmp_path) -> None:
     shared = shapely.area(shapely.intersection(np.asarray(shapes), np.asarray(expected.geometry)))
     assert np.allclose(shared, areas, rtol=0.01) and np.allclose(shapes.area, areas, rtol=0.01)
     assert (np.abs(shapes.bounds.to_numpy()) <= 180).all()
+
+
+def test_pmtiles_hold_every_box_at_the_last_zoom(out, tmp_path) -> None:
+    """Read by the package pmtiles and by the tests' own reader of tiles, which share nothing with GDAL."""
+    result = export(out, out=tmp_path / "x.pmtiles")
+    expected = rows(out).set_index("detection_id")
+    with (tmp_path / "x.pmtiles").open("rb") as file:
+        source = MmapSource(file)
+        header = Reader(source).header()
+        tiles = [(place, gzip.decompress(data)) for place, data in all_tiles(source) if place[0] == header["max_zoom"]]
+    west, south, east, north = expected.total_bounds
+    assert (header["min_lon_e7"] / 1e7, header["min_lat_e7"] / 1e7) <= (west + 1e-6, south + 1e-6)
+    assert (header["max_lon_e7"] / 1e7, header["max_lat_e7"] / 1e7) >= (east - 1e-6, north - 1e-6)
+    found: dict[str, Any] = {}
+    for (zoom, x, y), data in tiles:
+        circle = 40_075_016.685578488
+        side = circle / 2**zoom
+        left, top = x * side - circle / 2, circle / 2 - y * side
+        for properties, polygon in features(data, "detections"):
+            scale = lambda xy, left=left, top=top, side=side: (left, top) + xy * (1, -1) * side / 4096  # noqa: E731
+            known = found.setdefault(properties["detection_id"], (properties, []))
+            known[1].append(shapely.transform(polygon, scale))
+    assert found.keys() == set(expected.index) and result.rows == len(expected)
+    mercator = expected.geometry.to_crs("EPSG:3857")
+    for name, (properties, shapes) in found.items():
+        whole = shapely.union_all(shapes)
+        assert whole.envelope.hausdorff_distance(mercator[name].envelope) < 0.5
+        assert properties["label"] == expected["label"][name]
+        assert properties["score"] == pytest.approx(expected["score"][name], abs=1e-6)
 
 
 def test_csv_is_read_by_duckdb_and_gdal(out, tmp_path) -> None:

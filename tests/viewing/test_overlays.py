@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from geosod.errors import ConfigError
+from geosod.palette import PALETTE
 from geosod.viewing import overlays
-from geosod.viewing.marks import PALETTE, SHADOW, colour_of
+from geosod.viewing.marks import SHADOW, colour_of
 from geosod.viewing.overlays import DENSITY_CELL, density, draw_density, draw_detections, draw_scale_bar, round_length
 
 

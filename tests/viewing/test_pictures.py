@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from geosod.errors import ConfigError
-from geosod.viewing.marks import PALETTE, colour_of
+from geosod.palette import PALETTE
+from geosod.viewing.marks import colour_of
 from geosod.viewing.pictures import contact_sheet, draw_crop, draw_overview
 
 

@@ -1,0 +1,1 @@
+"""Outputs as one HTML page with a map, which needs no network."""
