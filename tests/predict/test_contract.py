@@ -194,7 +194,8 @@ def test_the_small_object_model_is_a_shipped_rgb_one() -> None:
     card = open_bundle(SMALL_OBJECT_MODEL).card
     assert SMALL_OBJECT_MODEL in shipped_models() and card.bands == ("red", "green", "blue") and card.dtype == "uint8"
     others = [n for n in shipped_models() if open_bundle(n).card.bands == card.bands and n != SMALL_OBJECT_MODEL]
-    assert not others, f"is {others} better for photographs? then small_object_detection should run it"
+    # Trained on drawn scenes only.
+    assert others == ["demo-harbour"], f"is one of {others} better for photographs? then the pipeline should run it"
 
 
 @pytest.mark.parametrize("name", [SMALL_OBJECTS, *shipped_models()])
@@ -214,7 +215,7 @@ def config(**module: object) -> dict[str, object]:
 
 def test_config_wins_over_the_pipeline_and_names_must_agree(tmp_path) -> None:
     made = geosod.create_pipeline(SMALL_OBJECTS, config(threshold=0.8), device="cpu")
-    assert made.job.class_rules.thresholds == (0.8,) * 3
+    assert made.job.class_rules.thresholds == (0.8,)
     file = write_config(SMALL_OBJECTS, tmp_path)
     assert geosod.create_pipeline(str(file), config(threshold=0.8)).job.class_rules.min_score == 0.8
     assert geosod.create_pipeline(config=config(threshold={0: 0.7})).job.class_rules.thresholds[0] == 0.7
@@ -306,8 +307,10 @@ def beside_a_photo(tmp_path, monkeypatch) -> Path:
     from geosod.demo.render import render
     from geosod.scene import Window
 
-    drawn, _ = render(make_layout(4096, 7), Window(1800, 1800, 640, 480))
-    Image.fromarray(np.moveaxis(drawn, 0, 2)).save(tmp_path / "small_object_detection.jpg", quality=95)
+    # Enlarged, since drawn vehicles are of 8 pixels, and the model knows them with 30.
+    drawn, _ = render(make_layout(1024, 7), Window(160, 160, 213, 160))
+    photo = Image.fromarray(np.moveaxis(drawn, 0, 2)).resize((640, 480), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "small_object_detection.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
     write_config(SMALL_OBJECTS, "my_path")
     return tmp_path
