@@ -11,8 +11,11 @@ import torch
 import geosod
 from geosod.detectors.bundle import open_bundle
 from geosod.errors import ConfigError
+from geosod.training.config import TrainConfig
 from geosod.training.ship import halved, ship
+from geosod.yaml_file import read_yaml
 
+SHIPPED = Path(__file__).parents[2] / "examples" / "training" / "shipped"
 DETAILS = {"gsd": 0.13, "gsd_range": [0.1, 0.2], "description": "Vehicles.", "provenance": {"data": "a street"}}
 
 
@@ -37,3 +40,21 @@ def test_what_does_not_fit_is_refused(rgb_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="head holds values that float16 does not"):
         halved({"count": torch.tensor(7), "head": torch.tensor([1.0, 1e6])})
     assert halved({"count": torch.tensor(70_000)})["count"] == 70_000
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(p for p in SHIPPED.glob("*.yaml") if ".card" not in p.name), ids=lambda path: path.stem
+)
+def test_a_shipped_model_is_what_its_recipe_and_details_say(recipe: Path) -> None:
+    card = open_bundle(recipe.stem).card
+    settings, made = read_yaml(recipe), card.provenance["settings"]
+    asked = TrainConfig(**settings).model_dump(mode="json")
+    # What is the default is not recorded.
+    assert {name: made.get(name, asked[name]) for name in settings} == {name: asked[name] for name in settings}
+    details = read_yaml(recipe.with_suffix(".card.yaml"))
+    for name, value in details.items():
+        of_card = getattr(card, name)
+        if isinstance(value, dict):
+            assert value.items() <= of_card.items()
+        else:
+            assert of_card == (tuple(value) if isinstance(value, list) else value)
