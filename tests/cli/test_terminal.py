@@ -196,7 +196,7 @@ class Compiled:
     def __del__(self):
         self.handle.close()
 
-main.TyperGroup.invoke = lambda *_: Compiled()
+main.LazyGroup.invoke = lambda *_: Compiled()
 main.run(["doctor"])
 """
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)

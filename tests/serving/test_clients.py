@@ -104,7 +104,7 @@ def test_curl_with_a_job(served: Running, tmp_path: Path) -> None:
 
 def test_options_and_files_on_the_page_exist() -> None:
     shown = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["serve", "--help"]).output
-    commands = " ".join(re.findall(r"^    geosod serve.*", PAGE, re.MULTILINE))
+    commands = " ".join(re.findall(r"^ *geosod serve.*", PAGE, re.MULTILINE))
     used = set(re.findall(r"`(--[a-z-]+)", PAGE)) | set(re.findall(r"--[a-z-]+", commands))
     assert {"--engine", "--replicas", "--allow-host", "--jobs"} <= used
     assert [option for option in used if option not in shown] == []

@@ -19,6 +19,7 @@ from geosod.training.pixels import PixelReader
 from geosod.training.pyramid import PyramidSampler, chips_of, frame
 from geosod.training.samples import Draw, SliceSampler, window_around
 from geosod.training.shown import labels_in, show, targets
+from geosod.training.training_set import as_boxes
 from tests.training.sets import opened, squares
 
 #: Samples are the network's input.
@@ -243,8 +244,8 @@ class TestBadInput:
         centres = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2
         points = labels.with_columns(boxes=np.hstack([centres, centres]), points=True, area=np.zeros(len(labels)))
         with pytest.raises(ConfigError, match="box-size"):
-            opened(points)
-        data, *_ = opened(points, box_size=12.0)
+            as_boxes(points, None)
+        data, *_ = opened(as_boxes(points, 12.0))
         assert np.allclose(data.labels.boxes[:, 2:] - data.labels.boxes[:, :2], 12)
 
     def test_other_pixel_types(self, tmp_path: Path) -> None:
