@@ -51,6 +51,8 @@ class Flow:
         self._plans_left = True
         self._units: UnitQueue[UnitInProgress] = UnitQueue()
         self._readers: dict[Any, deque[UnitInProgress]] = {}
+        #: Reader → what it said of the pixels that come next.
+        self._announced: dict[Any, Any] = {}
         self._batches = Batches(pool, self._group_size, emit, self._settle_if_done, self._note_once)
         self._settling: dict[Any, UnitInProgress] = {}
         self._settled: deque[UnitInProgress] = deque()
@@ -172,16 +174,22 @@ class Flow:
             self._merge(scene)
 
     def _advance_reader(self, reader: Any) -> None:
+        """Take a reader's object that is ready: the windows of tiles, then their pixels; after a unit its summary."""
         units = self._readers[reader]
         unit = units[0]
+        announced = self._announced.pop(reader, None)
         try:
-            item = ray.get(next(reader))
-            if not isinstance(item, ReadSummary):
-                node, windows, size = item
-                self._batches.waiting.append(TilesInProgress(unit, next(reader), windows, 0, len(windows), node=node))
+            ref = next(reader)
+            if announced is not None:
+                node, windows, size = announced
+                self._batches.waiting.append(TilesInProgress(unit, ref, windows, 0, len(windows), node=node))
                 unit.tiles += len(windows)
                 unit.outstanding += len(windows)
                 self._emit(events.TilesRead(len(windows), size))
+                return
+            item = ray.get(ref)
+            if not isinstance(item, ReadSummary):
+                self._announced[reader] = item
                 return
         except (RayError, StopIteration) as error:
             item = failed_read(
@@ -231,7 +239,7 @@ class Flow:
     def _finish_unit(self, unit: UnitInProgress) -> None:
         scene = unit.scene
         try:
-            summary: UnitSummary = ray.get(scene.summaries[unit.unit.id])
+            summary: UnitSummary = ray.get(scene.summaries[unit.unit.id], timeout=PATIENCE)  # its node may be lost
             self._emit(events.UnitSettled(scene.plan.scene.id, summary.tiles, summary.empty))
         except RayError:
             pass  # the scene's last task gets the same error, and reports it
