@@ -93,11 +93,9 @@ class Batches:
         outcomes = batch.outcomes
         try:
             report: tasks.BatchReport = ray.get(ref)
-        except ActorUnavailableError:
-            self._pool.unreached(batch.detector)
-            self._repeat(batch.parts)
-            return
         except RayError as error:
+            if isinstance(error, ActorUnavailableError):
+                self._pool.unreached(batch.detector)
             if isinstance(error, RayActorError) and self._was_waiting(batch):
                 self._pool.returned(batch.detector)
                 self._repeat(batch.parts)
