@@ -13,6 +13,7 @@ import geosod
 from benchmarks.studies.folds import fold_of, labels_of, write_folds
 from benchmarks.studies.study import Row, Study
 from geosod.datasets.labels import Labels
+from geosod.datasets.read import read_labels
 from geosod.evaluation.evaluate import evaluate
 from geosod.evaluation.figures import EvaluationSettings
 from geosod.evaluation.found_scenes import read_outputs
@@ -60,17 +61,18 @@ class Runner:
         result = folder / "results" / f"{name}-{seed}.json"
         if result.exists():
             return dict(json.loads(result.read_text()))
-        began, outputs, minutes = time.monotonic(), [], 0.0
+        outputs, minutes, seconds = [], 0.0, 0.0
         for k, (train, test) in enumerate(files):
             bundle, trained = self._trained(folder / "runs" / f"{row.training}-{seed}-{k}", train, test, row, seed)
             minutes += trained
             out = folder / "found" / f"{name}-{seed}-{k}"
             self.say(f"{name}, seed {seed}, fold {k}: detecting")
-            images = [image.uri for image in labels_in(test).images]
+            images = [image.uri for image in read_labels(test).labels.images]
             settings = {"threshold": LOWEST, "device": self.device, **self.study.detect, **row.detect}
+            began = time.monotonic()
             geosod.detect(images, model=bundle, out=out, overwrite=True, **settings)
+            seconds += time.monotonic() - began
             outputs.append(out)
-        seconds = time.monotonic() - began
         figures = {**measured(labels, outputs), "training min": minutes, "detection s": seconds}
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps(figures))
@@ -91,13 +93,6 @@ class Runner:
             )
             minutes.write_text(json.dumps((time.monotonic() - began) / 60))
         return run / "model", json.loads(minutes.read_text())
-
-
-def labels_in(path: Path) -> Labels:
-    """Labels of a file that was written here."""
-    from geosod.datasets.read import read_labels
-
-    return read_labels(path).labels
 
 
 def measured(labels: Labels, outputs: list[Path]) -> dict[str, Any]:

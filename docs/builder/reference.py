@@ -20,11 +20,11 @@ from geosod.cli.lazy import LazyGroup
 
 def commands_page() -> str:
     """Every command with its arguments and options, as its help has them."""
-    parts = [
-        "# Commands\n",
-        "What `geosod COMMAND --help` says, on one page. [The command line](../command-line.md) is ",
-    ]
-    parts[1] += "about what all commands share.\n"
+    parts = ["# Commands\n"]
+    parts.append(
+        "What `geosod COMMAND --help` says, on one page. [The command line](../command-line.md) is about what all "
+        "commands share.\n"
+    )
     for name, command in COMMANDS.items():
         if isinstance(command, LazyGroup):
             parts += [f"## geosod {name}\n", f"{command.help}\n"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from geosod.cli.display import display
 from geosod.cli.options import Outputs
+from geosod.cli.printing import Json, Quiet, print_json
 from geosod.cli.status_line import Status, counted
 from geosod.cli.streams import print_error
 
@@ -41,8 +41,8 @@ def view_command(
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that exists.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Make a map of outputs: one HTML page that any browser shows without a network.
 
@@ -69,7 +69,7 @@ def view_command(
             on_progress=on_progress,
         )
     if json:
-        print(json_text.dumps(_values(page), indent=2))
+        print_json(_values(page))
     for failure in page.skipped:
         print_error(f"skipped: {failure.message}")
     if not quiet:

@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geosod.errors import OutputError
+from geosod.errors import GeosodError, OutputError
 from geosod.output.folder import output_at, read_item
+from geosod.results import Failure
 from geosod.storage.place import Place, is_address
 
 #: Files that are copied at once.
@@ -46,10 +47,16 @@ class Copies:
             text = text.replace(folder, address)
         return text
 
+    def failure(self, one: Failure) -> Failure:
+        """A failure with addresses in place of temporary paths."""
+        return replace(one, uri=self.named(one.uri), message=self.named(one.message))
+
 
 @contextmanager
 def copied(outputs: Sequence[str | Path], out: str | Path, *, overwrite: bool) -> Iterator[Copies]:
     """Local copies of those outputs that are in object stores; at the end the new folder is uploaded, if it is to be.
+
+    Errors that are raised meanwhile name addresses, not the copies.
 
     Args:
         outputs: as the user gave them.
@@ -74,7 +81,12 @@ def copied(outputs: Sequence[str | Path], out: str | Path, *, overwrite: bool) -
             else:
                 local.append(Path(output))
         copies = Copies(tuple(local), scratch / "out" if target else Path(out), tuple(addresses))
-        yield copies
+        try:
+            yield copies
+        except GeosodError as error:
+            if not addresses:
+                raise
+            raise type(error)(copies.named(str(error))) from error
         if target is not None:
             _upload(copies.out, target)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from geosod.deduplication.sources import Sources, find_sources
 from geosod.deduplication.sweep import sweep
 from geosod.deduplication.target_crs import choose_crs, full_circle_of
 from geosod.deduplication.write import Target, duplicates_schema, overlapping_scenes, write_scene
-from geosod.errors import GeosodError, OutputError
+from geosod.errors import OutputError
 from geosod.georeference.crs import crs_name
 from geosod.output.failures import FAILURE_SCHEMA, failure_table, merged_failures, read_failures
 from geosod.output.folder import OutputFolder, open_output
@@ -129,21 +129,16 @@ def deduplicate(
 
         def emit(event: Step | Failure) -> None:
             if on_event is not None:
-                on_event(_renamed(event, copies) if isinstance(event, Failure) else event)
+                on_event(copies.failure(event) if isinstance(event, Failure) else event)
 
-        try:
-            sources = find_sources(copies.outputs)
-            for failure in sources.skipped:
-                emit(failure)
-            chosen = choose_crs(sources, crs)
-            final = check_destination(copies.out, copies.outputs, overwrite=overwrite)
-            parent = open_output(final.parent)
-            build = partial(_build_readable, parent, final, rule=rule, crs=chosen, copies=copies)
-            sources, rows_out, compared = build(sources, rows=max(1, rows), emit=emit)
-        except GeosodError as error:
-            if not copies.addresses:
-                raise
-            raise type(error)(copies.named(str(error))) from error
+        sources = find_sources(copies.outputs)
+        for failure in sources.skipped:
+            emit(failure)
+        chosen = choose_crs(sources, crs)
+        final = check_destination(copies.out, copies.outputs, overwrite=overwrite)
+        parent = open_output(final.parent)
+        build = partial(_build_readable, parent, final, rule=rule, crs=chosen, copies=copies)
+        sources, rows_out, compared = build(sources, rows=max(1, rows), emit=emit)
     return DeduplicationResult(
         out=copies.named(str(final)),
         scenes=len(sources.scenes),
@@ -152,13 +147,9 @@ def deduplicate(
         rows_out=rows_out,
         compared=compared,
         crs=crs_name(chosen),
-        skipped=tuple(_renamed(failure, copies) for failure in sources.skipped),
+        skipped=tuple(map(copies.failure, sources.skipped)),
         seconds=time.monotonic() - started,
     )
-
-
-def _renamed(failure: Failure, copies: Copies) -> Failure:
-    return replace(failure, uri=copies.named(failure.uri), message=copies.named(failure.message))
 
 
 def _build_readable(
@@ -203,9 +194,7 @@ def _build(stage: Path, target: Target, sources: Sources, *, rows: int, emit: Em
     compared = _match(layers, target, spill, rows=rows, emit=emit)
     written = _write(layers, target, emit)
     tables = [read_failures(path) for path in sources.failures]
-    failures = pa.concat_tables(
-        [*tables, failure_table([_renamed(failure, target.copies) for failure in sources.skipped])]
-    )
+    failures = pa.concat_tables([*tables, failure_table(list(map(target.copies.failure, sources.skipped)))])
     if len(failures):
         path = target.root / "failures.parquet"
         pq.write_table(merged_failures(FAILURE_SCHEMA.empty_table(), failures, ()), path)

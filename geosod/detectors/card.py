@@ -9,12 +9,12 @@ from geosod.detectors.classes import ClassRules, class_rules
 from geosod.detectors.network_input import NetworkInput
 from geosod.errors import ConfigError, ModelError
 from geosod.html_repr import card, grid
+from geosod.palette import visible_bands
 from geosod.scene import Scene
 from geosod.tile_size import Overlap, TileSize, overlap_pixels, parse_overlap, parse_tile
 
 #: Pixel types that GDAL and torch have in common.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-_RGB = ("red", "green", "blue")
 SCALINGS = ("stored", "physical", "percentile")
 DETECTION, CLASSIFICATION = "object-detection", "classification"
 #: A GSD may exceed a card's range by this ratio: projections and geodesic lengths are no more exact.
@@ -193,10 +193,7 @@ class ModelCard:
     @property
     def visible_bands(self) -> list[int]:
         """Indices of the bands called red, green and blue; else of the first three, or of the first one three times."""
-        names = [name.lower() for name in self.bands]
-        if set(_RGB) <= set(names):
-            return [names.index(name) for name in _RGB]
-        return [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
+        return visible_bands(self.bands)
 
     def check(self, scene: Scene) -> str | None:
         """Refuse a scene this model was not made for.

@@ -14,7 +14,7 @@ from geosod.deduplication.reading import UnreadableSceneError
 from geosod.deduplication.remote import copied
 from geosod.deduplication.sources import SceneSource, Sources, find_sources
 from geosod.deduplication.target_crs import choose_crs
-from geosod.errors import ConfigError, GeosodError, OutputError
+from geosod.errors import ConfigError, OutputError
 from geosod.exporting.formats import ExportFormat, export_format
 from geosod.exporting.images import write_coco, write_yolo_folder
 from geosod.exporting.layers import Layers, write_layers
@@ -126,17 +126,10 @@ def export(
     _check_options(request)
     named = [outputs] if isinstance(outputs, str | Path) else list(outputs)
     with copied(named, ".", overwrite=False) as copies:
-        try:
-            sources = find_sources(copies.outputs, deduplicated=True)
-            _keep_outputs(str(out), named, sources.scenes)
-            result = _export(sources, request)
-        except GeosodError as error:
-            if not copies.addresses:
-                raise
-            raise type(error)(copies.named(str(error))) from error
-        skipped = tuple(
-            replace(one, uri=copies.named(one.uri), message=copies.named(one.message)) for one in result.skipped
-        )
+        sources = find_sources(copies.outputs, deduplicated=True)
+        _keep_outputs(str(out), named, sources.scenes)
+        result = _export(sources, request)
+        skipped = tuple(map(copies.failure, result.skipped))
         return replace(result, skipped=skipped, seconds=time.monotonic() - started)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from geosod.deduplication.remote import Copies, copied
 from geosod.deduplication.sources import SceneSource, Sources, find_sources
-from geosod.errors import ConfigError, GeosodError, OutputError
+from geosod.errors import ConfigError, OutputError
 from geosod.exporting.rows import Selection, class_names
 from geosod.map_page.content import OnProgress, make_content
 from geosod.map_page.library import deck_gl
@@ -111,19 +111,12 @@ def view(
     chosen = Selection(threshold, None if classes is None else tuple(classes))
     named = [outputs] if isinstance(outputs, str | Path) else list(outputs)
     with copied(named, ".", overwrite=False) as copies:
-        try:
-            sources, notes = _usable(find_sources(copies.outputs, deduplicated=True))
-            chosen.check_classes(class_names(sources.scenes))
-            content = make_content(sources, chosen, max_boxes, pictures=pictures, on_progress=on_progress)
-            names = class_names([scene.source for scene in content.scenes])
-            values, columns = packed_content(content, names, _links(out, copies))
-        except GeosodError as error:
-            if not copies.addresses:
-                raise
-            raise type(error)(copies.named(str(error))) from error
-        skipped = tuple(
-            replace(one, uri=copies.named(one.uri), message=copies.named(one.message)) for one in content.skipped
-        )
+        sources, notes = _usable(find_sources(copies.outputs, deduplicated=True))
+        chosen.check_classes(class_names(sources.scenes))
+        content = make_content(sources, chosen, max_boxes, pictures=pictures, on_progress=on_progress)
+        names = class_names([scene.source for scene in content.scenes])
+        values, columns = packed_content(content, names, _links(out, copies))
+        skipped = tuple(map(copies.failure, content.skipped))
     notes += [copies.named(note) for note in content.notes(pictures=pictures)]
     notes += [f"left out: {one.message}" for one in skipped]
     on_progress("writing", 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from geosod import palette
 from geosod.scene import BandFile, Scene, SceneRef
 from geosod.scenes.preview import read_sample
 from geosod.scenes.statistics import percentiles
@@ -43,11 +44,8 @@ def read_visible(scene: Scene, max_side: int) -> npt.NDArray[np.uint8]:
 
 def visible_bands(scene: Scene) -> tuple[int, ...]:
     """1-based bands called red, green and blue; else the first three, or the first one three times."""
-    names = [name.lower() for name in scene.band_names]
-    if all(name in names for name in _RGB):
-        return tuple(names.index(name) + 1 for name in _RGB)
     data = [band for band in range(1, scene.count + 1) if band != scene.alpha]
-    return tuple(data[:3]) if len(data) >= 3 else (data[0],) * 3
+    return tuple(data[i] for i in palette.visible_bands([scene.band_names[band - 1] for band in data]))
 
 
 def visible_files(ref: SceneRef) -> tuple[BandFile, ...]:

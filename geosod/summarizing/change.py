@@ -23,7 +23,7 @@ from geosod.deduplication.reproject import layers_in
 from geosod.deduplication.row_groups import Layer
 from geosod.deduplication.sources import SceneSource, Sources, find_sources
 from geosod.deduplication.target_crs import choose_crs
-from geosod.errors import ConfigError, GeosodError, OutputError
+from geosod.errors import ConfigError, OutputError
 from geosod.exporting.formats import ExportFormat, export_format
 from geosod.exporting.layers import write_table
 from geosod.exporting.rows import Selection, class_names, conformed, geometry_types
@@ -129,24 +129,18 @@ def changes(
     poisson_interval(np.zeros(0, np.int64), confidence)
     named = [outputs] if isinstance(outputs, str | Path) else list(outputs)
     with copied(named, ".", overwrite=False) as copies:
-        try:
-            sources = find_sources(copies.outputs)
-            parent, name = split_file(objects) if objects is not None else (".", "")
-            place = open_place(parent)
-            if objects is not None and not overwrite and place.exists(name):
-                raise OutputError(f"{objects}: exists; use --overwrite, or another name")
-            with _stage(place, objects is not None) as stage:
-                draft = stage / name if objects is not None else None
-                request = _Request(dates, zones, chosen, rule, confidence, draft, kind)
-                result = _changes(sources, request, stage)
-                if draft is not None:
-                    _put(place, draft, name, overwrite=overwrite)
-        except GeosodError as error:
-            if not copies.addresses:
-                raise
-            raise type(error)(copies.named(str(error))) from error
-        skipped = tuple(replace(one, message=copies.named(one.message)) for one in result.skipped)
-        return replace(result, skipped=skipped)
+        sources = find_sources(copies.outputs)
+        parent, name = split_file(objects) if objects is not None else (".", "")
+        place = open_place(parent)
+        if objects is not None and not overwrite and place.exists(name):
+            raise OutputError(f"{objects}: exists; use --overwrite, or another name")
+        with _stage(place, objects is not None) as stage:
+            draft = stage / name if objects is not None else None
+            request = _Request(dates, zones, chosen, rule, confidence, draft, kind)
+            result = _changes(sources, request, stage)
+            if draft is not None:
+                _put(place, draft, name, overwrite=overwrite)
+        return replace(result, skipped=tuple(map(copies.failure, result.skipped)))
 
 
 @contextmanager

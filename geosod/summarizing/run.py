@@ -16,7 +16,7 @@ from geosod.arrays import FloatArray, IntArray
 from geosod.deduplication.reading import read_batches
 from geosod.deduplication.remote import copied
 from geosod.deduplication.sources import SceneSource, Sources, find_sources
-from geosod.errors import ConfigError, GeosodError, OutputError, did_you_mean
+from geosod.errors import ConfigError, OutputError, did_you_mean
 from geosod.exporting.rows import Selection, class_names
 from geosod.results import Failure
 from geosod.summarizing.ground import inspected_km2, inspected_lonlat, on_plane, union
@@ -89,15 +89,9 @@ def summarize(
     poisson_interval(np.zeros(0, np.int64), confidence)
     named = [outputs] if isinstance(outputs, str | Path) else list(outputs)
     with copied(named, ".", overwrite=False) as copies:
-        try:
-            sources = find_sources(copies.outputs, deduplicated=True)
-            result = _summarize(sources, _Request(tuple(by), zones, chosen, confidence, on_rows))
-        except GeosodError as error:
-            if not copies.addresses:
-                raise
-            raise type(error)(copies.named(str(error))) from error
-        skipped = tuple(replace(one, message=copies.named(one.message)) for one in result.skipped)
-        return replace(result, skipped=skipped)
+        sources = find_sources(copies.outputs, deduplicated=True)
+        result = _summarize(sources, _Request(tuple(by), zones, chosen, confidence, on_rows))
+        return replace(result, skipped=tuple(map(copies.failure, result.skipped)))
 
 
 @dataclass(frozen=True, slots=True)

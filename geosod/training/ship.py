@@ -29,8 +29,8 @@ def ship(model: str | Path, folder: str | Path, details: dict[str, Any]) -> Bund
         details: values of `FIELDS`, and mappings for `ADDED`.
 
     Raises:
-        ConfigError: a detail is unknown.
-        ModelError: there is no such bundle, or a weight does not fit into float16.
+        ConfigError: a detail is unknown, or a weight is too large for float16.
+        ModelError: there is no such bundle.
     """
     if unknown := set(details) - FIELDS - ADDED:
         known = ", ".join(sorted(FIELDS | ADDED))
