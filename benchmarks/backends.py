@@ -28,7 +28,7 @@ from geosod.detectors.adapters.zoo_onnx import ZooOnnxAdapter
 from geosod.detectors.bundle import open_bundle, shipped_models
 from geosod.detectors.card import ModelCard
 from geosod.detectors.detector import Detector, torch_settings
-from geosod.detectors.execution import keep_freed_memory, resolve
+from geosod.detectors.execution import default_batch, keep_freed_memory, resolve
 from geosod.detectors.export import network_images, raw_graph
 from geosod.detectors.graph_network import GraphNetwork
 from geosod.detectors.quantize import quantized
@@ -67,8 +67,9 @@ def _shipped(scene: Path, options: Options) -> list[Subject]:
     found = []
     for name in shipped_models():
         bundle = open_bundle(name)
-        tiles = sample_tiles(scene, bundle.card, options.pick(2, 1))
-        found.append(_subject(name, bundle.card, read_network(bundle), tiles))
+        # As many as a batch has: a batch that is not full is filled up, and takes as long.
+        count = max(options.pick(2, 1), default_batch("cpu", bundle.card.tile_size))
+        found.append(_subject(name, bundle.card, read_network(bundle), sample_tiles(scene, bundle.card, count)))
     return found
 
 

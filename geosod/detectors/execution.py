@@ -170,17 +170,15 @@ def _by_rule(machine: Machine, abilities: Abilities, device: str, ways: Sequence
     rank = usual or list(ways)
     best = next((p for p in ("int8", "bf16", "fp32") if any(way.precision == p for way in rank)), rank[0].precision)
     backends = [way.backend for way in rank if way.precision == best]
-    backend, why = _backend_by_rule(machine, device, backends, best)
+    backend, why = _backend_by_rule(device, backends)
     return Way(backend, best), why
 
 
-def _backend_by_rule(machine: Machine, device: str, backends: Sequence[str], precision: str) -> tuple[str, str]:
-    # Compiled code gains where matrix units wait for memory. With AVX-512 alone it was no faster than eager bf16
-    # (58 to 67 ms a tile of 1024 for both, one core of an EPYC 9004), and costs seconds to start. On GPUs it saves less
-    # than a millisecond a tile (0.06 to 0.7, NVIDIA H100), while a core needs 20 to decode one.
-    if machine.amx and device == "cpu" and "compile" in backends and precision == "bf16":
-        return "compile", "by rule: AMX"
-    # On that core OpenVINO took 0.6 to 0.8 of the time of eager bf16, and less than a second more to start.
+def _backend_by_rule(device: str, backends: Sequence[str]) -> tuple[str, str]:
+    # Of the time of eager bf16 OpenVINO takes 0.6 to 0.8 with AVX-512 (one core of an EPYC 9004) and 0.34 to 0.6 with
+    # AMX, and less than a second more to start. Compiled code is not taken unasked: it takes 0.8 to 1.0 of that time,
+    # and five to six core-seconds to start. On GPUs it saves less than a millisecond a tile (0.06 to 0.7, NVIDIA H100),
+    # while a core needs 20 to decode one.
     if device == "cpu" and "openvino" in backends:
         return "openvino", "by rule: OpenVINO is installed"
     return backends[0], ""
@@ -200,10 +198,7 @@ def tiles_a_batch(count: int) -> str:
 def _explain(machine: Machine, execution: Execution, why: str) -> str:
     line = f"{execution.device}, {execution.precision}, {execution.backend}, {tiles_a_batch(execution.batch)}"
     on_cpu = execution.device == "cpu"
-    missing = []
+    reasons = [why] if why else []
     if execution.precision == "fp32" and not machine.fast("bf16", execution.device):
-        missing.append("no AMX or AVX-512 bf16 instructions" if on_cpu else "no bf16 on this GPU")
-    if execution.backend == "eager" and not machine.compiler and on_cpu:
-        missing.append("no C++ compiler")
-    reasons = ([why] if why else []) + ([f"plain: {' and '.join(missing)}"] if missing else [])
+        reasons.append("no AMX or AVX-512 bf16 instructions" if on_cpu else "no bf16 on this GPU")
     return f"{line} ({'; '.join(reasons)})" if reasons else line

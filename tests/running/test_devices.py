@@ -144,7 +144,7 @@ def test_how_other_devices_run() -> None:
     chosen = {d: resolve(server, tile=(512, 512), device=d)[0] for d in ("auto", "cuda:1", "gpu:2,3", "xpu", "cpu")}
     assert [e.device for e in chosen.values()] == ["cuda", "cuda:1", "cuda:2", "xpu", "cpu"]
     assert [e.precision for e in chosen.values()] == ["bf16", "bf16", "bf16", "fp32", "bf16"]
-    assert [e.backend for e in chosen.values()] == ["eager", "eager", "eager", "eager", "compile"]
+    assert [e.backend for e in chosen.values()] == ["eager"] * 5
     assert [e.batch for e in chosen.values()] == [32, 32, 32, 32, 4]
     assert resolve(server, tile=(512, 512), device="npu:1", precision="bf16")[0].precision == "bf16"
     assert batches_at_once("npu:1") == batches_at_once("cpu") == 1
