@@ -189,7 +189,9 @@ def _draw(path: Path, title: str, overlap: int, objects: list[list[float]]) -> P
         caption = f"borders {'on' if borders else 'off'}: {len(raw)} boxes, {len(kept)} reported"
         body.append(f'<text x="0" y="{height + 14}" font-size="10" font-family="sans-serif">{caption}</text>')
         panels.append(f'<g transform="translate({k * shift + 10} 30)">{"".join(body)}</g>')
-    head = f'<text x="10" y="18" font-size="12" font-family="sans-serif">{title}</text>'
+    # On white, so that the text can be read on dark pages.
+    paper = '<rect width="100%" height="100%" fill="#fff"/>'
+    head = f'{paper}<text x="10" y="18" font-size="12" font-family="sans-serif">{title}</text>'
     size = f'viewBox="0 0 {2 * shift} {height + 52}" width="{3 * shift}"'
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{head}{"".join(panels)}</svg>\n')
     return path
