@@ -59,6 +59,7 @@ app = typer.Typer(
     help="Small-object detection in satellite and aerial scenes far larger than memory.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

@@ -22,6 +22,9 @@ def summary(result: Result) -> str:
         lines.append(f"{counted(result.total, 'detection')} in {result.out}")
     if result.megapixels:
         lines.append(f"{result.megapixels:,.3g} megapixels in {result.seconds:.0f} s, starting included")
+    unplaced = sum(one.inspected_km2 is None for one in result.scenes if one.status in ("done", "partial"))
+    if unplaced and result.total is not None:
+        lines.append(f"{counted(unplaced, 'scene')} without georeference: boxes in pixels, in {result.out}/pixel")
     return "\n".join([*lines, *_warnings(result)])
 
 

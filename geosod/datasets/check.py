@@ -124,6 +124,10 @@ def _repeats(boxes: FloatArray, classes: IntArray) -> IntArray:
         return np.unique(a[shared / union >= _SAME_OBJECT]).astype(np.int64)
 
 
+def _have(count: int) -> str:
+    return f"{count} class has" if count == 1 else f"{count} classes have"
+
+
 def _classes(labels: Labels) -> Iterator[Finding]:
     counts = class_counts(labels)
     if not counts:
@@ -134,14 +138,14 @@ def _classes(labels: Labels) -> Iterator[Finding]:
             "unused_classes",
             "warning",
             len(unused),
-            f"{len(unused)} of {len(counts)} classes have no box",
+            f"{_have(len(unused))} no box, of {len(counts)}",
             names(unused),
         )
     if rare := [name for name, count in counts.items() if 0 < count < _MIN_BOXES]:
-        message = f"{len(rare)} classes have fewer than {_MIN_BOXES} boxes: too few to learn or to measure"
+        message = f"{_have(len(rare))} fewer than {_MIN_BOXES} boxes: too few to learn or to measure"
         yield Finding("rare_classes", "warning", len(rare), message, names(f"{name}: {counts[name]}" for name in rare))
     if uneven := [name for name, count in counts.items() if 0 < count * _MAX_RATIO < most]:
-        message = f"{len(uneven)} classes have less than a {_MAX_RATIO}th of the boxes of the most frequent one"
+        message = f"{_have(len(uneven))} less than a {_MAX_RATIO}th of the boxes of the most frequent one"
         yield Finding("imbalance", "warning", len(uneven), message, names(f"{name}: {counts[name]}" for name in uneven))
 
 

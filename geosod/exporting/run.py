@@ -211,7 +211,8 @@ def _write(sources: Sources, request: _Request) -> ExportResult:
             rows = write_layers(layers, stage / name, request.format, request.version, request.on_rows)
             (stage / style).write_text(layers.style, encoding="utf-8")
             # A style that is there may be one that a user has made.
-            keep = not request.overwrite and place.exists(style)
+            before = None if request.overwrite else place.read(style)
+            keep = before is not None
             files = {stage / name: name} if keep else {stage / style: style, stage / name: name}
             place.flush(*files)
             place.put(files)
@@ -224,7 +225,7 @@ def _write(sources: Sources, request: _Request) -> ExportResult:
         scenes=len(sources.scenes),
         rows=rows,
         crs=None if crs is None else crs_name(crs),
-        notes=(f"{style} was there already, and is kept",) if keep else (),
+        notes=(f"{style} was there already, and is kept",) if before not in (None, layers.style.encode()) else (),
         skipped=(),
         seconds=0.0,
     )

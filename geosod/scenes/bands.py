@@ -40,7 +40,9 @@ def choose_bands(scene: Scene, wanted: Sequence[str], chosen: Chosen | None) -> 
         return tuple(names.get(name.lower(), unnamed[0]) for name in wanted)
     fix = f"choose {len(wanted)} of them with --bands"
     if scene.count < len(wanted):
-        fix = f"give the folder with all band files and --bands '{wanted[0]}=*_B04.tif,...'"
+        absent = [name for name in wanted if name.lower() not in names]
+        lacking = f"{', '.join(absent)} {'are' if len(absent) > 1 else 'is'} missing" if absent else "bands are missing"
+        fix = f"{lacking}; where each band is a file, give the folder and --bands '{wanted[0]}=*_B04.tif,...'"
     raise ModelError(
         f"{scene.ref.uri}: has bands {describe(scene)}, but the model takes {', '.join(wanted)}; {fix}, or use a model "
         "made for these bands"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from geosod.errors import ConfigError
 from geosod.training.batches import Batch
 from geosod.training.config import TrainConfig
-from geosod.training.events import Emit, Noted
+from geosod.training.events import Emit, Noted, Stepped
 from geosod.training.placement import torch_threads, training_device, training_precision
 from geosod.training.prepared import Prepared, batch_maker, prepare
 from geosod.training.state import State, check_finite
@@ -76,8 +77,9 @@ def dry_run(config: TrainConfig, *, on_event: Emit | None = None, steps: int = S
     path = Path(f"{Path(config.out).expanduser()}-batch.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     _drawn(batch, examples, ready).save(path)
+    emit(Noted(f"the batch is drawn in {path}; now the network learns it by heart"))
     with torch_threads(config):
-        first, last = _by_heart(ready, batch, device, steps)
+        first, last = _by_heart(ready, batch, device, steps, emit)
     counts = _counts(batch.targets, examples)
     learns = last < LEARNT * first
     return DryRun(path, first, last, counts, learns, _text(path, batch, counts, first, last, steps, learns=learns))
@@ -89,17 +91,20 @@ def _examples(criterion: Any, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def _by_heart(ready: Prepared, batch: Batch, device: torch.device, steps: int) -> tuple[float, float]:
+def _by_heart(ready: Prepared, batch: Batch, device: torch.device, steps: int, emit: Emit) -> tuple[float, float]:
     """The loss of a batch before and after some steps on it, without weight decay and averaging."""
     config = ready.config.model_copy(update={"ema": 0.0, "weight_decay": 0.0})
     precision = training_precision(config, device)
     state = State.new(copy.deepcopy(ready.criterion), config, device=device, precision=precision)
     state.criterion.train()
-    losses, here = [], batch.to(device)
-    for step in range(steps):
-        rate = config.peak_lr * min(1.0, (step + 1) / 5)
-        losses.append(float(state.train(here, config, rate=rate)["total"]))
-        check_finite({"total": losses[-1]}, step)
+    losses, here, images = [], batch.to(device), len(batch.targets)
+    began = time.monotonic()
+    for step in range(1, steps + 1):
+        rate = config.peak_lr * min(1.0, step / 5)
+        parts = {name: float(loss) for name, loss in state.train(here, config, rate=rate).items()}
+        check_finite(parts, step)
+        losses.append(parts["total"])
+        emit(Stepped(step, steps, parts, rate, time.monotonic() - began, step * images))
     return losses[0], float(np.mean(losses[-3:]))
 
 

@@ -84,7 +84,8 @@ class Fit:
             losses.append(self._step(batch))
             state.seconds = before + time.monotonic() - started
             done = state.step
-            if done % REPORT_EVERY == 0 or done == last:
+            # The first step shows that something happens, and how fast.
+            if done % REPORT_EVERY == 0 or done in (1, last):
                 self._report(losses, len(batch.targets))
                 losses = []
             if done % self.plan.validate_every == 0 and done < last:

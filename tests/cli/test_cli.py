@@ -34,6 +34,7 @@ def test_detect_tells_what_it_did(scene, rgb_bundle, tmp_path) -> None:
     told = json.loads(done.stdout)
     assert told["detections"] == told["scenes"][0]["detections"] > 0 and not told["failures"]
     assert "detections in" in done.stderr and "\x1b" not in done.stderr
+    assert "without georeference" not in done.stderr
     again = geosod("detect", scene, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
     assert again.returncode == 0 and "1 scene skipped (done before)" in again.stderr and again.stdout == ""
     # A rerun finds nothing new, and says how much there is.
@@ -45,6 +46,13 @@ def test_detect_tells_what_it_did(scene, rgb_bundle, tmp_path) -> None:
     assert other.returncode == 2 and "metric 'iou', now 'ios', overlap 32, now 64" in other.stderr
     other = geosod("detect", scene, "-m", "demo-harbour", "-o", tmp_path / "out", *PLAIN[2:], "--engine", "serial")
     assert other.returncode == 2 and "model 'random-rgb', now 'demo-harbour'" in other.stderr
+
+
+def test_detect_says_where_boxes_without_a_position_are(rgb_bundle, tmp_path) -> None:
+    picture = write_tif(tmp_path / "picture.tif", noise(3, 200, 200), crs=None)
+    done = geosod("detect", picture, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
+    assert f"1 scene without georeference: boxes in pixels, in {tmp_path / 'out'}/pixel" in done.stderr
+    assert list((tmp_path / "out/pixel").glob("*.parquet"))
 
 
 @pytest.mark.parametrize(

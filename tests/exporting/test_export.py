@@ -312,6 +312,8 @@ def test_nothing_is_replaced_unasked_and_nothing_left_half(out, tmp_path) -> Non
         export(out, out=tmp_path / "x.gpkg")
     assert (tmp_path / "x.gpkg").read_text() == "mine"
     export(out, out=tmp_path / "x.gpkg", overwrite=True)
+    assert not export(out, out=tmp_path / "x.csv").notes  # the same style
+    (tmp_path / "x.csv").unlink()
     (tmp_path / "x.qml").write_text("my style")
     assert "x.qml was there already" in export(out, out=tmp_path / "x.fgb").notes[0]
     assert (tmp_path / "x.qml").read_text() == "my style"

@@ -299,6 +299,8 @@ def test_dry_run(labels: Path, val: Path, tmp_path: Path) -> None:
     assert int(re.search(r"positive examples: (\d+)", result.stdout)[1]) > 0
     assert (tmp_path / "run-batch.png").stat().st_size > 10_000
     assert not (tmp_path / "run").exists()
+    # Said before the network is trained, which may take minutes.
+    assert f"the batch is drawn in {tmp_path / 'run-batch.png'}" in " ".join(result.stderr.split())
     slow = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "run"), "--lr", "1e-9"])
     assert slow.exit_code == 3 and "hardly learns" in slow.stdout
 

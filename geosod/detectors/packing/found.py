@@ -70,7 +70,10 @@ def make_card(found: Found, options: PackOptions) -> ModelCard:
     bands = _bands(found, options, missing)
     if missing:
         wanted = "; ".join(f"{flag} ({why})" for flag, why in missing.items())
-        raise ModelError(f"{found.name}: the file does not say everything; add {wanted} to `geosod model pack`")
+        raise ModelError(
+            f"{found.name}: the file does not say everything; make a bundle with `geosod model pack FILE -o BUNDLE` "
+            f"and {wanted}"
+        )
     given = {
         name: getattr(options, name)
         for name in ("dtype", "gsd", "gsd_range", "tile", "overlap", "threshold", "nms_iou", "top_k", "license")
