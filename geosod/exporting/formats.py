@@ -9,10 +9,6 @@ from typing import Literal
 
 from geosod.errors import ConfigError, did_you_mean
 
-#: Zoom levels of tiles; a unit of a tile of the last one is 15 cm on the equator. From tiles that are larger than these
-#: limits GDAL drops something.
-_TILES = {"MINZOOM": "4", "MAXZOOM": "16", "MAX_SIZE": "5000000", "MAX_FEATURES": "1000000"}
-
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
@@ -22,9 +18,10 @@ class ExportFormat:
         name: as users write it.
         about: what it is, in a few words.
         suffixes: of its files; none for folders.
-        kind: "gdal": written by GDAL; "arrow": by pyarrow; "images": boxes in pixels, image by image.
+        kind: "gdal": written by GDAL; "arrow": by pyarrow; "tiles": vector tiles; "images": boxes in pixels, image by
+            image.
         driver: GDAL's name of it.
-        layer_options, dataset_options: of GDAL.
+        layer_options: of GDAL.
         coverage: whether the coverage is a second layer.
         lonlat: whether its coordinates are always longitude and latitude on WGS 84.
         pixels: whether it can hold scenes without georeference.
@@ -33,10 +30,9 @@ class ExportFormat:
     name: str
     about: str
     suffixes: tuple[str, ...]
-    kind: Literal["gdal", "arrow", "images"]
+    kind: Literal["gdal", "arrow", "tiles", "images"]
     driver: str = ""
     layer_options: Mapping[str, str] = field(default_factory=dict)
-    dataset_options: Mapping[str, str] = field(default_factory=dict)
     coverage: bool = False
     lonlat: bool = False
     pixels: bool = True
@@ -68,9 +64,7 @@ FORMATS: dict[str, ExportFormat] = {
             "pmtiles",
             "PMTiles, vector tiles for web maps",
             (".pmtiles",),
-            "gdal",
-            "PMTiles",
-            dataset_options=_TILES,
+            "tiles",
             lonlat=True,
             pixels=False,
         ),

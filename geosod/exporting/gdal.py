@@ -31,7 +31,6 @@ def write_layer(
     crs: str | None,
     types: set[str],
     options: Mapping[str, str],
-    dataset_options: Mapping[str, str] | None = None,
     append: bool = False,
 ) -> None:
     """Write a layer of a file.
@@ -46,7 +45,6 @@ def write_layer(
         types: names of the types of the geometries. Where there are several, all become MultiPolygons, since a layer
             has one type.
         options: of the layer.
-        dataset_options: of the file.
         append: whether the layer is added to an existing file.
 
     Raises:
@@ -70,7 +68,6 @@ def write_layer(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="'crs' was not provided")
-            warnings.filterwarnings("ignore", message="At least one tile exceeded")  # mostly of coarse levels
             write_arrow(
                 reader,
                 path,
@@ -81,7 +78,6 @@ def write_layer(
                 crs=_gdal_crs(crs),
                 append=append,
                 layer_options=dict(options) or None,
-                dataset_options=dict(dataset_options or {}) or None,
             )
     except (pyogrio.errors.DataSourceError, RuntimeError, ValueError, OSError) as error:
         if failures:

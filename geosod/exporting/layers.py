@@ -9,18 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from geosod.deduplication.overlap import from_wkb
 from geosod.deduplication.reading import read_batches
-from geosod.deduplication.reproject import layers_in, reproject_file
+from geosod.deduplication.reproject import layers_in, reproject_file, reprojected
 from geosod.deduplication.row_groups import Layer
 from geosod.deduplication.sources import SceneSource
 from geosod.deduplication.target_crs import same_crs
 from geosod.exporting.formats import ExportFormat
-from geosod.exporting.gdal import write_layer
+from geosod.exporting.gdal import plain_table, write_layer
 from geosod.exporting.rows import Selection, class_names, conformed, geometry_types, rows_of, schema_of
 from geosod.exporting.style import add_styles, coverage_style, detections_style
 from geosod.exporting.tables import write_csv, write_parquet
+from geosod.exporting.tiles.write import write_tiles
+from geosod.georeference.crs import LONLAT
 from geosod.output.coverage import COVERAGE_SCHEMA
-from geosod.output.geoparquet import GeoParquetVersion
+from geosod.output.geoparquet import GeoParquetVersion, geometry_columns
 from geosod.version import __version__
 
 #: Names of the layers of files that have several, and of the only one of others.
@@ -135,6 +138,9 @@ def write_table(
     """
     if kind.name == "csv":
         write_csv(tables, schema, path)
+    elif kind.kind == "tiles":
+        plain = plain_table(schema.empty_table(), multi=False).schema
+        write_tiles((plain_table(_lonlat(table, crs), multi=False) for table in tables), plain, path, layer=layer)
     elif kind.kind == "arrow":
         write_parquet(tables, schema, path, crs=crs, metadata=metadata, version=version)
     else:
@@ -147,8 +153,15 @@ def write_table(
             crs=crs,
             types=types,
             options=kind.layer_options,
-            dataset_options=kind.dataset_options,
         )
+
+
+def _lonlat(table: pa.Table, crs: str | None) -> pa.Table:
+    """A table with its geometries in longitude and latitude."""
+    if crs is None or same_crs(crs, LONLAT):
+        return table
+    shapes = reprojected(from_wkb(table["geometry"].combine_chunks()), crs, LONLAT, None)
+    return table.set_column(table.schema.get_field_index("geometry"), "geometry", geometry_columns(shapes)[0])
 
 
 def _add_coverage(layers: Layers, path: Path, kind: ExportFormat) -> None:

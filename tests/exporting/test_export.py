@@ -270,7 +270,7 @@ def test_a_deduplicated_output_is_exported_with_its_columns(out, tmp_path) -> No
     assert both["n_scenes"].isna().sum() == 10 and both["n_scenes"].sum() == expected["n_scenes"].sum()
 
 
-@pytest.mark.parametrize("suffix", ["gpkg", "fgb", "geojson", "csv", "parquet", "json"])
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb", "geojson", "pmtiles", "csv", "parquet", "json"])
 def test_nothing_found_is_an_empty_file(suffix, tmp_path) -> None:
     commit(tmp_path / "o", utm_scene("a"), Detections.empty())
     result = export(tmp_path / "o", out=tmp_path / f"x.{suffix}")

@@ -15,7 +15,7 @@ from tests.deduplication.outputs import commit, utm_scene
 #: Rows of a scene, and scenes.
 ROWS, SCENES = 50_000, 8
 #: MiB by which the peak of all scenes may exceed that of one. GDAL holds a GeoPackage's spatial index, up to a limit.
-GROWTH = {"gpkg": 100, "geojson": 60, "json": 60}
+GROWTH = {"gpkg": 100, "geojson": 60, "json": 60, "pmtiles": 200}
 _SCRIPT = """
 import sys
 from pathlib import Path
