@@ -149,7 +149,8 @@ def ground_region(scene: Scene) -> Any | None:
     def has_position(xy: FloatArray) -> BoolArray:
         return np.asarray(np.isfinite(pixel_to_lonlat(scene, xy)).all(axis=1), np.bool_)
 
-    # Where a map projection ends is a long curve, which few points find in a small scene; not so the holes of a DEM.
+    # Nearly all map projections hold a convex part of the plane, of which corners outside are found by few points; not
+    # so the holes of a DEM.
     if scene.transform is not None and has_position(scene_lattice(scene, COARSE)).all():
         return None
     region = region_where(has_position, 0.0, 0.0, scene.width, scene.height)
