@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geosod.arrays import FloatArray
+from geosod.arrays import FloatArray, paired
 from geosod.georeference.outlines import polygon_parts
 
 Geometries = npt.NDArray[Any]
@@ -46,7 +46,7 @@ def geographic_polygons(xy: FloatArray, rings: Offsets, parts: Offsets, circle: 
     lon = xy[:, 0] - circle * circles
     shift = np.floor((np.minimum.reduceat(lon, starts) + half) / circle)
     lon = lon - circle * np.repeat(shift, lengths)
-    xy = np.stack([lon, np.clip(xy[:, 1], -circle / 4, circle / 4)], axis=1)
+    xy = paired(lon, np.clip(xy[:, 1], -circle / 4, circle / 4))
     around_pole = circles[rings[1:] - 1] != 0
     across = (np.maximum.reduceat(lon, starts) > half + _SLIVER) | around_pole
     inside = np.clip(xy, (-half, -circle / 4), (half, circle / 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -12,13 +13,15 @@ import shapely
 from affine import Affine
 from rasterio.features import shapes
 
-from geosod.arrays import BoolArray, FloatArray
+from geosod.arrays import BoolArray, FloatArray, paired
 
 #: Sample points along each side of a rectangle: at first, and where those disagree.
 COARSE, FINE = 65, 257
 #: Vertices on the border of a region are moved inwards by this length, so that rounding leaves them inside.
 _MARGIN = 1e-4
 _BISECTIONS = 40
+#: Where a scene is so small that more samples would be closer than this many pixels, fewer are taken.
+_PIXELS_A_SAMPLE = 16
 _IDENTITY = Affine.identity()
 
 Geometries = npt.NDArray[Any]
@@ -51,9 +54,18 @@ def code_outlines(
     return np.asarray(shapely.orient_polygons(polygons), object), np.array([code for _, code in found], np.uint8)
 
 
+def samples(width: float, height: float, most: int) -> int:
+    """How many samples along a side of a scene are as many as one every 16 pixels; from 9 to `most`, 2^k + 1.
+
+    Lattices of such numbers are parts of each other, and have the centre of the scene.
+    """
+    spans = max(width, height) / _PIXELS_A_SAMPLE
+    return min(most, max(8, 1 << max(0, math.ceil(math.log2(spans)))) + 1)
+
+
 def lattice(xs: FloatArray, ys: FloatArray) -> FloatArray:
     """(N, 2) points at every combination of x and y, row by row."""
-    return np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    return paired(np.tile(xs, len(ys)), np.repeat(ys, len(xs)))
 
 
 def region_where(inside: Predicate, x0: float, y0: float, x1: float, y1: float) -> Any:
@@ -97,15 +109,15 @@ def _full_cells(xs: FloatArray, ys: FloatArray, flags: BoolArray) -> Any:
 
 def _mixed_cells(inside: Predicate, xs: FloatArray, ys: FloatArray, flags: BoolArray) -> Any:
     """The part of each other cell that is inside: its corners inside, and the crossings of its edges."""
-    points = np.stack(np.meshgrid(xs, ys), axis=-1)
-    across = _crossings(inside, points[:, :-1], points[:, 1:], flags[:, :-1], flags[:, 1:])
-    down = _crossings(inside, points[:-1], points[1:], flags[:-1], flags[1:])
+    nodes = np.stack(np.meshgrid(xs, ys), axis=-1)
+    across = _crossings(inside, nodes[:, :-1], nodes[:, 1:], flags[:, :-1], flags[:, 1:])
+    down = _crossings(inside, nodes[:-1], nodes[1:], flags[:-1], flags[1:])
     parts = [flags[:-1, :-1], flags[:-1, 1:], flags[1:, 1:], flags[1:, :-1]]
     count = np.sum(parts, axis=0)
     rows, cols = np.nonzero((count > 0) & (count < 4))
     ring = [
-        points[rows, cols], across[rows, cols], points[rows, cols + 1], down[rows, cols + 1],
-        points[rows + 1, cols + 1], across[rows + 1, cols], points[rows + 1, cols], down[rows, cols],
+        nodes[rows, cols], across[rows, cols], nodes[rows, cols + 1], down[rows, cols + 1],
+        nodes[rows + 1, cols + 1], across[rows + 1, cols], nodes[rows + 1, cols], down[rows, cols],
     ]  # fmt: skip
     corners = np.stack([part[rows, cols] for part in parts], axis=1)
     vertices = np.stack(ring, axis=1)

@@ -19,13 +19,15 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from geosod.arrays import BoolArray, FloatArray
+from geosod.arrays import BoolArray, FloatArray, paired
 from geosod.errors import SceneError
 from geosod.georeference.crs import crs_name, full_circle, geodetic_wkt, horizontal_crs, is_earth, period, transformer
-from geosod.georeference.outlines import region_where
+from geosod.georeference.outlines import COARSE, lattice, region_where, samples
 from geosod.georeference.transforms import to_crs, to_pixels
 from geosod.scene import Scene
 
+#: Scenes of which what was computed is kept: more than are in progress at a time.
+SCENES = 256
 #: Tolerance of a round trip to the ground and back: pixels, but at least so many metres.
 _TOLERANCE, _MIN_METRES = 0.01, 0.01
 
@@ -44,7 +46,7 @@ def apply_affine(transform: Affine, xy: npt.ArrayLike) -> FloatArray:
     """(N, 2) float64 points through an affine transform, which may rotate, shear and mirror."""
     x, y = np.asarray(xy, np.float64).reshape(-1, 2).T
     t = transform
-    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
+    return paired(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f)
 
 
 def pixel_to_crs(scene: Scene, xy: npt.ArrayLike) -> tuple[FloatArray, str]:
@@ -62,14 +64,14 @@ def pixel_to_crs(scene: Scene, xy: npt.ArrayLike) -> tuple[FloatArray, str]:
     Raises:
         SceneError: the scene has no georeference.
     """
-    points = np.asarray(xy, np.float64).reshape(-1, 2)
+    pixels = np.asarray(xy, np.float64).reshape(-1, 2)
     if scene.crs is None or not georeferenced(scene):
         raise SceneError(f"scene {scene.id!r} has no georeference (CRS or transform missing); assign one to the file")
     if scene.transform is not None:
-        out = apply_affine(scene.transform, points)
+        out = apply_affine(scene.transform, pixels)
     else:
         assert scene.locator is not None  # checked above
-        out = to_crs(scene.locator, points / np.array(scene.scale))
+        out = to_crs(scene.locator, pixels / np.array(scene.scale))
     crs = horizontal_crs(scene.crs)
     if crs.is_geographic:
         pole = full_circle(crs) / 4
@@ -112,10 +114,10 @@ def pixel_to_lonlat(scene: Scene, xy: npt.ArrayLike, *, trusted: bool = False) -
     if crs.is_geographic:
         return native * degrees
     to_geodetic = transformer(text, geodetic)
-    out = np.stack(to_geodetic.transform(*native.T), axis=1)
+    out = paired(*to_geodetic.transform(*native.T))
     if trusted:
         return out * degrees
-    back = np.stack(to_geodetic.transform(out[:, 0], out[:, 1], direction="INVERSE"), axis=1)
+    back = paired(*to_geodetic.transform(out[:, 0], out[:, 1], direction="INVERSE"))
     with np.errstate(invalid="ignore"):
         miss = back - native
         step = period(text)
@@ -131,7 +133,13 @@ def _tolerance(scene: Scene, unit: float) -> float:
     return max(_TOLERANCE * pixel, _MIN_METRES / unit)
 
 
-@lru_cache(maxsize=64)
+def scene_lattice(scene: Scene, most: int) -> FloatArray:
+    """(N, 2) float64 points of the scene frame on a lattice, border and centre included; see `samples`."""
+    n = samples(scene.width, scene.height, most)
+    return lattice(np.linspace(0, scene.width, n), np.linspace(0, scene.height, n))
+
+
+@lru_cache(maxsize=SCENES)
 def ground_region(scene: Scene) -> Any | None:
     """The part of a georeferenced scene with a position on the ground, in the scene frame; see `region_where`.
 
@@ -141,6 +149,10 @@ def ground_region(scene: Scene) -> Any | None:
     def has_position(xy: FloatArray) -> BoolArray:
         return np.asarray(np.isfinite(pixel_to_lonlat(scene, xy)).all(axis=1), np.bool_)
 
+    # Nearly all map projections hold a convex part of the plane, of which corners outside are found by few points; not
+    # so the holes of a DEM.
+    if scene.transform is not None and has_position(scene_lattice(scene, COARSE)).all():
+        return None
     region = region_where(has_position, 0.0, 0.0, scene.width, scene.height)
     if region.is_empty:
         ((x, y),), text = pixel_to_crs(scene, [[scene.width / 2, scene.height / 2]])
@@ -151,7 +163,7 @@ def ground_region(scene: Scene) -> Any | None:
     return None if region.equals(shapely.box(0, 0, scene.width, scene.height)) else region
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=SCENES)
 def centre(scene: Scene) -> tuple[float, float]:
     """Longitude in −180…180 and latitude near a scene's centre, on its own datum; SceneError as `ground_region`."""
     lon, lat = pixel_to_lonlat(scene, [[scene.width / 2, scene.height / 2]])[0]
@@ -193,8 +205,8 @@ def placed(scene: Scene, boxes: FloatArray) -> BoolArray:
         return np.ones(len(boxes), np.bool_)
     x0, y0, x1, y1 = boxes.T
     xs, ys = (x0, (x0 + x1) / 2, x1), (y0, (y0 + y1) / 2, y1)
-    points = np.stack([np.stack([x, y], axis=1) for x in xs for y in ys], axis=1)
-    finite = np.isfinite(pixel_to_lonlat(scene, points.reshape(-1, 2))).all(axis=1)
+    nine = np.stack([paired(x, y) for x in xs for y in ys], axis=1)
+    finite = np.isfinite(pixel_to_lonlat(scene, nine.reshape(-1, 2))).all(axis=1)
     return np.asarray(finite.reshape(-1, 9).all(axis=1), np.bool_)
 
 
@@ -214,14 +226,14 @@ def project(scene: Scene, xy: npt.ArrayLike, crs: str) -> FloatArray:
     Raises:
         SceneError: the scene has no georeference or lies on another body than `crs`, or a point has no position.
     """
-    points = np.asarray(xy, np.float64).reshape(-1, 2)
-    native, text = pixel_to_crs(scene, points)
-    out = np.stack(transformer_to(scene, crs).transform(*native.T), axis=1)
-    lonlat = out if placed_everywhere(scene) else pixel_to_lonlat(scene, points)
+    pixels = np.asarray(xy, np.float64).reshape(-1, 2)
+    native, text = pixel_to_crs(scene, pixels)
+    out = paired(*transformer_to(scene, crs).transform(*native.T))
+    lonlat = out if placed_everywhere(scene) else pixel_to_lonlat(scene, pixels)
     if not (np.isfinite(out).all() and np.isfinite(lonlat).all()):
         i = int(np.flatnonzero(~np.isfinite(out + lonlat).all(axis=1))[0])
         raise SceneError(
-            f"scene {scene.id!r}: pixel ({points[i, 0]:.1f}, {points[i, 1]:.1f}) at {native[i, 0]:.6g}, "
+            f"scene {scene.id!r}: pixel ({pixels[i, 0]:.1f}, {pixels[i, 1]:.1f}) at {native[i, 0]:.6g}, "
             f"{native[i, 1]:.6g} in {crs_name(text)[:60]} has no coordinates in {crs_name(crs)[:60]}; check the "
             "scene's georeference, or choose another CRS for the output"
         )

@@ -14,7 +14,7 @@ from geosod.errors import SceneError
 from geosod.georeference.antimeridian import Geometries, geographic_polygons, oriented
 from geosod.georeference.crs import LONLAT, crs_name, full_circle, geodetic_wkt, horizontal_crs, radius, transformer
 from geosod.georeference.outlines import polygon_parts, with_vertices
-from geosod.georeference.points import ground_region, pixel_to_lonlat, placed_everywhere, project
+from geosod.georeference.points import SCENES, ground_region, pixel_to_lonlat, placed_everywhere, project
 from geosod.scene import Scene
 
 #: Segments along the longer side of a scene, so that projected edges follow their curves.
@@ -155,12 +155,16 @@ def lonlat_centres(scene: Scene, boxes: FloatArray) -> FloatArray:
     return out
 
 
-@lru_cache(maxsize=64)
 def footprint(scene: Scene, crs: str = LONLAT) -> Any:
     """Outline in `crs` of the part of a scene with a position: a Polygon, or a MultiPolygon across the antimeridian.
 
     SceneError as `project` and `ground_region`.
     """
+    return _footprint(scene, crs)
+
+
+@lru_cache(maxsize=SCENES)
+def _footprint(scene: Scene, crs: str) -> Any:
     frame, _ = clip_to_ground(scene, pixel_polygons(np.array([[0.0, 0.0, scene.width, scene.height]])))
     outlines = ground_geometries(scene, frame, crs)
     if len(outlines) == 1:

@@ -7,11 +7,18 @@ from functools import lru_cache
 import numpy as np
 from pyproj import Geod, Transformer
 
-from geosod.arrays import FloatArray
+from geosod.arrays import FloatArray, paired
 from geosod.errors import SceneError
 from geosod.georeference.crs import ellipsoid
 from geosod.georeference.outlines import lattice
-from geosod.georeference.points import georeferenced, pixel_to_lonlat, placed_everywhere, unplaced_share
+from geosod.georeference.points import (
+    SCENES,
+    georeferenced,
+    pixel_to_lonlat,
+    placed_everywhere,
+    scene_lattice,
+    unplaced_share,
+)
 from geosod.georeference.polygons import footprint
 from geosod.scene import Scene
 
@@ -51,18 +58,18 @@ def pixel_on_ground(scene: Scene) -> tuple[float, float] | None:
     if not georeferenced(scene):
         return None
     middle = np.array([scene.width // 2, scene.height // 2], np.float64)
+    if (size := _first_pixel(scene, middle[None])) is not None:
+        return size
     columns, rows = (np.linspace(0, side - 1, min(_SAMPLES, side)).round() for side in (scene.width, scene.height))
-    corners = np.concatenate([middle[None], lattice(columns, rows)])
-    corners = corners[np.argsort(((corners - middle) ** 2).sum(axis=1), kind="stable")]
-    # The first is nearly always enough.
-    return _first_pixel(scene, corners[:1]) or _first_pixel(scene, corners[1:])
+    corners = lattice(columns, rows)
+    return _first_pixel(scene, corners[np.argsort(((corners - middle) ** 2).sum(axis=1), kind="stable")])
 
 
 def _first_pixel(scene: Scene, corners: FloatArray) -> tuple[float, float] | None:
     """Width and height in metres of the first of some pixels that has a position and a size."""
     boxes = np.concatenate([corners, corners + 1], axis=1)
     x0, y0, x1, y1 = boxes.T
-    around = np.stack([np.stack(p, axis=1) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
+    around = np.stack([paired(*p) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
     try:
         placed = np.isfinite(pixel_to_lonlat(scene, around.reshape(-1, 2))).all(axis=1).reshape(4, -1).all(axis=0)
         width, height = _lengths(scene, boxes[placed])
@@ -103,7 +110,7 @@ def _lengths(scene: Scene, boxes: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Width and height of `ground_size`."""
     x0, y0, x1, y1 = boxes.T
     xc, yc = (x0 + x1) / 2, (y0 + y1) / 2
-    ends = np.concatenate([np.stack(p, axis=1) for p in ((x0, yc), (x1, yc), (xc, y0), (xc, y1))])
+    ends = np.concatenate([paired(*p) for p in ((x0, yc), (x1, yc), (xc, y0), (xc, y1))])
     lonlat, geod = _finite_lonlat(scene, ends).T, ellipsoid(scene.crs or "")
     west, east, north, south = np.ascontiguousarray(lonlat).reshape(2, 4, -1).transpose(1, 0, 2)
     width = geod.inv(*west, *east)[2]
@@ -116,7 +123,7 @@ def _areas(scene: Scene, boxes: FloatArray, segments: int) -> FloatArray:
     along = np.arange(segments) / segments
     zero, one = np.zeros(segments), np.ones(segments)
     sides = ((along, zero), (one, along), (1 - along, one), (zero, 1 - along))
-    unit = np.concatenate([np.stack(side, axis=1) for side in sides])
+    unit = np.concatenate([paired(*side) for side in sides])
     x0, y0, x1, y1 = boxes.T[..., None]
     ring = np.stack([x0 + (x1 - x0) * unit[:, 0], y0 + (y1 - y0) * unit[:, 1]], axis=-1)
     flat = equal_area(scene, ring.reshape(-1, 2)).reshape(ring.shape)
@@ -135,7 +142,7 @@ def equal_area(scene: Scene, xy: FloatArray) -> FloatArray:
     """
     projection = _equal_area_projection(scene)
     lon, lat = _finite_lonlat(scene, np.asarray(xy, np.float64).reshape(-1, 2)).T
-    out = np.stack(projection.transform(lon, lat), axis=1)
+    out = paired(*projection.transform(lon, lat))
     if not np.isfinite(out).all():
         raise SceneError(f"scene {scene.id!r}: areas cannot be computed for all of it; check its georeference")
     return out
@@ -152,10 +159,14 @@ def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
     return out
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=SCENES)
 def _equal_area_projection(scene: Scene) -> Transformer:
-    grid = lattice(np.linspace(0, scene.width, _SAMPLES), np.linspace(0, scene.height, _SAMPLES))
-    lonlat = pixel_to_lonlat(scene, grid, trusted=placed_everywhere(scene))
+    everywhere = placed_everywhere(scene)
+    if everywhere:  # the middle is the centre, and the corners are among the points that are farthest from it
+        grid = scene_lattice(scene, _SAMPLES)
+    else:
+        grid = lattice(np.linspace(0, scene.width, _SAMPLES), np.linspace(0, scene.height, _SAMPLES))
+    lonlat = pixel_to_lonlat(scene, grid, trusted=everywhere)
     finite = np.isfinite(lonlat).all(axis=1)
     if not finite.any():
         raise SceneError(f"scene {scene.id!r}: no part has a position on the ground; check its georeference")

@@ -55,8 +55,11 @@ def settle(detections: Detections, core: Window, rule: MergeRule, *, whole: bool
     Raises:
         ConfigError: a box or score is not finite, a box is inverted, or the method is unknown.
     """
+    graph = method_of(rule).graph(rule)
+    if not len(detections):  # most small scenes, and what is pending of a single unit
+        return Settled(detections, detections)
     boxes = check_boxes(detections)
-    graph, index = method_of(rule).graph(rule), _index(boxes, rule)
+    index = _index(boxes, rule)
     leaving = np.zeros(len(boxes), np.bool_) if whole else _leaving(boxes, core, rule, graph.reach)
     if leaving.any() and not math.isfinite(graph.reach):
         return Settled(Detections.empty(), in_order(boxes))

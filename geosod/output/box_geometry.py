@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from geosod.arrays import BoolArray, FloatArray
+from geosod.arrays import BoolArray, FloatArray, paired
 from geosod.georeference.crs import full_circle, horizontal_crs, radius
 from geosod.georeference.points import project
 from geosod.georeference.polygons import ground_polygons
@@ -41,7 +41,7 @@ def box_columns(scene: Scene, boxes: FloatArray, crs: str | None) -> tuple[pa.Ar
     x, y = np.stack([x1, x1, x0, x0]), np.stack([y0, y1, y1, y0])
     if crs is None:
         return _quadrilaterals(x, y)
-    x, y = np.ascontiguousarray(project(scene, np.stack([x.ravel(), y.ravel()], axis=1), crs).T).reshape(2, 4, -1)
+    x, y = np.ascontiguousarray(project(scene, paired(x.ravel(), y.ravel()), crs).T).reshape(2, 4, -1)
     turns = _turns(x, y)
     clockwise = (turns < 0).all(axis=0)
     x[1], x[3] = np.where(clockwise, x[3], x[1]), np.where(clockwise, x[1], x[3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from geosod.config import RunConfig, digest
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 EXECUTION = ("device", "backend", "precision", "batch")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
-    """What every scene of a run shares.
+    """What every scene of a run shares; what follows from it is computed once, since each scene asks for it.
 
     Attributes:
         model: where detectors come from.
@@ -40,23 +41,23 @@ class Job:
     aoi: Aoi | None = None
     files: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def tile(self) -> TileSize:
         """(width, height) of a tile in pixels."""
         return self.config.tile or self.model.card.tile_size
 
-    @property
+    @cached_property
     def overlap(self) -> tuple[int, int]:
         """Overlap of neighbouring tiles along x and y in pixels."""
         asked = parse_overlap(self.model.card.overlap) if self.config.overlap is None else self.config.overlap
         return overlap_pixels(asked, self.tile)
 
-    @property
+    @cached_property
     def device(self) -> Device:
         """The device that was asked for."""
         return parse_device(self.config.device)
 
-    @property
+    @cached_property
     def class_rules(self) -> ClassRules:
         """What is reported of each class of the model.
 
@@ -66,7 +67,7 @@ class Job:
         c = self.config
         return self.model.rules.changed(threshold=c.threshold, classes=c.classes, rename=c.rename_classes or None)
 
-    @property
+    @cached_property
     def rule(self) -> MergeRule:
         """How boxes are merged."""
         c, card = self.config, self.model.card
@@ -85,16 +86,17 @@ class Job:
             gap=2 * card.border_px if min(self.overlap) <= 2 * card.border_px else 0.0,
         )
 
-    @property
+    @cached_property
     def level_rule(self) -> MergeRule:
         """How boxes of different levels are merged, each level of which has been merged before."""
         return replace(self.rule, method=self.level_merge, across_levels=True)
 
-    @property
+    @cached_property
     def level_merge(self) -> str:
         """The method for boxes of different levels."""
         return self.config.level_merge or self.config.merge_method
 
+    @cached_property
     def options(self) -> dict[str, object]:
         """Every setting that can change a result, the model's defaults filled in."""
         masks = {
@@ -116,22 +118,22 @@ class Job:
         }
         return self.config.options() | filled | rule | self.class_rules.options()
 
-    @property
+    @cached_property
     def config_digest(self) -> str:
         """sha256 of `options`."""
-        return digest(self.options())
+        return digest(self.options)
 
     def provenance(self, execution: Execution) -> Provenance:
         """Model, settings and execution, as the outputs record them."""
-        card, options = self.model.card, self.options()
+        card = self.model.card
         return Provenance(
             card.name,
             self.model.digest,
-            digest(options),
+            self.config_digest,
             __version__,
             self.class_rules.names,
             replace(execution, device=kind_of(execution.device)),
-            options,
+            self.options,
             card.supercategories,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -26,7 +26,7 @@ from geosod.merging.components import load_kernels
 from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
 from geosod.running.destination import Sink
-from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected, UnitSettled, Writing
+from geosod.running.events import DetectorsStarted, Emit, Event, Note, Ready, TilesDetected, UnitSettled, Writing
 from geosod.running.job import Job, load_fitting, resolve_execution
 from geosod.running.local_progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
 from geosod.running.planning import ScenePlan
@@ -277,9 +277,13 @@ class _Engine:
         if unit.summary is None or unit.outstanding:
             return
         # In any order: what is merged is put into one of its own.
-        settle = partial(self._settle, unit, unit.summary, unit.outcomes)
-        unit.summary = None
-        self._threads.start("other", settle, partial(self._end_settling, unit))
+        settle, scene = partial(self._settle, unit, unit.summary, unit.outcomes), unit.scene
+        unit.summary, unit.outcomes = None, []
+        if scene.waiting == 1 and scene.error is None and self._loaded:
+            # For the last unit, the only one of a small scene, one task: each is handed over twice.
+            self._threads.start("other", partial(self._finish, unit, settle), partial(self._end_finishing, scene))
+        else:
+            self._threads.start("other", settle, partial(self._end_settling, unit))
 
     def _settle(self, unit: UnitInProgress, read: ReadSummary, outcomes: list[TileOutcome]) -> UnitRecord:
         settled, summary = settle_unit(self._job.rule, unit.level, unit.unit, read, outcomes)
@@ -288,13 +292,18 @@ class _Engine:
             self._threads.say(lambda: self._note_once(problem))
         return settled, summary
 
+    def _finish(self, unit: UnitInProgress, settle: Callable[[], UnitRecord]) -> SceneResult:
+        scene = unit.scene
+        _, summary = scene.records[unit.unit.id] = settle()
+        return self._assemble(scene, UnitSettled(scene.plan.scene.id, summary.tiles, summary.empty))
+
     def _note_once(self, text: str) -> None:
         if text not in self._reasons:
             self._reasons.add(text)
             self._emit(Note(text, important=True))
 
     def _end_settling(self, unit: UnitInProgress, record: UnitRecord | Exception) -> SceneResult | None:
-        scene, unit.outcomes = unit.scene, []
+        scene = unit.scene
         scene.waiting -= 1
         if isinstance(record, Exception):
             scene.error = record
@@ -315,12 +324,16 @@ class _Engine:
             return
         self._threads.start("other", partial(self._assemble, scene), partial(self._end_finishing, scene))
 
-    def _assemble(self, scene: SceneInProgress) -> SceneResult:
+    def _assemble(self, scene: SceneInProgress, *events: UnitSettled) -> SceneResult:
         plan, execution = scene.plan, self._execution
         merged = merge_units(plan, self._job.rule, {name: settled for name, (settled, _) in scene.records.items()})
         outputs = assemble_scene(self._job, plan, execution, merged, [scene.records[u.id][1] for u in plan.units])
-        self._threads.say(lambda: self._emit(Writing(plan.scene.id)))
+        self._threads.say(partial(self._emit_all, (*events, Writing(plan.scene.id))))
         return self._sink.finish(outputs, scene.units)
+
+    def _emit_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._emit(event)
 
     def _end_finishing(self, scene: SceneInProgress, result: SceneResult | Exception) -> SceneResult:
         self._scenes -= 1

@@ -56,7 +56,7 @@ def _differences(store: UnitStore, job: Job, scene: CommittedScene) -> list[str]
     if scene.config_digest == job.config_digest:
         return found
     noted = (store.folder.metadata(scene.paths[0]) or {}).get("options", {})
-    now = json.loads(json.dumps(job.options()))
+    now = json.loads(json.dumps(job.options))
     names = [n for n in sorted({*noted, *now}) if noted.get(n) != now.get(n)]
     return found + [_difference(n, noted.get(n), now.get(n)) for n in names] or [*found, "settings"]
 

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -148,7 +149,10 @@ class LocalPlace:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            try:
+                path.rmdir()  # as a rule all files have been renamed into place
+            except OSError:
+                shutil.rmtree(path, ignore_errors=True)
 
     def check(self) -> None:
         """Create the folder, try to write to it, and remove staging folders of dead processes."""
@@ -203,10 +207,14 @@ def flush(*paths: Path) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Rename a file, and create its new folder if necessary."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
 
 
+@cache
 def _host() -> str:
     machine = f"{socket.gethostname()} {uuid.getnode():x}"
     return hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()

@@ -213,7 +213,7 @@ def test_a_loaded_detector_keeps_its_rules_unless_a_run_has_others(tmp_path) -> 
     detector = geosod.load_model(bundle, threshold={"default": 0.3, "van": 0.2}, classes=["van", "ship"], **PLAIN)
     assert detector.threshold == 0.2 and detector.adapter.min_score == 0.2  # type: ignore[attr-defined]
     job = make_job(detector)
-    assert job.options()["threshold"] == {"van": 0.2, "ship": 0.3} and job.options()["classes"] == ["van", "ship"]
+    assert job.options["threshold"] == {"van": 0.2, "ship": 0.3} and job.options["classes"] == ["van", "ship"]
     assert make_job(detector, classes="ship").class_rules.min_score == 0.3
     with pytest.raises(ConfigError, match=r"threshold 0\.1 is below the 0\.2"):
         geosod.detect(noise(3, 128, 128), model=detector, threshold={"ship": 0.1})
@@ -227,8 +227,8 @@ def test_a_card_may_state_thresholds_and_supercategories(tmp_path, capsys) -> No
     properties = to_item(bundle.card)["properties"]
     assert properties["geosod:supercategories"] == ["vehicle", "vehicle", ""]
     assert properties["geosod:class_thresholds"] == {"van": 0.6}
-    assert make_job(bundle.folder).options()["threshold"] == {"car": 0.3, "van": 0.6, "ship": 0.3}
-    assert make_job(bundle.folder, threshold=0.5).options()["threshold"] == 0.5
+    assert make_job(bundle.folder).options["threshold"] == {"car": 0.3, "van": 0.6, "ship": 0.3}
+    assert make_job(bundle.folder, threshold=0.5).options["threshold"] == 0.5
     assert make_job(bundle.folder, threshold={"ship": 0.6}).class_rules.thresholds == (0.3, 0.6, 0.6)
     shown = " ".join(command("model", "info", bundle.folder).stdout.split())
     assert "supercategories vehicle: car, van" in shown and "threshold 0.3, van 0.6" in shown

@@ -280,6 +280,21 @@ def test_crops_of_a_full_disk() -> None:
         footprint(space)
 
 
+def test_small_crops_along_the_limb_are_known_to_look_past_it() -> None:
+    """Few points are sampled in a small scene."""
+    whole, rng, partly = GOES_EAST.transform(3000), np.random.default_rng(3), 0
+    for angle in rng.uniform(0, 2 * np.pi, 24):
+        away = rng.uniform(1380, 1500)
+        col, row = (round(1500 + away * side) - 100 for side in (np.cos(angle), np.sin(angle)))
+        crop = make_scene(GOES_EAST.crs, whole @ Affine.translation(col, row), size=(200, 200))
+        x, y = np.meshgrid(*[np.linspace(0, 200, 101)] * 2)
+        seen = np.isfinite(GOES_EAST.ground(*(crop.transform @ (x.ravel(), y.ravel())))).all(axis=1)
+        assert (ground_region(crop) is None) == seen.all()
+        assert unplaced_share(crop) == pytest.approx(1 - seen.mean(), abs=0.02)
+        partly += 0.5 < seen.mean() < 1
+    assert partly > 8
+
+
 def test_the_corners_of_a_sinusoidal_world_have_no_position() -> None:
     """PROJ returns the coordinates of another position for them."""
     radius = 6371007.181

@@ -9,9 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geosod.georeference.outlines import code_outlines, polygon_parts
+from geosod.georeference.outlines import code_outlines, lattice, polygon_parts, samples
 
+SIDES = st.integers(1, 40_000)
 GRIDS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14), elements=st.integers(0, 3))
+
+
+@given(SIDES, SIDES)
+def test_samples_are_every_16_pixels_or_as_many_as_allowed_and_have_the_centre(width: int, height: int) -> None:
+    n = samples(width, height, 65)
+    assert 9 <= n <= 65 and samples(width, height, 33) == min(n, 33)
+    assert n == 65 or max(width, height) / (n - 1) <= 16
+    points = lattice(np.linspace(0, width, n), np.linspace(0, height, n))
+    assert len(points) == n * n and (points[n * n // 2] == (width / 2, height / 2)).all()
+    finest = {tuple(point) for point in lattice(np.linspace(0, width, 65), np.linspace(0, height, 65))}
+    assert {tuple(point) for point in points} <= finest
 
 
 def squares(cells: np.ndarray) -> shapely.Geometry:
