@@ -19,6 +19,7 @@ from geosod.exporting.formats import ExportFormat, export_format
 from geosod.exporting.images import write_coco, write_yolo_folder
 from geosod.exporting.layers import Layers, write_layers
 from geosod.exporting.rows import Selection, class_names
+from geosod.exporting.tiles.features import LAST_LATITUDE
 from geosod.georeference.crs import LONLAT, body_name, crs_name, is_earth
 from geosod.output.geoparquet import GeoParquetVersion
 from geosod.results import Failure
@@ -225,10 +226,22 @@ def _write(sources: Sources, request: _Request) -> ExportResult:
         scenes=len(sources.scenes),
         rows=rows,
         crs=None if crs is None else crs_name(crs),
-        notes=(f"{style} was there already, and is kept",) if before not in (None, layers.style.encode()) else (),
+        notes=_notes(sources, request, kept=style if before not in (None, layers.style.encode()) else None),
         skipped=(),
         seconds=0.0,
     )
+
+
+def _notes(sources: Sources, request: _Request, *, kept: str | None) -> tuple[str, ...]:
+    """What a user should know; `kept` is a style that was not replaced."""
+    notes = [] if kept is None else [f"{kept} was there already, and is kept"]
+    latitudes = [abs(lat) for scene in sources.scenes for lat in (scene.item.get("bbox") or ())[1::2]]
+    if request.format.kind == "tiles" and max(latitudes, default=0) > LAST_LATITUDE:
+        notes.append(
+            f"boxes beyond {LAST_LATITUDE:.2f} degrees of latitude, where the map of vector tiles ends, are left out; "
+            "gpkg and flatgeobuf have all"
+        )
+    return tuple(notes)
 
 
 def _unwritable(request: _Request, place: Place, error: OSError) -> OutputError:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyogrio
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pmtiles.reader import MmapSource, Reader, all_tiles
@@ -28,6 +29,7 @@ from geosod.exporting.tiles.sorting import Sorter
 from geosod.output.geoparquet import geometry_columns
 from tests.deduplication.outputs import commit, utm_scene
 from tests.exporting.vector_tiles import features
+from tests.output.samples import make_scene
 
 CIRCLE = 40_075_016.685578488
 #: The sides of a cell of which coarse levels keep one box, in 512 pixels of a tile, and of the smallest box there.
@@ -214,3 +216,17 @@ def test_sorting_is_that_of_numpy_and_keeps_keys_together(parts, rows, tmp_path_
     assert set(together["number"]) == set(range(number))
     assert sum(table["_key"].nunique() for table in found) == len(set(every))
     assert not list(folder.iterdir())
+
+
+def test_boxes_beyond_the_map_are_left_out_and_said_so(tmp_path: Path) -> None:
+    north = make_scene("north", crs="EPSG:3413", transform=Affine(10, 0, 0, 0, -10, -300_000), size=(1000, 800))
+    boxes = Detections(
+        boxes=np.array([[10.0, 10, 30, 30], [500, 400, 520, 420]]), scores=np.full(2, 0.5), labels=[0, 1]
+    )
+    commit(tmp_path / "out", north, boxes)
+    result = export(tmp_path / "out", out=tmp_path / "north.pmtiles")
+    assert len(result.notes) == 1 and "beyond 85.05 degrees of latitude" in result.notes[0]
+    with (tmp_path / "north.pmtiles").open("rb") as file:
+        assert not list(all_tiles(MmapSource(file)))
+    commit(tmp_path / "south", utm_scene("south"), boxes)
+    assert not export(tmp_path / "south", out=tmp_path / "south.pmtiles").notes

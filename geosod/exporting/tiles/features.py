@@ -32,7 +32,7 @@ _PLACE = (KEY, TILE_X, TILE_Y, HOME)
 PRIVATE = frozenset({RING, *BOUNDS, *_PLACE})
 _WORLD = EXTENT << LAST_ZOOM
 #: The latitude at which the map of the tiles ends.
-_EDGE = np.degrees(np.arctan(np.sinh(np.pi)))
+LAST_LATITUDE = float(np.degrees(np.arctan(np.sinh(np.pi))))
 
 
 def features_of(table: pa.Table) -> pa.Table:
@@ -50,7 +50,7 @@ def features_of(table: pa.Table) -> pa.Table:
     rings = shapely.get_exterior_ring(parts)
     size = shapely.get_num_coordinates(rings) - 1  # the last point is the first
     low, high = shapely.bounds(parts).reshape(-1, 4)[:, [1, 3]].T
-    kept = (size > 2) & (low < _EDGE) & (high > -_EDGE)
+    kept = (size > 2) & (low < LAST_LATITUDE) & (high > -LAST_LATITUDE)
     rings, row, size = rings[kept], row[kept], size[kept]
     lonlat = shapely.get_coordinates(rings)
     ends = np.cumsum(size + 1)
@@ -67,7 +67,7 @@ def features_of(table: pa.Table) -> pa.Table:
 
 def _mercator(lonlat: FloatArray) -> npt.NDArray[np.int32]:
     x = lonlat[:, 0] / 360 + 0.5
-    y = 0.5 - np.arcsinh(np.tan(np.radians(np.clip(lonlat[:, 1], -_EDGE, _EDGE)))) / (2 * np.pi)
+    y = 0.5 - np.arcsinh(np.tan(np.radians(np.clip(lonlat[:, 1], -LAST_LATITUDE, LAST_LATITUDE)))) / (2 * np.pi)
     return np.clip(np.rint(np.stack([x, y], axis=1) * _WORLD), 0, _WORLD - 1).astype(np.int32)
 
 
