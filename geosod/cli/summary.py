@@ -51,6 +51,8 @@ def _warnings(result: Result) -> list[str]:
         )
     if result.failures:
         kept = any(recorded(failure.error) for failure in result.failures)
-        listed = ", listed in failures.parquet; the same command tries them again" if kept else ""
-        lines.append(f"{counted(len(result.failures), 'failure')}{listed}")
+        listed = ", listed in failures.parquet" if kept else ""
+        # A request that was wrong would fail again.
+        again = "; the same command tries them again" if kept and result.exit_code == 3 else ""
+        lines.append(f"{counted(len(result.failures), 'failure')}{listed}{again}")
     return lines

@@ -55,6 +55,14 @@ def test_detect_says_where_boxes_without_a_position_are(rgb_bundle, tmp_path) ->
     assert list((tmp_path / "out/pixel").glob("*.parquet"))
 
 
+def test_only_failures_of_a_run_that_started_are_worth_another_try(scene, rgb_bundle, tmp_path) -> None:
+    missing = tmp_path / "missing.tif"
+    wrong = geosod("detect", missing, "-m", rgb_bundle, "-o", tmp_path / "wrong", *PLAIN)
+    assert wrong.returncode == 2 and wrong.stderr.endswith("1 failure, listed in failures.parquet\n")
+    partly = geosod("detect", missing, scene, "-m", rgb_bundle, "-o", tmp_path / "partly", *PLAIN)
+    assert partly.returncode == 3 and "1 failure, listed in failures.parquet; the same command tries" in partly.stderr
+
+
 @pytest.mark.parametrize(
     ("extra", "code", "line"),
     [
