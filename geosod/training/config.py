@@ -163,7 +163,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(1, ge=0, description="seed of weights, slices and augmentation")
 
     validate_every: int | None = Field(
-        None, ge=1, description="steps between validations; default: five of a run, and one at its end"
+        None, ge=1, description="steps between validations; default: five of a run, 25 or more apart, one at its end"
     )
     save_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; default: every two minutes, with ray-workers 100 steps"

@@ -28,8 +28,8 @@ from geosod.training.samples import Sample, Sampler, SliceSampler
 from geosod.training.training_set import TrainingSet, open_set
 from geosod.version import __version__
 
-#: Validations in the course of a run whose settings do not say.
-_VALIDATIONS = 5
+#: Validations in the course of a run whose settings do not say, and steps between two of them, at least.
+_VALIDATIONS, _APART = 5, 25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +112,7 @@ def plan_of(data: TrainingSet, config: TrainConfig) -> Plan:
     tiles = tiles_of(data.labels, config.tile)
     epoch = max(1.0, tiles / config.batch)
     steps = config.steps or max(1, round(config.epochs * epoch))
-    return Plan(steps, epoch, config.validate_every or max(1, math.ceil(steps / (_VALIDATIONS + 1))))
+    return Plan(steps, epoch, config.validate_every or max(_APART, math.ceil(steps / (_VALIDATIONS + 1))))
 
 
 def tiles_of(labels: Labels, tile: tuple[int, int]) -> int:

@@ -23,7 +23,7 @@ from geosod.cli.main import app
 from geosod.errors import ConfigError, OutputError, TrainingError
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Noted, Stepped, Validated
-from geosod.training.prepared import batch_maker, prepare
+from geosod.training.prepared import batch_maker, plan_of, prepare
 from geosod.training.rates import learning_rate
 from tests.training.sets import labelled
 
@@ -289,6 +289,13 @@ def test_examples_to_look_at(labels: Path, val: Path, network: str) -> None:
             assert shared.max() > 0 and int(label) in target.labels[~target.ignored][shared > 0]
             count += 1
     assert count >= sum(int((~target.ignored).sum()) for target in batch.targets) / 2
+
+
+def test_short_runs_are_validated_at_their_end_only(labels: Path, val: Path, tmp_path: Path) -> None:
+    config = make_train_config(labels=str(labels), val=str(val), out=str(tmp_path), **TINY)
+    data = prepare(config).data
+    plans = [plan_of(data, config.model_copy(update={"steps": steps})) for steps in (20, 150, 600)]
+    assert [plan.validate_every for plan in plans] == [25, 25, 100]
 
 
 def test_dry_run(labels: Path, val: Path, tmp_path: Path) -> None:
