@@ -71,8 +71,7 @@ def make_card(found: Found, options: PackOptions) -> ModelCard:
     if missing:
         wanted = "; ".join(f"{flag} ({why})" for flag, why in missing.items())
         raise ModelError(
-            f"{found.name}: the file does not say everything; make a bundle with `geosod model pack FILE -o BUNDLE` "
-            f"and {wanted}"
+            f"{found.name}: the file does not say everything; in `geosod model pack FILE -o BUNDLE`, add {wanted}"
         )
     given = {
         name: getattr(options, name)
