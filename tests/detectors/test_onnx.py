@@ -168,9 +168,9 @@ def test_yolov6_of_deepness_ignores_objectness(tmp_path) -> None:
 
 
 def test_what_cannot_be_read_is_asked_for(tmp_path) -> None:
-    with pytest.raises(ModelError, match=r"-o BUNDLE` and --classes \(.*4 of them"):
+    with pytest.raises(ModelError, match=r"add --classes \(.*4 of them"):
         pack(write(tmp_path / "a.onnx", "yolov8"), tmp_path / "bundle")
-    with pytest.raises(ModelError, match=r"-o BUNDLE` and --layout \(.*detr if the last.*; --classes"):
+    with pytest.raises(ModelError, match=r"add --layout \(.*detr if the last.*; --classes"):
         pack(write(tmp_path / "b.onnx", "detr"), tmp_path / "bundle")
     with pytest.raises(ModelError, match=r"3 names of classes are given, but the network has 4"):
         pack(tmp_path / "a.onnx", tmp_path / "bundle", PackOptions(classes=("a", "b", "c")))
@@ -316,5 +316,5 @@ def test_outputs_of_a_segmentation_model_are_not_taken_for_boxes(tmp_path) -> No
     model.graph.node.append(onnx.helper.make_node("Identity", ["means"], ["masks"]))
     model.graph.output.append(onnx.helper.make_tensor_value_info("masks", onnx.TensorProto.FLOAT, [None, 3]))
     onnx.save(model, tmp_path / "a.onnx")
-    with pytest.raises(ModelError, match=r"BUNDLE` and --layout .*its outputs output0 \[1, 8, 1680\], masks \[1, 3\] fit none"):
+    with pytest.raises(ModelError, match=r"add --layout .*its outputs output0 \[1, 8, 1680\], masks \[1, 3\] fit none"):
         pack(tmp_path / "a.onnx", tmp_path / "bundle", PackOptions(classes=CLASSES))
