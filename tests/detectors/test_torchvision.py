@@ -241,7 +241,11 @@ def test_ids_of_coco_have_gaps(tmp_path) -> None:
     pixels = image(400, 333, seed=6)
     found = load(folder).detect(pixels)
     wanted = expected(model, pixels, list(COCO_IDS))
-    assert max(difference(found, wanted, 0.02)) < 1e-3 and len(set(found.labels)) > 10
+    same = [wanted.nearest(found, i) for i in range(len(found))]
+    away = np.abs(found.boxes - wanted.boxes[same]).max(axis=1)
+    # Of two boxes whose scores are equal but for rounding, which differs by processor, either suppresses the other.
+    assert (away < 1e-3).mean() > 0.98 and np.abs(found.scores - wanted.scores[same]).max() < 1e-4
+    assert len(found) == len(wanted.scores) and len(set(found.labels)) > 10
 
 
 @pytest.mark.slow
