@@ -134,7 +134,7 @@ def test_both_kinds_of_ground_are_chosen(model, doubtful, tmp_path) -> None:
     plain, other = doubtful(background), doubtful(striped)
     row = [with_squares(background(80 + k), plain, count=4) for k in range(6)]
     scene_of([row], tmp_path / "plain.tif")
-    scene_of([[with_squares(striped(99), other, count=1)]], tmp_path / "striped.tif")
+    scene_of([[with_squares(striped(99), other, count=2)]], tmp_path / "striped.tif")
     files = [str(tmp_path / f"{name}.tif") for name in ("plain", "striped")]
     result = geosod.mine(files, model=model, out=tmp_path / "two", count=3, crop=CROP, **FAST)
     assert {place[0] for place in places(tmp_path / "two")} == {"plain", "striped"}
