@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from geosod.detections import Detections
@@ -116,6 +116,7 @@ def test_the_comparison_above_detects_a_wrong_split():
 @settings(deadline=None, max_examples=50)
 def test_pending_boxes_are_raw_and_are_exactly_the_components_that_leave_the_core(case, rule):
     tiles, grid, units, _ = case
+    assume(sum(map(len, tiles)) < 1000)  # of more the oracle takes half a minute
     for unit in units[:3]:
         boxes = by_unit(tiles, grid, [unit])[unit.id]
         part = settle(boxes, unit.core, rule)
