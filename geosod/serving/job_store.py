@@ -121,9 +121,12 @@ class JobStore:
     def results(self, job_id: str) -> dict[str, Path]:
         """The result files of a job, by their names relative to its output folder."""
         out = self.out(job_id)
-        paths = sorted(path for path in out.rglob("*") if path.is_file() and not path.is_symlink())
-        names = {path.relative_to(out): path for path in paths}
-        return {name.as_posix(): path for name, path in names.items() if not any(p[0] in "._" for p in name.parts)}
+        found = list[Path]()
+        # Folders that a run removes meanwhile are no error of os.walk.
+        for folder, below, files in os.walk(out):
+            below[:] = [name for name in below if name[0] not in "._"]
+            found += [Path(folder, name) for name in files if name[0] not in "._"]
+        return {path.relative_to(out).as_posix(): path for path in sorted(found) if not path.is_symlink()}
 
 
 def _read(path: Path) -> JobRecord | None:

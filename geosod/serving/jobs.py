@@ -33,7 +33,8 @@ class _Progress:
 
     @property
     def fraction(self) -> float:
-        running = (s for s in self.planned if s not in self.finished)
+        # A copy, since the thread of the run adds to it.
+        running = (s for s in list(self.planned) if s not in self.finished)
         parts = sum(min(1.0, self.settled[s] / max(1, self.planned[s])) for s in running)
         return min(1.0, (len(self.finished) + parts) / max(1, self.scenes))
 

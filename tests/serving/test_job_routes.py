@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,35 @@ def test_damaged_records_are_no_jobs(tmp_path: Path) -> None:
         (tmp_path / name / "job.json").write_text(text)
     assert store.load() == [kept]
     store.close()
+
+
+def test_files_are_listed_while_folders_come_and_go(tmp_path: Path) -> None:
+    """As staging folders do, and those of the records of units, while a job runs."""
+    store = JobStore(tmp_path)
+    job = store.create(("a.tif",), {})
+    out = store.out(job.id)
+    (out / "items").mkdir(parents=True)
+    (out / "items/a.json").write_text("{}")
+    (out / "items/.draft").write_text("{}")
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            for k in range(8):
+                (out / f"items/new-{k}/deep").mkdir(parents=True)
+            for k in range(8):
+                (out / f"items/new-{k}/deep").rmdir()
+                (out / f"items/new-{k}").rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert list(store.results(job.id)) == ["items/a.json"]
+    finally:
+        stop.set()
+        thread.join()
+        store.close()
 
 
 @contextmanager
