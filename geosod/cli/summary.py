@@ -24,7 +24,9 @@ def summary(result: Result) -> str:
         lines.append(f"{result.megapixels:,.3g} megapixels in {result.seconds:.0f} s, starting included")
     unplaced = sum(one.inspected_km2 is None for one in result.scenes if one.status in ("done", "partial"))
     if unplaced and result.total is not None:
-        lines.append(f"{counted(unplaced, 'scene')} without georeference: boxes in pixels, in {result.out}/pixel")
+        # One file holds all boxes.
+        where = "" if str(result.out).endswith(".parquet") else f", in {result.out}/pixel"
+        lines.append(f"{counted(unplaced, 'scene')} without georeference: boxes in pixels{where}")
     return "\n".join([*lines, *_warnings(result)])
 
 

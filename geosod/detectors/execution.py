@@ -176,7 +176,7 @@ def _by_rule(machine: Machine, abilities: Abilities, device: str, ways: Sequence
 
 def _backend_by_rule(device: str, backends: Sequence[str]) -> tuple[str, str]:
     # Of the time of eager bf16 OpenVINO takes 0.6 to 0.8 with AVX-512 (one core of an EPYC 9004) and 0.34 to 0.6 with
-    # AMX, and less than a second more to start. Compiled code is not taken unasked: it takes 0.8 to 1.0 of that time,
+    # AMX, and less than a second more to start. Compiled code is not taken unasked: it takes 0.76 to 1.5 of that time,
     # and five to six core-seconds to start. On GPUs it saves less than a millisecond a tile (0.06 to 0.7, NVIDIA H100),
     # while a core needs 20 to decode one.
     if device == "cpu" and "openvino" in backends:

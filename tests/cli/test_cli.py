@@ -53,6 +53,9 @@ def test_detect_says_where_boxes_without_a_position_are(rgb_bundle, tmp_path) ->
     done = geosod("detect", picture, "-m", rgb_bundle, "-o", tmp_path / "out", *PLAIN)
     assert f"1 scene without georeference: boxes in pixels, in {tmp_path / 'out'}/pixel" in done.stderr
     assert list((tmp_path / "out/pixel").glob("*.parquet"))
+    single = geosod("detect", picture, "-m", rgb_bundle, "-o", tmp_path / "one.parquet", *PLAIN)
+    assert (tmp_path / "one.parquet").is_file()
+    assert "1 scene without georeference: boxes in pixels\n" in single.stderr
 
 
 def test_only_failures_of_a_run_that_started_are_worth_another_try(scene, rgb_bundle, tmp_path) -> None:

@@ -41,40 +41,33 @@ def write_tiles(tables: Iterable[pa.Table], schema: pa.Schema, path: Path, *, la
         GeosodError: as the tables raise it.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, ThreadPoolExecutor(usable_cpus()) as pool:
-        archive, bounds = Archive(Path(folder)), _Bounds()
+        archive, bounds = Archive(Path(folder)), list[FloatArray]()
         sorter = Sorter(Path(folder, str(LAST_ZOOM)))
         for features in map(features_of, tables):
-            bounds.add(features)
+            if len(features):
+                bounds.append(bounds_of(features))
             sorter.add(in_tiles(features, LAST_ZOOM))
         for zoom in reversed(range(LAST_ZOOM + 1)):
             above = Sorter(Path(folder, str(zoom - 1)))
             for placed in sorter.tables():
                 ids, tiles = encoded(placed, _attributes(placed.schema.names, zoom), layer, zoom)
                 archive.add(zoom, ids, list(pool.map(_compressed, tiles)))
-                above.add(in_tiles(kept_above(placed, zoom), max(zoom - 1, 0)))
+                if zoom:
+                    above.add(in_tiles(kept_above(placed, zoom), zoom - 1))
             sorter = above
-        archive.finish(path, bounds=bounds.degrees(), metadata=_metadata(schema, layer))
+        archive.finish(path, bounds=_around(bounds), metadata=_metadata(schema, layer))
 
 
 def _attributes(names: Sequence[str], zoom: int) -> list[str]:
     return [name for name in names if name not in PRIVATE and (zoom < LAST_ZOOM or name != COUNT)]
 
 
-class _Bounds:
-    """Bounds of all features."""
-
-    def __init__(self) -> None:
-        self._values: list[FloatArray] = []
-
-    def add(self, features: pa.Table) -> None:
-        if len(features):
-            self._values = [*self._values, bounds_of(features)]
-            low, high = np.min(self._values, axis=0), np.max(self._values, axis=0)
-            self._values = [np.concatenate([low[:2], high[2:]])]
-
-    def degrees(self) -> tuple[float, float, float, float]:
-        """West, south, east and north; the whole map if there are none."""
-        return tuple(self._values[0].tolist()) if self._values else (-180.0, -85.0, 180.0, 85.0)
+def _around(bounds: Sequence[FloatArray]) -> tuple[float, float, float, float]:
+    """West, south, east and north of all; the whole map if there are none."""
+    if not bounds:
+        return -180.0, -85.0, 180.0, 85.0
+    (west, south, _, _), (_, _, east, north) = np.min(bounds, axis=0).tolist(), np.max(bounds, axis=0).tolist()
+    return west, south, east, north
 
 
 def _metadata(schema: pa.Schema, layer: str) -> dict[str, object]:
