@@ -14,7 +14,7 @@ from geosod.detections import Detections, edge_flags
 from geosod.detectors.card import ModelCard
 from geosod.detectors.classes import ClassRules
 from geosod.detectors.contract import RawBoxes
-from geosod.detectors.nms import nms
+from geosod.detectors.operators import nms
 from geosod.scene import TileBatch
 from geosod.tile_size import MAX_SIDE
 

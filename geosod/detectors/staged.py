@@ -12,11 +12,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from geosod.detectors.card import CLASSIFICATION, ModelCard
 from geosod.detectors.classes import ClassRules
 from geosod.detectors.detector import Detector
+from geosod.detectors.operators import roi_align
 from geosod.detectors.postprocess import BatchDetections
 from geosod.detectors.radiometry import scaled_tiles
 from geosod.detectors.resize import prepare
@@ -82,7 +82,7 @@ class Crops:
         width, height = self.size
         fill = self._input.fill
         # Outside of the image the operation gives 0.
-        cut = roi_align(tiles[:, self._bands] - fill, regions.to(tiles.dtype), (height, width), 1.0, -1, aligned=True)
+        cut = roi_align(tiles[:, self._bands] - fill, regions.to(tiles.dtype), (height, width), 1.0, samples=-1)
         return torch.as_tensor(cut + fill)
 
     def ready(self, crops: Tensor) -> Tensor:

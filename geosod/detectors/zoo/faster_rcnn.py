@@ -8,9 +8,8 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
-from geosod.detectors.nms import nms
+from geosod.detectors.operators import nms, roi_align
 from geosod.detectors.zoo.anchors import Anchors, Size, cells, check_places, decoded, regular_shapes
 from geosod.detectors.zoo.dense import PyramidNetwork, above, at_places, best_places, head_convolution, places
 from geosod.errors import ConfigError, ModelError
@@ -147,9 +146,8 @@ class FasterRCNN(PyramidNetwork):
             rows = torch.nonzero(level == k).flatten()
             # In float32: in bf16 and fp16 places would be rounded, and CPUs have no such operator.
             features = levels[k][image : image + 1].float()
-            cut = cut.index_copy(
-                0, rows, roi_align(features, [boxes[rows]], self.pool, 1 / stride, sampling_ratio=2, aligned=True)
-            )
+            regions = F.pad(boxes[rows], (1, 0))
+            cut = cut.index_copy(0, rows, roi_align(features, regions, (self.pool, self.pool), 1 / stride, samples=2))
         hidden = F.relu(self.fc1(cut.flatten(1).to(self.fc1.weight.dtype)))
         found: Tensor = self.out(F.relu(self.fc2(hidden)))
         return found.float()

@@ -101,13 +101,14 @@ def test_public_weights_give_the_maps_of_another_formulation() -> None:
     assert wanted[-1].std() > 0.1
 
 
-def test_a_state_dict_of_torchvision_loads_and_gives_its_maps(tmp_path) -> None:
-    from torchvision.models import resnet18
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_a_state_dict_of_torchvision_loads_and_gives_its_maps(tmp_path, name) -> None:
+    from torchvision.models import resnet
 
     torch.manual_seed(1)
-    theirs = unsettled(resnet18(weights=None)).eval()
+    theirs = unsettled(getattr(resnet, name)(weights=None)).eval()
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
-    ours = Holder("resnet18").eval()
+    ours = Holder(name).eval()
     report = initialise(ours, tmp_path / "w.pth")
     assert not report.missing and sorted(report.unused) == ["fc.bias", "fc.weight"]
     x = torch.rand(1, 3, 64, 64)

@@ -1,14 +1,56 @@
-"""ResNets (He et al. 2016) of torchvision's modules, under torchvision's names, so that its state dicts load."""
+"""ResNets (He et al. 2016, with the stride of a bottleneck in its 3 x 3 convolution), as torchvision computes them.
+
+Names are torchvision's, so that its state dicts load. Its own modules take seconds to import.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
+
+#: Name → blocks of the four stages, and how many times wider than its convolutions a block's output is.
+_SIZES = {
+    "resnet18": ((2, 2, 2, 2), 1),
+    "resnet34": ((3, 4, 6, 3), 1),
+    "resnet50": ((3, 4, 6, 3), 4),
+    "resnet101": ((3, 4, 23, 3), 4),
+}
+
+
+def _conv(inner: int, outer: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    made = nn.Conv2d(inner, outer, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    return made
+
+
+class _Block(nn.Module):
+    """Convolutions with a path around them: two of 3 x 3, or one between two of 1 x 1 (a bottleneck)."""
+
+    def __init__(self, inner: int, width: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.deep = outer > width
+        kernels = (1, 3, 1) if self.deep else (3, 3)
+        widths = (inner, *[width] * (len(kernels) - 1), outer)
+        for i, kernel in enumerate(kernels, start=1):
+            at = stride if i == len(kernels) - 1 else 1
+            self.add_module(f"conv{i}", _conv(widths[i - 1], widths[i], kernel, at))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(widths[i]))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride > 1 or inner != outer:
+            self.downsample = nn.Sequential(_conv(inner, outer, 1, stride), nn.BatchNorm2d(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.deep:
+            y = self.bn3(self.conv3(self.relu(y)))
+        y = y + (x if self.downsample is None else self.downsample(x))
+        out: Tensor = self.relu(y)
+        return out
 
 
 class ResNet(nn.Module):
-    """A ResNet of torchvision without its classifier."""
+    """A ResNet without its classifier."""
 
     first = "conv1"
     normalised = True
@@ -17,19 +59,20 @@ class ResNet(nn.Module):
 
     def __init__(self, *, name: str, bands: int, stem_stride: int, width: int) -> None:  # noqa: ARG002
         super().__init__()
-        from torchvision.models import resnet
-
-        made: Any = getattr(resnet, name)(weights=None)
+        counts, grown = _SIZES[name]
         self.conv1 = nn.Conv2d(bands, 64, 7, stem_stride, 3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.bn1, self.relu, self.maxpool = made.bn1, made.relu, made.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = made.layer1, made.layer2, made.layer3, made.layer4
-        grown = 1 if name in ("resnet18", "resnet34") else 4
+        self.bn1, self.relu, self.maxpool = nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         self.channels = tuple(n * grown for n in (64, 128, 256, 512))
+        for i, count in enumerate(counts):
+            outer, inner = self.channels[i], self.channels[i - 1] if i else 64
+            blocks = [_Block(inner, outer // grown, outer, 1 if i == 0 else 2)]
+            blocks += [_Block(outer, outer // grown, outer, 1) for _ in range(count - 1)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Four maps, each of half the size of the one before."""
-        maps = [self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))]
+        maps: list[Tensor] = [self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))]
         for layer in (self.layer2, self.layer3, self.layer4):
             maps.append(layer(maps[-1]))
         return maps
