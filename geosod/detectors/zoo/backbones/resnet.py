@@ -23,29 +23,28 @@ def _conv(inner: int, outer: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Block(nn.Module):
-    """Convolutions with a path around them: two of 3 x 3, or one between two of 1 x 1 (a bottleneck)."""
+    """Convolutions with a path around them: two of 3 x 3, or one between two of 1 x 1 (a bottleneck).
+
+    Each stands before its normalisation, which is where that is looked for when it is folded.
+    """
 
     def __init__(self, inner: int, width: int, outer: int, stride: int) -> None:
         super().__init__()
-        self.deep = outer > width
-        kernels = (1, 3, 1) if self.deep else (3, 3)
-        widths = (inner, *[width] * (len(kernels) - 1), outer)
-        for i, kernel in enumerate(kernels, start=1):
-            at = stride if i == len(kernels) - 1 else 1
-            self.add_module(f"conv{i}", _conv(widths[i - 1], widths[i], kernel, at))
-            self.add_module(f"bn{i}", nn.BatchNorm2d(widths[i]))
+        deep = outer > width
+        self.conv1, self.bn1 = _conv(inner, width, 1) if deep else _conv(inner, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width, 3, stride if deep else 1), nn.BatchNorm2d(width)
+        self.conv3: nn.Module | None = _conv(width, outer, 1) if deep else None
+        self.bn3: nn.Module | None = nn.BatchNorm2d(outer) if deep else None
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride > 1 or inner != outer:
             self.downsample = nn.Sequential(_conv(inner, outer, 1, stride), nn.BatchNorm2d(outer))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.deep:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if self.conv3 is not None and self.bn3 is not None:
             y = self.bn3(self.conv3(self.relu(y)))
-        y = y + (x if self.downsample is None else self.downsample(x))
-        out: Tensor = self.relu(y)
+        out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
         return out
 
 
@@ -64,11 +63,15 @@ class ResNet(nn.Module):
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1, self.relu, self.maxpool = nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         self.channels = tuple(n * grown for n in (64, 128, 256, 512))
-        for i, count in enumerate(counts):
-            outer, inner = self.channels[i], self.channels[i - 1] if i else 64
-            blocks = [_Block(inner, outer // grown, outer, 1 if i == 0 else 2)]
-            blocks += [_Block(outer, outer // grown, outer, 1) for _ in range(count - 1)]
-            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+        layers, inner = [], 64
+        for i, (outer, count) in enumerate(zip(self.channels, counts, strict=True)):
+            strides = (1 if i == 0 else 2, *[1] * (count - 1))
+            inputs = (inner, *[outer] * (count - 1))
+            layers.append(
+                nn.Sequential(*[_Block(n, outer // grown, outer, s) for n, s in zip(inputs, strides, strict=True)])
+            )
+            inner = outer
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Four maps, each of half the size of the one before."""
