@@ -198,6 +198,14 @@ def test_the_command_line_is_light() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_a_scene_that_is_not_there_is_reported_without_waiting_for_torch(tmp_path) -> None:
+    script = (
+        "import sys, geosod; result = geosod.detect('none.tif', model='demo-harbour', out='out'); "
+        "assert [scene.status for scene in result.scenes] == ['failed']; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
 def test_reading_does_not_load_torch() -> None:
     """Readers are many; torch in each would cost more memory than their tiles."""
     script = "import sys, geosod.running.ray_engine; assert 'torch' not in sys.modules"

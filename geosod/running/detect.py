@@ -123,16 +123,17 @@ def _run(
     c, out = job.config, job.config.out
     in_process = out is None or bool(pixels)
     check_engine(job, in_process=in_process)
-    if engine_name(job, in_process=in_process) == "ray":
-        from geosod.running.ray_engine import metered
-
-        emit = metered(emit)
     with array_scenes(pixels, bands=None if c.bands else len(job.model.card.bands), datetime=c.datetime) as arrays:
         refs: list[SceneRef] = list(arrays)
         missing: Sequence[Failure] = ()
         if named or not arrays:
             found, missing = find_scenes(named, datetime=c.datetime, bands=c.bands, asset=c.asset)
             refs += found
+        # Choosing the engine may import torch, which would keep those waiting whose only scene is misspelt.
+        if refs and engine_name(job, in_process=in_process) == "ray":
+            from geosod.running.ray_engine import metered
+
+            emit = metered(emit)
         place = destination(len(refs) + len(missing))
         if isinstance(place, Folder) and (about := unusual_name(place.folder)):
             emit(Note(about, important=True))
