@@ -171,8 +171,16 @@ def _locate(name_or_path: str | Path) -> Path:
         )
     raise ModelError(
         f"model {text!r}: no such folder and no shipped model of that name; shipped are: {shipped}"
-        f"{did_you_mean(text, shipped_models())}"
+        f"{did_you_mean(text, [*shipped_models(), *_beside(text)])}"
     )
+
+
+def _beside(text: str) -> list[str]:
+    """Bundles in the folder where one was looked for in vain, as they would have been named."""
+    try:
+        return [str(path.parent) for path in Path(text).parent.glob(f"*/{CARD}")]
+    except (OSError, ValueError):
+        return []
 
 
 def _check_digest(card: ModelCard, path: Path, found: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,14 @@ def test_scaling_needs_one_range_a_band(bundle) -> None:
         replace(card, minimum=(0.0, 0.0))
     with pytest.raises(ModelError, match="one minimum below one maximum"):
         replace(card, minimum=(255.0, 0.0, 0.0))
+
+
+def test_a_misspelt_folder_is_recognised(tmp_path, monkeypatch, bundle) -> None:
+    bundle.rename(tmp_path / "ships-v2")
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("ship-v2", str(tmp_path / "ships_v2")):
+        right = str(Path(wrong).parent / "ships-v2")
+        with pytest.raises(ModelError, match=re.escape(f"did you mean {right!r}?")):
+            open_bundle(wrong)
+    with pytest.raises(ModelError, match=r"vehicles-aerial-13cm$"):
+        open_bundle("nowhere/at/all")
