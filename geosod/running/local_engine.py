@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -24,10 +24,10 @@ from geosod.errors import EngineError
 from geosod.machine import usable_cpus
 from geosod.merging.components import load_kernels
 from geosod.results import Execution, SceneResult
-from geosod.running.assemble import assemble_scene, failed_result
 from geosod.running.destination import Sink
-from geosod.running.events import DetectorsStarted, Emit, Event, Note, Ready, TilesDetected, UnitSettled, Writing
+from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDetected
 from geosod.running.job import Job, load_fitting, resolve_execution
+from geosod.running.local_finishing import Finisher
 from geosod.running.local_progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
 from geosod.running.planning import ScenePlan
 from geosod.running.readers import Readers, Room
@@ -36,13 +36,11 @@ from geosod.running.stages import (
     detect_tiles,
     failed_outcome,
     failed_read,
-    merge_units,
     read_spec,
-    settle_unit,
 )
 from geosod.running.threads import Threads
 from geosod.running.tile_queue import TileQueue
-from geosod.running.unit_store import UnitRecord, take_up
+from geosod.running.unit_store import take_up
 from geosod.scene import TileBatch
 from geosod.scenes.read import ReadSpec, ReadSummary
 
@@ -81,8 +79,7 @@ class _Engine:
     def __init__(self, job: Job, sink: Sink, emit: Emit) -> None:
         self._job, self._sink, self._emit = job, sink, emit
         self._batches: set[BatchInProgress] = set()
-        self._plans_left, self._scenes = True, 0
-        self._reasons: set[str] = set()
+        self._plans_left = True
         self._planned = self._execution = _execution(job)
         self._group = self._execution.batch
         self._tiles: TileQueue[TilesInProgress] = TileQueue(self._group)
@@ -105,7 +102,7 @@ class _Engine:
         #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
         self._loaded, self._places = 0, 0
-        self._merged: list[SceneInProgress] = []
+        self._finisher = Finisher(job, sink, emit, self._threads)
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
         """Results in the order in which scenes are finished."""
@@ -114,7 +111,7 @@ class _Engine:
         while True:
             self._start_reading(plans)
             self._start_detecting()
-            if not self._scenes and not self._plans_left:
+            if not self._finisher.scenes and not self._plans_left:
                 return
             patience = min(PATIENCE, self._job.config.batch_timeout)
             handle = self._threads.next(patience)
@@ -142,8 +139,7 @@ class _Engine:
         self._emit(Ready(detector.execution, line, self._workers))
         # Not before: imports hold the interpreter's lock, which the first detector needed to load.
         self._threads.start("other", self._prepare, lambda _: None)
-        for scene in self._merged:
-            self._start_finishing(scene)
+        self._finisher.begin(detector.execution)
         for i in range(1, self._workers):
             execution = replace(detector.execution, device=self._devices[i % len(self._devices)])
             self._threads.start("detect", partial(load_fitting, self._job, execution), self._end_load)
@@ -174,7 +170,7 @@ class _Engine:
 
     def _start_reading(self, plans: Iterator[ScenePlan]) -> None:
         while self._readers.running < self._most_reading:
-            while not self._readers.units and self._plans_left and self._scenes < self._most_scenes:
+            while not self._readers.units and self._plans_left and self._finisher.scenes < self._most_scenes:
                 self._add_scene(next(plans, None))
             if not self._readers.start():
                 return
@@ -183,13 +179,11 @@ class _Engine:
         if plan is None:
             self._plans_left = False
             return
-        self._scenes += 1
         units, kept = take_up(self._sink.store, self._job, plan, self._planned, self._emit)
         left = [unit for unit in plan.units if unit.id not in kept]
         scene = SceneInProgress(plan, units, len(left), records=kept)
         self._readers.units.extend([UnitInProgress(scene, unit) for unit in left])
-        if not left:
-            self._start_finishing(scene)
+        self._finisher.add(scene)
 
     def _read_spec(self, unit: UnitInProgress) -> ReadSpec:
         return read_spec(self._job, unit.scene.plan, unit.level_scene, self._execution.backend, self._group)
@@ -203,7 +197,7 @@ class _Engine:
         if isinstance(summary, Exception):
             summary = failed_read(unit.level_scene, unit.unit, summary, unit.tiles)
         unit.summary = summary
-        self._settle_if_done(unit)
+        self._finisher.settle_if_done(unit)
 
     # --- detecting
 
@@ -261,7 +255,7 @@ class _Engine:
         self._batches.remove(batch)
         parts = batch.parts
         if reason is not None:
-            self._note_once(reason)
+            self._finisher.note_once(reason)
         tiles: Counter[str] = Counter()
         for part, outcome in zip(parts, outcomes, strict=True):
             part.unit.outcomes.append(outcome)
@@ -269,75 +263,7 @@ class _Engine:
             tiles[part.unit.scene.plan.scene.id] += len(part.batch)
         self._emit(TilesDetected(tiles, sum(len(outcome.detections) for outcome in outcomes)))
         for part in parts:
-            self._settle_if_done(part.unit)
-
-    # --- merging and writing
-
-    def _settle_if_done(self, unit: UnitInProgress) -> None:
-        if unit.summary is None or unit.outstanding:
-            return
-        # In any order: what is merged is put into one of its own.
-        settle, scene = partial(self._settle, unit, unit.summary, unit.outcomes), unit.scene
-        unit.summary, unit.outcomes = None, []
-        if scene.waiting == 1 and scene.error is None and self._loaded:
-            # For the last unit, the only one of a small scene, one task: each is handed over twice.
-            self._threads.start("other", partial(self._finish, unit, settle), partial(self._end_finishing, scene))
-        else:
-            self._threads.start("other", settle, partial(self._end_settling, unit))
-
-    def _settle(self, unit: UnitInProgress, read: ReadSummary, outcomes: list[TileOutcome]) -> UnitRecord:
-        settled, summary = settle_unit(self._job.rule, unit.level, unit.unit, read, outcomes)
-        units = unit.scene.units
-        if units is not None and (problem := units.keep(unit.unit.id, settled, summary)):
-            self._threads.say(lambda: self._note_once(problem))
-        return settled, summary
-
-    def _finish(self, unit: UnitInProgress, settle: Callable[[], UnitRecord]) -> SceneResult:
-        scene = unit.scene
-        _, summary = scene.records[unit.unit.id] = settle()
-        return self._assemble(scene, UnitSettled(scene.plan.scene.id, summary.tiles, summary.empty))
-
-    def _note_once(self, text: str) -> None:
-        if text not in self._reasons:
-            self._reasons.add(text)
-            self._emit(Note(text, important=True))
-
-    def _end_settling(self, unit: UnitInProgress, record: UnitRecord | Exception) -> SceneResult | None:
-        scene = unit.scene
-        scene.waiting -= 1
-        if isinstance(record, Exception):
-            scene.error = record
-        else:
-            scene.records[unit.unit.id] = record
-            self._emit(UnitSettled(scene.plan.scene.id, record[1].tiles, record[1].empty))
-        if scene.waiting:
-            return None
-        if scene.error is not None:
-            return self._end_finishing(scene, scene.error)
-        self._start_finishing(scene)
-        return None
-
-    def _start_finishing(self, scene: SceneInProgress) -> None:
-        if not self._loaded:
-            # A scene without tiles; how detectors run, which outputs record, is known when one is loaded.
-            self._merged.append(scene)
-            return
-        self._threads.start("other", partial(self._assemble, scene), partial(self._end_finishing, scene))
-
-    def _assemble(self, scene: SceneInProgress, *events: UnitSettled) -> SceneResult:
-        plan, execution = scene.plan, self._execution
-        merged = merge_units(plan, self._job.rule, {name: settled for name, (settled, _) in scene.records.items()})
-        outputs = assemble_scene(self._job, plan, execution, merged, [scene.records[u.id][1] for u in plan.units])
-        self._threads.say(partial(self._emit_all, (*events, Writing(plan.scene.id))))
-        return self._sink.finish(outputs, scene.units)
-
-    def _emit_all(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._emit(event)
-
-    def _end_finishing(self, scene: SceneInProgress, result: SceneResult | Exception) -> SceneResult:
-        self._scenes -= 1
-        return failed_result(scene.plan.scene, result) if isinstance(result, Exception) else result
+            self._finisher.settle_if_done(part.unit)
 
 
 def _execution(job: Job) -> Execution:

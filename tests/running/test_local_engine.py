@@ -22,7 +22,7 @@ from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
 from geosod.errors import EngineError, ModelError
 from geosod.results import Execution
-from geosod.running import local_engine, readers, stages
+from geosod.running import local_engine, local_finishing, readers, stages
 from geosod.running.events import DetectorsStarted, Note, Ready, SceneFinished, ScenePlanned, TilesDetected, Writing
 from geosod.running.tile_queue import size_to_fill
 from geosod.scene import TileBatch
@@ -169,13 +169,13 @@ def test_scenes_in_progress_are_bounded(tmp_path, monkeypatch) -> None:
     image = np.zeros((1, 40, 40), np.uint8)
     image[0, 5:12, 3:14] = 250
     scenes = [write_tif(tmp_path / f"s{i:02}.tif", image) for i in range(40)]
-    assemble, events = local_engine.assemble_scene, []
+    assemble, events = local_finishing.assemble_scene, []
 
     def slow(*args: Any) -> Any:
         time.sleep(0.02)
         return assemble(*args)
 
-    monkeypatch.setattr(local_engine, "assemble_scene", slow)
+    monkeypatch.setattr(local_finishing, "assemble_scene", slow)
     monkeypatch.setattr(local_engine, "MAX_SCENES", 4)
     detector = Detector(fake_card(tile=256, overlap=32), Shapes(any_size=True), Execution("cpu", "eager", "fp32", 2, 1))
     result = geosod.detect(scenes, model=detector, engine="local", on_event=events.append)
@@ -234,14 +234,14 @@ def test_a_detector_that_raises_costs_its_tiles(scenes, dense, tmp_path, monkeyp
 
 
 def test_a_unit_or_a_scene_that_cannot_be_finished(scenes, dense, tmp_path, monkeypatch) -> None:
-    settle = local_engine.settle_unit
+    settle = local_finishing.settle_unit
 
     def broken(rule: Any, level: Any, unit: Any, *rest: Any) -> Any:
         if level.scene.id == "s0" and unit.index == (1, 0):
             raise RuntimeError("it cannot be settled")
         return settle(rule, level, unit, *rest)
 
-    monkeypatch.setattr(local_engine, "settle_unit", broken)
+    monkeypatch.setattr(local_finishing, "settle_unit", broken)
     result = detect(scenes, dense, tmp_path, engine="local", workers=2, unit=(1, 0))
     assert {s.scene_id: s.status for s in result.scenes if s.status != "done"} == {"s0": "failed"}
     assert "it cannot be settled" in result.failures[0].message
@@ -347,7 +347,7 @@ def test_an_interrupt_does_not_wait_for_a_thread_that_hangs(during, scenes, dens
     owner, name = {
         "reading": (readers, "read_tiles"),
         "detecting": (local_engine, "detect_tiles"),
-        "writing": (local_engine, "assemble_scene"),
+        "writing": (local_finishing, "assemble_scene"),
     }[during]
     monkeypatch.setattr(owner, name, lambda *args: over.wait(60))
 
