@@ -80,6 +80,7 @@ def geodetic_wkt(text: str) -> str:
     return str((geodetic.to_2d() if len(geodetic.axis_info) == 3 else geodetic).to_wkt())
 
 
+@lru_cache(maxsize=64)
 def ellipsoid(text: str) -> Geod:
     """The ellipsoid of a CRS; SceneError as `horizontal_crs`."""
     geod = horizontal_crs(text).get_geod()

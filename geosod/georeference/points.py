@@ -26,8 +26,8 @@ from geosod.georeference.outlines import COARSE, lattice, region_where, samples
 from geosod.georeference.transforms import to_crs, to_pixels
 from geosod.scene import Scene
 
-#: Scenes of which what was computed is kept: more than are in progress at a time.
-SCENES = 256
+#: Scenes of which what was computed is kept: more than are in progress at a time, see `running.local_engine`.
+SCENES = 1024
 #: Tolerance of a round trip to the ground and back: pixels, but at least so many metres.
 _TOLERANCE, _MIN_METRES = 0.01, 0.01
 
