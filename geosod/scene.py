@@ -179,10 +179,6 @@ class Scene:
     gaps: BaseGeometry | None = None
     notes: tuple[str, ...] = ()
 
-    def __hash__(self) -> int:
-        # Caches ask for it often, and that of all fields takes as long as to locate a small scene.
-        return hash((self.ref.uri, self.ref.image, self.width, self.height))
-
     @property
     def gsd(self) -> float | None:
         """Ground sample distance in metres, the geometric mean of both axes, or None."""

@@ -187,5 +187,5 @@ def _projection(projection: str, lon: float, geod: Geod) -> str:
 
 @lru_cache(maxsize=64)
 def _transformer(pipeline: str) -> Transformer:
-    """Threads may share a Transformer, but not a Proj. PROJ takes as long to make one as to plan a small scene."""
+    """Threads may share a Transformer, but not a Proj. One is made where it is used, since each thread gets its own."""
     return Transformer.from_pipeline(pipeline)
