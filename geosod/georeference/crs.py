@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from pyproj import CRS, Geod, Transformer
@@ -80,6 +81,7 @@ def geodetic_wkt(text: str) -> str:
     return str((geodetic.to_2d() if len(geodetic.axis_info) == 3 else geodetic).to_wkt())
 
 
+@lru_cache(maxsize=64)
 def ellipsoid(text: str) -> Geod:
     """The ellipsoid of a CRS; SceneError as `horizontal_crs`."""
     geod = horizontal_crs(text).get_geod()
@@ -191,6 +193,32 @@ def _example(text: str) -> str:
 def full_circle(crs: CRS) -> float:
     """Units of a geographic CRS in a full circle: 360 for degrees, 400 for grads."""
     return float(round(2 * np.pi / crs.axis_info[0].unit_conversion_factor, 6))
+
+
+class Geodetic(NamedTuple):
+    """How to get from a CRS to the geographic CRS with its datum.
+
+    Attributes:
+        degrees: a unit of the geographic CRS in degrees.
+        metres: a unit of the CRS in metres, or in radians.
+        pole: latitude of a pole in units of a geographic CRS; None for another CRS.
+        transformer: to the geographic CRS; None where the CRS is that.
+    """
+
+    degrees: float
+    metres: float
+    pole: float | None
+    transformer: Transformer | None
+
+
+@lru_cache(maxsize=64)
+def geodetic(text: str) -> Geodetic:
+    """Kept, since asking pyproj takes longer than to transform a few points; raises as `transformer`."""
+    crs, base = horizontal_crs(text), horizontal_crs(geodetic_wkt(text))
+    metres = float(crs.axis_info[0].unit_conversion_factor)
+    if crs.is_geographic:
+        return Geodetic(360 / full_circle(base), metres, full_circle(crs) / 4, None)
+    return Geodetic(360 / full_circle(base), metres, None, transformer(text, geodetic_wkt(text)))
 
 
 @lru_cache(maxsize=64)

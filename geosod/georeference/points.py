@@ -21,13 +21,13 @@ from pyproj import Transformer
 
 from geosod.arrays import BoolArray, FloatArray, paired
 from geosod.errors import SceneError
-from geosod.georeference.crs import crs_name, full_circle, geodetic_wkt, horizontal_crs, is_earth, period, transformer
+from geosod.georeference.crs import crs_name, geodetic, is_earth, period, transformer
 from geosod.georeference.outlines import COARSE, lattice, region_where, samples
 from geosod.georeference.transforms import to_crs, to_pixels
 from geosod.scene import Scene
 
-#: Scenes of which what was computed is kept: more than are in progress at a time.
-SCENES = 256
+#: Scenes of which what was computed is kept: more than are in progress at a time, see `running.local_engine`.
+SCENES = 1024
 #: Tolerance of a round trip to the ground and back: pixels, but at least so many metres.
 _TOLERANCE, _MIN_METRES = 0.01, 0.01
 
@@ -72,9 +72,7 @@ def pixel_to_crs(scene: Scene, xy: npt.ArrayLike) -> tuple[FloatArray, str]:
     else:
         assert scene.locator is not None  # checked above
         out = to_crs(scene.locator, pixels / np.array(scene.scale))
-    crs = horizontal_crs(scene.crs)
-    if crs.is_geographic:
-        pole = full_circle(crs) / 4
+    if (pole := geodetic(scene.crs).pole) is not None:
         pixel = 0.0 if scene.transform is None else max(abs(scene.transform.d), abs(scene.transform.e))
         out[np.abs(out[:, 1]) > pole + pixel * (1 + 1e-9)] = np.nan
         out[:, 1] = np.clip(out[:, 1], -pole, pole)
@@ -109,11 +107,9 @@ def pixel_to_lonlat(scene: Scene, xy: npt.ArrayLike, *, trusted: bool = False) -
         SceneError: the scene has no georeference, or its CRS no ellipsoid.
     """
     native, text = pixel_to_crs(scene, xy)
-    crs, geodetic = horizontal_crs(text), geodetic_wkt(text)
-    degrees = 360 / full_circle(horizontal_crs(geodetic))
-    if crs.is_geographic:
+    degrees, metres, _, to_geodetic = geodetic(text)
+    if to_geodetic is None:
         return native * degrees
-    to_geodetic = transformer(text, geodetic)
     out = paired(*to_geodetic.transform(*native.T))
     if trusted:
         return out * degrees
@@ -122,7 +118,7 @@ def pixel_to_lonlat(scene: Scene, xy: npt.ArrayLike, *, trusted: bool = False) -
         miss = back - native
         step = period(text)
         miss[:, 0] -= 0 if step is None else step * np.rint(miss[:, 0] / step)
-        lost = ~(np.abs(miss).max(axis=1) <= _tolerance(scene, crs.axis_info[0].unit_conversion_factor))
+        lost = ~(np.abs(miss).max(axis=1) <= _tolerance(scene, metres))
     out[lost] = np.nan
     return out * degrees
 

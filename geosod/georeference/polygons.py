@@ -13,7 +13,7 @@ from geosod.arrays import BoolArray, FloatArray, IntArray
 from geosod.errors import SceneError
 from geosod.georeference.antimeridian import Geometries, geographic_polygons, oriented
 from geosod.georeference.crs import LONLAT, crs_name, full_circle, geodetic_wkt, horizontal_crs, radius, transformer
-from geosod.georeference.outlines import polygon_parts, with_vertices
+from geosod.georeference.outlines import polygon_parts, polygon_rings, with_vertices
 from geosod.georeference.points import SCENES, ground_region, pixel_to_lonlat, placed_everywhere, project
 from geosod.scene import Scene
 
@@ -108,7 +108,7 @@ def ground_geometries(scene: Scene, polygons: Geometries, crs: str) -> Geometrie
     """
     if len(polygons) == 0:
         return np.empty(0, object)
-    _, pixels, (rings, parts) = shapely.to_ragged_array(polygons)
+    pixels, rings, parts = polygon_rings(polygons)
     xy = project(scene, pixels, crs)
     target = horizontal_crs(crs)
     if target.is_geographic:
@@ -134,7 +134,7 @@ def _reproject_split(scene: Scene, geometry: Any, crs: str) -> Any:
     """A geographic geometry that was split at the antimeridian, in a projected CRS."""
     to_projected = transformer(geodetic_wkt(crs), crs)
     out = shapely.transform(geometry, lambda xy: np.stack(to_projected.transform(*xy.T), axis=1))
-    _, xy, (rings, parts) = shapely.to_ragged_array(shapely.get_parts(out))
+    xy, rings, parts = polygon_rings(shapely.get_parts(out))
     if not np.isfinite(xy).all() or _torn(xy, rings, parts, crs).any():
         raise SceneError(
             f"scene {scene.id!r} lies across the edge of the map of {crs_name(crs)[:60]}, which is not the "

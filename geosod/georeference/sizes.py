@@ -40,7 +40,7 @@ def check_ground(scene: Scene, crs: str) -> str | None:
         SceneError: it cannot.
     """
     footprint(scene, crs)
-    equal_area(scene, np.empty((0, 2)))
+    _equal_area_projection(scene)
     share = unplaced_share(scene)
     if share == 0:
         return None
@@ -140,7 +140,7 @@ def equal_area(scene: Scene, xy: FloatArray) -> FloatArray:
 
     Both are (N, 2) float64, and all pixels must have a position on the ground; SceneError as `ground_size`.
     """
-    projection = _equal_area_projection(scene)
+    projection = _transformer(_equal_area_projection(scene))
     lon, lat = _finite_lonlat(scene, np.asarray(xy, np.float64).reshape(-1, 2)).T
     out = paired(*projection.transform(lon, lat))
     if not np.isfinite(out).all():
@@ -160,7 +160,8 @@ def _finite_lonlat(scene: Scene, xy: FloatArray) -> FloatArray:
 
 
 @lru_cache(maxsize=SCENES)
-def _equal_area_projection(scene: Scene) -> Transformer:
+def _equal_area_projection(scene: Scene) -> str:
+    """PROJ's pipeline from degrees to metres; SceneError as `ground_size`."""
     everywhere = placed_everywhere(scene)
     if everywhere:  # the middle is the centre, and the corners are among the points that are farthest from it
         grid = scene_lattice(scene, _SAMPLES)
@@ -178,7 +179,13 @@ def _equal_area_projection(scene: Scene) -> Transformer:
     return _projection("+proj=cea +over", float(lon[centre]), geod)
 
 
-def _projection(projection: str, lon: float, geod: Geod) -> Transformer:
-    """Degrees → metres about a meridian. Threads may share a Transformer, but not a Proj."""
+def _projection(projection: str, lon: float, geod: Geod) -> str:
+    """Degrees → metres about a meridian."""
     steps = f"+step +proj=unitconvert +xy_in=deg +xy_out=rad +step {projection}"
-    return Transformer.from_pipeline(f"+proj=pipeline {steps} +lon_0={lon!r} +a={float(geod.a)!r} +b={float(geod.b)!r}")
+    return f"+proj=pipeline {steps} +lon_0={lon!r} +a={float(geod.a)!r} +b={float(geod.b)!r}"
+
+
+@lru_cache(maxsize=64)
+def _transformer(pipeline: str) -> Transformer:
+    """Threads may share a Transformer, but not a Proj. One is made where it is used, since each thread gets its own."""
+    return Transformer.from_pipeline(pipeline)

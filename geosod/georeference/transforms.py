@@ -45,6 +45,8 @@ _RPC_OPTIONS: dict[str, Any] = {"RPC_PIXEL_ERROR_THRESHOLD": 1e-4, "RPC_MAX_ITER
 _MAX_COORDINATE = 1e9
 #: Points along each side of the scene at which a spline is checked for folds.
 _FOLD_SAMPLES = 33
+#: GDAL uses the identity for no transform, and beside control points or RPCs also that with y mirrored.
+_MIRRORED = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 _POLYNOMIALS = ("LINE_NUM_COEFF", "LINE_DEN_COEFF", "SAMP_NUM_COEFF", "SAMP_DEN_COEFF")
 _SCALES = (("LAT_SCALE", "LINE_SCALE"), ("LONG_SCALE", "SAMP_SCALE"))
 
@@ -72,11 +74,16 @@ def read_georeference(
         SceneError: the control points or RPCs cannot be used; the message needs the file's name in front.
         ConfigError: the DEM cannot be opened, or has no CRS.
     """
+    crs, transform = dataset.crs, dataset.transform
+    placed = crs and not transform.is_identity
+    # GDAL looks for RPCs in many places, so it is asked for them only where they may matter.
+    if placed and tuple(transform)[:6] != _MIRRORED:
+        return _wkt(crs), transform, None
     points, points_crs = dataset.gcps
-    points_crs = points_crs or dataset.crs
+    points_crs = points_crs or crs
     rpcs = dataset.tags(ns="RPC")
-    if dataset.crs and not _is_placeholder(dataset.transform, other_georeference=bool(points or rpcs)):
-        return _wkt(dataset.crs), dataset.transform, None
+    if placed and not (points or rpcs):
+        return _wkt(crs), transform, None
     rpcs_requested = rpcs and not (rpc_height is None and dem is None)
     if points and points_crs and not rpcs_requested:
         try:
@@ -132,12 +139,6 @@ def pixel_size(locator: Locator) -> float:
         line, sample = (float(values[ground]) / float(values[pixel]) for ground, pixel in _SCALES)
         return float(np.sqrt(abs(line * sample)))
     return float(np.sqrt(abs(np.linalg.det(linear_part(np.array(locator.points))))))
-
-
-def _is_placeholder(transform: Affine, *, other_georeference: bool) -> bool:
-    """Whether a transform means that there is none; GDAL also uses the identity with y mirrored for that."""
-    mirrored = tuple(transform)[:6] == (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-    return bool(transform.is_identity or (other_georeference and mirrored))
 
 
 def _wkt(crs: Any) -> str:

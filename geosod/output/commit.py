@@ -118,15 +118,14 @@ def commit_scene(
     left_over: tuple[str, ...] = ()
     try:
         with place.staging() as stage:
-            staged = stage / "detections.parquet", stage / "coverage.parquet"
+            staged = stage / "detections.parquet", stage / "coverage.parquet", stage / "item.json"
             write_geoparquet(detections, staged[0], crs=file_crs, metadata=metadata)
             write_geoparquet(coverage, staged[1], crs=file_crs, metadata=metadata)
+            staged[2].write_bytes(_text(item))
             place.flush(*staged)
             if claim is not None and place.shared:
                 _check_crs(folder, scene, file_crs)
-                left_over = replace_scene(
-                    folder, scene.id, staged, files=files, item=_text(item), claim=claim, failures=failures
-                )
+                left_over = replace_scene(folder, scene.id, staged, files=files, claim=claim, failures=failures)
             else:
                 notes = _put_scene(folder, scene, staged, files, item, failures, file_crs, claim)
             _our_crs.add((place.address, file_crs))
@@ -144,7 +143,7 @@ def _check_crs(folder: OutputFolder, scene: Scene, crs: str | None) -> None:
 def _put_scene(
     folder: OutputFolder,
     scene: Scene,
-    staged: tuple[Path, Path],
+    staged: tuple[Path, Path, Path],
     files: SceneFiles,
     item: Mapping[str, Any],
     failures: Sequence[Failure],
@@ -166,7 +165,7 @@ def _put_scene(
         notes = _withdraw(folder, scene, files, owned=owned)
         try:
             place.put({staged[0]: files.detections, staged[1]: files.coverage})
-            _put_item(folder, files, item)
+            _put_item(folder, files, staged[2], item)
         except OSError:
             # Rows without an item would still be read as part of the dataset.
             place.remove(files.item, files.detections, files.coverage)
@@ -220,15 +219,15 @@ def _withdraw(folder: OutputFolder, scene: Scene, files: SceneFiles, *, owned: b
     return notes if old else None
 
 
-def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) -> None:
-    """Write the item of a scene whose other files are in place: the commit.
+def _put_item(folder: OutputFolder, files: SceneFiles, staged: Path, item: Mapping[str, Any]) -> None:
+    """Put the item of a scene into place whose other files are there: the commit.
 
     Raises:
         OutputError: another run has committed the scene meanwhile, with another model or other settings; or another
             file is there.
     """
     place = folder.place
-    if place.create(files.item, _text(item)):
+    if place.create(files.item, staged):
         return
     there = read_item(folder, files.item)
     if there is None:
@@ -245,7 +244,8 @@ def _put_item(folder: OutputFolder, files: SceneFiles, item: Mapping[str, Any]) 
 
 
 def _text(item: Mapping[str, Any]) -> bytes:
-    return (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode()
+    # Without an indent, for which Python would use its slow encoder.
+    return (json.dumps(item, ensure_ascii=False) + "\n").encode()
 
 
 def commit_outputs(

@@ -56,8 +56,7 @@ def _cells(scene: Scene, coverage: Coverage) -> Parts:
     whole.update(coverage)
     polygons, codes = code_outlines(whole.codes)
     limit = np.array([scene.width, scene.height], np.float64)
-    kind, xy, offsets = shapely.to_ragged_array(polygons)
-    return np.asarray(shapely.from_ragged_array(kind, np.minimum(xy * coverage.cell, limit), offsets), object), codes
+    return np.asarray(shapely.transform(polygons, lambda xy: np.minimum(xy * coverage.cell, limit)), object), codes
 
 
 def _exploded(geometries: Any, codes: npt.NDArray[np.uint8]) -> Parts:
@@ -145,7 +144,7 @@ def coverage_table(
     n = len(codes)
     meanings = [_MEANING[code] for code in range(len(_MEANING))]
     meanings += [("masked", kind) for kind in masks or {}]
-    status, reason = (pa.array(names, pa.string()).take(pa.array(codes)) for names in zip(*meanings, strict=True))
+    status, reason = (pa.array([meanings[k][i] for k in codes.tolist()], pa.string()) for i in range(2))
     if smaller.any():
         noted = pc.coalesce(pc.binary_join_element_wise(reason, _NO_PLACE, "; "), _NO_PLACE)
         reason = pc.if_else(pa.array(smaller), noted, reason)

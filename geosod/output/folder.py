@@ -41,9 +41,9 @@ class SceneFiles:
 
     def hrefs(self) -> dict[str, str]:
         """Links of the item's assets, relative to the item."""
-        folder = posixpath.dirname(self.item)
+        folder = posixpath.dirname(f"/{self.item}")
         paths = {"detections": self.detections, "coverage": self.coverage}
-        return {name: posixpath.relpath(path, folder or ".") for name, path in paths.items()}
+        return {name: posixpath.relpath(f"/{path}", folder) for name, path in paths.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,9 +173,11 @@ class GeoParquetWriter:
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
         self._types: set[str] = set()
         self._native = None if version == "1.1" or crs is None else native_schema(self._schema, _projjson(crs))
+        # Arrow takes longer to find out what file system a path is of than to open it.
+        self._file = pa.OSFile(str(path), "wb") if isinstance(path, (str, Path)) else None
         # If Arrow's own schema were in the file, readers would look for metadata only there.
         self._writer = pq.ParquetWriter(
-            path,
+            self._file or path,
             self._schema if self._native is None else self._native,
             compression="zstd",
             use_dictionary=[name for name in REPEATING if name in schema.names],
@@ -219,13 +221,17 @@ class GeoParquetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush(1)
-            bounds = self._bounds.tolist() if self.rows else None
-            geo = json.dumps(geo_metadata(self._crs, self._types, bounds, self._version))
-            own = json.dumps(self._metadata, sort_keys=True, default=str)
-            self._writer.add_key_value_metadata({"geo": geo, "geosod": own})
-        self._writer.close()
+        try:
+            if kind is None:
+                self._flush(1)
+                bounds = self._bounds.tolist() if self.rows else None
+                geo = json.dumps(geo_metadata(self._crs, self._types, bounds, self._version))
+                own = json.dumps(self._metadata, sort_keys=True, default=str)
+                self._writer.add_key_value_metadata({"geo": geo, "geosod": own})
+            self._writer.close()
+        finally:
+            if self._file is not None:
+                self._file.close()
 
 
 def _geometry_types(column: pa.ChunkedArray) -> set[str]:

@@ -73,10 +73,9 @@ def leftovers(folder: OutputFolder, scene_id: str) -> Leftovers:
 def replace_scene(
     folder: OutputFolder,
     scene_id: str,
-    staged: tuple[Path, Path],
+    staged: tuple[Path, Path, Path],
     *,
     files: SceneFiles,
-    item: bytes,
     claim: Claim,
     failures: Sequence[Failure],
 ) -> tuple[str, ...]:
@@ -85,9 +84,8 @@ def replace_scene(
     Args:
         folder: from `open_output`, in a place that is shared.
         scene_id: identifier of the scene.
-        staged: the files of detections and coverage on this machine.
-        files: where they go; their names are those of no other commit.
-        item: the item, which names them.
+        staged: the files of detections and coverage on this machine, and the item, which names them.
+        files: where they go; names of detections and coverage are those of no other commit.
         claim: to the scene.
         failures: failures of this scene.
 
@@ -110,14 +108,16 @@ def replace_scene(
     note = f"{_notes(folder, scene_id)}/{secrets.token_hex(8)}.json"
     place.create(note, json.dumps([*ours, *old]).encode())
     try:
-        place.put(dict(zip(staged, ours, strict=True)))
+        place.put(dict(zip(staged[:2], ours, strict=True)))
         if failures:  # before the item, so that no scene is committed in part without them
             replace_failures(folder, failures, scenes=(scene_id,))
     except OSError:
         Leftovers((note,), ours).remove(folder, but=())
         raise
     try:
-        _swap(folder, files.item, there, item)  # after an OSError it may be there all the same, so its files stay
+        _swap(
+            folder, files.item, there, staged[2].read_bytes()
+        )  # after an OSError it may be there all the same, so its files stay
     except LeaseLostError:
         Leftovers((note,), ours).remove(folder, but=())
         raise

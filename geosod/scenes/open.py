@@ -32,11 +32,16 @@ MIN_PIXEL, MAX_PIXEL = 1e-4, 1e6
 
 
 @contextmanager
-def opened(ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb: int = 64) -> Iterator[Any]:
-    """A rasterio dataset with its own GDAL handle, decoding threads and block cache in MB; raises as `open_dataset`."""
+def opened(
+    ref: SceneRef, *, view: str | None = None, threads: int = 1, cache_mb: int = 64, placed: bool = True
+) -> Iterator[Any]:
+    """A rasterio dataset with its own GDAL handle, decoding threads and block cache in MB.
+
+    `placed` and errors are as for `open_dataset`.
+    """
     # rasterio takes bytes here; GDAL would take small numbers as MB.
     options = {"GDAL_CACHEMAX": cache_mb << 20, "GDAL_NUM_THREADS": threads, "GDAL_VRT_ENABLE_PYTHON": "NO"}
-    with open_dataset(ref, view=view, options=options) as dataset:
+    with open_dataset(ref, view=view, options=options, placed=placed) as dataset:
         yield dataset
 
 
@@ -71,7 +76,8 @@ def open_scene(ref: SceneRef, *, rpc_height: float | None = None, dem: str | Non
         except SceneError as error:
             raise SceneError(f"{ref.uri}: {error}") from error
         alpha_number, about_alpha = alpha_band(dataset, alpha)
-        nodata, masked = nodata_values(dataset), masks(dataset)
+        nodata = nodata_values(dataset)
+        masked = masks(dataset, nodata)
         marked = alpha_number is not None or any(masked) or any(value is not None for value in nodata)
         gaps, about_gaps = (None, None) if marked else vrt_gaps(dataset, ref.uri)
         about = (about_alpha, about_gaps, *_curiosities(dataset, ref, placed=crs is not None))

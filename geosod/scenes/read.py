@@ -76,7 +76,9 @@ class UnitReader:
         self._reader = window_reader(
             scene,
             attempts=spec.attempts,
-            open_=partial(opened, scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb),
+            open_=partial(
+                opened, scene.ref, view=scene.view, threads=spec.threads, cache_mb=spec.cache_mb, placed=False
+            ),
             read=lambda dataset, window, out: read_window(dataset, scene, spec.bands, window, out),
         )
         self._strip = Strip(scene, len(spec.bands), self._reader, capacity=spec.tile[1] + self._rows - 1)

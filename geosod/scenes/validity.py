@@ -117,9 +117,8 @@ def nodata_values(dataset: Any) -> tuple[float | None, ...]:
     )
 
 
-def masks(dataset: Any) -> tuple[bool, ...]:
-    """Which bands have a mask of their own or of the whole file, besides a nodata value and an alpha band."""
-    values = nodata_values(dataset)
+def masks(dataset: Any, values: tuple[float | None, ...]) -> tuple[bool, ...]:
+    """Which bands have a mask of their own or of the whole file, besides `nodata_values` and an alpha band."""
 
     def masked(flags: list[MaskFlags], nodata: float | None) -> bool:
         if MaskFlags.nodata in flags:

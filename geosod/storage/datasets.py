@@ -13,24 +13,27 @@ from rasterio.io import DatasetReader
 
 from geosod.errors import MEMORY, SceneError, one_line
 from geosod.scene import SceneRef
-from geosod.storage.formats import DRIVERS, REMOTE_DRIVERS, advice
+from geosod.storage.formats import DRIVERS, REMOTE_DRIVERS, advice, is_local_tiff
 from geosod.storage.gdal_env import environment, forget, versioned_name
 from geosod.storage.retry import ATTEMPTS, with_retries
 from geosod.storage.sandbox import check_raster, gdal_source
 from geosod.storage.uris import is_remote, suffix
 
+#: Option of the GTiff driver; others would warn of it.
+_UNPLACED = {"GEOREF_SOURCES": "PAM"}
 #: The suffix that `versioned_name` adds, removed from messages.
 _VERSION_SUFFIX = re.compile(r"#[0-9a-f]{12}-\d+")
 
 
 @contextmanager
-def open_dataset(ref: SceneRef, *, view: str | None, options: Mapping[str, Any]) -> Iterator[Any]:
+def open_dataset(ref: SceneRef, *, view: str | None, options: Mapping[str, Any], placed: bool = True) -> Iterator[Any]:
     """Open a rasterio dataset with its own GDAL handle.
 
     Args:
         ref: the scene.
         view: text of a generated VRT that is opened instead of the file; its sources are the scene's files.
         options: GDAL options in addition to those for remote files.
+        placed: False where its georeference is not used; GDAL takes most of the time for a small local TIFF to find it.
 
     Raises:
         SceneError: it cannot be opened.
@@ -42,7 +45,8 @@ def open_dataset(ref: SceneRef, *, view: str | None, options: Mapping[str, Any])
             try:
                 name, allowed = _gdal_input(ref, view)
                 stack.enter_context(environment([name], options))
-                dataset = stack.enter_context(_open(name, allowed))
+                skip = not placed and view is None and is_local_tiff(ref.uri)
+                dataset = stack.enter_context(_open(name, allowed, **(_UNPLACED if skip else {})))
                 return dataset, stack.pop_all()
             except RasterioError:
                 for uri in remote:
@@ -79,10 +83,10 @@ def _gdal_input(ref: SceneRef, view: str | None) -> tuple[str, list[str]]:
     return gdal_source(ref.uri, ref.image), list(DRIVERS)
 
 
-def _open(name: str, drivers: list[str]) -> Any:
+def _open(name: str, drivers: list[str], **options: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return DatasetReader(name, sharing=False, driver=drivers)
+        return DatasetReader(name, sharing=False, driver=drivers, **options)
 
 
 def _scene_error(uri: str, error: RasterioError) -> SceneError:

@@ -21,11 +21,21 @@ OPENED = (
 _ENVI = (".dat", ".bsq", ".bil", ".bip", ".raw", ".envi", "")
 _TILE_INDEXES = (".gti.gpkg", ".gti.fgb", ".gti.parquet")
 _ORIENTATION = 274
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def is_tile_index(name: str) -> bool:
     """Whether a file name is that of a vector tile index, which GDAL's GTI driver shows as a raster."""
     return name.lower().endswith(_TILE_INDEXES)
+
+
+def is_local_tiff(uri: str) -> bool:
+    """Whether a local file starts as a TIFF or BigTIFF does."""
+    try:
+        with open(uri, "rb") as file:  # noqa: PTH123
+            return file.read(4) in _TIFF
+    except OSError:
+        return False
 
 
 def is_envi_data(path: Path) -> bool:

@@ -44,7 +44,8 @@ def settings(names: Iterable[str]) -> dict[str, Any]:
     remote = [name for name in names if is_remote(name) or "/vsicurl/" in name or "/vsis3/" in name]
     if not remote:
         # Masks, overviews and georeference of local files may lie beside them, whatever the user's environment says.
-        return {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE"}
+        # GDAL looks for each, instead of listing the folder first, which may hold a thousand other scenes.
+        return {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
     # A name with a version may stay in GDAL's cache; any other could return outdated bytes.
     versioned = all(name.startswith("/vsicurl/") and "#" in name for name in remote)
     cache = {} if versioned else {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/"}

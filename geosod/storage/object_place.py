@@ -105,10 +105,11 @@ class ObjectPlace:
         for source, path in files.items():
             _again(partial(obstore.put, self._store, path, source), self.at(path))
 
-    def create(self, path: str, content: bytes) -> bool:
+    def create(self, path: str, content: bytes | Path) -> bool:
         """Write a new file; False where there is one already."""
         import obstore
 
+        content = content.read_bytes() if isinstance(content, Path) else content
         for attempt in range(ATTEMPTS):
             try:
                 _again(lambda: obstore.put(self._store, path, content, mode="create"), self.at(path))

@@ -66,8 +66,10 @@ class Place(Protocol):
         """Move flushed files of a staging folder into place, in order; each appears at once and whole."""
         ...
 
-    def create(self, path: str, content: bytes) -> bool:
+    def create(self, path: str, content: bytes | Path) -> bool:
         """Write a new file, whole; False where there is one already, which stays as it is.
+
+        The content may be a flushed file of a staging folder, which may be moved.
 
         Where the place has locks, the caller holds them.
         """

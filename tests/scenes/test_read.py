@@ -385,3 +385,15 @@ def test_what_is_beyond_a_small_scene_is_0(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     ((pixels,), _) = tiles[Window(0, 0, 40, 50)]
     assert pixels.shape == (96, 64) and not pixels[50:].any() and not pixels[:, 40:].any() and pixels[:50, :40].any()
+
+
+def test_what_a_sidecar_declares_invalid_is_not_read_though_no_georeference_is(tmp_path: Path) -> None:
+    pixels = np.maximum(noise(3, 64, 64), 1)
+    pixels[:, :, 40:] = 0
+    path = write_tif(tmp_path / "s.tif", pixels)
+    declared = '<PAMDataset><Metadata><MDI key="NODATA_VALUES">0 0 0</MDI></Metadata></PAMDataset>'
+    path.with_name("s.tif.aux.xml").write_text(declared)
+    scene = scene_of(path)
+    assert scene.masks == (True,) * 3  # only GDAL can compare such values
+    _, valid = read_all(scene, tile=64, overlap=0)[0][Window(0, 0, 64, 64)]
+    assert valid[:, :40].all() and not valid[:, 40:].any()
