@@ -41,6 +41,9 @@ demo-gigapixel: setup
 docs: setup
 	$(BIN)/python -m docs.builder site
 
+# Three processes share the cores: threads that spin while they wait for work would keep the others from theirs.
+tests-with-ray tests-without-ray test-adapters test-pgstac chaos: export OMP_WAIT_POLICY := PASSIVE
+
 # Tests with Ray run beside the others, in a process that does nothing else: Ray changes how a process handles signals.
 test: setup
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target tests-with-ray tests-without-ray

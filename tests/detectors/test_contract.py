@@ -22,7 +22,7 @@ from geosod.results import Execution
 from geosod.scene import TileBatch
 from geosod.testing import BrightSpots, check_detector, fake_card, fake_detector
 from tests.rasters import noise, random_bundle, write_tif
-from tests.running.helpers import PLAIN, tables
+from tests.running.helpers import PLAIN, RAY, tables
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adapters.md"
 CPU = Execution("cpu", "eager", "fp32", 2, 1)
@@ -153,7 +153,7 @@ def test_a_strangers_adapter_passes_and_runs_in_every_engine(stranger, tmp_path)
     assert len(in_memory.detections) > 40
     settings = PLAIN | {"batch": 2, "trust": True, "unit": (1, 2)}
     geosod.detect(scene, model=stranger, out=tmp_path / "serial", engine="serial", **settings)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
+    ray.init(**RAY)
     try:
         geosod.detect(scene, model=stranger, out=tmp_path / "ray", engine="ray", workers=1, **settings)
     finally:

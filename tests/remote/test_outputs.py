@@ -17,7 +17,7 @@ from geosod.output.folder import open_output, read_items
 from geosod.storage.object_place import ObjectPlace
 from geosod.storage.place import open_place
 from tests.rasters import noise, write_tif
-from tests.running.helpers import detect, tables
+from tests.running.helpers import RAY, detect, tables
 from tests.running.test_resume import Interrupting
 
 SETTINGS: dict[str, Any] = {"unit": (2, 3), "merge_threshold": 0.3}
@@ -64,7 +64,7 @@ def test_ray_workers_write_by_themselves(s3, scenes, rgb_bundle, expected) -> No
     import ray
 
     # Workers have the environment that Ray was started in.
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    ray.init(**RAY)
     try:
         interrupt = Interrupting(3)
         with pytest.raises(KeyboardInterrupt):

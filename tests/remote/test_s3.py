@@ -16,7 +16,7 @@ from geosod.storage.files import version
 from geosod.storage.gdal_env import environment, settings
 from geosod.storage.s3 import access
 from tests.remote.conftest import KEY, SECRET, TOKEN, pixels_of
-from tests.running.helpers import detect, files
+from tests.running.helpers import RAY, detect, files
 
 UNIT = (2, 3)
 
@@ -36,7 +36,7 @@ def test_keys_with_special_characters_give_the_same_result_as_the_file(
 def test_ray_workers_find_their_own_credentials(s3, site, rgb_bundle, local_tables, tmp_path) -> None:
     s3.upload_file(str(site / "scene.tif"), "images", "scene.tif")
     # Workers have the environment that Ray was started in; nothing of it is shipped with the work.
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    ray.init(**RAY)
     try:
         result = detect("/vsis3/images/scene.tif", rgb_bundle, tmp_path, unit=UNIT, engine="ray")
     finally:

@@ -14,12 +14,24 @@ from geosod.running.result import Result
 
 #: One resolved execution, so that results can be compared byte for byte.
 PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
+#: Ray ends idle workers beyond the number of its cores, of which tests state one or two, and starts as many at once. A
+#: worker takes seconds of a core to start, so those that there are go on for the next run, and none starts unasked.
+WORKERS: dict[str, Any] = {"num_workers_soft_limit": 8, "prestart_worker_first_driver": False}
+#: A Ray on this machine, for `ray.init`.
+RAY: dict[str, Any] = {
+    "address": "local",
+    "num_cpus": 1,
+    "object_store_memory": 300 << 20,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "_system_config": WORKERS,
+}
 #: A head where no task runs, for `ray.cluster_utils.Cluster`. Nodes that are slow are not taken for lost; of those that
 #: are killed connections break at once.
 HEAD: dict[str, Any] = {
     "num_cpus": 0,
     "object_store_memory": 150 << 20,
-    "_system_config": {"health_check_timeout_ms": 120_000},
+    "_system_config": WORKERS | {"health_check_timeout_ms": 120_000},
 }
 
 
@@ -36,8 +48,7 @@ def start_ray() -> None:
     import ray
 
     if not ray.is_initialized():
-        memory = 400 << 20
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=memory)
+        ray.init(**RAY | {"object_store_memory": 400 << 20})
 
 
 def tables(out: Path) -> dict[str, bytes]:

@@ -29,7 +29,7 @@ from geosod.running.engines import check_engine, engine_of
 from geosod.running.job import load_fitting
 from geosod.running.ray_engine.claims import claims
 from tests.rasters import noise, write_tif
-from tests.running.helpers import detect, tables
+from tests.running.helpers import RAY, detect, tables
 
 NO_GPU = not torch.cuda.is_available()
 
@@ -203,16 +203,7 @@ def test_single_gpus_are_none_of_rays_business(rgb_bundle, monkeypatch) -> None:
 def two_gpus() -> Iterator[None]:
     if ray.is_initialized():
         ray.shutdown()
-    memory = 200 << 20
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=2,
-        resources={"NPU": 1},
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=memory,
-    )
+    ray.init(**RAY | {"num_cpus": 2}, num_gpus=2, resources={"NPU": 1})
     yield
     ray.shutdown()
 

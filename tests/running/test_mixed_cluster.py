@@ -25,7 +25,7 @@ from geosod.running.ray_engine.detectors import DetectorPool
 from geosod.running.ray_engine.placement import Node, detector_nodes, explained, reader_node
 from geosod.running.tile_queue import TileQueue
 from tests.rasters import noise, write_tif
-from tests.running.helpers import detect, tables
+from tests.running.helpers import WORKERS, detect, tables
 
 MIXED = (Node("a", "10.0.0.1", 8), Node("b", "10.0.0.2", 16), Node("g", "10.0.0.3", 4, 2), Node("h", "10.0.0.4", 4, 1))
 
@@ -90,7 +90,10 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, dict[str, 
     """A head without CPUs, two CPU nodes and two GPU nodes, of two GPUs and of one; and names of their identifiers."""
     import_module("geosod.running.ray_engine")
     monkeypatch.setattr(sys.modules["geosod.running.ray_engine.flow"], "GROW_SECONDS", 1.0)
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
+    started = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20, "_system_config": WORKERS},
+    )
     names = {}
     for name, cpus, gpus in (("cpu 1", 4, 0), ("cpu 2", 4, 0), ("one gpu", 1, 1), ("two gpus", 1, 2)):
         node = started.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=150 << 20)

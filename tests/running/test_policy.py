@@ -21,6 +21,7 @@ from geosod.running.events import Note
 from geosod.scene import Window
 from geosod.testing import BrightSpots, fake_card
 from tests.rasters import noise, write_tif
+from tests.running.helpers import RAY
 
 PLAIN: dict[str, Any] = {"trust": True, "device": "cpu", "precision": "fp32", "backend": "eager"}
 POISON = 255
@@ -88,7 +89,7 @@ def test_a_tile_that_kills_its_detector_is_found_and_left_out(cluster, tmp_path,
     ray.shutdown()  # workers have the environment that Ray was started in
     monkeypatch.setenv(DEATHS, str(tmp_path))
     monkeypatch.setattr(tasks, "DETECT_RETRIES", 1)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
+    ray.init(**RAY)
     scene, good = spots(tmp_path / "a.tif", side=640, poison=True), spots(tmp_path / "b.tif", side=640)
     try:
         call: dict[str, Any] = PLAIN | {"engine": "ray", "workers": 1, "batch": 8}

@@ -21,7 +21,7 @@ from geosod.running.ray_engine import ownership
 from geosod.running.ray_engine.claims import claims
 from geosod.running.ray_engine.ownership import Ownership
 from tests.rasters import noise, write_tif
-from tests.running.helpers import PLAIN, detect, tables
+from tests.running.helpers import PLAIN, RAY, detect, tables
 
 SETTINGS: dict[str, Any] = {"engine": "ray", "workers": 1, "unit": (2, 2)}
 #: A run of another driver, which begins when it is told to and prints how each scene ends.
@@ -43,7 +43,7 @@ print(json.dumps({scene.scene_id: scene.status for scene in result.scenes}), flu
 def cluster() -> Iterator[None]:
     """Ray with room for the readers of two runs."""
     ray.shutdown()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=300 << 20)
+    ray.init(**RAY | {"num_cpus": 2})
     yield
     ray.shutdown()
 

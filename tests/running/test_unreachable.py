@@ -28,7 +28,7 @@ from geosod.running.detect import make_job
 from geosod.running.job import load_fitting
 from geosod.testing import BrightSpots, fake_card
 from tests.rasters import noise, write_tif
-from tests.running.helpers import detect, tables
+from tests.running.helpers import RAY, detect, tables
 
 
 def free_port() -> int:
@@ -127,7 +127,7 @@ def test_a_detector_lost_while_it_loads_is_loaded_again(tmp_path, rgb_bundle, mo
     scene = write_tif(tmp_path / "a.tif", pixels)
     settings = {"trust": True, "device": "cpu", "batch": 1, "precision": "fp32", "backend": "eager"}
     geosod.detect(scene, model="fragile:make", out=tmp_path / "serial", engine="serial", **settings)
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=150 << 20)
+    ray.init(**RAY)
     try:
         result = geosod.detect(scene, model="fragile:make", out=tmp_path / "ray", engine="ray", workers=1, **settings)
     finally:
