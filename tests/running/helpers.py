@@ -14,8 +14,8 @@ from geosod.running.result import Result
 
 #: One resolved execution, so that results can be compared byte for byte.
 PLAIN = {"precision": "fp32", "backend": "eager", "batch": 4, "device": "cpu"}
-#: Ray ends idle workers beyond the number of its cores, of which tests state one or two, and starts as many at once. A
-#: worker takes seconds of a core to start, so those that there are go on for the next run, and none starts unasked.
+#: Ray may end idle workers beyond the number of its cores, of which tests state one or two, and start others for the
+#: next run, which takes seconds of a core each.
 WORKERS: dict[str, Any] = {"num_workers_soft_limit": 8, "prestart_worker_first_driver": False}
 #: A Ray on this machine, for `ray.init`.
 RAY: dict[str, Any] = {
