@@ -115,9 +115,8 @@ def replace_scene(
         Leftovers((note,), ours).remove(folder, but=())
         raise
     try:
-        _swap(
-            folder, files.item, there, staged[2].read_bytes()
-        )  # after an OSError it may be there all the same, so its files stay
+        # After an OSError it may be there all the same, so its files stay.
+        _swap(folder, files.item, there, staged[2].read_bytes())
     except LeaseLostError:
         Leftovers((note,), ours).remove(folder, but=())
         raise
