@@ -199,9 +199,10 @@ def test_two_runs_at_once_commit_each_scene_once(s3, scenes, rgb_bundle, expecte
 def test_another_run_with_other_settings_at_once_is_told(s3, scenes, rgb_bundle, monkeypatch) -> None:
     place, create = open_place("s3://images/out"), ObjectPlace.create
 
-    def late(self: ObjectPlace, path: str, content: bytes) -> bool:
+    def late(self: ObjectPlace, path: str, content: bytes | Path) -> bool:
         if path == "items/s0.json":
-            item = json.loads(content)
+            assert isinstance(content, Path)
+            item = json.loads(content.read_bytes())
             item["properties"]["geosod:config_digest"] = "another"
             create(self, path, json.dumps(item).encode())
         return create(self, path, content)
