@@ -36,8 +36,8 @@ def ingest(values: dict[str, Any]) -> None:
     """Go on until a signal comes; never returns."""
     put_item = commit._put_item
 
-    def noting(folder: Any, files: Any, item: Any) -> None:
-        put_item(folder, files, item)
+    def noting(folder: Any, files: Any, staged: Any, item: Any) -> None:
+        put_item(folder, files, staged, item)
         with open(values["log"], "a") as log:  # noqa: PTH123
             log.write(f"{item['properties']['geosod:ingest_key']}\n")
 
