@@ -27,6 +27,7 @@ from geosod.georeference.crs import (
     radius,
     transformer,
 )
+from geosod.georeference.outlines import polygon_rings
 from geosod.output.geoparquet import GeoParquetWriter, geometry_columns
 
 Geometries = npt.NDArray[Any]
@@ -52,7 +53,7 @@ def reprojected(shapes: Geometries, source: str, target: str, near: tuple[float,
         return np.empty(0, object)
     geodetic = geodetic_wkt(target)
     parts, shape = shapely.get_parts(shapes, return_index=True)
-    _, xy, (rings, offsets) = shapely.to_ragged_array(parts)
+    xy, rings, offsets = polygon_rings(parts)
     lonlat = _transformed(xy, source, geodetic, near, target)
     split = geographic_polygons(lonlat, rings, offsets, full_circle(horizontal_crs(geodetic)))
     polygons, origin = shapely.get_parts(split, return_index=True)

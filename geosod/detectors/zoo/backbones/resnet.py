@@ -48,6 +48,11 @@ class _Block(nn.Module):
         return out
 
 
+def _stage(inner: int, width: int, outer: int, *, stride: int, count: int) -> nn.Sequential:
+    further = [_Block(outer, width, outer, 1) for _ in range(count - 1)]
+    return nn.Sequential(_Block(inner, width, outer, stride), *further)
+
+
 class ResNet(nn.Module):
     """A ResNet without its classifier."""
 
@@ -63,15 +68,11 @@ class ResNet(nn.Module):
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1, self.relu, self.maxpool = nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         self.channels = tuple(n * grown for n in (64, 128, 256, 512))
-        layers, inner = [], 64
-        for i, (outer, count) in enumerate(zip(self.channels, counts, strict=True)):
-            strides = (1 if i == 0 else 2, *[1] * (count - 1))
-            inputs = (inner, *[outer] * (count - 1))
-            layers.append(
-                nn.Sequential(*[_Block(n, outer // grown, outer, s) for n, s in zip(inputs, strides, strict=True)])
-            )
-            inner = outer
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        inner = (64, *self.channels[:3])
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            _stage(inner[i], self.channels[i] // grown, self.channels[i], stride=1 if i == 0 else 2, count=counts[i])
+            for i in range(4)
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Four maps, each of half the size of the one before."""
