@@ -84,9 +84,7 @@ def _gdal_input(ref: SceneRef, view: str | None) -> tuple[str, list[str]]:
 
 
 def _open(name: str, drivers: list[str], **options: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return DatasetReader(name, sharing=False, driver=drivers, **options)
+    return DatasetReader(name, sharing=False, driver=drivers, **options)
 
 
 def _scene_error(uri: str, error: RasterioError) -> SceneError:

@@ -51,5 +51,12 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def _shared(a: Tensor, b: Tensor) -> Tensor:
-    low, high = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    return (high - low).clamp(min=0).prod(dim=2)
+    # Along one axis after the other: a product over a last axis of two takes several times as long.
+    a, b = a.T.contiguous(), b.T.contiguous()
+    return _shared_along(a[::2], b[::2]) * _shared_along(a[1::2], b[1::2])
+
+
+def _shared_along(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) shared lengths of intervals (2, N) and (2, M)."""
+    low = torch.maximum(a[0, :, None], b[0])
+    return torch.minimum(a[1, :, None], b[1]).sub_(low).clamp_(min=0)
