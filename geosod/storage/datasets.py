@@ -19,6 +19,10 @@ from geosod.storage.retry import ATTEMPTS, with_retries
 from geosod.storage.sandbox import check_raster, gdal_source
 from geosod.storage.uris import is_remote, suffix
 
+# Whoever asks for a scene's position sees that there is none. `warnings.catch_warnings` would not do: threads that
+# read scenes undo each other's.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"geosod\.")
+
 #: Option of the GTiff driver; others would warn of it.
 _UNPLACED = {"GEOREF_SOURCES": "PAM"}
 #: The suffix that `versioned_name` adds, removed from messages.
@@ -45,8 +49,8 @@ def open_dataset(ref: SceneRef, *, view: str | None, options: Mapping[str, Any],
             try:
                 name, allowed = _gdal_input(ref, view)
                 stack.enter_context(environment([name], options))
-                skip = not placed and view is None and is_local_tiff(ref.uri)
-                dataset = stack.enter_context(_open(name, allowed, **(_UNPLACED if skip else {})))
+                own = _UNPLACED if not placed and view is None and is_local_tiff(ref.uri) else {}
+                dataset = stack.enter_context(DatasetReader(name, sharing=False, driver=allowed, **own))
                 return dataset, stack.pop_all()
             except RasterioError:
                 for uri in remote:
@@ -81,10 +85,6 @@ def _gdal_input(ref: SceneRef, view: str | None) -> tuple[str, list[str]]:
         name = versioned_name(ref.uri, ref.version)
         return ref.image + name, list(REMOTE_DRIVERS)
     return gdal_source(ref.uri, ref.image), list(DRIVERS)
-
-
-def _open(name: str, drivers: list[str], **options: str) -> Any:
-    return DatasetReader(name, sharing=False, driver=drivers, **options)
 
 
 def _scene_error(uri: str, error: RasterioError) -> SceneError:
