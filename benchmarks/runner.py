@@ -21,7 +21,7 @@ from benchmarks.table import Table
 #: Every benchmark is a module of this name, whose function `run` takes `Options` and returns tables.
 NAMES = (
     "read", "forward", "backends", "pipeline", "merge", "write", "startup", "memory", "small", "many", "peers", "gpu",
-    "borders", "deduplicate", "aoi", "remote", "profile", "scale", "serve", "zoo", "ingest", "view",
+    "resnet18", "borders", "deduplicate", "aoi", "remote", "profile", "scale", "serve", "zoo", "ingest", "view",
 )  # fmt: skip
 #: Drawn scenes and results; git ignores it.
 WORK = ROOT / ".bench"

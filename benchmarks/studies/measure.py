@@ -63,14 +63,19 @@ class Runner:
             return dict(json.loads(result.read_text()))
         outputs, minutes, seconds = [], 0.0, 0.0
         for k, (train, test) in enumerate(files):
-            bundle, trained = self._trained(folder / "runs" / f"{row.training}-{seed}-{k}", train, test, row, seed)
-            minutes += trained
+            bundles = {}
+            for training in row.trainings:
+                run = folder / "runs" / f"{training}-{seed}-{k}"
+                bundles[training], trained = self._trained(run, train, test, training, seed)
+                minutes += trained
             out = folder / "found" / f"{name}-{seed}-{k}"
             self.say(f"{name}, seed {seed}, fold {k}: detecting")
             images = [image.uri for image in read_labels(test).labels.images]
             settings = {"threshold": LOWEST, "device": self.device, **self.study.detect, **row.detect}
+            if row.classifier is not None:
+                settings["classifier"] = bundles[row.classifier]
             began = time.monotonic()
-            geosod.detect(images, model=bundle, out=out, overwrite=True, **settings)
+            geosod.detect(images, model=bundles[row.training], out=out, overwrite=True, **settings)
             seconds += time.monotonic() - began
             outputs.append(out)
         figures = {**measured(labels, outputs), "training min": minutes, "detection s": seconds}
@@ -79,12 +84,12 @@ class Runner:
         self.say(f"{name}, seed {seed}: {figures}")
         return figures
 
-    def _trained(self, run: Path, train: Path, test: Path, row: Row, seed: int) -> tuple[Path, float]:
+    def _trained(self, run: Path, train: Path, test: Path, training: str, seed: int) -> tuple[Path, float]:
         """The bundle of a training, and the minutes that it took."""
         minutes = run / "minutes.json"
         if not minutes.exists():
             self.say(f"{run.name}: training")
-            settings = {**self.study.train, **self.study.trainings[row.training]}
+            settings = {**self.study.train, **self.study.trainings[training]}
             settings["steps"] = max(1, round(settings["steps"] * self.effort))
             began = time.monotonic()
             # The fold's own test images must not choose anything: the last weights are taken, validated once.

@@ -21,11 +21,18 @@ class Row(_Strict):
 
     Attributes:
         training: which of the trainings.
+        classifier: the training whose classifier looks at each detection again, for staged detection.
         detect: settings of detection, besides those of the study.
     """
 
     training: str
+    classifier: str | None = None
     detect: dict[str, Any] = {}
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        """All that it needs."""
+        return (self.training,) if self.classifier is None else (self.training, self.classifier)
 
 
 class Study(_Strict):
@@ -59,7 +66,7 @@ class Study(_Strict):
 
     @model_validator(mode="after")
     def _known(self) -> Study:
-        named = {row.training for row in self.rows.values()} | set(self.seeds)
+        named = {name for row in self.rows.values() for name in row.trainings} | set(self.seeds)
         if unknown := named - set(self.trainings):
             raise ValueError(f"{self.name}: unknown training {', '.join(sorted(unknown))}")
         return self
