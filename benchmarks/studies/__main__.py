@@ -6,9 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.machine import machine
+from benchmarks.runner import Results
 from benchmarks.studies.measure import Runner
-from benchmarks.studies.study import NAMES, read_study
+from benchmarks.studies.study import NAMES, Study, read_study
 from benchmarks.table import Table
+from benchmarks.update_docs import update_docs
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> int:
@@ -18,15 +23,28 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(".bench/studies"), metavar="FOLDER", help="runs and results")
     parser.add_argument("--device", default="auto", help="for training and detection")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the number of steps; small ones for a try")
+    parser.add_argument(
+        "--docs", type=Path, nargs="?", const=DOCS, metavar="FOLDER", help="update the tables of the documentation"
+    )
     args = parser.parse_args()
+    results = Results(machine())
     for name in args.names:
-        study = read_study(name)
-        runner = Runner(study, args.data, args.work, args.device, args.effort, lambda line: print(line, flush=True))
-        for scale in study.scales:
-            rows = runner.rows(scale)
-            title = study.title if scale == 1 else f"{study.title}, at scale {scale:g}"
-            print(f"\n{title}\n{Table.of(name, title, rows).as_markdown()}\n", flush=True)
+        results.tables[name] = _tables(read_study(name), args)
+    if args.docs:
+        update_docs(args.docs, results)
     return 0
+
+
+def _tables(study: Study, args: argparse.Namespace) -> list[Table]:
+    """A table for each scale."""
+    runner = Runner(study, args.data, args.work, args.device, args.effort, lambda line: print(line, flush=True))
+    tables = []
+    for scale in study.scales:
+        title = study.title if len(study.scales) == 1 else f"{study.title}, at scale {scale:g}"
+        name = f"study-{study.name}" if len(study.scales) == 1 else f"study-{study.name}-{scale:g}"
+        tables.append(Table.of(name, title, runner.rows(scale)))
+        print(f"\n{title}\n{tables[-1].as_markdown()}\n", flush=True)
+    return tables
 
 
 if __name__ == "__main__":

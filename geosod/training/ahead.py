@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 Made = TypeVar("Made")
 
 
@@ -25,7 +27,8 @@ def made_ahead(make: Callable[[int], Made], start: int, stop: int, *, threads: i
     if not threads:
         yield from map(make, range(start, stop))
         return
-    with ThreadPoolExecutor(threads, thread_name_prefix="batches") as pool:
+    # With threads of torch's own, those of each maker would compete for the cores that the network works on.
+    with ThreadPoolExecutor(threads, "batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         upcoming: deque[Future[Made]] = deque()
         following = start
         try:
