@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,30 @@ def fold_of(labels: Labels, same_ground: tuple[tuple[str, ...], ...], folds: int
     return fold
 
 
-def write_folds(labels: Labels, fold: np.ndarray, folder: Path) -> list[tuple[Path, Path]]:
-    """Label files of each fold: those to train on, and those to test on."""
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Label files of a fold.
+
+    Attributes:
+        train: of the images to train on.
+        test: of the images to test on.
+        check: of the first of the images to train on. A training needs some for the threshold of its card, which no
+            study uses.
+    """
+
+    train: Path
+    test: Path
+    check: Path
+
+
+def write_folds(labels: Labels, fold: np.ndarray, folder: Path) -> list[Fold]:
+    """The label files of all folds."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    folds = []
     for k in range(int(fold.max()) + 1):
-        pair = folder / f"train-{k}.json", folder / f"test-{k}.json"
-        for path, chosen in zip(pair, (fold != k, fold == k), strict=True):
+        files = Fold(*(folder / f"{name}-{k}.json" for name in ("train", "test", "check")))
+        first = np.arange(len(fold)) == np.flatnonzero(fold != k)[0]
+        for path, chosen in ((files.train, fold != k), (files.test, fold == k), (files.check, first)):
             write_labels(labels.of_images(chosen), path, format="coco", overwrite=True)
-        files.append(pair)
-    return files
+        folds.append(files)
+    return folds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import geosod
-from benchmarks.studies.folds import fold_of, labels_of, write_folds
+from benchmarks.studies.folds import Fold, fold_of, labels_of, write_folds
 from benchmarks.studies.study import Row, Study
 from geosod.datasets.labels import Labels
 from geosod.datasets.read import read_labels
@@ -47,30 +47,28 @@ class Runner:
         """A row for each row of the study and seed, with its figures."""
         folder = self.work / self.study.name / f"scale-{scale:g}"
         labels = labels_of(self.study, self.data, scale, self.work)
-        files = write_folds(labels, fold_of(labels, self.study.same_ground, self.study.folds), folder / "folds")
+        folds = write_folds(labels, fold_of(labels, self.study.same_ground, self.study.folds), folder / "folds")
         found = []
         for name, row in self.study.rows.items():
             for seed in range(self.study.seeds.get(row.training, 1)):
-                figures = self._row(folder, labels, files, name, row, seed)
+                figures = self._row(folder, labels, folds, name, row, seed)
                 found.append({"set-up": name, "seed": seed, **figures})
         return found
 
-    def _row(
-        self, folder: Path, labels: Labels, files: list[tuple[Path, Path]], name: str, row: Row, seed: int
-    ) -> dict[str, Any]:
+    def _row(self, folder: Path, labels: Labels, folds: list[Fold], name: str, row: Row, seed: int) -> dict[str, Any]:
         result = folder / "results" / f"{name}-{seed}.json"
         if result.exists():
             return dict(json.loads(result.read_text()))
         outputs, minutes, seconds = [], 0.0, 0.0
-        for k, (train, test) in enumerate(files):
+        for k, fold in enumerate(folds):
             bundles = {}
             for training in row.trainings:
                 run = folder / "runs" / f"{training}-{seed}-{k}"
-                bundles[training], trained = self._trained(run, train, test, training, seed)
+                bundles[training], trained = self._trained(run, fold, training, seed)
                 minutes += trained
             out = folder / "found" / f"{name}-{seed}-{k}"
             self.say(f"{name}, seed {seed}, fold {k}: detecting")
-            images = [image.uri for image in read_labels(test).labels.images]
+            images = [image.uri for image in read_labels(fold.test).labels.images]
             settings = {"threshold": LOWEST, "device": self.device, **self.study.detect, **row.detect}
             if row.classifier is not None:
                 settings["classifier"] = bundles[row.classifier]
@@ -84,7 +82,7 @@ class Runner:
         self.say(f"{name}, seed {seed}: {figures}")
         return figures
 
-    def _trained(self, run: Path, train: Path, test: Path, training: str, seed: int) -> tuple[Path, float]:
+    def _trained(self, run: Path, fold: Fold, training: str, seed: int) -> tuple[Path, float]:
         """The bundle of a training, and the minutes that it took."""
         minutes = run / "minutes.json"
         if not minutes.exists():
@@ -92,10 +90,9 @@ class Runner:
             settings = {**self.study.train, **self.study.trainings[training]}
             settings["steps"] = max(1, round(settings["steps"] * self.effort))
             began = time.monotonic()
-            # The fold's own test images must not choose anything: the last weights are taken, validated once.
-            geosod.train(
-                train, val=test, out=run, seed=seed, device=self.device, validate_every=settings["steps"], **settings
-            )
+            # Validated once, so that nothing chooses among the weights: the last ones are taken.
+            settings["validate_every"] = settings["steps"]
+            geosod.train(fold.train, val=fold.check, out=run, seed=seed, device=self.device, **settings)
             minutes.write_text(json.dumps((time.monotonic() - began) / 60))
         return run / "model", json.loads(minutes.read_text())
 
