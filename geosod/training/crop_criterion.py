@@ -34,22 +34,30 @@ class CropCriterion(Criterion):
         shift: standard deviation of the shift of a box, a share of its sides, and of the logarithm of its size.
         smoothing: of the labels.
         background: boxes of the background for each object.
+        crops: at most so many of a batch, drawn among them: a slice may show a thousand objects.
 
     Raises:
         ConfigError: an argument is out of range.
     """
 
     def __init__(
-        self, network: Any, *, card: ModelCard, shift: float = 0.1, smoothing: float = 0.05, background: float = 1.0
+        self,
+        network: Any,
+        *,
+        card: ModelCard,
+        shift: float = 0.1,
+        smoothing: float = 0.05,
+        background: float = 1.0,
+        crops: int = 256,
     ) -> None:
         super().__init__(network)
-        if not (0 <= shift <= 1 and 0 <= smoothing < 1 and background >= 0):
+        if not (0 <= shift <= 1 and 0 <= smoothing < 1 and background >= 0 and crops >= 2):
             raise ConfigError(
-                f"crops: shift={shift} must be from 0 to 1, smoothing={smoothing} from 0 to below 1, and "
-                f"background={background} not negative"
+                f"crops: shift={shift} must be from 0 to 1, smoothing={smoothing} from 0 to below 1, "
+                f"background={background} not negative, and crops={crops} at least 2"
             )
         self._crops = Crops(card, card.bands)
-        self._shift, self._smoothing, self._background = shift, smoothing, background
+        self._shift, self._smoothing, self._background, self._most = shift, smoothing, background, crops
 
     def losses(self, images: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Scalar ``class``."""
@@ -83,7 +91,12 @@ class CropCriterion(Criterion):
             )
         counts = torch.tensor([len(boxes) for boxes, _ in found], device=images.device)
         tile = torch.repeat_interleave(torch.arange(len(found), device=images.device), counts)
-        return torch.cat([boxes for boxes, _ in found]), torch.cat([labels for _, labels in found]), tile
+        chosen = torch.cat([boxes for boxes, _ in found]), torch.cat([labels for _, labels in found]), tile
+        if len(tile) <= self._most:
+            return chosen
+        some = torch.randperm(len(tile), device=images.device)[: self._most]
+        boxes, labels, tile = (part[some] for part in chosen)
+        return boxes, labels, tile
 
     def _jittered(self, boxes: Tensor) -> Tensor:
         size = boxes[:, 2:] - boxes[:, :2]

@@ -111,6 +111,21 @@ def test_background_overlaps_no_object() -> None:
         assert tile.tolist() == sorted(tile.tolist())
 
 
+def test_of_many_objects_a_bounded_number_is_drawn() -> None:
+    images, _ = batch()
+    corner = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) * 92
+    many = Targets(torch.cat([corner, corner + 4], dim=1), torch.arange(2000) % 2, torch.zeros(2000, dtype=torch.bool))
+    made, drawn = criterion(crops=60), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        boxes, labels, tile = made._chosen(images, [many, many])
+        assert len(boxes) == len(labels) == len(tile) == 60
+        assert {0, 1} <= set(labels.tolist()) and set(tile.tolist()) == {0, 1}
+        drawn.append(boxes)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert made(images, [many, many])["class"].isfinite()
+
+
 def test_images_without_objects_and_ignored_ones() -> None:
     made = criterion()
     images, targets = batch()
@@ -122,7 +137,7 @@ def test_images_without_objects_and_ignored_ones() -> None:
     assert float(made(images, ignored)["class"].detach()) == 0
 
 
-@pytest.mark.parametrize("options", [{"shift": -1.0}, {"smoothing": 1.0}, {"background": -1.0}])
+@pytest.mark.parametrize("options", [{"shift": -1.0}, {"smoothing": 1.0}, {"background": -1.0}, {"crops": 1}])
 def test_options_are_checked(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         criterion(**options)
