@@ -26,6 +26,7 @@ from geosod.output.failures import replace_failures
 from geosod.output.folder import (
     OutputFolder,
     SceneFiles,
+    StagedFiles,
     asset_paths,
     open_output,
     parse_item,
@@ -118,11 +119,11 @@ def commit_scene(
     left_over: tuple[str, ...] = ()
     try:
         with place.staging() as stage:
-            staged = stage / "detections.parquet", stage / "coverage.parquet", stage / "item.json"
-            write_geoparquet(detections, staged[0], crs=file_crs, metadata=metadata)
-            write_geoparquet(coverage, staged[1], crs=file_crs, metadata=metadata)
-            staged[2].write_bytes(_text(item))
-            place.flush(*staged)
+            staged = StagedFiles.within(stage)
+            write_geoparquet(detections, staged.detections, crs=file_crs, metadata=metadata)
+            write_geoparquet(coverage, staged.coverage, crs=file_crs, metadata=metadata)
+            staged.item.write_bytes(_text(item))
+            place.flush(staged.detections, staged.coverage, staged.item)
             if claim is not None and place.shared:
                 _check_crs(folder, scene, file_crs)
                 left_over = replace_scene(folder, scene.id, staged, files=files, claim=claim, failures=failures)
@@ -143,7 +144,7 @@ def _check_crs(folder: OutputFolder, scene: Scene, crs: str | None) -> None:
 def _put_scene(
     folder: OutputFolder,
     scene: Scene,
-    staged: tuple[Path, Path, Path],
+    staged: StagedFiles,
     files: SceneFiles,
     item: Mapping[str, Any],
     failures: Sequence[Failure],
@@ -164,8 +165,8 @@ def _put_scene(
                 claim.replacing()
         notes = _withdraw(folder, scene, files, owned=owned)
         try:
-            place.put({staged[0]: files.detections, staged[1]: files.coverage})
-            _put_item(folder, files, staged[2], item)
+            place.put(staged.data(files))
+            _put_item(folder, files, staged.item, item)
         except OSError:
             # Rows without an item would still be read as part of the dataset.
             place.remove(files.item, files.detections, files.coverage)

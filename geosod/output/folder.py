@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from geosod.errors import OutputError
 from geosod.georeference.points import georeferenced
@@ -44,6 +44,28 @@ class SceneFiles:
         folder = posixpath.dirname(f"/{self.item}")
         paths = {"detections": self.detections, "coverage": self.coverage}
         return {name: posixpath.relpath(f"/{path}", folder) for name, path in paths.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFiles:
+    """The files of one scene before they are put into place.
+
+    Attributes:
+        detections, coverage, item: paths on this machine.
+    """
+
+    detections: Path
+    coverage: Path
+    item: Path
+
+    @classmethod
+    def within(cls, stage: Path) -> Self:
+        """Paths in a folder of `Place.staging`."""
+        return cls(stage / "detections.parquet", stage / "coverage.parquet", stage / "item.json")
+
+    def data(self, files: SceneFiles) -> dict[Path, str]:
+        """What is put into place before the item, and where it goes."""
+        return {self.detections: files.detections, self.coverage: files.coverage}
 
 
 @dataclass(frozen=True, slots=True)

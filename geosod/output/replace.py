@@ -12,12 +12,11 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from geosod.errors import LeaseLostError, OutputError, reason
 from geosod.output.failures import replace_failures
-from geosod.output.folder import OutputFolder, SceneFiles, asset_paths, parse_item
+from geosod.output.folder import OutputFolder, SceneFiles, StagedFiles, asset_paths, parse_item
 from geosod.results import Failure
 
 
@@ -73,7 +72,7 @@ def leftovers(folder: OutputFolder, scene_id: str) -> Leftovers:
 def replace_scene(
     folder: OutputFolder,
     scene_id: str,
-    staged: tuple[Path, Path, Path],
+    staged: StagedFiles,
     *,
     files: SceneFiles,
     claim: Claim,
@@ -84,7 +83,7 @@ def replace_scene(
     Args:
         folder: from `open_output`, in a place that is shared.
         scene_id: identifier of the scene.
-        staged: the files of detections and coverage on this machine, and the item, which names them.
+        staged: its files on this machine; the item names those of detections and coverage.
         files: where they go; names of detections and coverage are those of no other commit.
         claim: to the scene.
         failures: failures of this scene.
@@ -108,7 +107,7 @@ def replace_scene(
     note = f"{_notes(folder, scene_id)}/{secrets.token_hex(8)}.json"
     place.create(note, json.dumps([*ours, *old]).encode())
     try:
-        place.put(dict(zip(staged[:2], ours, strict=True)))
+        place.put(staged.data(files))
         if failures:  # before the item, so that no scene is committed in part without them
             replace_failures(folder, failures, scenes=(scene_id,))
     except OSError:
@@ -116,7 +115,7 @@ def replace_scene(
         raise
     try:
         # After an OSError it may be there all the same, so its files stay.
-        _swap(folder, files.item, there, staged[2].read_bytes())
+        _swap(folder, files.item, there, staged.item.read_bytes())
     except LeaseLostError:
         Leftovers((note,), ours).remove(folder, but=())
         raise
