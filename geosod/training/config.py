@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -121,7 +121,9 @@ class TrainConfig(BaseModel):
         None, description="minimum and maximum side of the slices, drawn for each side; default: the tile"
     )
     resize_width: tuple[int, int] | None = Field(
-        None, description="minimum and maximum width to which slices are resized, aspect kept; default: not resized"
+        None,
+        description="minimum and maximum width to which slices are resized, aspect kept, as tiles of detection are to "
+        "their mean; default: not resized",
     )
     scale_jitter: float = Field(1.25, ge=1, le=4, description="slices are enlarged or reduced by up to this factor")
     whole_images: _Share = Field(0.0, description="share of whole images beside slices")
@@ -223,6 +225,25 @@ class TrainConfig(BaseModel):
         if len({level.sizes is None for level in value}) > 1:
             raise ValueError("needs sizes for every scale, or for none")
         return tuple(sorted(value, key=lambda level: -float(level.scale)))
+
+    @model_validator(mode="after")
+    def _levels_alone(self) -> Self:
+        """Settings of slices have no effect on windows at several scales."""
+        unused = [name for name in ("slice", "resize_width") if getattr(self, name) is not None]
+        unused += ["whole_images"] * (self.whole_images > 0)
+        unused += ["scale_jitter"] * ("scale_jitter" in self.model_fields_set and self.scale_jitter != 1)
+        if self.levels is not None and unused:
+            names = ", ".join(name.replace("_", "-") for name in unused)
+            raise ValueError(f"levels: {names} would have no effect beside levels; leave out one or the other")
+        return self
+
+    @property
+    def enlargement(self) -> float | None:
+        """The factor by which slices are enlarged on average, as tiles will be; None where they are not resized."""
+        if self.resize_width is None:
+            return None
+        side = self.tile[0] if self.slice is None else sum(self.slice) / 2
+        return round(sum(self.resize_width) / 2 / side, 2)
 
     @property
     def peak_lr(self) -> float:

@@ -12,13 +12,13 @@ from geosod.detectors.card import ModelCard
 from geosod.detectors.staged import Crops
 from geosod.errors import ConfigError
 from geosod.training.criterion import Criterion
-from geosod.training.overlaps import iou_matrix
+from geosod.training.overlaps import covered_matrix
 from geosod.training.targets import Targets
 
 #: Last class of a classifier that is trained here: what is no object. It is not reported.
 BACKGROUND = "background"
-#: Boxes of the background overlap no object by more.
-_MAX_IOU = 0.2
+#: Share of a box of the background that may lie in an object.
+_MAX_COVERED = 0.2
 _TRIES = 4
 
 
@@ -80,7 +80,7 @@ class CropCriterion(Criterion):
         """Boxes (M, 4), their classes, and the index of their image."""
         found: list[tuple[Tensor, Tensor]] = []
         for target in targets:
-            kept = ~target.ignored
+            kept = self._some(torch.nonzero(~target.ignored).flatten())
             boxes, labels = target.boxes[kept], target.labels[kept]
             empty = self._elsewhere(boxes, target.boxes, images.shape[3], images.shape[2])
             found.append(
@@ -92,11 +92,15 @@ class CropCriterion(Criterion):
         counts = torch.tensor([len(boxes) for boxes, _ in found], device=images.device)
         tile = torch.repeat_interleave(torch.arange(len(found), device=images.device), counts)
         chosen = torch.cat([boxes for boxes, _ in found]), torch.cat([labels for _, labels in found]), tile
-        if len(tile) <= self._most:
-            return chosen
-        some = torch.randperm(len(tile), device=images.device)[: self._most]
+        some = self._some(torch.arange(len(tile), device=images.device))
         boxes, labels, tile = (part[some] for part in chosen)
         return boxes, labels, tile
+
+    def _some(self, rows: Tensor) -> Tensor:
+        """Rows, as many as a batch may have."""
+        if len(rows) <= self._most:
+            return rows
+        return rows[torch.randperm(len(rows), device=rows.device)[: self._most]]
 
     def _jittered(self, boxes: Tensor) -> Tensor:
         size = boxes[:, 2:] - boxes[:, :2]
@@ -105,7 +109,9 @@ class CropCriterion(Criterion):
         return torch.cat([centre - half, centre + half], dim=1)
 
     def _elsewhere(self, boxes: Tensor, taken: Tensor, width: int, height: int) -> Tensor:
-        """Boxes of the objects' sizes that overlap no object, fewer where there is hardly room."""
+        """Boxes of the objects' sizes, at most a little of each in an object or ignored region; fewer where those
+        leave hardly room.
+        """
         wanted = round(len(boxes) * self._background)
         if not wanted:
             return boxes[:0]
@@ -114,5 +120,6 @@ class CropCriterion(Criterion):
         room = boxes.new_tensor([width, height])
         corner = torch.rand_like(size) * (room - size).clamp(min=0)
         tried = torch.cat([corner, corner + size], dim=1)
-        free = iou_matrix(tried, taken).amax(dim=1) <= _MAX_IOU
+        # Not by IoU, which is small for a small box inside a large object.
+        free = covered_matrix(tried, taken).amax(dim=1) <= _MAX_COVERED
         return tried[free][:wanted]

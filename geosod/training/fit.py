@@ -92,6 +92,7 @@ class Fit:
                 self._validate()
             over = c.max_minutes is not None and time.monotonic() - started > 60 * c.max_minutes
             if self.save is not None and (over or done == last or self._due(done, saved)):
+                state.check()
                 self.save(state)
                 saved = time.monotonic()
             if over and done < last:

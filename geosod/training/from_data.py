@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from geosod.datasets.labels import Labels
 from geosod.datasets.priors import Pyramid, best_priors, cluster_shapes, retina_pyramid
 from geosod.datasets.slice import Slicing, slice_labels
 from geosod.errors import ConfigError, LabelError
+from geosod.setting_types import LevelSetting
 from geosod.training.config import TrainConfig
 
 #: Gong et al. 2021 could not train with factors above it.
@@ -50,23 +52,52 @@ class EstimatedAnchors:
         )
 
 
-def boxes_as_trained(labels: Labels, config: TrainConfig) -> tuple[FloatArray, FloatArray]:
+def boxes_as_trained(labels: Labels, config: TrainConfig, *, upscale: float = 1.0) -> tuple[FloatArray, FloatArray]:
     """(N, 4) boxes in pixels of the network's input, and (N, 2) the size of each one's input, on tiles as trained.
+
+    Args:
+        labels: of all images.
+        config: `tile`, `min_visible`, and `levels` or `slice` and `resize_width`.
+        upscale: factor by which tiles are enlarged where `resize_width` does not say.
 
     Raises:
         LabelError: there is no object with an area.
     """
     side = config.tile if config.slice is None else ((config.slice[0] + config.slice[1]) // 2,) * 2
-    scale = 1.0 if config.resize_width is None else sum(config.resize_width) / 2 / side[0]
-    tiles = slice_labels(labels, Slicing(side, (0.2, 0.2), min_visible=config.min_visible, negatives=0.0))
-    counted = ~tiles.ignore & ~tiles.crowd & (tiles.boxes[:, 2:] > tiles.boxes[:, :2]).all(axis=1)
-    if not counted.any():
+    enlarged = upscale if config.enlargement is None else config.enlargement
+    if config.levels is None:
+        parts = [_boxes_in_tiles(labels, side, config.min_visible, enlarged)]
+    else:
+        parts = [_boxes_at_level(labels, config, level, enlarged) for level in config.levels]
+    boxes, sizes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if not len(boxes):
         raise LabelError("no object has an area, so nothing can be estimated from the data")
+    return boxes, sizes
+
+
+def _boxes_at_level(
+    labels: Labels, config: TrainConfig, level: LevelSetting, enlarged: float
+) -> tuple[FloatArray, FloatArray]:
+    """As `boxes_as_trained`, of the objects that count at a scale."""
+    scale = float(level.scale)
+    side = max(1, round(config.tile[0] / scale)), max(1, round(config.tile[1] / scale))
+    low, high = level.sizes or (0.0, None)
+    area = (labels.boxes[:, 2:] - labels.boxes[:, :2]).prod(axis=1)
+    counted = (area >= low**2) & (area <= (math.inf if high is None else high) ** 2)
+    return _boxes_in_tiles(labels[counted], side, config.min_visible, enlarged * scale)
+
+
+def _boxes_in_tiles(
+    labels: Labels, side: tuple[int, int], min_visible: float, scale: float
+) -> tuple[FloatArray, FloatArray]:
+    """Boxes and sizes of the tiles that show them, times a scale."""
+    tiles = slice_labels(labels, Slicing(side, (0.2, 0.2), min_visible=min_visible, negatives=0.0))
+    counted = ~tiles.ignore & ~tiles.crowd & (tiles.boxes[:, 2:] > tiles.boxes[:, :2]).all(axis=1)
     sizes = np.array([(image.width, image.height) for image in tiles.images], np.float64).reshape(-1, 2)
     return tiles.boxes[counted] * scale, sizes[tiles.image[counted]] * scale
 
 
-def estimated_anchors(labels: Labels, config: TrainConfig) -> EstimatedAnchors:
+def estimated_anchors(labels: Labels, config: TrainConfig, *, upscale: float = 1.0) -> EstimatedAnchors:
     """Prior boxes for a data set: three ratios from its shapes, and the sizes with the best mean IoU.
 
     Sizes double from level to level, as strides do.
@@ -74,7 +105,7 @@ def estimated_anchors(labels: Labels, config: TrainConfig) -> EstimatedAnchors:
     Raises:
         LabelError: there is no object with an area.
     """
-    boxes, inputs = boxes_as_trained(labels, config)
+    boxes, inputs = boxes_as_trained(labels, config, upscale=upscale)
     if len(boxes) > _MAX_OBJECTS:
         rows = np.random.default_rng(config.seed).choice(len(boxes), _MAX_OBJECTS, replace=False)
         boxes, inputs = boxes[rows], inputs[rows]
@@ -100,7 +131,7 @@ def _ratios(boxes: FloatArray, seed: int) -> tuple[float, ...]:
 
 
 def s_alpha(
-    labels: Labels, config: TrainConfig, architecture: str, parameters: dict[str, Any]
+    labels: Labels, config: TrainConfig, architecture: str, parameters: dict[str, Any], *, upscale: float = 1.0
 ) -> tuple[tuple[float, float, float], tuple[int, ...]]:
     """Fusion factors by algorithm 1 of Gong et al. 2021, counted on tiles as trained with the network's prior boxes.
 
@@ -113,7 +144,7 @@ def s_alpha(
         LabelError: there is no object with an area.
     """
     pyramid = _pyramid_of(architecture, parameters)
-    boxes, inputs = boxes_as_trained(labels, config)
+    boxes, inputs = boxes_as_trained(labels, config, upscale=upscale)
     counts = np.bincount(best_priors(boxes, inputs, pyramid).level, minlength=5)
     found = fusion_factors(counts)
     alphas = (found.alpha_2_3, found.alpha_3_4, found.alpha_4_5)

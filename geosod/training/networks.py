@@ -47,13 +47,14 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
     if config.box_size is not None and parameters.get("side") is not None and "side" not in config.parameters:
         parameters["side"] = config.box_size
     if config.anchors == "estimate":
-        found = estimated_anchors(labels, config)
+        found = estimated_anchors(labels, config, upscale=asked.upscale)
         parameters |= {"sizes": list(found.sizes), "ratios": list(found.ratios)}
         notes.append(f"prior boxes: {found}")
     if config.fusion is not None:
-        parameters["fusion"] = _fusion(labels, config, architecture, parameters, notes)
+        parameters["fusion"] = _fusion(labels, config, replace(asked, parameters=parameters), notes)
     card = card_of(architecture=architecture, parameters=parameters)
-    card = replace(card, input=replace(card.input, upscale=asked.upscale))
+    upscale = asked.upscale if config.enlargement is None else config.enlargement
+    card = replace(card, input=replace(card.input, upscale=upscale))
     made: nn.Module = network(card)
     notes.append(first_weights(made, config))
     return NewNetwork(made, card, tuple(notes), asked.options)
@@ -81,15 +82,13 @@ def asked_network(config: TrainConfig) -> Member:
     )
 
 
-def _fusion(
-    labels: Labels, config: TrainConfig, architecture: str, parameters: dict[str, Any], notes: list[str]
-) -> Any:
+def _fusion(labels: Labels, config: TrainConfig, asked: Member, notes: list[str]) -> Any:
     if isinstance(config.fusion, tuple):
         return config.fusion[0] if len(config.fusion) == 1 else list(config.fusion)
     if config.fusion != S_ALPHA:
         return config.fusion
     # The prior boxes decide on which level an object counts.
-    plain = {name: value for name, value in parameters.items() if name != "fusion"}
-    factors, counts = s_alpha(labels, config, architecture, plain)
+    plain = {name: value for name, value in asked.parameters.items() if name != "fusion"}
+    factors, counts = s_alpha(labels, config, asked.architecture, plain, upscale=asked.upscale)
     notes.append(f"fusion factors (S-α): {', '.join(f'{f:.3g}' for f in factors)}, from counts {counts}")
     return [round(factor, 6) for factor in factors]

@@ -59,7 +59,7 @@ class _Level:
         rows = data.objects[_within(data.labels.boxes[data.objects], self._sizes)]
         self._rows = rows
         self._draw = Draw(object_weights(data, rows, config.balance))
-        # Without ranges, all of every image is shown at every scale.
+        self._images = Draw(data.sizes.prod(axis=1))
         self._chips = chips_of(data, rows, self._scale, config.tile, config.seed) if chips and self._sizes else None
 
     @property
@@ -68,9 +68,16 @@ class _Level:
         return len(self._rows)
 
     def sample(self, rng: np.random.Generator, seed: tuple[int, ...]) -> Sample:
-        """A chip, or a window around an object of the range: pairs of image and scale without one are never shown."""
+        """A chip, or a window around an object of the range: pairs of image and scale without one are never shown.
+
+        Without ranges some windows are anywhere, in images without objects, too.
+        """
         if self._chips is not None:
             image, window = self._chips[int(rng.integers(len(self._chips)))]
+        elif self._sizes is None and rng.random() < self._config.negatives:
+            image = self._images(rng)
+            size, _ = frame(self._data, image, self._scale)
+            window = window_around(rng.uniform(0, 1, 2) * size, self._config.tile, size, rng)
         else:
             row = int(self._rows[self._draw(rng)])
             image = int(self._data.labels.image[row])
@@ -117,15 +124,23 @@ def chips_of(
         size, factor = frame(data, image, scale)
         boxes = data.labels.boxes[mine] * np.tile(factor, 2)
         boxes = np.clip(boxes, 0, np.tile(size, 2))
+        # From top to bottom, so that a chip is compared with the objects of its rows alone.
+        boxes = boxes[np.argsort(boxes[:, 1], kind="stable")]
         left = np.ones(len(boxes), np.bool_)
-        while left.any():
-            one = int(rng.choice(np.flatnonzero(left)))
-            window = _whole_in_window(boxes[one], tile, size, rng)
-            low, high = np.array([window.col, window.row]), np.array([window.right, window.bottom])
-            left &= ~((boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1))
-            left[one] = False
-            chips.append((image, window))
+        for one in rng.permutation(len(boxes)):
+            if left[one]:
+                window = _whole_in_window(boxes[one], tile, size, rng)
+                first, last = np.searchsorted(boxes[:, 1], (window.row, window.bottom))
+                left[first:last] &= ~_shows(window, boxes[first:last])
+                left[one] = False
+                chips.append((image, window))
     return chips
+
+
+def _shows(window: Window, boxes: FloatArray) -> BoolArray:
+    """(N,) which boxes lie in a window as a whole."""
+    low, high = np.array([window.col, window.row]), np.array([window.right, window.bottom])
+    return np.asarray((boxes[:, :2] >= low).all(axis=1) & (boxes[:, 2:] <= high).all(axis=1))
 
 
 def _whole_in_window(box: FloatArray, tile: tuple[int, int], size: FloatArray, rng: np.random.Generator) -> Window:

@@ -13,6 +13,7 @@ import numpy as np
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.scene import Window
+from geosod.scenes.view import MIN_SCALE, at_scale
 from geosod.training.config import TrainConfig
 from geosod.training.training_set import TrainingSet
 
@@ -71,9 +72,7 @@ class SliceSampler:
     def _sample(self, rng: np.random.Generator, seed: tuple[int, ...]) -> Sample:
         c = self._config
         if rng.random() < c.whole_images:
-            image = int(rng.integers(len(self._data.scenes)))
-            window = self._data.scenes[image].window
-            return Sample(image, 1.0, window, self._whole_size(window, rng), seed)
+            return self._whole(int(rng.integers(len(self._data.scenes))), rng, seed)
         sides, size = self._sides(rng)
         image, centre = self._centre(rng)
         window = window_around(centre, sides, self._sizes[image], rng)
@@ -96,21 +95,31 @@ class SliceSampler:
         c = self._config
         sides = c.tile if c.slice is None else tuple(int(n) for n in rng.integers(c.slice[0], c.slice[1] + 1, 2))
         if c.resize_width is not None:
-            width = int(rng.integers(c.resize_width[0], c.resize_width[1] + 1))
-            return (sides[0], sides[1]), (width, max(1, round(sides[1] * width / sides[0])))
+            width = self._width(c.resize_width, rng)
+            return (sides[0], sides[1]), (max(1, round(width)), max(1, round(sides[1] * width / sides[0])))
         if c.slice is not None:
             return (sides[0], sides[1]), (sides[0], sides[1])
         factor = float(np.exp(rng.uniform(-1, 1) * np.log(c.scale_jitter)))
         return (max(1, round(sides[0] / factor)), max(1, round(sides[1] / factor))), c.tile
 
-    def _whole_size(self, window: Window, rng: np.random.Generator) -> tuple[int, int]:
-        """The size of a whole image: of the widths that slices are resized to, or else at most a tile."""
-        c = self._config
+    def _width(self, limits: tuple[int, int], rng: np.random.Generator) -> float:
+        """A width to resize to, in pixels that the network's input may enlarge."""
+        return int(rng.integers(limits[0], limits[1] + 1)) / self._data.card.input.upscale
+
+    def _whole(self, image: int, rng: np.random.Generator, seed: tuple[int, ...]) -> Sample:
+        """A whole image, of a width that slices are resized to, or else at most a tile."""
+        c, window = self._config, self._data.scenes[image].window
         if c.resize_width is not None:
-            width = int(rng.integers(c.resize_width[0], c.resize_width[1] + 1))
-            return width, max(1, round(window.height * width / window.width))
-        factor = min(1.0, c.tile[0] / window.width, c.tile[1] / window.height)
-        return max(1, round(window.width * factor)), max(1, round(window.height * factor))
+            # A strip may be as high as the widest is wide.
+            highest = c.resize_width[1] / self._data.card.input.upscale
+            scale = min(self._width(c.resize_width, rng) / window.width, highest / window.height)
+        else:
+            scale = min(1.0, c.tile[0] / window.width, c.tile[1] / window.height)
+        if scale < 1:
+            # Read at that scale, as detection's level "full" is: the image itself may be larger than memory.
+            scaled = at_scale(self._data.scenes[image], max(scale, MIN_SCALE))
+            return Sample(image, max(scale, MIN_SCALE), scaled.window, (scaled.width, scaled.height), seed)
+        return Sample(image, 1.0, window, (round(window.width * scale), round(window.height * scale)), seed)
 
 
 class Draw:

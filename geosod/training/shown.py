@@ -17,6 +17,9 @@ from geosod.training.samples import Sample
 from geosod.training.targets import Targets
 from geosod.training.training_set import TrainingSet
 
+#: Relative difference of sides that count as equal.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objects:
@@ -117,7 +120,9 @@ def targets(shown: Shown, fit: Fit) -> Targets:
     objects, ignored = shown.objects, shown.objects.ignored
     valid_range = None
     if shown.sizes is not None:
-        ignored = ignored | (objects.sides < shown.sizes[0]) | (objects.sides > shown.sizes[1])
+        # Limits and sides were scaled one by one: those that were equal may differ by a rounding.
+        low, high = shown.sizes[0] * (1 - _ROUNDING), shown.sizes[1] * (1 + _ROUNDING)
+        ignored = ignored | (objects.sides < low) | (objects.sides > high)
         factor = float(np.sqrt(fit.inner_width / fit.image_width * fit.inner_height / fit.image_height))
         valid_range = torch.tensor(shown.sizes, dtype=torch.float32) * factor
     return Targets(

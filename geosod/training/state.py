@@ -56,6 +56,16 @@ class State:
         """The averaged weights, on the CPU."""
         return {name: value.detach().cpu().contiguous().clone() for name, value in self.mean.state_dict().items()}
 
+    def check(self) -> None:
+        """Refuse to keep weights that are no numbers, from which no run can go on.
+
+        Raises:
+            TrainingError: some are not.
+        """
+        wrong = [name for name, value in self.criterion.named_parameters() if not value.isfinite().all()]
+        if wrong:
+            raise TrainingError(_not_finite(f"weights ({wrong[0]})", self.step))
+
     def save(self, path: Path, *, settings: str) -> None:
         """Write a checkpoint, replacing one in a single step.
 
@@ -152,10 +162,14 @@ def check_finite(losses: dict[str, float], step: int) -> None:
     """
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        raise TrainingError(
-            f"the loss ({', '.join(wrong)}) is not finite at step {step}; use a lower --lr, a longer --warmup, or "
-            "--precision fp32. The last checkpoint is kept"
-        )
+        raise TrainingError(_not_finite(f"the loss ({', '.join(wrong)})", step))
+
+
+def _not_finite(what: str, step: int) -> str:
+    return (
+        f"{what}: not finite at step {step}; use a lower --lr, a longer --warmup, or --precision fp32. "
+        "The last checkpoint is kept"
+    )
 
 
 def optimiser_of(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

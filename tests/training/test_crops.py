@@ -16,6 +16,7 @@ from geosod.detectors.staged import Classifier
 from geosod.detectors.zoo.classifier import CropClassifier
 from geosod.errors import ConfigError
 from geosod.training.crop_criterion import CropCriterion
+from geosod.training.overlaps import covered_matrix
 from geosod.training.targets import Targets
 from tests.training.sets import labelled
 
@@ -124,6 +125,34 @@ def test_of_many_objects_a_bounded_number_is_drawn() -> None:
         drawn.append(boxes)
     assert not torch.equal(drawn[0], drawn[1])
     assert made(images, [many, many])["class"].isfinite()
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_background_lies_in_no_region_and_no_large_object(ignored: bool) -> None:
+    images = torch.rand(1, 3, 256, 256)
+    small = torch.tensor([[x, y, x + 10, y + 10] for x in (140.0, 180, 220) for y in (20.0, 90, 160)])
+    boxes = torch.cat([torch.tensor([[0.0, 0, 128, 256]]), small])
+    target = Targets(boxes, torch.zeros(10, dtype=torch.int64), torch.tensor([ignored, *[False] * 9]))
+    found, labels, _ = criterion(background=8.0)._chosen(images, [target])
+    empty = found[labels == 2]
+    assert len(empty) > 20
+    inside = (torch.minimum(empty[:, 2], torch.tensor(128.0)) - empty[:, 0]).clamp(min=0) / (empty[:, 2] - empty[:, 0])
+    assert inside.max() <= 0.2 + 1e-6
+
+
+def test_few_of_many_objects_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number squared would take all memory."""
+    compared: list[int] = []
+
+    def counted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        compared.append(len(a))
+        return covered_matrix(a, b)
+
+    monkeypatch.setattr("geosod.training.crop_criterion.covered_matrix", counted)
+    corner = torch.rand(3000, 2) * 92
+    many = Targets(torch.cat([corner, corner + 4], dim=1), torch.zeros(3000).long(), torch.zeros(3000).bool())
+    criterion(crops=50)._chosen(batch()[0], [many, many])
+    assert compared == [200, 200]
 
 
 def test_images_without_objects_and_ignored_ones() -> None:

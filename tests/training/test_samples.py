@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from geosod.datasets.labels import Labels
 from geosod.detectors.network_input import Fit
 from geosod.errors import ConfigError, LabelError
 from geosod.scene import Window
 from geosod.training.batches import BatchMaker
+from geosod.training.config import TrainConfig
 from geosod.training.pixels import PixelReader
+from geosod.training.prepared import batch_maker, prepare
 from geosod.training.pyramid import PyramidSampler, chips_of, frame
 from geosod.training.samples import Draw, SliceSampler, window_around
 from geosod.training.shown import labels_in, show, targets
 from geosod.training.training_set import as_boxes
-from tests.training.sets import opened, squares
+from tests.training.sets import labelled, opened, squares
 
 #: Samples are the network's input.
 SAME = Fit(64, 64, 64, 64, 64, 64)
@@ -55,7 +59,7 @@ def test_slicing_aided_fine_tuning(labels: Labels) -> None:
     """Sides are drawn independently, and the width they are resized to, with whole images beside."""
     data, config, _ = opened(labels, slice=(40, 80), resize_width=(100, 130), whole_images=0.3)
     samples = [sample for step in range(60) for sample in SliceSampler(data, config).batch(step)]
-    whole = [s for s in samples if s.window.width == data.scenes[s.image].width]
+    whole = [s for s in samples if s.scale != 1]
     slices = [s for s in samples if s not in whole]
     assert 0.15 < len(whole) / len(samples) < 0.45
     sides = np.array([(s.window.width, s.window.height) for s in slices])
@@ -64,6 +68,34 @@ def test_slicing_aided_fine_tuning(labels: Labels) -> None:
         assert 100 <= sample.size[0] <= 130
         ratio = sample.window.height / sample.window.width
         assert abs(sample.size[1] - ratio * sample.size[0]) <= 0.5
+
+
+@pytest.mark.parametrize("limits", [None, (40, 60)])
+def test_whole_images_are_read_at_the_scale_that_is_shown(tmp_path: Path, limits: tuple[int, int] | None) -> None:
+    """Not at their own, at which they may be larger than memory; and a strip is no higher than the widest is wide."""
+    data, config, _ = opened(squares(tmp_path, size=(300, 900)), whole_images=1.0, resize_width=limits)
+    reader = PixelReader(data, cache_mb=10)
+    for sample in SliceSampler(data, config).batch(0):
+        scaled = reader.scene(sample.image, sample.scale)
+        assert sample.window == scaled.window and sample.size == (scaled.width, scaled.height)
+        assert sample.size[1] <= (64 if limits is None else 60) and sample.scale < 0.1
+        shown = show(data, reader, sample, min_visible=0.25)
+        assert tuple(shown.pixels.values.shape[1:]) == sample.size[::-1]
+    assert {image for image, scale in reader._decoded if scale == 1} == set()
+
+
+def test_tiles_are_enlarged_as_slices_were(tmp_path: Path) -> None:
+    """What slices are resized to on average is what detection enlarges tiles to."""
+    labels = labelled(tmp_path, size=(256, 256), objects=12, sides=(20, 21))
+    options = {"slice": (48, 64), "resize_width": (100, 124), "tile": 64, "batch": 8, "init": "none", "flips": "none"}
+    config = TrainConfig(labels=str(labels), network="ssd", parameters={"backbone": "slim", "width": 8}, **options)
+    ready = prepare(config)
+    assert ready.card.input.upscale == 2.0
+    batch = batch_maker(ready, config)(0)
+    assert 100 <= batch.images.shape[3] <= 128
+    boxes = torch.cat([one.boxes[~one.ignored] for one in batch.targets])
+    widths = (boxes[:, 2] - boxes[:, 0])[(boxes[:, 2] - boxes[:, 0] - boxes[:, 3] + boxes[:, 1]).abs() < 0.1]
+    assert len(widths) and widths.min() >= 20 * 100 / 64 - 1 and widths.max() <= 20 * 124 / 48 + 1
 
 
 def test_small_images_are_shown_whole_at_the_same_scale(tmp_path: Path) -> None:
@@ -178,6 +210,28 @@ class TestPyramid:
         sample = PyramidSampler(data, config).batch(0)[0]
         shown = show(data, PixelReader(data, cache_mb=10), sample, min_visible=0.25)
         assert len(targets(shown, SAME).boxes) == len(shown.objects.boxes)
+
+    def test_objects_at_a_limit_count(self, tmp_path: Path) -> None:
+        """Those that are drawn for their size are examples, whatever the roundings of scales."""
+        data, config, _ = opened(squares(tmp_path, size=(251, 187), sides=(20, 21)), levels="0.7:0-20", chips=False)
+        reader, sampler = PixelReader(data, cache_mb=10), PyramidSampler(data, config)
+        for step in range(5):
+            for sample in sampler.batch(step):
+                shown = show(data, reader, sample, min_visible=0.0)
+                assert len(shown.objects.boxes) and not targets(shown, SAME).ignored.any()
+
+    def test_images_without_objects_are_shown_where_all_sizes_count(self, labels: Labels, tmp_path: Path) -> None:
+        empty = squares(tmp_path / "empty", images=1, objects=0)
+        images = [*labels.images, replace(empty.images[0], id="empty", number=9)]
+        data, config, _ = opened(labels.with_columns(images=images), levels="1,0.5", negatives=0.5)
+        assert any(s.image == 3 for step in range(20) for s in PyramidSampler(data, config).batch(step))
+        data, config, _ = opened(labels.with_columns(images=images), levels="1:0-100,0.5:0-100", negatives=0.5)
+        assert not any(s.image == 3 for step in range(20) for s in PyramidSampler(data, config).batch(step))
+
+    @pytest.mark.parametrize("other", [{"slice": (40, 60)}, {"whole_images": 0.1}, {"scale_jitter": 1.5}])
+    def test_settings_of_slices_are_refused(self, other: dict) -> None:
+        with pytest.raises(ValidationError, match=f"{next(iter(other)).replace('_', '-')} would have no effect"):
+            TrainConfig(levels="1,0.5", **other)
 
     def test_multi_scale_training_has_no_ranges(self, labels: Labels) -> None:
         data, config, _ = opened(labels, levels="1,0.5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Noted, Stepped, Validated
 from geosod.training.prepared import batch_maker, plan_of, prepare
 from geosod.training.rates import learning_rate
+from geosod.training.state import State
 from tests.training.sets import labelled
 
 #: A network that takes milliseconds a step.
@@ -192,6 +194,25 @@ class TestBadInput:
             geosod.train(
                 labels, val=val, out=tmp_path / "run", steps=60, optimizer="sgd", lr=1e30, clip=None, warmup=0, **TINY
             )
+
+    def test_weights_that_are_no_numbers_are_not_kept(
+        self, labels: Path, val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A checkpoint between two reports; the one before it stays, from which the run goes on."""
+        train, out, options = State.train, tmp_path / "run", {"steps": 20, "save_every": 4, "validate_every": 100}
+
+        def spoiled(self: State, *args: Any, **kwargs: Any) -> Any:
+            losses = train(self, *args, **kwargs)
+            if self.step == 6:
+                with torch.no_grad():
+                    next(self.criterion.parameters()).fill_(math.nan)
+            return losses
+
+        monkeypatch.setattr(State, "train", spoiled)
+        with pytest.raises(TrainingError, match=r"weights .*: not finite at step 8"):
+            geosod.train(labels, val=val, out=out, **options, **TINY)
+        monkeypatch.undo()
+        assert geosod.train(labels, val=val, out=out, **options, **TINY).step == 20
 
     def test_nothing_to_learn(self, tmp_path: Path) -> None:
         labels = labelled(tmp_path / "set", images=3, objects=0)
