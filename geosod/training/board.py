@@ -12,7 +12,7 @@ class Board:
     """Writes event files that ``tensorboard --logdir runs`` shows; nothing where TensorBoard is not installed.
 
     Args:
-        folder: of the run.
+        folder: of the event files.
         start: steps that the run has already done; what was written of later ones is hidden.
     """
 
@@ -22,7 +22,7 @@ class Board:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
+        self._writer = SummaryWriter(str(folder), purge_step=start or None)
 
     def record(self, event: Event) -> None:
         """Add what a report or a validation says."""

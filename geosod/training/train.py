@@ -145,7 +145,7 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
 def _run_on_ray(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
     from geosod.training.ray_train import OnRay, train_on_ray
 
-    place = OnRay(str(folder.path.resolve()), "ray")
+    place = OnRay(str(folder.ray.parent.resolve()), folder.ray.name)
     with _logged(folder, emit, start=0) as report:
         state = train_on_ray(ready, place, report, address=ready.config.ray_address)
         figures = finish(ready, state, folder, report)
@@ -155,7 +155,7 @@ def _run_on_ray(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
 @contextmanager
 def _logged(folder: RunFolder, emit: Emit, *, start: int) -> Iterator[Emit]:
     """`emit` for events that also go to the logs of a run, of which `start` steps are done."""
-    with closing(Board(folder.path, start=start)) as board:
+    with closing(Board(folder.board, start=start)) as board:
 
         def report(event: Event) -> None:
             folder.record(event)

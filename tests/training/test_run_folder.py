@@ -1,0 +1,34 @@
+"""The folder of a run: what is kept in it, and what is removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geosod.errors import OutputError
+from geosod.training.run_folder import RunFolder
+
+
+def test_overwrite_removes_all_that_the_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin({"steps": 4}, "one", overwrite=False)
+    for path in (folder.model, folder.board, folder.ray / "checkpoint_1", folder.trial):
+        path.mkdir(parents=True)
+        (path / "file").write_text("old")
+    for path in (folder.checkpoint, folder.log, folder.validation, folder.curves, tmp_path / "notes.txt"):
+        path.write_text("old")
+    folder.finish({"steps": 4})
+    with pytest.raises(OutputError, match="which --overwrite would empty"):
+        folder.begin({"init": str(folder.model)}, "two", overwrite=True)
+    folder.begin({"steps": 4}, "one", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "settings.yaml"]
+
+
+@pytest.mark.parametrize("text", ["lr: 0.1\n", "- 1\n", ""])
+def test_settings_of_another_program_are_not_taken_for_those_of_a_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(OutputError, match="is not of a training run"):
+        RunFolder(tmp_path).begin({}, "one", overwrite=True)
+    assert (tmp_path / "model").is_dir() and (tmp_path / "settings.yaml").read_text() == text
