@@ -3,6 +3,7 @@ replaced."""
 
 from __future__ import annotations
 
+import glob
 import tempfile
 import threading
 import time
@@ -16,6 +17,8 @@ from ray.train import Checkpoint, FailureConfig, ScalingConfig, get_checkpoint, 
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from geosod.detectors.bundle import shipped_models
+from geosod.detectors.packing.huggingface import is_model_folder
 from geosod.device import kind_of
 from geosod.errors import ConfigError, TrainingError, one_line
 from geosod.machine import usable_cpus
@@ -24,6 +27,7 @@ from geosod.training.config import TrainConfig
 from geosod.training.criterion import distributed_normaliser
 from geosod.training.events import Emit, Event, Stepped
 from geosod.training.fit import Fit
+from geosod.training.initialise import IMAGENET
 from geosod.training.placement import training_device, training_precision
 from geosod.training.prepared import Prepared, batch_maker, prepare
 from geosod.training.state import State
@@ -77,7 +81,7 @@ def train_on_ray(ready: Prepared, place: OnRay, emit: Emit, *, address: str | No
         raise ConfigError(f"batch {config.batch} is less than {workers} workers; each needs an image")
     with session(address, _STORE_BYTES):
         events = _Events.options(num_cpus=0).remote()  # type: ignore[attr-defined]
-        values = config.model_dump(mode="json", exclude_unset=True)
+        values = settings_for_workers(config)
         trainer = TorchTrainer(
             _work,
             train_loop_config={"config": values, "digest": ready.digest, "events": events},
@@ -89,6 +93,31 @@ def train_on_ray(ready: Prepared, place: OnRay, emit: Emit, *, address: str | No
         )
         result = _fitted(trainer, events, emit)
     return _last_state(result.checkpoint, ready)
+
+
+def settings_for_workers(config: TrainConfig) -> dict[str, Any]:
+    """The settings that were given, with absolute paths, since Ray changes workers to a folder of its own."""
+    values = config.model_dump(mode="json", exclude_unset=True)
+    for name in ("labels", "val", "images", "init", "network"):
+        # A name means the same everywhere, also where a file here is called so.
+        if values.get(name) is not None and not _is_name(name, values[name]):
+            values[name] = _absolute(values[name])
+    if "scenes" in values:
+        values["scenes"] = [_absolute(scene) for scene in values["scenes"]]
+    return values
+
+
+def _is_name(setting: str, value: str) -> bool:
+    if setting == "init":
+        return value in (IMAGENET, *shipped_models())
+    return setting == "network" and not is_model_folder(Path(value).expanduser())
+
+
+def _absolute(text: str) -> str:
+    """The absolute path of what exists here, or of a pattern that finds something; other texts as they are."""
+    path = Path(text).expanduser()
+    found = path.exists() or glob.glob(str(path), recursive=True)  # noqa: PTH207
+    return str(path.absolute()) if found else text
 
 
 def _on_gpus(config: TrainConfig) -> bool:
