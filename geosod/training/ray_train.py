@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import Checkpoint, FailureConfig, ScalingConfig, get_checkpoint, get_context, report
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig, get_checkpoint, get_context, report
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -38,6 +38,8 @@ _STATE = "checkpoint.pt"
 MAX_FAILURES = 8
 #: Steps between checkpoints unless the settings say: workers must agree on them, and clocks do not.
 SAVE_EVERY = 100
+#: Checkpoints that are kept: one, and another in case that the last was not written to its end.
+_KEPT = 2
 _POLL_SECONDS = 0.5
 #: Of a Ray that is started here; batches do not pass through it.
 _STORE_BYTES = 256 << 20
@@ -87,12 +89,20 @@ def train_on_ray(ready: Prepared, place: OnRay, emit: Emit, *, address: str | No
             train_loop_config={"config": values, "digest": ready.digest, "events": events},
             torch_config=TorchConfig(backend="nccl" if _on_gpus(config) else "gloo"),
             scaling_config=_scaling(config, workers),
-            run_config=RayRunConfig(
-                name=place.name, storage_path=place.folder, failure_config=FailureConfig(max_failures=MAX_FAILURES)
-            ),
+            run_config=run_config(place),
         )
         result = _fitted(trainer, events, emit)
     return _last_state(result.checkpoint, ready)
+
+
+def run_config(place: OnRay) -> RayRunConfig:
+    """Where Ray Train keeps a run, how much of it, and how many lost workers it bears."""
+    return RayRunConfig(
+        name=place.name,
+        storage_path=place.folder,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
+    )
 
 
 def settings_for_workers(config: TrainConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geosod.training.config import TrainConfig
-from geosod.training.ray_train import settings_for_workers
+from geosod.training.ray_train import OnRay, run_config, settings_for_workers
 
 
 def test_workers_are_given_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +28,8 @@ def test_workers_are_given_absolute_paths(tmp_path: Path, monkeypatch: pytest.Mo
     names = {"init": "imagenet", "network": "S"}
     assert settings_for_workers(TrainConfig(**names)) == names
     assert "init" not in settings_for_workers(TrainConfig(labels="train.json"))
+
+
+def test_two_checkpoints_are_kept() -> None:
+    found = run_config(OnRay("/shared/run", "ray"))
+    assert found.checkpoint_config is not None and found.checkpoint_config.num_to_keep == 2
