@@ -13,7 +13,16 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig, get_checkpoint, get_context, report
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    Result,
+    ScalingConfig,
+    get_checkpoint,
+    get_context,
+    report,
+)
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -25,10 +34,10 @@ from geosod.machine import usable_cpus
 from geosod.running.ray_engine.session import session
 from geosod.training.config import TrainConfig
 from geosod.training.criterion import distributed_normaliser
-from geosod.training.events import Emit, Event, Stepped
+from geosod.training.events import Emit, Event, Started, Stepped
 from geosod.training.fit import Fit
 from geosod.training.initialise import IMAGENET
-from geosod.training.placement import training_device, training_precision
+from geosod.training.placement import loader_threads, training_device, training_precision
 from geosod.training.prepared import Prepared, batch_maker, prepare
 from geosod.training.state import State
 
@@ -92,7 +101,7 @@ def train_on_ray(ready: Prepared, place: OnRay, emit: Emit, *, address: str | No
             run_config=run_config(place),
         )
         result = _fitted(trainer, events, emit)
-    return _last_state(result.checkpoint, ready)
+    return last_state(result, ready)
 
 
 def run_config(place: OnRay) -> RayRunConfig:
@@ -158,7 +167,7 @@ class _Events:
         return taken
 
 
-def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Any:
+def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Result:
     """The result of a trainer, whose events are handed on while it runs."""
     outcome: dict[str, Any] = {}
 
@@ -178,15 +187,22 @@ def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Any:
         emit(event)
     if "error" in outcome:
         raise TrainingError(f"training on Ray failed: {one_line(outcome['error'])[:600]}") from outcome["error"]
-    return outcome["result"]
+    result: Result = outcome["result"]
+    return result
 
 
-def _last_state(checkpoint: Checkpoint | None, ready: Prepared) -> State:
-    if checkpoint is None:
+def last_state(result: Result, ready: Prepared) -> State:
+    """The state in the last checkpoint of a run, on the CPU; it says on what the workers trained.
+
+    Raises:
+        TrainingError: there is no checkpoint.
+    """
+    if result.checkpoint is None or result.metrics is None:
         raise TrainingError("training on Ray ended without a checkpoint; look at its logs")
     state = State.new(ready.criterion, ready.config, device=torch.device("cpu"), precision="fp32")
-    with checkpoint.as_directory() as folder:
+    with result.checkpoint.as_directory() as folder:
         state.load(Path(folder) / _STATE, settings=ready.digest)
+    state.precision, state.trained_on = result.metrics["precision"], result.metrics["device"]
     return state
 
 
@@ -213,11 +229,14 @@ def _work(given: dict[str, Any]) -> None:
             whole = replace(event, images=event.step * config.batch) if isinstance(event, Stepped) else event
             given["events"].put.remote(whole)
 
+    tell(Started(state.step, plan.steps))
+
     def save(state: State) -> None:
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
                 state.save(Path(folder) / _STATE, settings=given["digest"])
-            report({"step": state.step}, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
+            metrics = {"step": state.step, "precision": state.precision, "device": state.trained_on}
+            report(metrics, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
 
     Fit(
         state,
@@ -229,5 +248,5 @@ def _work(given: dict[str, Any]) -> None:
         save=save,
         save_every=config.save_every or SAVE_EVERY,
         module=module,
-        loaders=1,
+        loaders=loader_threads(config, device, workers=context.get_local_world_size()),
     ).run()

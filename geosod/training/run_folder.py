@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from geosod.errors import ConfigError, OutputError, one_line
-from geosod.training.events import Event, Stepped, Validated
+from geosod.training.events import Event, Started, Stepped, Validated
 
 RECORD = "training.json"
 _FIELDS = ("step", "seconds", "rate", "total")
@@ -120,13 +120,15 @@ class RunFolder:
             if folder.exists():
                 shutil.rmtree(folder)
 
-    def keep_log_before(self, step: int) -> None:
-        """Drop rows of steps that a run that goes on from a checkpoint does again."""
+    def _keep_log_until(self, step: int) -> None:
         for path in (self.log, self.validation):
             if path.is_file():
                 rows = list(csv.DictReader(path.read_text().splitlines()))
                 kept = [row for row in rows if int(row["step"]) <= step]
-                self._write(path, kept)
+                if kept:
+                    self._write(path, kept)
+                else:
+                    path.unlink()
 
     def _write(self, path: Path, rows: list[dict[str, Any]]) -> None:
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -136,8 +138,10 @@ class RunFolder:
             writer.writerows(rows)
 
     def record(self, event: Event) -> None:
-        """Add a row for a report or a validation; other events are not logged."""
-        if isinstance(event, Stepped):
+        """Add a row for a report or a validation; a start drops those of steps that are done again."""
+        if isinstance(event, Started):
+            self._keep_log_until(event.step)
+        elif isinstance(event, Stepped):
             plain = {"step": event.step, "seconds": round(event.seconds, 1), "rate": f"{event.rate:.3e}"}
             self._append(self.log, plain | {name: f"{value:.5f}" for name, value in event.losses.items()})
         elif isinstance(event, Validated):

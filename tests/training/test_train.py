@@ -25,6 +25,7 @@ from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Noted, Stepped, Validated
 from geosod.training.prepared import batch_maker, plan_of, prepare
 from geosod.training.rates import learning_rate
+from geosod.training.run_folder import RunFolder
 from tests.training.sets import labelled
 
 #: A network that takes milliseconds a step.
@@ -313,7 +314,9 @@ def test_dry_run(labels: Path, val: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ray_workers_share_batches_and_are_replaced(labels: Path, val: Path, tmp_path: Path) -> None:
+def test_ray_workers_share_batches_and_are_replaced(
+    labels: Path, val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker is killed in mid-run; the loss curve is that of one process, up to rounding."""
     import threading
 
@@ -335,8 +338,12 @@ def test_ray_workers_share_batches_and_are_replaced(labels: Path, val: Path, tmp
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    result = geosod.train(labels, val=val, out=tmp_path / "ray", ray_workers=2, **settings)
+    # Workers start in another folder, where a relative path leads nowhere.
+    monkeypatch.chdir(labels.parent)
+    result = geosod.train(labels.name, val=val, out=tmp_path / "ray", ray_workers=2, **settings)
     thread.join(5)
+    steps = [step for step, _ in losses(result.folder)]
+    assert steps == sorted(set(steps)) and len(list(RunFolder(result.folder).ray.rglob("checkpoint.pt"))) == 2
     assert killed and result.step == 60 and result.bundle is not None
     alone = geosod.train(labels, val=val, out=tmp_path / "alone", **settings)
     two, one = (load_file(folder / "model" / "model.safetensors") for folder in (result.folder, alone.folder))
