@@ -162,6 +162,10 @@ class TestInterrupted:
         with pytest.raises(OutputError, match="run with other settings or data"):
             geosod.train(labels, val=val, out=whole, steps=41, **TINY)
 
+    @pytest.mark.parametrize("seed", [20250101123456, 1 << 80])
+    def test_a_seed_may_be_large(self, labels: Path, val: Path, tmp_path: Path, seed: int) -> None:
+        assert geosod.train(labels, val=val, out=tmp_path / "run", steps=2, seed=seed, **TINY).step == 2
+
     def test_a_damaged_checkpoint_is_named(self, labels: Path, val: Path, tmp_path: Path) -> None:
         out = tmp_path / "run"
         geosod.train(labels, val=val, out=out, steps=9, max_minutes=1e-5, **TINY)
