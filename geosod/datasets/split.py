@@ -41,7 +41,8 @@ def split_labels(
         stratify: choose so that every part has its share of the boxes of each class, rare classes first (after
             Sechidis et al. 2011, *On the Stratification of Multi-label Data*).
         distance: metres, for ``location``.
-        seed: of the random numbers.
+        seed: of the random numbers. Groups of several images are given out by size, and it chooses among those of one
+            size.
 
     Returns:
         Name → labels, with images in the order of the set.
@@ -131,6 +132,8 @@ def _random(groups: IntArray, shares: FloatArray, rng: np.random.Generator) -> I
         ends = _at_least_one(ends, len(images))
         part[order] = np.searchsorted(ends, np.arange(len(images)), side="right")
         return part
+    # Large ones first: small ones then make up for what they leave.
+    order = order[np.argsort(-images[order], kind="stable")]
     return _greedy(images[:, None].astype(np.float64), order, shares, part)
 
 
@@ -161,14 +164,20 @@ def _stratified(labels: Labels, groups: IntArray, shares: FloatArray, rng: np.ra
 def _greedy(
     table: FloatArray, order: IntArray, shares: FloatArray, part: IntArray, column: IntArray | None = None
 ) -> IntArray:
-    """Give each group, in order, to the part that lacks the largest share of its rarest class, then of images."""
+    """Give each group, in order, to a part by what parts lack of its rarest class, then of images.
+
+    Of the parts that have room for the group it is the one that lacks the largest share, so that each has large and
+    small ones. Where none has room, it is the one that lacks most: a small part would be filled many times over.
+    """
     need = shares[:, None] * table.sum(axis=0)
-    wanted = need.copy()
+    wanted = np.maximum(need, 1e-9)
     left, empty = len(order), set(range(len(shares)))
     for group in order.tolist():
         rare = -1 if column is None else int(column[group])
-        lacking = np.stack([need[:, rare] / np.maximum(wanted[:, rare], 1e-9), need[:, -1] / wanted[:, -1]])
-        best = int(np.lexsort((np.arange(len(shares)), -lacking[1], -np.round(lacking[0], 9)))[0])
+        room = need[:, rare] >= table[group, rare] - 1e-9
+        lacking = need / wanted if room.any() else need
+        first = np.where(room, lacking[:, rare], -np.inf) if room.any() else lacking[:, rare]
+        best = int(np.lexsort((np.arange(len(shares)), -lacking[:, -1], -np.round(first, 9)))[0])
         if left <= len(empty) and best not in empty:
             best = min(empty)
         part[group] = best

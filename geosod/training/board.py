@@ -5,27 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from geosod.training.events import Event, Stepped, Validated
+from geosod.training.events import Event, Started, Stepped, Validated
 
 
 class Board:
     """Writes event files that ``tensorboard --logdir runs`` shows; nothing where TensorBoard is not installed.
 
     Args:
-        folder: of the run.
-        start: steps that the run has already done; what was written of later ones is hidden.
+        folder: of the event files.
     """
 
-    def __init__(self, folder: Path, *, start: int) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._writer: Any = None
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            return
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
 
     def record(self, event: Event) -> None:
-        """Add what a report or a validation says."""
+        """Add what a report or a validation says; a start hides what was written of steps that are done again."""
+        if isinstance(event, Started):
+            self._open(event.step)
         if self._writer is None:
             return
         if isinstance(event, Stepped):
@@ -36,6 +33,14 @@ class Board:
             for name, value in event.figures.items():
                 self._writer.add_scalar(f"validation/{name}", value, event.step)
             self._writer.flush()
+
+    def _open(self, step: int) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError:
+            return
+        self.close()
+        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def close(self) -> None:
         """Write what is left."""

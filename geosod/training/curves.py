@@ -39,9 +39,8 @@ def draw_curves(folder: RunFolder) -> Path:
         rates.plot(validation["step"], validation[name], marker="o", label=name)
     rates.set_ylim(0, 1)
     _finish(rates, "validation", validation)
-    path = folder.path / "curves.png"
-    figure.savefig(path, dpi=100)
-    return path
+    figure.savefig(folder.curves, dpi=100)
+    return folder.curves
 
 
 def _finish(axes: Any, title: str, columns: dict[str, list[float]]) -> None:

@@ -91,10 +91,20 @@ def _held_out(labels: Labels, config: TrainConfig, notes: list[str]) -> tuple[La
         found = split_labels(labels, parts, by="location", seed=config.seed)
         how = "so that none overlaps those trained on"
     except GeosodError:
-        found = split_labels(labels, parts, by="scene", seed=config.seed)
+        found = _by_scene(labels, parts, config.seed)
         how = "at random"
     notes.append(
         f"{len(found['val'].images)} of {len(labels.images)} images are held out to validate on, {how}; --val names "
         "others"
     )
     return found["train"], found["val"]
+
+
+def _by_scene(labels: Labels, parts: dict[str, float], seed: int) -> dict[str, Labels]:
+    try:
+        return split_labels(labels, parts, by="scene", seed=seed)
+    except ConfigError as error:
+        few = {0: "no image", 1: "one image"}.get(len(labels.images), f"{len(labels.images)} tiles of one scene")
+        raise ConfigError(
+            f"nothing can be held out to validate on, since the labels are of {few}; give others with --val"
+        ) from error

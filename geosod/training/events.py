@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A run starts, or goes on from a checkpoint; on Ray also in mid-run, where a worker was lost.
+
+    Attributes:
+        step, steps: number of steps that are done, and of all.
+    """
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """A step is done.
 
@@ -48,5 +60,5 @@ class Noted:
     text: str
 
 
-Event = Stepped | Validated | Noted
+Event = Started | Stepped | Validated | Noted
 Emit = Callable[[Event], None]

@@ -15,6 +15,7 @@ from geosod.training.batches import Batch
 from geosod.training.config import TrainConfig
 from geosod.training.events import Emit, Noted, Stepped, Validated
 from geosod.training.rates import learning_rate
+from geosod.training.seeds import torch_seed
 from geosod.training.state import State, check_finite
 
 #: Steps between reports, and seconds between checkpoints.
@@ -109,7 +110,7 @@ class Fit:
             self._note_unread(uri, message)
         state = self.state
         # Dropout and the like depend on the step alone, so that a run that was interrupted goes on as it would have.
-        torch.manual_seed(self.config.seed * 1_000_003 + state.step)
+        torch.manual_seed(torch_seed(self.config.seed * 1_000_003 + state.step))
         rate = learning_rate(state.step, self.plan.steps, self.config, epoch=self.plan.epoch)
         # Validation may have left another mode.
         (self.module or state.criterion).train()

@@ -98,13 +98,12 @@ def _accuracy(result: Validation, labels: RunLabels) -> dict[str, Any]:
 
 
 def _provenance(state: State, labels: RunLabels, config: TrainConfig) -> dict[str, Any]:
-    device = next(state.mean.parameters()).device
     return {
         "trained_with": f"geosod {__version__}, torch {torch.__version__}",
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "steps": state.step,
         "minutes": round(state.seconds / 60, 1),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": state.trained_on,
         "precision": state.precision,
         "images": len(labels.train.images),
         "objects": len(labels.train),

@@ -44,6 +44,27 @@ def training_precision(config: TrainConfig, device: torch.device) -> str:
     return "bf16" if this_machine().fast("bf16", device.type) else "fp32"
 
 
+def loader_threads(config: TrainConfig, device: torch.device, *, workers: int = 1) -> int:
+    """Threads that make batches, for each of the workers of this machine."""
+    if config.loaders is not None:
+        return config.loaders
+    return 1 if device.type == "cpu" else max(1, min(8, usable_cpus() // workers - 1))
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words, as "NVIDIA H100" or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def device_or_auto(asked: str) -> str:
+    """The device that was asked for, or "auto" where torch has none here."""
+    try:
+        training_device(asked)
+    except ConfigError:
+        return "auto"
+    return asked
+
+
 @contextmanager
 def torch_threads(config: TrainConfig) -> Iterator[None]:
     """In the block torch uses as many CPU threads as the settings say; afterwards as many as before."""

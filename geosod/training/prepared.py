@@ -25,6 +25,7 @@ from geosod.training.new_card import first_card
 from geosod.training.pixels import PixelReader
 from geosod.training.pyramid import PyramidSampler
 from geosod.training.samples import Sample, Sampler, SliceSampler
+from geosod.training.seeds import torch_seed
 from geosod.training.training_set import TrainingSet, open_set
 from geosod.version import __version__
 
@@ -68,7 +69,7 @@ def prepare(config: TrainConfig) -> Prepared:
         UsageError: a setting, the labels, the images or the initial weights are unusable.
     """
     labels = read_run_labels(config)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(torch_seed(config.seed))
     made = new_network(labels.train, config, lambda **spec: first_card(labels.train, config, **spec))
     card = batch_card(made.card)
     data = open_set(labels.train, card, config, labels.problems)

@@ -3,6 +3,7 @@ replaced."""
 
 from __future__ import annotations
 
+import glob
 import tempfile
 import threading
 import time
@@ -12,19 +13,31 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import Checkpoint, FailureConfig, ScalingConfig, get_checkpoint, get_context, report
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    Result,
+    ScalingConfig,
+    get_checkpoint,
+    get_context,
+    report,
+)
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from geosod.detectors.bundle import shipped_models
+from geosod.detectors.packing.huggingface import is_model_folder
 from geosod.device import kind_of
 from geosod.errors import ConfigError, TrainingError, one_line
 from geosod.machine import usable_cpus
 from geosod.running.ray_engine.session import session
 from geosod.training.config import TrainConfig
 from geosod.training.criterion import distributed_normaliser
-from geosod.training.events import Emit, Event, Stepped
+from geosod.training.events import Emit, Event, Started, Stepped
 from geosod.training.fit import Fit
-from geosod.training.placement import training_device, training_precision
+from geosod.training.initialise import IMAGENET
+from geosod.training.placement import loader_threads, training_device, training_precision
 from geosod.training.prepared import Prepared, batch_maker, prepare
 from geosod.training.state import State
 
@@ -34,6 +47,8 @@ _STATE = "checkpoint.pt"
 MAX_FAILURES = 8
 #: Steps between checkpoints unless the settings say: workers must agree on them, and clocks do not.
 SAVE_EVERY = 100
+#: Checkpoints that are kept: one, and another in case that the last was not written to its end.
+_KEPT = 2
 _POLL_SECONDS = 0.5
 #: Of a Ray that is started here; batches do not pass through it.
 _STORE_BYTES = 256 << 20
@@ -77,18 +92,51 @@ def train_on_ray(ready: Prepared, place: OnRay, emit: Emit, *, address: str | No
         raise ConfigError(f"batch {config.batch} is less than {workers} workers; each needs an image")
     with session(address, _STORE_BYTES):
         events = _Events.options(num_cpus=0).remote()  # type: ignore[attr-defined]
-        values = config.model_dump(mode="json", exclude_unset=True)
+        values = settings_for_workers(config)
         trainer = TorchTrainer(
             _work,
             train_loop_config={"config": values, "digest": ready.digest, "events": events},
             torch_config=TorchConfig(backend="nccl" if _on_gpus(config) else "gloo"),
             scaling_config=_scaling(config, workers),
-            run_config=RayRunConfig(
-                name=place.name, storage_path=place.folder, failure_config=FailureConfig(max_failures=MAX_FAILURES)
-            ),
+            run_config=run_config(place),
         )
         result = _fitted(trainer, events, emit)
-    return _last_state(result.checkpoint, ready)
+    return last_state(result, ready)
+
+
+def run_config(place: OnRay) -> RayRunConfig:
+    """Where Ray Train keeps a run, how much of it, and how many lost workers it bears."""
+    return RayRunConfig(
+        name=place.name,
+        storage_path=place.folder,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
+    )
+
+
+def settings_for_workers(config: TrainConfig) -> dict[str, Any]:
+    """The settings that were given, with absolute paths, since Ray changes workers to a folder of its own."""
+    values = config.model_dump(mode="json", exclude_unset=True)
+    for name in ("labels", "val", "images", "init", "network"):
+        # A name means the same everywhere, also where a file here is called so.
+        if values.get(name) is not None and not _is_name(name, values[name]):
+            values[name] = _absolute(values[name])
+    if "scenes" in values:
+        values["scenes"] = [_absolute(scene) for scene in values["scenes"]]
+    return values
+
+
+def _is_name(setting: str, value: str) -> bool:
+    if setting == "init":
+        return value in (IMAGENET, *shipped_models())
+    return setting == "network" and not is_model_folder(Path(value).expanduser())
+
+
+def _absolute(text: str) -> str:
+    """The absolute path of what exists here, or of a pattern that finds something; other texts as they are."""
+    path = Path(text).expanduser()
+    found = path.exists() or glob.glob(str(path), recursive=True)  # noqa: PTH207
+    return str(path.absolute()) if found else text
 
 
 def _on_gpus(config: TrainConfig) -> bool:
@@ -119,7 +167,7 @@ class _Events:
         return taken
 
 
-def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Any:
+def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Result:
     """The result of a trainer, whose events are handed on while it runs."""
     outcome: dict[str, Any] = {}
 
@@ -139,15 +187,22 @@ def _fitted(trainer: TorchTrainer, events: Any, emit: Emit) -> Any:
         emit(event)
     if "error" in outcome:
         raise TrainingError(f"training on Ray failed: {one_line(outcome['error'])[:600]}") from outcome["error"]
-    return outcome["result"]
+    result: Result = outcome["result"]
+    return result
 
 
-def _last_state(checkpoint: Checkpoint | None, ready: Prepared) -> State:
-    if checkpoint is None:
+def last_state(result: Result, ready: Prepared) -> State:
+    """The state in the last checkpoint of a run, on the CPU; it says on what the workers trained.
+
+    Raises:
+        TrainingError: there is no checkpoint.
+    """
+    if result.checkpoint is None or result.metrics is None:
         raise TrainingError("training on Ray ended without a checkpoint; look at its logs")
     state = State.new(ready.criterion, ready.config, device=torch.device("cpu"), precision="fp32")
-    with checkpoint.as_directory() as folder:
+    with result.checkpoint.as_directory() as folder:
         state.load(Path(folder) / _STATE, settings=ready.digest)
+    state.precision, state.trained_on = result.metrics["precision"], result.metrics["device"]
     return state
 
 
@@ -174,11 +229,14 @@ def _work(given: dict[str, Any]) -> None:
             whole = replace(event, images=event.step * config.batch) if isinstance(event, Stepped) else event
             given["events"].put.remote(whole)
 
+    tell(Started(state.step, plan.steps))
+
     def save(state: State) -> None:
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
                 state.save(Path(folder) / _STATE, settings=given["digest"])
-            report({"step": state.step}, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
+            metrics = {"step": state.step, "precision": state.precision, "device": state.trained_on}
+            report(metrics, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
 
     Fit(
         state,
@@ -190,5 +248,5 @@ def _work(given: dict[str, Any]) -> None:
         save=save,
         save_every=config.save_every or SAVE_EVERY,
         module=module,
-        loaders=1,
+        loaders=loader_threads(config, device, workers=context.get_local_world_size()),
     ).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from geosod.errors import ConfigError, OutputError, one_line
-from geosod.training.events import Event, Stepped, Validated
+from geosod.training.events import Event, Started, Stepped, Validated
 
 RECORD = "training.json"
 _FIELDS = ("step", "seconds", "rate", "total")
@@ -53,6 +54,21 @@ class RunFolder:
         return self.path / ".validation"
 
     @property
+    def curves(self) -> Path:
+        """Losses and validations as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def board(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def ray(self) -> Path:
+        """Where Ray Train keeps its checkpoints; a run goes on from what is in it."""
+        return self.path / "ray"
+
+    @property
     def finished(self) -> bool:
         """Whether the run is complete."""
         return (self.path / RECORD).is_file()
@@ -73,7 +89,9 @@ class RunFolder:
             if self.path.exists() and not stated.is_file() and any(self.path.iterdir()):
                 raise OutputError(f"{self.path}: is not empty and holds no training run; give another --out")
             if stated.is_file():
-                known = yaml.safe_load(stated.read_text()) or {}
+                known = yaml.safe_load(stated.read_text())
+                if not isinstance(known, dict) or "digest" not in known:
+                    raise OutputError(f"{stated}: is not of a training run; give another --out")
                 if known.get("digest") == digest and not overwrite:
                     return
                 if not overwrite:
@@ -81,23 +99,36 @@ class RunFolder:
                         f"{self.path}: holds a run with other settings or data; give another --out, or --overwrite to "
                         "start again"
                     )
+                self._refuse_to_remove(settings.get("init"))
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             stated.write_text(yaml.safe_dump({"digest": digest, **settings}, sort_keys=False, allow_unicode=True))
         except (OSError, yaml.YAMLError) as error:
             raise OutputError(f"{self.path}: cannot be written: {one_line(error)}") from error
 
-    def _clear(self) -> None:
-        for path in (self.checkpoint, self.log, self.path / RECORD, self.validation):
-            path.unlink(missing_ok=True)
+    def _refuse_to_remove(self, init: str | None) -> None:
+        path = None if init is None else Path(init).expanduser()
+        if path is not None and path.exists() and path.resolve().is_relative_to(self.path.resolve()):
+            raise OutputError(f"init {init!r}: lies in {self.path}, which --overwrite would empty; give another --out")
 
-    def keep_log_before(self, step: int) -> None:
-        """Drop rows of steps that a run that goes on from a checkpoint does again."""
+    def _clear(self) -> None:
+        """Remove all that a run wrote; other files stay."""
+        # The record first: without it the run is not complete, whatever becomes of the rest.
+        for path in (self.path / RECORD, self.checkpoint, self.log, self.validation, self.curves):
+            path.unlink(missing_ok=True)
+        for folder in (self.model, self.trial, self.board, self.ray):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def _keep_log_until(self, step: int) -> None:
         for path in (self.log, self.validation):
             if path.is_file():
                 rows = list(csv.DictReader(path.read_text().splitlines()))
                 kept = [row for row in rows if int(row["step"]) <= step]
-                self._write(path, kept)
+                if kept:
+                    self._write(path, kept)
+                else:
+                    path.unlink()
 
     def _write(self, path: Path, rows: list[dict[str, Any]]) -> None:
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -107,8 +138,10 @@ class RunFolder:
             writer.writerows(rows)
 
     def record(self, event: Event) -> None:
-        """Add a row for a report or a validation; other events are not logged."""
-        if isinstance(event, Stepped):
+        """Add a row for a report or a validation; a start drops those of steps that are done again."""
+        if isinstance(event, Started):
+            self._keep_log_until(event.step)
+        elif isinstance(event, Stepped):
             plain = {"step": event.step, "seconds": round(event.seconds, 1), "rate": f"{event.rate:.3e}"}
             self._append(self.log, plain | {name: f"{value:.5f}" for name, value in event.losses.items()})
         elif isinstance(event, Validated):

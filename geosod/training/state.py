@@ -16,6 +16,7 @@ from geosod.errors import ConfigError, TrainingError, one_line
 from geosod.training.batches import Batch
 from geosod.training.config import TrainConfig
 from geosod.training.criterion import Criterion
+from geosod.training.placement import device_name
 from geosod.training.schedule import update_average
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +34,7 @@ class State:
         step: number of steps that are done.
         seconds: of training.
         best: the best figure of a validation so far, and its step.
+        trained_on: the device, in words.
     """
 
     criterion: Criterion
@@ -42,6 +44,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: tuple[float, int] = (-1.0, 0)
+    trained_on: str = ""
     scaler: Any = field(default=None, repr=False)
 
     @classmethod
@@ -50,7 +53,8 @@ class State:
         criterion = criterion.to(device).to(memory_format=torch.channels_last)
         mean = copy.deepcopy(criterion.network).requires_grad_(False)
         scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
-        return cls(criterion, mean, optimiser_of(criterion, config), precision, scaler=scaler)
+        optimiser = optimiser_of(criterion, config)
+        return cls(criterion, mean, optimiser, precision, trained_on=device_name(device), scaler=scaler)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, on the CPU."""

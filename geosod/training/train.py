@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from geosod.errors import ConfigError
-from geosod.machine import usable_cpus
 from geosod.training.board import Board
 from geosod.training.config import TrainConfig, make_train_config
-from geosod.training.events import Emit, Event, Noted
+from geosod.training.events import Emit, Event, Noted, Started
 from geosod.training.fit import Fit
 from geosod.training.outcome import finish, try_weights
-from geosod.training.placement import torch_threads, training_device, training_precision
+from geosod.training.placement import (
+    device_or_auto,
+    loader_threads,
+    torch_threads,
+    training_device,
+    training_precision,
+)
 from geosod.training.prepared import Prepared, batch_maker, left_out, prepare
 from geosod.training.run_folder import RunFolder
 from geosod.training.state import State
@@ -120,9 +123,8 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
     state = State.new(ready.criterion, config, device=device, precision=training_precision(config, device))
     if folder.checkpoint.is_file():
         state.load(folder.checkpoint, settings=ready.digest)
-        emit(Noted(f"going on from step {state.step} of {plan.steps}"))
-    folder.keep_log_before(state.step)
-    with _logged(folder, emit, start=state.step) as report, torch_threads(config):
+    with _logged(folder, emit) as report, torch_threads(config):
+        report(Started(state.step, plan.steps))
         fit = Fit(
             state,
             plan,
@@ -132,7 +134,7 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
             report,
             validate=lambda state: try_weights(ready, state.weights(), folder).figures,
             save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
-            loaders=_loaders(config, device),
+            loaders=loader_threads(config, device),
             save_every=config.save_every,
         )
         if not fit.run():
@@ -145,27 +147,26 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
 def _run_on_ray(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
     from geosod.training.ray_train import OnRay, train_on_ray
 
-    place = OnRay(str(folder.path.resolve()), "ray")
-    with _logged(folder, emit, start=0) as report:
+    place = OnRay(str(folder.ray.parent.resolve()), folder.ray.name)
+    with _logged(folder, emit) as report:
         state = train_on_ray(ready, place, report, address=ready.config.ray_address)
+        # Workers may have GPUs where this process has none, and it is this one that validates.
+        here = {"device": device_or_auto(ready.config.device)}
+        ready = replace(ready, config=ready.config.model_copy(update=here))
         figures = finish(ready, state, folder, report)
     return TrainResult(folder.path, folder.model, state.step, ready.plan.steps, figures, left_out(ready))
 
 
 @contextmanager
-def _logged(folder: RunFolder, emit: Emit, *, start: int) -> Iterator[Emit]:
-    """`emit` for events that also go to the logs of a run, of which `start` steps are done."""
-    with closing(Board(folder.path, start=start)) as board:
+def _logged(folder: RunFolder, emit: Emit) -> Iterator[Emit]:
+    """`emit` for events that also go to the logs of a run."""
+    with closing(Board(folder.board)) as board:
 
         def report(event: Event) -> None:
             folder.record(event)
             board.record(event)
+            if isinstance(event, Started) and event.step:
+                emit(Noted(f"going on from step {event.step} of {event.steps}"))
             emit(event)
 
         yield report
-
-
-def _loaders(config: TrainConfig, device: torch.device) -> int:
-    if config.loaders is not None:
-        return config.loaders
-    return 1 if device.type == "cpu" else max(1, min(8, usable_cpus() - 1))

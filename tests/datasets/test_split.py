@@ -61,6 +61,47 @@ def test_tiles_of_a_scene_stay_together() -> None:
     assert sum(len(some) for some in scenes) == 9 and len(parts["train"].images) in (50, 60)
 
 
+def of_scenes(sizes: list[int]) -> Labels:
+    """Scenes of so many tiles, with three boxes each."""
+    images = [LabelledImage(f"{s}-{k}", "", 10, 10, scene=str(s)) for s, size in enumerate(sizes) for k in range(size)]
+    image = np.repeat(np.arange(len(images)), 3)
+    boxes, kinds = np.tile([1, 1, 2, 2], (len(image), 1)), np.zeros(len(image), int)
+    return Labels(images=images, classes=["a"], image=image, boxes=boxes, labels=kinds)
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_a_large_scene_is_not_given_to_a_small_part(stratify: bool) -> None:
+    for sizes, expected in (([90, 10], 10), ([10, 90], 10), ([50, 30, 20, 10, 5, 5, 3, 2], 12)):
+        for seed in range(10):
+            parts = split_labels(of_scenes(sizes), {"train": 0.9, "val": 0.1}, by="scene", stratify=stratify, seed=seed)
+            assert len(parts["val"].images) == pytest.approx(expected, abs=1)
+
+
+def test_a_rare_class_in_a_small_scene_does_not_leave_a_large_one_to_a_small_part() -> None:
+    some = of_scenes([90, 10, 10, 10])
+    kinds = np.zeros(len(some), int)
+    kinds[-5:] = 1
+    some = replace(some, classes=["a", "b"], supercategories=(), class_ids=(), labels=kinds)
+    parts = split_labels(some, {"train": 0.9, "val": 0.1}, by="scene", stratify=True)
+    assert len(parts["val"].images) == 10
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.floats(0.05, 0.95), st.integers(0, 3), st.booleans())
+def test_parts_are_as_near_to_their_shares_as_the_largest_scene_allows(
+    sizes: list[int], share: float, seed: int, stratify: bool
+) -> None:
+    parts = split_labels(of_scenes(sizes), {"train": share, "val": 1 - share}, by="scene", stratify=stratify, seed=seed)
+    # A part that would be empty gets the smallest scene, however small its share.
+    off = abs(len(parts["train"].images) - share * sum(sizes))
+    assert off <= max(max(sizes) / 2, min(sizes)) + 1e-6 and parts["val"].images
+
+
+def test_scenes_of_all_sizes_are_in_each_part() -> None:
+    parts = split_labels(of_scenes([20] * 10 + [2] * 50), {"train": 0.8, "val": 0.2}, by="scene")
+    sizes = [len([i for i in parts["val"].images if i.scene == s]) for s in {i.scene for i in parts["val"].images}]
+    assert {2, 20} <= set(sizes) and len(parts["val"].images) == 60
+
+
 def test_rare_classes_have_their_share_when_stratified() -> None:
     some = many(400, seed=3)
     parts = split_labels(some, {"train": 0.75, "val": 0.25}, stratify=True)

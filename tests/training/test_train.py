@@ -26,6 +26,7 @@ from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Noted, Stepped, Validated
 from geosod.training.prepared import batch_maker, plan_of, prepare
 from geosod.training.rates import learning_rate
+from geosod.training.run_folder import RunFolder
 from geosod.training.state import State
 from tests.training.sets import labelled
 
@@ -162,6 +163,10 @@ class TestInterrupted:
     def test_other_settings_need_another_folder(self, labels: Path, val: Path, whole: Path) -> None:
         with pytest.raises(OutputError, match="run with other settings or data"):
             geosod.train(labels, val=val, out=whole, steps=41, **TINY)
+
+    @pytest.mark.parametrize("seed", [20250101123456, 1 << 80])
+    def test_a_seed_may_be_large(self, labels: Path, val: Path, tmp_path: Path, seed: int) -> None:
+        assert geosod.train(labels, val=val, out=tmp_path / "run", steps=2, seed=seed, **TINY).step == 2
 
     def test_a_damaged_checkpoint_is_named(self, labels: Path, val: Path, tmp_path: Path) -> None:
         out = tmp_path / "run"
@@ -334,7 +339,9 @@ def test_dry_run(labels: Path, val: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ray_workers_share_batches_and_are_replaced(labels: Path, val: Path, tmp_path: Path) -> None:
+def test_ray_workers_share_batches_and_are_replaced(
+    labels: Path, val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker is killed in mid-run; the loss curve is that of one process, up to rounding."""
     import threading
 
@@ -356,8 +363,14 @@ def test_ray_workers_share_batches_and_are_replaced(labels: Path, val: Path, tmp
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    result = geosod.train(labels, val=val, out=tmp_path / "ray", ray_workers=2, **settings)
+    # Workers start in another folder, where a relative path leads nowhere.
+    monkeypatch.chdir(labels.parent)
+    result = geosod.train(labels.name, val=val, out=tmp_path / "ray", ray_workers=2, **settings)
     thread.join(5)
+    steps = [step for step, _ in losses(result.folder)]
+    assert steps == sorted(set(steps))
+    # Of twelve two are kept, beside those that the killed worker had not handed over.
+    assert len(list(RunFolder(result.folder).ray.rglob("checkpoint.pt"))) <= 4
     assert killed and result.step == 60 and result.bundle is not None
     alone = geosod.train(labels, val=val, out=tmp_path / "alone", **settings)
     two, one = (load_file(folder / "model" / "model.safetensors") for folder in (result.folder, alone.folder))
