@@ -88,9 +88,9 @@ def _accuracy(result: Validation, labels: RunLabels) -> dict[str, Any]:
     boxes = result.evaluation.boxes
     assert boxes is not None
     intervals = {name: [round(v, 4) for v in pair] for name, pair in boxes.intervals.items() if pair is not None}
+    chosen = ", by which the threshold was chosen, too" if result.evaluation.objects else ""
     return {
-        "on": f"{len(labels.val.images)} validation images with {result.evaluation.objects} objects, by which the "
-        "threshold was chosen, too",
+        "on": f"{len(labels.val.images)} validation images with {result.evaluation.objects} objects{chosen}",
         "protocol": "AP as COCO has it, all detections; precision, recall and F at IoU 0.5 and the threshold",
         **result.figures,
         "intervals_95": intervals,

@@ -78,7 +78,17 @@ def prepare(config: TrainConfig) -> Prepared:
     labels = replace(labels, val=val.labels)
     criterion = criterion_of(made.network, **made.loss | config.loss)
     settings = digest({"settings": config.options(), "labels": labels.digest, "version": __version__})
-    return Prepared(config, labels, data, val, made.card, criterion, settings, (*labels.notes, *made.notes))
+    notes = (*labels.notes, *made.notes, *_without_objects(val, made.card))
+    return Prepared(config, labels, data, val, made.card, criterion, settings, notes)
+
+
+def _without_objects(val: TrainingSet, card: ModelCard) -> tuple[str, ...]:
+    if len(val.objects):
+        return ()
+    return (
+        f"the validation images hold no object: all figures are 0, and the threshold stays {card.threshold:g}; --val "
+        "names others",
+    )
 
 
 def left_out(ready: Prepared) -> tuple[str, ...]:

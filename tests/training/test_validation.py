@@ -1,0 +1,36 @@
+"""Validation of a run: on images without objects, at several levels, and with images that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from geosod.training.config import TrainConfig
+from geosod.training.outcome import try_weights
+from geosod.training.prepared import Prepared, prepare
+from geosod.training.run_folder import RunFolder
+from tests.training.sets import labelled
+from tests.training.test_reported import changed
+
+TINY = {"network": "fcos", "parameters": {"backbone": "slim", "width": 8, "channels": 16}, "init": "none", "tile": 64}
+
+
+def prepared(tmp_path: Path, val: Path, **settings: object) -> Prepared:
+    labels = labelled(tmp_path / "set", images=2, objects=6)
+    return prepare(TrainConfig(labels=str(labels), val=str(val), device="cpu", threads=1, **(TINY | settings)))
+
+
+def eager(ready: Prepared) -> dict[str, torch.Tensor]:
+    """Weights that report something everywhere."""
+    weights = ready.criterion.network.state_dict()
+    return {name: torch.full_like(value, 0.0) if name.endswith("bias") else value for name, value in weights.items()}
+
+
+def test_without_objects_the_threshold_stays(tmp_path: Path) -> None:
+    """Else it is that of the highest false alarm."""
+    val = changed(labelled(tmp_path / "val", images=1, objects=3, seed=5, size=(96, 96)), lambda _: [])
+    ready = prepared(tmp_path, val)
+    assert any("hold no object" in note and "stays 0.05" in note for note in ready.notes)
+    trial = try_weights(ready, eager(ready), RunFolder(tmp_path / "run"))
+    assert trial.threshold == 0.05
