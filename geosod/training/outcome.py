@@ -56,6 +56,8 @@ def try_weights(ready: Prepared, weights: dict[str, Any], folder: RunFolder, *, 
     # What the weights can do, however fast.
     plain: dict[str, Any] = {"engine": "local", "backend": "eager", "precision": "fp32"}
     settings = plain | {"bands": config.bands, "alpha": config.alpha, "device": config.device}
+    if config.levels is not None:
+        settings |= {"levels": config.levels, "level_merge": "soft_nms"}
     result = validate(ready.card, weights, labels.val, folder.trial, intervals=intervals, **settings)
     return Trial(result.figures, result.threshold, _accuracy(result, labels))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
+from geosod.evaluation.found_scenes import FoundScene
+from geosod.evaluation.searched import search
 from geosod.training.config import TrainConfig
 from geosod.training.outcome import try_weights
 from geosod.training.prepared import Prepared, prepare
@@ -34,3 +38,18 @@ def test_without_objects_the_threshold_stays(tmp_path: Path) -> None:
     assert any("hold no object" in note and "stays 0.05" in note for note in ready.notes)
     trial = try_weights(ready, eager(ready), RunFolder(tmp_path / "run"))
     assert trial.threshold == 0.05
+
+
+def test_the_levels_of_training_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of several levels differ from those of scale 1, and so does the threshold that fits them."""
+    searched: list[FoundScene] = []
+
+    def kept(*args: Any, **settings: Any) -> list[FoundScene]:
+        searched.extend(search(*args, **settings))
+        return searched
+
+    monkeypatch.setattr("geosod.training.validate.search", kept)
+    ready = prepared(tmp_path, labelled(tmp_path / "val", images=1, size=(64, 64)), levels="1:0-20,0.5:20-")
+    try_weights(ready, eager(ready), RunFolder(tmp_path / "run"))
+    levels = set(searched[0].found.level.tolist())
+    assert 0.5 in levels
