@@ -133,7 +133,7 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
             device,
             batch_maker(ready, config),
             report,
-            validate=lambda state: try_weights(ready, state.weights(), folder).figures,
+            validate=lambda state: try_weights(ready, state.weights(), folder, report).figures,
             save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
             loaders=_loaders(config, device),
             save_every=config.save_every,

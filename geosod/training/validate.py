@@ -46,7 +46,7 @@ def validate(
         labels: boxes of objects.
         folder: for the bundle that is run.
         intervals: whether confidence intervals are computed.
-        **settings: of `geosod.detect`.
+        **settings: of `geosod.evaluation.searched.search`.
     """
     bundle = write_bundle(folder, replace(card, threshold=LOWEST), weights)
     scenes = search(labels, model=str(bundle.folder), **settings)
