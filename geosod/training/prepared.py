@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +25,6 @@ from geosod.training.networks import new_network
 from geosod.training.new_card import first_card
 from geosod.training.pixels import PixelReader
 from geosod.training.pyramid import PyramidSampler
-from geosod.training.rates import warmup_steps
 from geosod.training.samples import Sample, Sampler, SliceSampler
 from geosod.training.training_set import TrainingSet, open_set
 from geosod.version import __version__
@@ -79,27 +79,25 @@ def prepare(config: TrainConfig) -> Prepared:
     labels = replace(labels, val=val.labels)
     criterion = criterion_of(made.network, **made.loss | config.loss)
     settings = digest({"settings": config.options(), "labels": labels.digest, "version": __version__})
-    notes = (*labels.notes, *made.notes, *_without_objects(val, made.card), *_short(plan_of(data, config), config))
-    return Prepared(config, labels, data, val, made.card, criterion, settings, notes)
+    ready = Prepared(config, labels, data, val, made.card, criterion, settings, (*labels.notes, *made.notes))
+    return replace(ready, notes=(*ready.notes, *_notes(ready)))
 
 
-def _without_objects(val: TrainingSet, card: ModelCard) -> tuple[str, ...]:
-    if len(val.objects):
-        return ()
-    return (
-        f"the validation images hold no object: all figures are 0, and the threshold stays {card.threshold:g}; --val "
-        "names others",
-    )
-
-
-def _short(plan: Plan, config: TrainConfig) -> tuple[str, ...]:
-    steps = warmup_steps(plan.steps, config)
-    if steps == config.warmup or config.warmup < 1:
-        return ()
-    return (
-        f"a warm-up of {config.warmup:g} steps does not fit into a run of {plan.steps}: it takes a tenth of them; "
-        "--warmup gives another",
-    )
+def _notes(ready: Prepared) -> Iterator[str]:
+    """What a user should know of labels and settings that do not fit."""
+    config, steps, outside = ready.config, ready.plan.steps, ready.data.outside
+    if outside:
+        yield f"{outside:,} objects lie outside their images and are left out"
+    if not len(ready.val_data.objects):
+        yield (
+            "the validation images hold no object: all figures are 0, and the threshold stays "
+            f"{ready.card.threshold:g}; --val names others"
+        )
+    if config.warmup >= steps:
+        yield (
+            f"a warm-up of {config.warmup:g} steps does not fit into a run of {steps}: it takes a tenth of them; "
+            "--warmup gives another"
+        )
 
 
 def left_out(ready: Prepared) -> tuple[str, ...]:

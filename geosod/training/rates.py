@@ -12,18 +12,6 @@ _FLOOR = 0.01
 _LONGEST = 0.1
 
 
-def warmup_steps(steps: int, config: TrainConfig) -> float:
-    """Steps until the peak; a tenth of a run that is no longer than the warm-up that was asked for.
-
-    Args:
-        steps: of the run.
-        config: `warmup`.
-    """
-    if config.warmup < 1:
-        return config.warmup * steps
-    return config.warmup if config.warmup < steps else _LONGEST * steps
-
-
 def learning_rate(step: int, steps: int, config: TrainConfig, *, epoch: float) -> float:
     """The learning rate of a step, counted from 0.
 
@@ -33,7 +21,9 @@ def learning_rate(step: int, steps: int, config: TrainConfig, *, epoch: float) -
         config: `peak_lr`, `warmup`, `schedule`, `milestones`.
         epoch: steps of an epoch; milestones may lie inside one (SNIP drops the rate after 5.33 epochs).
     """
-    warmup = warmup_steps(steps, config)
+    warmup = config.warmup * steps if config.warmup < 1 else config.warmup
+    if warmup >= steps:
+        warmup = _LONGEST * steps
     if step < warmup:
         return config.peak_lr * (0.01 + 0.99 * step / warmup)
     if config.schedule == "constant":
