@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from benchmarks.studies.folds import fold_of
+from benchmarks.studies.folds import Fold, fold_of
 from benchmarks.studies.measure import Runner
 from benchmarks.studies.study import NAMES, Row, Study, read_study
 from geosod.config import RunConfig
 from geosod.datasets.contract import Target
 from geosod.datasets.formats.coco import write_coco
 from geosod.datasets.labels import LabelledImage, Labels
+from geosod.errors import ConfigError
 from geosod.training.config import TrainConfig
 from tests.training.sets import squares
 
@@ -56,6 +57,25 @@ def test_folds_keep_ground_together(boxes: list[int], folds: int, data: st.DataO
     assert shares.max() <= shares.min() + largest
 
 
+def test_a_run_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was made before settings were kept is taken as it is."""
+    monkeypatch.setattr("geosod.train", lambda *_, out, **__: out.mkdir(parents=True))
+    study = Study(name="x", title="X", track="t", train={"steps": 9}, trainings={"plain": {}}, rows={})
+    fold = Fold(*(tmp_path / name for name in ("train", "test", "check")))
+
+    def trained(effort: float, study: Study = study) -> Path:
+        return Runner(study, tmp_path, tmp_path, effort=effort, say=lambda _: None)._trained(run, fold, "plain", 0)[0]
+
+    run = tmp_path / "run"
+    assert trained(1.0) == trained(1.0) == run / "model"
+    with pytest.raises(ConfigError, match=r"effort 1\.0, but the study now has 0\.05; give another --work"):
+        trained(0.05)
+    with pytest.raises(ConfigError, match=r"made with training .*'lr': 1"):
+        trained(1.0, study.model_copy(update={"trainings": {"plain": {"lr": 1}}}))
+    (run / "study.settings").unlink()
+    assert trained(0.05) == run / "model"
+
+
 @pytest.mark.slow
 def test_a_study_is_measured_once(tmp_path: Path) -> None:
     """Each image is found once, by the model of the other fold; what is there is not trained again."""
@@ -87,5 +107,9 @@ def test_a_study_is_measured_once(tmp_path: Path) -> None:
     assert len(images["test"][0] | images["test"][1]) == 4 and images["test"] == images["train"][::-1]
     assert json.loads((folder / "runs" / "plain-0-0" / "training.json").read_text())
     said.clear()
+    for changed, effort in ((study, 1.0), (study.model_copy(update={"train": study.train | {"lr": 1e-3}}), 0.5)):
+        with pytest.raises(ConfigError, match=r"one-0\.settings.*another --work"):
+            Runner(changed, tmp_path / "data", tmp_path / "work", "cpu", effort, said.append).rows(1.0)
+    assert not said
     assert Runner(study, tmp_path / "data", tmp_path / "work", "cpu", 0.5, said.append).rows(1.0) == rows
     assert not said

@@ -14,6 +14,7 @@ from benchmarks.studies.folds import Fold, fold_of, labels_of, write_folds
 from benchmarks.studies.study import Row, Study
 from geosod.datasets.labels import Labels
 from geosod.datasets.read import read_labels
+from geosod.errors import ConfigError
 from geosod.evaluation.evaluate import evaluate
 from geosod.evaluation.figures import EvaluationSettings
 from geosod.evaluation.found_scenes import read_outputs
@@ -57,7 +58,15 @@ class Runner:
 
     def _row(self, folder: Path, labels: Labels, folds: list[Fold], name: str, row: Row, seed: int) -> dict[str, Any]:
         result = folder / "results" / f"{name}-{seed}.json"
+        made_with = result.with_suffix(".settings")
+        of_result: dict[str, Any] = {
+            "trainings": {training: self._training(training) for training in row.trainings},
+            "row": row.model_dump(mode="json"),
+            "detect": {"threshold": LOWEST, **self.study.detect, **row.detect},
+            **self._common,
+        }
         if result.exists():
+            check_settings(made_with, of_result)
             return dict(json.loads(result.read_text()))
         outputs, minutes, seconds = [], 0.0, 0.0
         for k, fold in enumerate(folds):
@@ -69,7 +78,7 @@ class Runner:
             out = folder / "found" / f"{name}-{seed}-{k}"
             self.say(f"{name}, seed {seed}, fold {k}: detecting")
             images = [image.uri for image in read_labels(fold.test).labels.images]
-            settings = {"threshold": LOWEST, "device": self.device, **self.study.detect, **row.detect}
+            settings = {"device": self.device, **of_result["detect"]}
             if row.classifier is not None:
                 settings["classifier"] = bundles[row.classifier]
             began = time.monotonic()
@@ -78,23 +87,59 @@ class Runner:
             outputs.append(out)
         figures = {**measured(labels, outputs), "training min": minutes, "detection s": seconds}
         result.parent.mkdir(parents=True, exist_ok=True)
+        made_with.write_text(json.dumps(of_result))
         result.write_text(json.dumps(figures))
         self.say(f"{name}, seed {seed}: {figures}")
         return figures
 
     def _trained(self, run: Path, fold: Fold, training: str, seed: int) -> tuple[Path, float]:
         """The bundle of a training, and the minutes that it took."""
-        minutes = run / "minutes.json"
-        if not minutes.exists():
+        minutes, made_with = run / "minutes.json", run / "study.settings"
+        settings = self._training(training)
+        of_run = {"training": settings, **self._common}
+        if minutes.exists():
+            check_settings(made_with, of_run)
+        else:
             self.say(f"{run.name}: training")
-            settings = {**self.study.train, **self.study.trainings[training]}
-            settings["steps"] = max(1, round(settings["steps"] * self.effort))
             began = time.monotonic()
             # Validated once, so that nothing chooses among the weights: the last ones are taken.
-            settings["validate_every"] = settings["steps"]
-            geosod.train(fold.train, val=fold.check, out=run, seed=seed, device=self.device, **settings)
+            asked = settings | {"validate_every": settings["steps"], "seed": seed, "device": self.device}
+            geosod.train(fold.train, val=fold.check, out=run, **asked)
+            made_with.write_text(json.dumps(of_run))
             minutes.write_text(json.dumps((time.monotonic() - began) / 60))
         return run / "model", json.loads(minutes.read_text())
+
+    def _training(self, training: str) -> dict[str, Any]:
+        """The settings of a training."""
+        settings = {**self.study.train, **self.study.trainings[training]}
+        return settings | {"steps": max(1, round(settings["steps"] * self.effort))}
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        """What all runs and results of the study depend on."""
+        study = self.study
+        return {"effort": self.effort, "track": study.track, "folds": study.folds, "same_ground": study.same_ground}
+
+
+def check_settings(made_with: Path, settings: dict[str, Any]) -> None:
+    """Refuse a run or result of other settings; one that has no such file is taken as it is.
+
+    Args:
+        made_with: the file of its settings.
+        settings: those that it should have.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if not made_with.exists():
+        return
+    before, now = json.loads(made_with.read_text()), json.loads(json.dumps(settings))
+    for name in sorted(now):
+        if before.get(name) != now[name]:
+            raise ConfigError(
+                f"{made_with}: made with {name} {before.get(name)}, but the study now has {now[name]}; give another "
+                "--work folder"
+            )
 
 
 def measured(labels: Labels, outputs: list[Path]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def search(
     scenes: Sequence[str] = (),
     out: str | Path | None = None,
     on_event: Emit | None = None,
+    on_failed: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> list[FoundScene]:
     """Run a model now.
@@ -28,6 +29,8 @@ def search(
         scenes: as for `geosod.detect`.
         out: folder for the outputs; None keeps them in memory, in this process.
         on_event: called with the events of the run.
+        on_failed: called with a message for each scene that could not be searched, or not all of it, while there are
+            others; None refuses scenes that could not be searched at all.
         **settings: as for `geosod.detect`, with the model.
 
     Raises:
@@ -39,9 +42,13 @@ def search(
     chosen = list(scenes) or list(dict.fromkeys(image.uri for image in labels.images))
     result = detect(chosen, out=out, on_event=on_event, **settings)
     failed = [scene for scene in result.scenes if scene.status == "failed"]
-    if failed:
+    if failed and (on_failed is None or len(failed) == len(result.scenes)):
         raise ConfigError(
             f"{len(failed):,} of {len(result.scenes):,} scenes could not be searched, so there is nothing to compare "
             f"their labels with: {failed[0].failures[0].message}"
         )
+    if on_failed is not None:
+        for scene in result.scenes:
+            if scene.failures:
+                on_failed(scene.failures[0].message)
     return list(of_result(result)) if out is None else read_outputs([out])

@@ -147,7 +147,8 @@ def blurred(values: Tensor, sigma: float) -> Tensor:
 
 def occlude(shown: Shown, share: float, rng: np.random.Generator) -> Shown:
     """A sample in which parts of some objects are covered with noise around the image's mean."""
-    values, boxes = shown.pixels.values.clone(), shown.objects.boxes
+    # An ignored region may be all that is shown.
+    values, boxes = shown.pixels.values.clone(), shown.objects.boxes[~shown.objects.ignored]
     height, width = values.shape[1:]
     for box in boxes[rng.random(len(boxes)) < share]:
         size = (box[2:] - box[:2]) * rng.uniform(0.2, _HIDDEN, 2)

@@ -19,6 +19,9 @@ from geosod.training.shown import Shown, show, targets
 from geosod.training.targets import Targets
 from geosod.training.training_set import TrainingSet
 
+#: Where no image of a batch can be read, those of so many steps later are shown, which no run reaches; so many tries.
+_BEYOND, _TRIES = 1 << 32, 50
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -58,7 +61,8 @@ class BatchMaker:
         choose: step → samples of the batch, or of a worker's share of it.
         augmentation: what is changed; None for nothing.
         min_visible: as `geosod.training.shown.show`.
-        skip: whether images that cannot be read are replaced by others of the batch.
+        skip: whether images that cannot be read are replaced by others of the batch or, where there are none, of one
+            that the run does not reach.
     """
 
     def __init__(
@@ -78,12 +82,28 @@ class BatchMaker:
         """The batch of a step.
 
         Raises:
-            SceneError: an image cannot be read, where it is not to be skipped, or none of the batch can.
+            SceneError: an image cannot be read, where it is not to be skipped, or none of many can.
         """
-        samples = self._choose(step)
+        problems: list[tuple[str, str]] = []
+        for k in range(_TRIES):
+            samples = self._choose(step + k * _BEYOND)
+            kept, shown, error = self._read(samples, problems)
+            if error is None or shown:
+                break
+        else:
+            assert error is not None
+            raise error
+        # The batch keeps its size, so that the loss does.
+        while len(shown) < len(samples):
+            shown.append(shown[len(shown) % len(kept)])
+        return self._batch(shown, kept, problems)
+
+    def _read(
+        self, samples: list[Sample], problems: list[tuple[str, str]]
+    ) -> tuple[list[Sample], list[Shown], SceneError | None]:
+        """The samples that can be read, what they show, and the last error; the others are added to `problems`."""
         shown: list[Shown] = []
         kept: list[Sample] = []
-        problems: list[tuple[str, str]] = []
         last: SceneError | None = None
         for sample in samples:
             try:
@@ -98,12 +118,7 @@ class BatchMaker:
                 continue
             shown.append(one)
             kept.append(sample)
-        if not shown and last is not None:
-            raise last
-        # The batch keeps its size, so that the loss does.
-        while len(shown) < len(samples):
-            shown.append(shown[len(shown) % len(kept)])
-        return self._batch(shown, kept, problems)
+        return kept, shown, last
 
     def _batch(self, shown: list[Shown], samples: list[Sample], problems: list[tuple[str, str]]) -> Batch:
         card = self._data.card

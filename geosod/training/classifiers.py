@@ -15,6 +15,7 @@ from geosod.detectors.adapters.zoo_classifier import ZooClassifier, new_classifi
 from geosod.detectors.card import CLASSIFICATION, ModelCard
 from geosod.detectors.network_input import NetworkInput
 from geosod.detectors.staged import CONTEXT, Classifier
+from geosod.errors import SceneError
 from geosod.scene import Window
 from geosod.tiling.grid import make_grid
 from geosod.training.config import TrainConfig
@@ -65,7 +66,12 @@ def batch_card(card: ModelCard) -> ModelCard:
 
 
 def validate_crops(
-    card: ModelCard, weights: Mapping[str, Any], data: TrainingSet, config: TrainConfig
+    card: ModelCard,
+    weights: Mapping[str, Any],
+    data: TrainingSet,
+    config: TrainConfig,
+    *,
+    on_failed: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """How often the most probable class of labelled boxes is theirs, as staged detection would see them in tiles.
 
@@ -73,23 +79,37 @@ def validate_crops(
         card: of the classifier.
         weights: its state dict.
         data: validation images.
-        config: `tile`, `cache_mb`, `min_visible`.
+        config: `tile`, `cache_mb`.
+        on_failed: called with a message for each image that cannot be read, while there are others; None refuses them.
 
     Returns:
         "accuracy", over all objects, and "class_accuracy", the mean over classes.
+
+    Raises:
+        SceneError: an image cannot be read and is not left out, or none can.
     """
     network = new_classifier(card)
     network.load_state_dict(dict(weights))
     classifier = Classifier(card, ZooClassifier(network, torch.device("cpu")), card.bands)
     hits, objects = np.zeros(len(card.classes), np.int64), np.zeros(len(card.classes), np.int64)
     reader = PixelReader(data, cache_mb=config.cache_mb)
+    errors: list[SceneError] = []
     for image, scene in enumerate(data.scenes):
         grid = make_grid(scene.width, scene.height, tile=config.tile, overlap=0)
-        for row in grid.windows_array():
-            window = Window(*map(int, row))
-            found, wanted = _classified(classifier, data, reader, image, window)
+        windows = [Window(*map(int, row)) for row in grid.windows_array()]
+        try:
+            pairs = [_classified(classifier, data, reader, image, window) for window in windows]
+        except SceneError as error:
+            errors.append(error)
+            if on_failed is None or len(errors) == len(data.scenes):
+                raise
+            continue
+        for found, wanted in pairs:
             objects += np.bincount(wanted, minlength=len(objects))
             hits += np.bincount(wanted[found == wanted], minlength=len(hits))
+    for problem in errors:
+        assert on_failed is not None
+        on_failed(str(problem))
     known = objects > 0
     total = max(1, int(objects.sum()))
     each = hits[known] / objects[known] if known.any() else np.zeros(1)

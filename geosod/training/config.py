@@ -154,7 +154,9 @@ class TrainConfig(BaseModel):
     lr: float | None = Field(None, gt=0, description="peak learning rate; default: 5e-4 for adamw, 5e-3 for sgd")
     weight_decay: float | None = Field(None, ge=0, description="default: 0.05 for adamw, 1e-4 for sgd")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    warmup: float = Field(0.05, ge=0, description="linear warm-up, a share of the steps below 1, or steps")
+    warmup: float = Field(
+        0.05, ge=0, description="linear warm-up, a share of the steps below 1, or steps; a tenth of a shorter run"
+    )
     schedule: Literal["cosine", "steps", "constant"] = Field("cosine", description="how the learning rate falls")
     milestones: tuple[float, ...] = Field(
         (16.0, 22.0), description="epochs, also in fractions, at which schedule steps divides the rate by ten"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from geosod.datasets.class_map import order_classes
+from geosod.datasets.class_map import order_classes, rename_classes
 from geosod.datasets.labels import Labels
 from geosod.datasets.problems import Problems
 from geosod.datasets.read import read_labels
@@ -56,9 +57,11 @@ def read_run_labels(config: TrainConfig) -> RunLabels:
     problems, notes = Problems(), list[str]()
     train = _read(config, config.labels, config.subset, problems, notes)
     if config.val is None and config.val_subset is None:
-        train, val = _held_out(train, config, notes)
+        train, val = _held_out(_named(train, config, train.classes), config, notes)
     else:
         val = _read(config, config.val or config.labels, config.val_subset, problems, notes)
+        known = (*train.classes, *val.classes)
+        train, val = _named(train, config, known), _named(val, config, known)
         val = order_classes(val, train.classes)
     return RunLabels(train, val, problems, tuple(dict.fromkeys(notes)))
 
@@ -73,14 +76,20 @@ def _read(config: TrainConfig, path: str, subset: str | None, problems: Problems
         subset=subset,
         classes=config.classes,
         crs=config.labels_crs,
-        rename=config.rename_classes or None,
         invalid="skip" if config.on_error == "skip" else "refuse",
     )
     for problem in reading.problems.found:
         problems.add(problem.file, problem.where, problem.message)
     problems.count += reading.problems.count - len(reading.problems.found)
     notes += reading.notes
-    labels = as_boxes(reading.labels, config.box_size)
+    return as_boxes(reading.labels, config.box_size)
+
+
+def _named(labels: Labels, config: TrainConfig, known: Sequence[str]) -> Labels:
+    """With the names of classes that the settings give; `known` are those that may be renamed here or elsewhere."""
+    # A class may be missing in one of two sets; a name that neither knows is a mistake.
+    names = {old: new for old, new in config.rename_classes.items() if old in labels.classes or old not in known}
+    labels = rename_classes(labels, names) if names else labels
     return one_class(labels) if config.class_agnostic else labels
 
 

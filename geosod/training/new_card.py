@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from geosod.arrays import FloatArray
 from geosod.datasets.labels import Labels
 from geosod.detectors.card import ModelCard
 from geosod.detectors.network_input import NetworkInput
@@ -70,7 +69,7 @@ def first_card(
         "threshold": 0.05,
         "gsd": gsd,
         "gsd_range": config.gsd_range or (None if gsd is None else (gsd / _GSD_MARGIN, gsd * _GSD_MARGIN)),
-        "top_k": _top_k(labels, config.tile),
+        "top_k": _top_k(labels, config),
         "license": config.license or "proprietary",
         "input": NetworkInput(),
     }
@@ -130,17 +129,20 @@ def _gsd(scenes: Sequence[Scene]) -> float | None:
 
 
 def usual_overlap(labels: Labels, tile: tuple[int, int]) -> tuple[int, int]:
-    """An overlap that holds nearly all objects whole, at most a third of the tile."""
-    sides = np.asarray(labels.boxes[:, 2:] - labels.boxes[:, :2]).max(axis=1, initial=0)
+    """An overlap that holds nearly all objects whole, at most a third of the tile; regions do not count."""
+    boxes = labels.boxes[~labels.ignore & ~labels.crowd]
+    sides = np.asarray(boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
     longest = float(np.quantile(sides, _OVERLAP_SHARE)) if len(sides) else 0.0
     wanted = _OVERLAP_STEP * max(1, math.ceil((longest + 4) / _OVERLAP_STEP))
     return (min(wanted, tile[0] // 3), min(wanted, tile[1] // 3))
 
 
-def _top_k(labels: Labels, tile: tuple[int, int]) -> int:
-    """Twice as many boxes as the densest image has in the area of a tile, and 300 at least."""
-    counts = np.bincount(labels.image, minlength=len(labels.images)).astype(np.float64)
-    areas: FloatArray = np.array([image.width * image.height for image in labels.images], np.float64)
-    share = np.minimum(1.0, tile[0] * tile[1] / np.maximum(areas, 1))
-    most = float((counts * share).max(initial=0))
-    return int(min(20_000, max(300, 100 * math.ceil(2 * most / 100))))
+def _top_k(labels: Labels, config: TrainConfig) -> int:
+    """Twice as many boxes as the densest part of an image that a tile shows, and 300 at least."""
+    # At scales below 1 a tile shows more of the image.
+    scale = min([1.0, *(float(level.scale) for level in config.levels or ())])
+    sizes = np.array([(image.width, image.height) for image in labels.images], np.float64).reshape(-1, 2)
+    centres = np.clip((labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2, 0, sizes[labels.image])
+    cells = np.column_stack([labels.image, centres // (np.array(config.tile) / scale)]).astype(np.int64)
+    most = int(np.unique(cells, axis=0, return_counts=True)[1].max(initial=0))
+    return min(20_000, max(300, 100 * math.ceil(2 * most / 100)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,24 +39,54 @@ class Trial:
     accuracy: dict[str, Any]
 
 
-def try_weights(ready: Prepared, weights: dict[str, Any], folder: RunFolder, *, intervals: bool = False) -> Trial:
+def try_weights(
+    ready: Prepared, weights: dict[str, Any], folder: RunFolder, emit: Emit, *, intervals: bool = False
+) -> Trial:
     """Try weights on the validation images: as a detector in whole images, or as a classifier of labelled boxes.
 
     Args:
         ready: what is trained.
         weights: a state dict of its network.
         folder: of the run.
+        emit: called with a note where images cannot be read.
         intervals: whether confidence intervals are computed.
     """
-    labels, config = ready.labels, ready.config
+    unread: list[str] = []
+    on_failed = unread.append if ready.config.on_error == "skip" else None
     if ready.card.task == CLASSIFICATION:
-        figures = validate_crops(ready.card, weights, ready.val_data, config)
-        on = f"labelled boxes of {len(labels.val.images)} validation images with {len(labels.val)} objects"
-        protocol = "most probable class of crops of true boxes; the mean over objects, and over classes"
-        return Trial(figures, ready.card.threshold, {"on": on, "protocol": protocol, **figures})
+        trial = _try_crops(ready, weights, on_failed)
+    else:
+        trial = _try_scenes(ready, weights, folder, on_failed, intervals=intervals)
+    if not unread:
+        return trial
+    count = f"{len(unread)} of {len(ready.labels.val.images)} validation images"
+    left_out = f"{count} could not be read, or only in part, and what could not does not count"
+    emit(Noted(f"{left_out}; the first: {unread[0]}"))
+    return replace(trial, accuracy={**trial.accuracy, "on": f"{trial.accuracy['on']}; {left_out}"})
+
+
+def _try_crops(ready: Prepared, weights: dict[str, Any], on_failed: Callable[[str], None] | None) -> Trial:
+    labels = ready.labels
+    figures = validate_crops(ready.card, weights, ready.val_data, ready.config, on_failed=on_failed)
+    on = f"labelled boxes of {len(labels.val.images)} validation images with {len(labels.val)} objects"
+    protocol = "most probable class of crops of true boxes; the mean over objects, and over classes"
+    return Trial(figures, ready.card.threshold, {"on": on, "protocol": protocol, **figures})
+
+
+def _try_scenes(
+    ready: Prepared,
+    weights: dict[str, Any],
+    folder: RunFolder,
+    on_failed: Callable[[str], None] | None,
+    *,
+    intervals: bool,
+) -> Trial:
+    labels, config = ready.labels, ready.config
     # What the weights can do, however fast.
-    plain: dict[str, Any] = {"engine": "local", "backend": "eager", "precision": "fp32"}
+    plain: dict[str, Any] = {"engine": "local", "backend": "eager", "precision": "fp32", "on_failed": on_failed}
     settings = plain | {"bands": config.bands, "alpha": config.alpha, "device": config.device}
+    if config.levels is not None:
+        settings |= {"levels": config.levels, "level_merge": "soft_nms"}
     result = validate(ready.card, weights, labels.val, folder.trial, intervals=intervals, **settings)
     return Trial(result.figures, result.threshold, _accuracy(result, labels))
 
@@ -70,7 +101,7 @@ def finish(ready: Prepared, state: State, folder: RunFolder, emit: Emit) -> dict
         emit: called with the figures.
     """
     weights = state.weights()
-    trial = try_weights(ready, weights, folder, intervals=True)
+    trial = try_weights(ready, weights, folder, emit, intervals=True)
     shutil.rmtree(folder.trial, ignore_errors=True)
     emit(Validated(state.step, trial.figures, next(iter(trial.figures.values())) >= state.best[0]))
     provenance = _provenance(state, ready.labels, ready.config)
@@ -88,9 +119,9 @@ def _accuracy(result: Validation, labels: RunLabels) -> dict[str, Any]:
     boxes = result.evaluation.boxes
     assert boxes is not None
     intervals = {name: [round(v, 4) for v in pair] for name, pair in boxes.intervals.items() if pair is not None}
+    chosen = ", by which the threshold was chosen, too" if result.evaluation.objects else ""
     return {
-        "on": f"{len(labels.val.images)} validation images with {result.evaluation.objects} objects, by which the "
-        "threshold was chosen, too",
+        "on": f"{len(labels.val.images)} validation images with {result.evaluation.objects} objects{chosen}",
         "protocol": "AP as COCO has it, all detections; precision, recall and F at IoU 0.5 and the threshold",
         **result.figures,
         "intervals_95": intervals,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,7 +80,25 @@ def prepare(config: TrainConfig) -> Prepared:
     labels = replace(labels, val=val.labels)
     criterion = criterion_of(made.network, **made.loss | config.loss)
     settings = digest({"settings": config.options(), "labels": labels.digest, "version": __version__})
-    return Prepared(config, labels, data, val, made.card, criterion, settings, (*labels.notes, *made.notes))
+    ready = Prepared(config, labels, data, val, made.card, criterion, settings, (*labels.notes, *made.notes))
+    return replace(ready, notes=(*ready.notes, *_notes(ready)))
+
+
+def _notes(ready: Prepared) -> Iterator[str]:
+    """What a user should know of labels and settings that do not fit."""
+    config, steps, outside = ready.config, ready.plan.steps, ready.data.outside
+    if outside:
+        yield f"{outside:,} objects lie outside their images and are left out"
+    if not len(ready.val_data.objects):
+        yield (
+            "the validation images hold no object: all figures are 0, and the threshold stays "
+            f"{ready.card.threshold:g}; --val names others"
+        )
+    if config.warmup >= steps:
+        yield (
+            f"a warm-up of {config.warmup:g} steps does not fit into a run of {steps}: it takes a tenth of them; "
+            "--warmup gives another"
+        )
 
 
 def left_out(ready: Prepared) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from geosod.training.config import TrainConfig
 
 #: Of the peak, at the end of a cosine.
 _FLOOR = 0.01
+#: Share of a run that is its warm-up where the settings ask for a longer one than the run.
+_LONGEST = 0.1
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig, *, epoch: float) -> float:
@@ -20,6 +22,8 @@ def learning_rate(step: int, steps: int, config: TrainConfig, *, epoch: float) -
         epoch: steps of an epoch; milestones may lie inside one (SNIP drops the rate after 5.33 epochs).
     """
     warmup = config.warmup * steps if config.warmup < 1 else config.warmup
+    if warmup >= steps:
+        warmup = _LONGEST * steps
     if step < warmup:
         return config.peak_lr * (0.01 + 0.99 * step / warmup)
     if config.schedule == "constant":

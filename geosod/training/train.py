@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geosod.errors import ConfigError
+from geosod.setting_errors import make_settings
 from geosod.training.board import Board
 from geosod.training.config import TrainConfig, make_train_config
 from geosod.training.events import Emit, Event, Noted, Started
@@ -79,8 +80,10 @@ def train(
     """
     given = {"labels": labels, "val": val, "out": out} | settings
     if isinstance(config, TrainConfig):
+        # None among the keywords is "not given"; None in settings already made is a value.
         base = {name: getattr(config, name) for name in config.model_fields_set}
-        made = make_train_config(None, **base | {name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        made = make_settings(TrainConfig, base, None, given)
     else:
         made = make_train_config(config, **given)
     return run_training(made, on_event=on_event)
@@ -132,7 +135,7 @@ def _run(ready: Prepared, folder: RunFolder, emit: Emit) -> TrainResult:
             device,
             batch_maker(ready, config),
             report,
-            validate=lambda state: try_weights(ready, state.weights(), folder).figures,
+            validate=lambda state: try_weights(ready, state.weights(), folder, report).figures,
             save=lambda state: state.save(folder.checkpoint, settings=ready.digest),
             loaders=loader_threads(config, device),
             save_every=config.save_every,

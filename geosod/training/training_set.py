@@ -28,7 +28,8 @@ class TrainingSet:
         scenes: (images,) the opened scene of each.
         bands: (images,) its 1-based bands in the model's order.
         card: how pixels are scaled, and what else the model will state.
-        objects: (M,) int64, rows of `labels` that are objects: neither ignored nor crowds.
+        objects: (M,) int64, rows of `labels` that are objects: neither ignored nor crowds, nor outside their image.
+        outside: number of those that are wholly outside their image.
         rows: for every image the rows of its boxes.
     """
 
@@ -37,6 +38,7 @@ class TrainingSet:
     bands: tuple[tuple[int, ...], ...]
     card: ModelCard
     objects: IntArray
+    outside: int
     rows: tuple[IntArray, ...]
 
     @property
@@ -80,9 +82,12 @@ def _training_set(
     labels: Labels, scenes: Sequence[Scene], bands: Sequence[tuple[int, ...]], card: ModelCard
 ) -> TrainingSet:
     counted = ~labels.ignore & ~labels.crowd & (labels.labels != ANY_CLASS)
-    sound = (labels.boxes[:, 2:] > labels.boxes[:, :2]).all(axis=1)
+    counted &= (labels.boxes[:, 2:] > labels.boxes[:, :2]).all(axis=1)
+    sizes = np.array([(scene.width, scene.height) for scene in scenes], np.float64)[labels.image]
+    inside = (labels.boxes[:, 2:] > 0).all(axis=1) & (labels.boxes[:, :2] < sizes).all(axis=1)
+    objects, outside = np.flatnonzero(counted & inside), int((counted & ~inside).sum())
     rows = tuple(labels.by_image()) if labels.images else ()
-    return TrainingSet(labels, tuple(scenes), tuple(bands), card, np.flatnonzero(counted & sound), rows)
+    return TrainingSet(labels, tuple(scenes), tuple(bands), card, objects, outside, rows)
 
 
 def as_boxes(labels: Labels, side: float | None) -> Labels:

@@ -28,9 +28,10 @@ class TwoStageCriterion(Criterion):
     """Losses of the proposals and of the head.
 
     First stage: prior boxes are matched as by `geosod.training.assign.match`, and `rpn_batch` of each image drawn, at
-    most half of them positive. Second stage: proposals and the objects themselves are matched at IoU 0.5; those matched
-    with an ignored object, or of a size outside the targets' `valid_range`, are left out; and `batch` of each image are
-    drawn, at most a quarter of them positive, or taken by their loss. Examples are drawn by torch's random numbers.
+    most half of them positive. Second stage: proposals and `batch` of the objects themselves are matched at IoU 0.5;
+    those matched with an ignored object, or of a size outside the targets' `valid_range`, are left out; and `batch` of
+    each image are drawn, at most a quarter of them positive, or taken by their loss. Examples are drawn by torch's
+    random numbers.
 
     Args:
         network: FasterRCNN.
@@ -107,7 +108,9 @@ class TwoStageCriterion(Criterion):
         self, levels: Sequence[Tensor], i: int, proposals: Tensor, targets: Targets
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of the losses of classes and of boxes, and the number of examples."""
-        boxes = torch.cat([proposals, targets.boxes[~targets.ignored]])
+        # An image may hold thousands of objects, each of which the head would examine.
+        truths = _some(torch.nonzero(~targets.ignored).flatten(), self._batch)
+        boxes = torch.cat([proposals, targets.boxes[truths]])
         found = match_proposals(boxes, targets)
         if self._sampler == "random":
             found = drawn(found, self._batch, 0.25)

@@ -26,7 +26,7 @@ class Validation:
 
     Attributes:
         figures: AP, AP50, and at the threshold with the highest F-score: precision, recall, F.
-        threshold: that threshold.
+        threshold: that threshold; that of the card where the images hold no object.
         evaluation: all figures.
     """
 
@@ -46,14 +46,14 @@ def validate(
         labels: boxes of objects.
         folder: for the bundle that is run.
         intervals: whether confidence intervals are computed.
-        **settings: of `geosod.detect`.
+        **settings: of `geosod.evaluation.searched.search`.
     """
     bundle = write_bundle(folder, replace(card, threshold=LOWEST), weights)
     scenes = search(labels, model=str(bundle.folder), **settings)
     chosen = EvaluationSettings(max_detections=None, resamples=1000 if intervals else 0)
     result = evaluate(labels, scenes, chosen)
     assert result.boxes is not None
-    return Validation(_figures(result), _threshold(result), result)
+    return Validation(_figures(result), _threshold(result) if result.objects else card.threshold, result)
 
 
 def _threshold(result: Evaluation) -> float:

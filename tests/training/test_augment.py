@@ -109,6 +109,15 @@ def test_parts_are_hidden_but_never_all() -> None:
     assert torch.equal(occlude(shown, 0.0, np.random.default_rng(0)).pixels.values, shown.pixels.values)
 
 
+def test_ignored_regions_are_not_hidden() -> None:
+    """One may be the whole slice."""
+    shown = sample([[0, 0, 40, 30], [10, 5, 30, 25]])
+    shown = replace(shown, objects=replace(shown.objects, ignored=np.array([True, False])))
+    for seed in range(30):
+        changed = (occlude(shown, 1.0, np.random.default_rng(seed)).pixels.values != shown.pixels.values).any(dim=0)
+        assert changed.any() and not changed[:5].any() and not changed[:, 30:].any()
+
+
 def test_objects_are_pasted_with_their_labels(tmp_path: Path) -> None:
     data, config, _ = opened(squares(tmp_path), copy_paste=1.0)
     donor = object_donor(data, PixelReader(data, cache_mb=10), config)

@@ -78,6 +78,22 @@ def test_hard_examples_are_those_of_the_highest_loss() -> None:
     assert means[0] > means[1] > means[2]
 
 
+def test_of_many_objects_a_bounded_number_joins_the_proposals(monkeypatch) -> None:
+    """The head would examine all of them for their losses."""
+    network = faster_rcnn(proposals=40)
+    examined, examine = [], network.examine
+
+    def counted(levels, i, boxes):
+        examined.append(len(boxes))
+        return examine(levels, i, boxes)
+
+    monkeypatch.setattr(network, "examine", counted)
+    corners = np.random.default_rng(0).uniform(0, 50, (2000, 2))
+    many = targets(np.column_stack([corners, corners + 8]), ignored=[k % 2 == 0 for k in range(2000)])
+    losses = criterion_of(network, sampler="ohem", batch=16)(torch.rand(1, 3, SIDE, SIDE), [many])
+    assert all(torch.isfinite(loss) for loss in losses.values()) and max(examined) <= 40 + 16
+
+
 @pytest.mark.parametrize("sampler", ["random", "ohem"])
 def test_a_batch_of_ignored_objects_asks_nothing_of_the_network(sampler) -> None:
     criterion = criterion_of(faster_rcnn(), sampler=sampler)
