@@ -279,12 +279,12 @@ class TestRate:
 
 def test_settings_from_yaml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
-        "labels: train.json\nlevels: 2:0-80,1:40-160\nparameters: {width: 8}\nresize-width: [800, 1333]\n"
-        "slice: 480-640\n"
+        "labels: train.json\nparameters: {width: 8}\nresize-width: [800, 1333]\nslice: 480-640\n"
     )
     config = make_train_config(tmp_path / "a.yaml", steps=5)
     assert config.slice == (480, 640) and config.resize_width == (800, 1333) and config.steps == 5
-    assert config.levels is not None and [level.sizes for level in config.levels] == [(0, 80), (40, 160)]
+    levels = make_train_config(levels="2:0-80,1:40-160").levels
+    assert levels is not None and [level.sizes for level in levels] == [(0, 80), (40, 160)]
     assert make_train_config(fusion="0.5,0.4,0.3").fusion == (0.5, 0.4, 0.3)
     assert make_train_config(fusion="s-alpha").fusion == "s-alpha"
     assert make_train_config(loss="box_loss=giou,alpha=0.3").loss == {"box_loss": "giou", "alpha": 0.3}
