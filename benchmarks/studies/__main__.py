@@ -41,8 +41,7 @@ def _tables(study: Study, args: argparse.Namespace) -> list[Table]:
     tables = []
     for scale in study.scales:
         title = study.title if len(study.scales) == 1 else f"{study.title}, at scale {scale:g}"
-        name = f"study-{study.name}" if len(study.scales) == 1 else f"study-{study.name}-{scale:g}"
-        tables.append(Table.of(name, title, runner.rows(scale)))
+        tables.append(Table.of(study.table(scale), title, runner.rows(scale)))
         print(f"\n{title}\n{tables[-1].as_markdown()}\n", flush=True)
     return tables
 

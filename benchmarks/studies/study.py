@@ -64,6 +64,10 @@ class Study(_Strict):
     detect: dict[str, Any] = {}
     rows: dict[str, Row]
 
+    def table(self, scale: float) -> str:
+        """The name of the table of a scale."""
+        return f"study-{self.name}" if len(self.scales) == 1 else f"study-{self.name}-{scale:g}"
+
     @model_validator(mode="after")
     def _known(self) -> Study:
         named = {name for row in self.rows.values() for name in row.trainings} | set(self.seeds)
