@@ -94,7 +94,9 @@ def labels_in(data: TrainingSet, image: int, window: Window, to_scale: FloatArra
         to_scale: (2,) pixels of that scale for one of the image.
         min_visible: boxes of which it shows a smaller share of the area are ignored.
     """
-    rows, labels = data.rows[image], data.labels
+    labels = data.labels
+    # A pixel more, for the roundings of scales.
+    rows = data.rows[image].near(window.row / to_scale[1] - 1, window.bottom / to_scale[1] + 1)
     low = np.array([window.col, window.row], np.float64)
     size = np.array([window.width, window.height], np.float64)
     whole = labels.boxes[rows] * np.tile(to_scale, 2) - np.tile(low, 2)

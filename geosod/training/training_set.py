@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -20,6 +21,33 @@ from geosod.training.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ImageRows:
+    """Which labels of an image lie near some of its rows of pixels; an image may have millions.
+
+    Attributes:
+        rows: (N,) int64, rows of the labels, by their boxes' upper side.
+        upper: (N,) float64, these sides in pixels.
+        tallest: height of the tallest box in pixels.
+    """
+
+    rows: IntArray
+    upper: FloatArray
+    tallest: float
+
+    @classmethod
+    def of(cls, labels: Labels, rows: IntArray) -> Self:
+        """The rows of an image."""
+        boxes = labels.boxes[rows]
+        order = np.argsort(boxes[:, 1], kind="stable")
+        return cls(rows[order], boxes[order, 1], float((boxes[:, 3] - boxes[:, 1]).max(initial=0)))
+
+    def near(self, top: float, bottom: float) -> IntArray:
+        """Rows of all boxes that reach between two heights, and of some others, in the order of the labels."""
+        first, last = np.searchsorted(self.upper, (top - self.tallest, bottom))
+        return np.sort(self.rows[first:last])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainingSet:
     """Labelled images that can be read.
 
@@ -30,7 +58,7 @@ class TrainingSet:
         card: how pixels are scaled, and what else the model will state.
         objects: (M,) int64, rows of `labels` that are objects: neither ignored nor crowds, nor outside their image.
         outside: number of those that are wholly outside their image.
-        rows: for every image the rows of its boxes.
+        rows: for every image those of its boxes.
     """
 
     labels: Labels
@@ -39,7 +67,7 @@ class TrainingSet:
     card: ModelCard
     objects: IntArray
     outside: int
-    rows: tuple[IntArray, ...]
+    rows: tuple[ImageRows, ...]
 
     @property
     def sizes(self) -> FloatArray:
@@ -86,7 +114,7 @@ def _training_set(
     sizes = np.array([(scene.width, scene.height) for scene in scenes], np.float64)[labels.image]
     inside = (labels.boxes[:, 2:] > 0).all(axis=1) & (labels.boxes[:, :2] < sizes).all(axis=1)
     objects, outside = np.flatnonzero(counted & inside), int((counted & ~inside).sum())
-    rows = tuple(labels.by_image()) if labels.images else ()
+    rows = tuple(ImageRows.of(labels, mine) for mine in labels.by_image()) if labels.images else ()
     return TrainingSet(labels, tuple(scenes), tuple(bands), card, objects, outside, rows)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from geosod.datasets.labels import Labels
+from geosod.datasets.labels import LabelledImage, Labels
 from geosod.detectors.network_input import Fit
 from geosod.errors import ConfigError, LabelError
 from geosod.scene import Window
@@ -23,7 +23,7 @@ from geosod.training.prepared import batch_maker, prepare
 from geosod.training.pyramid import PyramidSampler, chips_of, frame
 from geosod.training.samples import Draw, SliceSampler, window_around
 from geosod.training.shown import labels_in, show, targets
-from geosod.training.training_set import as_boxes
+from geosod.training.training_set import ImageRows, as_boxes
 from tests.training.sets import labelled, opened, squares
 
 #: Samples are the network's input.
@@ -68,6 +68,18 @@ def test_slicing_aided_fine_tuning(labels: Labels) -> None:
         assert 100 <= sample.size[0] <= 130
         ratio = sample.window.height / sample.window.width
         assert abs(sample.size[1] - ratio * sample.size[0]) <= 0.5
+
+
+@given(st.lists(st.tuples(st.floats(-5, 200), st.floats(0, 60)), max_size=30), st.floats(0, 180), st.floats(1, 90))
+def test_labels_near_a_window_are_found(spans: list[tuple[float, float]], top: float, height: float) -> None:
+    boxes = np.array([[0, y, 1, y + tall] for y, tall in spans]).reshape(-1, 4)
+    images = [LabelledImage("a", "a.tif", 10, 300, number=1)]
+    none = np.zeros(len(boxes), np.int64)
+    labels = Labels(images=images, classes=["x"], image=none, boxes=boxes, labels=none)
+    found = ImageRows.of(labels, np.arange(len(boxes))).near(top, top + height)
+    reach = (boxes[:, 1] < top + height) & (boxes[:, 3] > top)
+    assert set(np.flatnonzero(reach)) <= set(found) and (np.diff(found) > 0).all()
+    assert (boxes[found, 1] < top + height).all()
 
 
 @pytest.mark.parametrize("limits", [None, (40, 60)])
