@@ -13,7 +13,7 @@ from benchmarks.machine import described
 from benchmarks.runner import Results
 from benchmarks.table import Table
 
-_PLACE = re.compile(r"(?P<begin><!-- table: (?P<name>[\w-]+) -->\n)(?P<old>.*?)(?P<end><!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(?P<begin><!-- table: (?P<name>[\w.-]+) -->\n)(?P<old>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 
 def update_docs(folder: Path, results: Results) -> None:
