@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import geosod
+from tests.rasters import write_tif
 
 ROOT = Path(__file__).parents[1] / "geosod"
 #: What every room may import: the nouns, and the exception tree.
@@ -198,9 +202,14 @@ def test_the_command_line_is_light() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_scene_that_is_not_there_is_reported_without_waiting_for_torch(tmp_path) -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_scene_that_is_not_there_is_reported_without_waiting_for_torch(tmp_path: Path, earlier: bool) -> None:
+    """In an output that holds scenes of the same model, too."""
+    if earlier:
+        scene = write_tif(tmp_path / "scene.tif", np.zeros((3, 64, 64), np.uint8))
+        geosod.detect(scene, model="demo-harbour", out=tmp_path / "out", tile=64, overlap=0)
     script = (
-        "import sys, geosod; result = geosod.detect('none.tif', model='demo-harbour', out='out'); "
+        "import sys, geosod; result = geosod.detect('none.tif', model='demo-harbour', out='out', tile=64, overlap=0); "
         "assert [scene.status for scene in result.scenes] == ['failed']; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)

@@ -176,7 +176,8 @@ def detect_scenes(
     if place.note is not None:
         emit(Note(place.note, important=True))
     named = place.identified(refs, overwrite=job.config.overwrite)
-    job = as_before(job, place.execution(job.model.digest), emit)
+    if named:  # like choosing the engine, it may import torch
+        job = as_before(job, place.execution(job.model.digest), emit)
     emit(ScenesFound(len(refs) + len(missing)))
     for failure in missing:
         end(failed(failure), place, emit, ended)
