@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.runner import NAMES, WORK, load_results, measure
-from benchmarks.update_docs import update_docs
-
-DOCS = Path(__file__).parents[1] / "docs"
+from benchmarks.update_docs import DOCS, update_docs
 
 
 def main() -> int:

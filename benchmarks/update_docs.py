@@ -13,6 +13,8 @@ from benchmarks.machine import described
 from benchmarks.runner import Results
 from benchmarks.table import Table
 
+#: The documentation.
+DOCS = Path(__file__).parents[1] / "docs"
 _PLACE = re.compile(r"(?P<begin><!-- table: (?P<name>[\w.-]+) -->\n)(?P<old>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 

@@ -11,9 +11,7 @@ from benchmarks.runner import Results
 from benchmarks.studies.measure import Runner
 from benchmarks.studies.study import NAMES, Study, read_study
 from benchmarks.table import Table
-from benchmarks.update_docs import update_docs
-
-DOCS = Path(__file__).parents[2] / "docs"
+from benchmarks.update_docs import DOCS, update_docs
 
 
 def main() -> int:

@@ -175,8 +175,11 @@ def _greedy(
     for group in order.tolist():
         rare = -1 if column is None else int(column[group])
         room = need[:, rare] >= table[group, rare] - 1e-9
-        lacking = need / wanted if room.any() else need
-        first = np.where(room, lacking[:, rare], -np.inf) if room.any() else lacking[:, rare]
+        if room.any():
+            lacking = need / wanted
+            first = np.where(room, lacking[:, rare], -np.inf)
+        else:
+            lacking, first = need, need[:, rare]
         best = int(np.lexsort((np.arange(len(shares)), -lacking[:, -1], -np.round(first, 9)))[0])
         if left <= len(empty) and best not in empty:
             best = min(empty)

@@ -21,7 +21,7 @@ from geosod.scene import Scene, SceneRef, Unit
 from geosod.scenes.bands import choose_bands, choose_files, is_unnamed
 from geosod.scenes.open import open_files, open_scene, page_of
 from geosod.scenes.validity import called_alpha
-from geosod.scenes.view import MIN_SCALE, at_gsd, at_scale
+from geosod.scenes.view import at_gsd, at_scale, full_scale
 from geosod.tiling.grid import Grid, make_grid
 from geosod.tiling.units import Group, merge_tree, plan_units
 
@@ -216,8 +216,7 @@ def _even(count: int, most: int) -> int:
 
 def _levels(job: Job, scene: Scene) -> tuple[Level, ...]:
     """The levels of a scene, the finest first, each with the size range of the user or of `_usual_sizes`."""
-    fits = min(side / length for side, length in zip(job.tile, (scene.width, scene.height), strict=True))
-    full = min(1.0, max(MIN_SCALE, fits))
+    full = full_scale(scene, job.tile)
     asked: dict[float, Sizes | None] = {}
     for setting in job.config.levels:
         for scale in _scales(setting.scale, full):

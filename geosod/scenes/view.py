@@ -131,6 +131,12 @@ def at_gsd(scene: Scene, gsd: float) -> Scene:
     return at_scale(scene, scene.pixel[0] / gsd, scene.pixel[1] / gsd)
 
 
+def full_scale(scene: Scene, tile: tuple[int, int]) -> float:
+    """The largest scale, at most 1, at which a tile shows the whole scene, or the smallest that there is."""
+    fits = min(side / length for side, length in zip(tile, (scene.width, scene.height), strict=True))
+    return min(1.0, max(MIN_SCALE, fits))
+
+
 def at_scale(scene: Scene, scale: float, scale_y: float | None = None) -> Scene:
     """The scene with `scale` pixels for each of its own along x, and `scale_y` or as many along y.
 

@@ -106,3 +106,8 @@ def _chunks(count: int, columns: int, device: torch.device) -> Iterator[Tensor]:
     step = max(1, _CHUNK // columns)
     for start in range(0, count, step):
         yield torch.arange(start, min(count, start + step), device=device)
+
+
+def some_of(rows: Tensor, count: int) -> Tensor:
+    """All of some rows, or `count` of them, drawn by torch's random numbers."""
+    return rows if len(rows) <= count else rows[torch.randperm(len(rows), device=rows.device)[:count]]

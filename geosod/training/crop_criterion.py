@@ -11,6 +11,7 @@ from torch import Tensor
 from geosod.detectors.card import ModelCard
 from geosod.detectors.staged import Crops
 from geosod.errors import ConfigError
+from geosod.training.assign import some_of
 from geosod.training.criterion import Criterion
 from geosod.training.overlaps import covered_matrix
 from geosod.training.targets import Targets
@@ -80,7 +81,7 @@ class CropCriterion(Criterion):
         """Boxes (M, 4), their classes, and the index of their image."""
         found: list[tuple[Tensor, Tensor]] = []
         for target in targets:
-            kept = self._some(torch.nonzero(~target.ignored).flatten())
+            kept = some_of(torch.nonzero(~target.ignored).flatten(), self._most)
             boxes, labels = target.boxes[kept], target.labels[kept]
             empty = self._elsewhere(boxes, target.boxes, images.shape[3], images.shape[2])
             found.append(
@@ -92,15 +93,9 @@ class CropCriterion(Criterion):
         counts = torch.tensor([len(boxes) for boxes, _ in found], device=images.device)
         tile = torch.repeat_interleave(torch.arange(len(found), device=images.device), counts)
         chosen = torch.cat([boxes for boxes, _ in found]), torch.cat([labels for _, labels in found]), tile
-        some = self._some(torch.arange(len(tile), device=images.device))
+        some = some_of(torch.arange(len(tile), device=images.device), self._most)
         boxes, labels, tile = (part[some] for part in chosen)
         return boxes, labels, tile
-
-    def _some(self, rows: Tensor) -> Tensor:
-        """Rows, as many as a batch may have."""
-        if len(rows) <= self._most:
-            return rows
-        return rows[torch.randperm(len(rows), device=rows.device)[: self._most]]
 
     def _jittered(self, boxes: Tensor) -> Tensor:
         size = boxes[:, 2:] - boxes[:, :2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from geosod.datasets.slice import Slicing, slice_labels
 from geosod.errors import ConfigError, LabelError
 from geosod.setting_types import LevelSetting
 from geosod.training.config import TrainConfig
+from geosod.training.pyramid import sizes_of, within
 
 #: Gong et al. 2021 could not train with factors above it.
 MAX_FACTOR = 1.1
@@ -81,10 +81,7 @@ def _boxes_at_level(
     """As `boxes_as_trained`, of the objects that count at a scale."""
     scale = float(level.scale)
     side = max(1, round(config.tile[0] / scale)), max(1, round(config.tile[1] / scale))
-    low, high = level.sizes or (0.0, None)
-    area = (labels.boxes[:, 2:] - labels.boxes[:, :2]).prod(axis=1)
-    counted = (area >= low**2) & (area <= (math.inf if high is None else high) ** 2)
-    return _boxes_in_tiles(labels[counted], side, config.min_visible, enlarged * scale)
+    return _boxes_in_tiles(labels[within(labels.boxes, sizes_of(level))], side, config.min_visible, enlarged * scale)
 
 
 def _boxes_in_tiles(

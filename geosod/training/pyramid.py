@@ -17,7 +17,7 @@ from geosod.scene import Window
 from geosod.scenes.view import at_scale
 from geosod.setting_types import LevelSetting
 from geosod.training.config import TrainConfig
-from geosod.training.samples import Draw, Sample, object_weights, window_around
+from geosod.training.samples import Centres, Sample, window_around
 from geosod.training.training_set import TrainingSet
 
 
@@ -55,11 +55,12 @@ class _Level:
     def __init__(self, data: TrainingSet, config: TrainConfig, level: LevelSetting, *, chips: bool) -> None:
         self._data, self._config = data, config
         self._scale = float(level.scale)
-        self._sizes = None if level.sizes is None else (level.sizes[0], level.sizes[1] or math.inf)
-        rows = data.objects[_within(data.labels.boxes[data.objects], self._sizes)]
+        self._sizes = sizes_of(level)
+        rows = data.objects[within(data.labels.boxes[data.objects], self._sizes)]
         self._rows = rows
-        self._draw = Draw(object_weights(data, rows, config.balance))
-        self._images = Draw(data.sizes.prod(axis=1))
+        # Pairs of image and scale without an object of the range are never shown.
+        anywhere = config.negatives if self._sizes is None else None
+        self._centres = Centres(data, rows, balance=config.balance, anywhere=anywhere)
         self._chips = chips_of(data, rows, self._scale, config.tile, config.seed) if chips and self._sizes else None
 
     @property
@@ -68,22 +69,13 @@ class _Level:
         return len(self._rows)
 
     def sample(self, rng: np.random.Generator, seed: tuple[int, ...]) -> Sample:
-        """A chip, or a window around an object of the range: pairs of image and scale without one are never shown.
-
-        Without ranges some windows are anywhere, in images without objects, too.
-        """
+        """A chip, or a window around an object of the range; without ranges some are anywhere."""
         if self._chips is not None:
             image, window = self._chips[int(rng.integers(len(self._chips)))]
-        elif self._sizes is None and rng.random() < self._config.negatives:
-            image = self._images(rng)
-            size, _ = frame(self._data, image, self._scale)
-            window = window_around(rng.uniform(0, 1, 2) * size, self._config.tile, size, rng)
         else:
-            row = int(self._rows[self._draw(rng)])
-            image = int(self._data.labels.image[row])
+            image, centre = self._centres(rng)
             size, factor = frame(self._data, image, self._scale)
-            centre = (self._data.labels.boxes[row, :2] + self._data.labels.boxes[row, 2:]) / 2 * factor
-            window = window_around(centre, self._config.tile, size, rng)
+            window = window_around(centre * factor, self._config.tile, size, rng)
         return Sample(image, self._scale, window, (window.width, window.height), seed, self._sizes)
 
 
@@ -95,7 +87,13 @@ def frame(data: TrainingSet, image: int, scale: float) -> tuple[FloatArray, Floa
     return size, size / np.array([scene.width, scene.height])
 
 
-def _within(boxes: FloatArray, sizes: tuple[float, float] | None) -> BoolArray:
+def sizes_of(level: LevelSetting) -> tuple[float, float] | None:
+    """The range of √area, in pixels of an image, that counts at a scale; None for all."""
+    return None if level.sizes is None else (level.sizes[0], level.sizes[1] or math.inf)
+
+
+def within(boxes: FloatArray, sizes: tuple[float, float] | None) -> BoolArray:
+    """(N,) which boxes have a size in a range."""
     side = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     return np.ones(len(boxes), np.bool_) if sizes is None else (side >= sizes[0]) & (side <= sizes[1])
 

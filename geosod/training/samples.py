@@ -13,7 +13,7 @@ import numpy as np
 
 from geosod.arrays import FloatArray, IntArray
 from geosod.scene import Window
-from geosod.scenes.view import MIN_SCALE, at_scale
+from geosod.scenes.view import MIN_SCALE, at_scale, full_scale
 from geosod.training.config import TrainConfig
 from geosod.training.training_set import TrainingSet
 
@@ -61,8 +61,7 @@ class SliceSampler:
     def __init__(self, data: TrainingSet, config: TrainConfig) -> None:
         self._data, self._config = data, config
         self._sizes = data.sizes
-        self._objects = Draw(object_weights(data, data.objects, config.balance))
-        self._images = Draw(self._sizes.prod(axis=1))
+        self._centres = Centres(data, data.objects, balance=config.balance, anywhere=config.negatives)
 
     def batch(self, step: int) -> list[Sample]:
         """The samples of a step."""
@@ -74,21 +73,12 @@ class SliceSampler:
         if rng.random() < c.whole_images:
             return self._whole(int(rng.integers(len(self._data.scenes))), rng, seed)
         sides, size = self._sides(rng)
-        image, centre = self._centre(rng)
+        image, centre = self._centres(rng)
         window = window_around(centre, sides, self._sizes[image], rng)
         # An image that is smaller than the slice is shown whole, at the slice's scale.
         factors = size[0] / sides[0], size[1] / sides[1]
         shown = (max(1, round(window.width * factors[0])), max(1, round(window.height * factors[1])))
         return Sample(image, 1.0, window, shown, seed)
-
-    def _centre(self, rng: np.random.Generator) -> tuple[int, FloatArray]:
-        """An image and a point in it: the centre of an object, or any."""
-        if not len(self._objects) or rng.random() < self._config.negatives:
-            image = self._images(rng)
-            return image, rng.uniform(0, 1, 2) * self._sizes[image]
-        row = self._data.objects[self._objects(rng)]
-        box = self._data.labels.boxes[row]
-        return int(self._data.labels.image[row]), (box[:2] + box[2:]) / 2
 
     def _sides(self, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
         """Sides of a slice in pixels of the image, and those to which it is resized."""
@@ -108,18 +98,18 @@ class SliceSampler:
 
     def _whole(self, image: int, rng: np.random.Generator, seed: tuple[int, ...]) -> Sample:
         """A whole image, of a width that slices are resized to, or else at most a tile."""
-        c, window = self._config, self._data.scenes[image].window
-        if c.resize_width is not None:
+        c, scene = self._config, self._data.scenes[image]
+        if c.resize_width is None:
+            scale = full_scale(scene, c.tile)
+        else:
             # A strip may be as high as the widest is wide.
             highest = c.resize_width[1] / self._data.card.input.upscale
-            scale = min(self._width(c.resize_width, rng) / window.width, highest / window.height)
-        else:
-            scale = min(1.0, c.tile[0] / window.width, c.tile[1] / window.height)
+            scale = max(MIN_SCALE, min(self._width(c.resize_width, rng) / scene.width, highest / scene.height))
         if scale < 1:
             # Read at that scale, as detection's level "full" is: the image itself may be larger than memory.
-            scaled = at_scale(self._data.scenes[image], max(scale, MIN_SCALE))
-            return Sample(image, max(scale, MIN_SCALE), scaled.window, (scaled.width, scaled.height), seed)
-        return Sample(image, 1.0, window, (round(window.width * scale), round(window.height * scale)), seed)
+            scaled = at_scale(scene, scale)
+            return Sample(image, scale, scaled.window, (scaled.width, scaled.height), seed)
+        return Sample(image, 1.0, scene.window, (round(scene.width * scale), round(scene.height * scale)), seed)
 
 
 class Draw:
@@ -138,6 +128,31 @@ class Draw:
     def __call__(self, rng: np.random.Generator) -> int:
         """An index."""
         return int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))
+
+
+class Centres:
+    """Draws an image and a point in it, in its pixels: the centre of an object, or any.
+
+    Args:
+        data: the images.
+        objects: rows of the labels.
+        balance: as for `object_weights`.
+        anywhere: share of points that are any, in images without objects, too; None for none.
+    """
+
+    def __init__(self, data: TrainingSet, objects: IntArray, *, balance: float, anywhere: float | None) -> None:
+        self._labels, self._sizes, self._rows, self._anywhere = data.labels, data.sizes, objects, anywhere
+        self._objects = Draw(object_weights(data, objects, balance))
+        self._images = Draw(self._sizes.prod(axis=1))
+
+    def __call__(self, rng: np.random.Generator) -> tuple[int, FloatArray]:
+        """An image, and (2,) ``x, y``."""
+        if not len(self._rows) or (self._anywhere is not None and rng.random() < self._anywhere):
+            image = self._images(rng)
+            return image, rng.uniform(0, 1, 2) * self._sizes[image]
+        row = self._rows[self._objects(rng)]
+        box = self._labels.boxes[row]
+        return int(self._labels.image[row]), (box[:2] + box[2:]) / 2
 
 
 def object_weights(data: TrainingSet, objects: IntArray, balance: float) -> FloatArray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from geosod.errors import ConfigError
 from geosod.training.anchor_criterion import matched_priors, truths_at
-from geosod.training.assign import IGNORED, NEGATIVE, MatchRule, match
+from geosod.training.assign import IGNORED, NEGATIVE, MatchRule, match, some_of
 from geosod.training.box_losses import offset_loss
 from geosod.training.criterion import Criterion
 from geosod.training.overlaps import NWD_SCALE
@@ -109,7 +109,7 @@ class TwoStageCriterion(Criterion):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of the losses of classes and of boxes, and the number of examples."""
         # An image may hold thousands of objects, each of which the head would examine.
-        truths = _some(torch.nonzero(~targets.ignored).flatten(), self._batch)
+        truths = some_of(torch.nonzero(~targets.ignored).flatten(), self._batch)
         boxes = torch.cat([proposals, targets.boxes[truths]])
         found = match_proposals(boxes, targets)
         if self._sampler == "random":
@@ -160,12 +160,8 @@ def drawn(found: Tensor, count: int, positive: float) -> Tensor:
     kept = torch.full_like(found, IGNORED)
     rows = torch.nonzero(found >= 0).flatten()
     # As many as may be kept are all kept, and no random number is used.
-    rows = _some(rows, max(1, int(count * positive)))
-    others = _some(torch.nonzero(found == NEGATIVE).flatten(), count - len(rows))
+    rows = some_of(rows, max(1, int(count * positive)))
+    others = some_of(torch.nonzero(found == NEGATIVE).flatten(), count - len(rows))
     for some in (rows, others):
         kept[some] = found[some]
     return kept
-
-
-def _some(rows: Tensor, count: int) -> Tensor:
-    return rows if len(rows) <= count else rows[torch.randperm(len(rows), device=rows.device)[:count]]

@@ -124,7 +124,7 @@ def test_rare_classes_are_drawn_as_often(tmp_path: Path) -> None:
     rows = np.r_[np.flatnonzero(made.labels == 0), np.flatnonzero(made.labels == 1)[:1]]
     data, config, _ = opened(made[rows], balance=1.0, negatives=0.0)
     sampler = SliceSampler(data, config)
-    drawn = [data.labels.labels[data.objects[sampler._objects(np.random.default_rng(k))]] for k in range(400)]
+    drawn = [data.labels.labels[data.objects[sampler._centres._objects(np.random.default_rng(k))]] for k in range(400)]
     assert 0.4 < np.mean(drawn) < 0.6
 
 
