@@ -40,6 +40,8 @@ def ingest(values: dict[str, Any]) -> None:
         put_item(folder, files, staged, item)
         with open(values["log"], "a") as log:  # noqa: PTH123
             log.write(f"{item['properties']['geosod:ingest_key']}\n")
+        with open(f"{values['log']}.pids", "a") as log:  # noqa: PTH123
+            log.write(f"{os.getpid()}\n")
 
     commit._put_item = noting  # type: ignore[assignment]
     _slow_down(values["flush_seconds"])

@@ -163,6 +163,10 @@ def test_a_mixed_cluster_is_used_as_it_is_and_as_it_becomes(mixed, seen, rgb_bun
     assert workers[0] == 3 and max(workers) == 4, "one detector more for the GPU that joined"
     assert late[1:] == ["removed"], "the node that joined was used"
     assert result.exit_code == 0 and tables(tmp_path / "ray") == tables(tmp_path / "serial")
+    deadline = time.monotonic() + 60
+    while ray.cluster_resources()["GPU"] > 3:  # until Ray has noticed that the node is lost
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     _an_autoscalers_nodes_count(rgb_bundle)
 
 
