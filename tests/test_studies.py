@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from benchmarks.studies.fitted import fitted
 from benchmarks.studies.folds import Fold, fold_of
 from benchmarks.studies.measure import Runner
 from benchmarks.studies.study import NAMES, Row, Study, read_study
@@ -74,6 +76,24 @@ def test_a_run_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.
         trained(1.0, study.model_copy(update={"trainings": {"plain": {"lr": 1}}}))
     (run / "study.settings").unlink()
     assert trained(0.05) == run / "model"
+
+
+def test_images_are_brought_to_the_input_of_a_network_with_their_boxes(tmp_path: Path) -> None:
+    """A square keeps its shape where images are inscribed, and its place in the image either way."""
+    made = squares(tmp_path / "images", images=1, size=(128, 32), objects=1, seed=0)
+    x0, y0, x1, y1 = made.boxes[0]
+    for resize, x, y, top in (("letterbox", 0.5, 0.5, 24), ("stretch", 0.5, 2.0, 0)):
+        shown = fitted(made, tmp_path / resize, {"size": [64, 64], "resize": resize, "resampling": "antialias"})
+        assert (shown.images[0].width, shown.images[0].height) == (64, 64)
+        assert shown.boxes[0].tolist() == pytest.approx([x0 * x, y0 * y + top, x1 * x, y1 * y + top])
+        assert shown.area[0] == pytest.approx(made.area[0] * x * y)
+        with rasterio.open(shown.images[0].uri) as dataset, rasterio.open(made.images[0].uri) as source:
+            before, after = source.read(), dataset.read()
+        assert after.shape == (3, 64, 64)
+        inside = after[:, top : 64 - top].astype(float)
+        assert inside.mean() == pytest.approx(before.mean(), rel=0.05)
+        assert (after[:, :top] == 0).all() and (after[:, 64 - top :] == 0).all()
+        assert fitted(made, tmp_path / resize, {"size": [64, 64]}).boxes.tolist() == shown.boxes.tolist(), "kept"
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from geosod.datasets.write import write_labels
 
 def labels_of(study: Study, data: Path, scale: float, work: Path) -> Labels:
     """All labelled images of a study's track, resampled where the scale is not 1."""
-    parts = [read_labels(data / study.track / f"{name}.json").labels for name in ("train", "val")]
+    rename = study.rename_classes or None
+    parts = [read_labels(data / study.track / f"{name}.json", rename=rename).labels for name in ("train", "val")]
     labels = Labels.concat(parts)
     if scale == 1:
         return labels

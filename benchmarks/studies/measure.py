@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import geosod
+from benchmarks.studies.fitted import fitted
 from benchmarks.studies.folds import Fold, fold_of, labels_of, write_folds
 from benchmarks.studies.study import Row, Study
 from geosod.datasets.labels import Labels
@@ -48,13 +51,22 @@ class Runner:
         """A row for each row of the study and seed, with its figures."""
         folder = self.work / self.study.name / f"scale-{scale:g}"
         labels = labels_of(self.study, self.data, scale, self.work)
-        folds = write_folds(labels, fold_of(labels, self.study.same_ground, self.study.folds), folder / "folds")
+        fold = fold_of(labels, self.study.same_ground, self.study.folds)
         found = []
         for name, row in self.study.rows.items():
+            shown, folds = self._shown(folder, labels, fold, row.training)
             for seed in range(self.study.seeds.get(row.training, 1)):
-                figures = self._row(folder, labels, folds, name, row, seed)
+                figures = self._row(folder, shown, folds, name, row, seed)
                 found.append({"set-up": name, "seed": seed, **figures})
         return found
+
+    def _shown(self, folder: Path, labels: Labels, fold: np.ndarray, training: str) -> tuple[Labels, list[Fold]]:
+        """The images as a training and its tests see them, and the files of their folds."""
+        asked = self.study.inputs.get(training)
+        if asked is None:
+            return labels, write_folds(labels, fold, folder / "folds")
+        shown = fitted(labels, folder / "images" / training, asked)
+        return shown, write_folds(shown, fold, folder / "folds" / training)
 
     def _row(self, folder: Path, labels: Labels, folds: list[Fold], name: str, row: Row, seed: int) -> dict[str, Any]:
         result = folder / "results" / f"{name}-{seed}.json"
@@ -118,7 +130,8 @@ class Runner:
     def _common(self) -> dict[str, Any]:
         """What all runs and results of the study depend on."""
         study = self.study
-        return {"effort": self.effort, "track": study.track, "folds": study.folds, "same_ground": study.same_ground}
+        common = {"effort": self.effort, "track": study.track, "folds": study.folds, "same_ground": study.same_ground}
+        return common | ({"inputs": study.inputs} if study.inputs else {})
 
 
 def check_settings(made_with: Path, settings: dict[str, Any]) -> None:

@@ -43,10 +43,12 @@ class Study(_Strict):
         title: what it shows.
         track: folder of the data, with train.json and val.json.
         same_ground: names of images that show the same ground, and stay in one fold.
+        rename_classes: class → new name, or None for classes that are left out.
         folds: every image is tested once, by a model that was trained on the other folds.
         scales: factors by which images and labels are resampled; the table has a part for each.
         train: settings of `geosod train` for all trainings.
         trainings: name → settings of its own.
+        inputs: training → fields of `geosod.detectors.network_input.NetworkInput`, to which its images are brought.
         seeds: training → number of seeds; 1 for those that are not named.
         detect: settings of `geosod detect` for all rows.
         rows: name → row.
@@ -56,10 +58,12 @@ class Study(_Strict):
     title: str
     track: str
     same_ground: tuple[tuple[str, ...], ...] = ()
+    rename_classes: dict[str, str | None] = {}
     folds: int = Field(2, ge=2)
     scales: tuple[float, ...] = (1.0,)
     train: dict[str, Any]
     trainings: dict[str, dict[str, Any]]
+    inputs: dict[str, dict[str, Any]] = {}
     seeds: dict[str, int] = {}
     detect: dict[str, Any] = {}
     rows: dict[str, Row]
@@ -70,7 +74,7 @@ class Study(_Strict):
 
     @model_validator(mode="after")
     def _known(self) -> Study:
-        named = {name for row in self.rows.values() for name in row.trainings} | set(self.seeds)
+        named = {name for row in self.rows.values() for name in row.trainings} | set(self.seeds) | set(self.inputs)
         if unknown := named - set(self.trainings):
             raise ValueError(f"{self.name}: unknown training {', '.join(sorted(unknown))}")
         return self
