@@ -127,9 +127,9 @@ def commit_scene(
             if claim is not None and place.shared:
                 _check_crs(folder, scene, file_crs)
                 left_over = replace_scene(folder, scene.id, staged, files=files, claim=claim, failures=failures)
+                _our_crs.add((place.address, file_crs))
             else:
                 notes = _put_scene(folder, scene, staged, files, item, failures, file_crs, claim)
-            _our_crs.add((place.address, file_crs))
     except OSError as error:
         raise OutputError(f"{place.address}: scene {scene.id!r} cannot be written ({error}); {place.remedy}") from error
     left_over += _clean_up(folder, scene.id, notes, failures)
@@ -156,7 +156,9 @@ def _put_scene(
     if failures:  # first, so that no scene is committed in part without them
         _earlier_item(folder, scene, files, owned=owned)
         replace_failures(folder, failures, scenes=(scene.id,))
-    with place.locked():
+    # Only the first of a dataset decides on its CRS, and a claim changes the index, which is of all scenes.
+    alone = owned or (place.address, crs) not in _our_crs
+    with place.locked(None if alone else scene.id):
         _check_crs(folder, scene, crs)
         if claim is not None:
             before = read_item(folder, files.item)
@@ -171,6 +173,7 @@ def _put_scene(
             # Rows without an item would still be read as part of the dataset.
             place.remove(files.item, files.detections, files.coverage)
             raise
+        _our_crs.add((place.address, crs))
     return notes
 
 

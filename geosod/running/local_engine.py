@@ -48,9 +48,10 @@ from geosod.scenes.read import ReadSpec, ReadSummary
 DETECTORS_PER_READER = 4
 #: Another reader begins after so many batches, at the end of which a detector had nothing to do.
 HUNGRY = 2
-#: Threads that settle units, and merge and write scenes: at most so many, and one on two cores. There a second one
-#: made many small scenes take a fifth longer, since all of these hold the interpreter's lock.
+#: Threads that settle units, and merge and write scenes: at most so many, and one on two cores.
 OTHERS = 2
+#: Threads that do so for scenes of one unit, where most of the time goes to waiting until files are on the disk.
+SMALL = 8
 #: No other scene is begun while so many are in progress, and two batches of scenes with one tile.
 MAX_SCENES = 32
 #: Seconds in which nothing ends, after which a note says so.
@@ -94,7 +95,9 @@ class _Engine:
         # With fewer, tiles could wait for others that never come.
         self._most_scenes = MAX_SCENES + 2 * self._group * self._detect_threads
         others = max(1, min(OTHERS, most - 1))
-        self._threads: Threads[SceneResult | None] = Threads(read=most, detect=self._detect_threads, other=others)
+        self._threads: Threads[SceneResult | None] = Threads(
+            read=most, detect=self._detect_threads, other=others, small=SMALL
+        )
         self._room = Room(2 * self._group * self._detect_threads)
         self._readers: Readers[UnitInProgress] = Readers(
             self._threads, self._room, spec=self._read_spec, on_batch=self._end_batch_reading, on_unit=self._end_reading

@@ -21,7 +21,7 @@ from geosod.scenes.read import ReadSummary
 
 
 class Finisher:
-    """Settles, merges and writes, in the threads called "other".
+    """Settles, merges and writes, in the threads called "other"; scenes of one unit in those called "small".
 
     Attributes:
         scenes: number of scenes in progress.
@@ -62,7 +62,8 @@ class Finisher:
         unit.summary, unit.outcomes = None, []
         if scene.waiting == 1 and scene.error is None and self._execution is not None:
             # For the last unit, the only one of a small scene, one task: each is handed over twice.
-            self._threads.start("other", partial(self._finish, unit, settle), partial(self._end, scene))
+            group = "small" if len(scene.plan.units) == 1 else "other"
+            self._threads.start(group, partial(self._finish, unit, settle), partial(self._end, scene))
         else:
             self._threads.start("other", settle, partial(self._end_settling, unit))
 

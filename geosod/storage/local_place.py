@@ -14,16 +14,13 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows: one process per folder
-    fcntl = None  # type: ignore[assignment]
+from geosod.storage.folder_lock import folder_lock
 
 # Paths are text where a scene is committed: as objects they took a tenth of the time that a small scene takes there.
 
@@ -137,18 +134,9 @@ class LocalPlace:
             while (path := path.parent) != self.root:
                 path.rmdir()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, part: str | None = None) -> AbstractContextManager[None]:
         """Hold the lock of the folder, a file ``.lock``; waits for it."""
-        if fcntl is None:
-            yield
-            return
-        handle = os.open(self.at(".lock"), os.O_WRONLY | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return folder_lock(self.at(".lock")).held(part)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

@@ -162,7 +162,7 @@ class ObjectPlace:
         """Remove every object below a prefix."""
         self.remove(*self.names(folder))
 
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self, part: str | None = None) -> AbstractContextManager[None]:  # noqa: ARG002
         """Object stores have no locks."""
         return nullcontext()
 

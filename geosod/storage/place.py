@@ -87,8 +87,13 @@ class Place(Protocol):
         """Remove every file below a folder, whose process is alone in using it."""
         ...
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from entering the same block, where the place has locks."""
+    def locked(self, part: str | None = None) -> AbstractContextManager[None]:
+        """Keep other processes and threads from entering the same block, where the place has locks.
+
+        Args:
+            part: what the block changes: threads of this process that change other parts are not kept out, since each
+                waits for the disk. None for anything.
+        """
         ...
 
     def staging(self) -> AbstractContextManager[Path]:
