@@ -85,6 +85,13 @@ class RunConfig(BaseModel):
         description="scales to search, as 1,0.5,full: full shows a scene in one tile, auto is 1,0.5,0.25,... to full; "
         "each as SCALE or SCALE:MIN-MAX with the sizes in pixels it may report",
     )
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=8,
+        description="flipped and turned views of each tile whose heat maps are averaged, 1, 2, 4 or 8 (test-time "
+        "augmentation); for models of centres with boxes of one side",
+    )
     threshold: float | dict[str, float] | None = Field(
         None,
         description="minimum score of a detection, and of those of single classes, by name or id, as 0.4,vessel=0.6; "

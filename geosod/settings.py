@@ -29,6 +29,7 @@ class Settings(TypedDict, total=False):
     tile: int | str | Sequence[int] | None
     overlap: float | str | Sequence[float] | None
     levels: float | str | Sequence[Any] | None
+    views: int | None
     threshold: float | str | Mapping[str, float] | Mapping[int, float] | None
     classes: str | int | Sequence[str | int] | None
     rename_classes: Mapping[str, str] | Mapping[int, str] | str | None

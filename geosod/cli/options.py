@@ -24,7 +24,7 @@ Outputs = Annotated[
 #: Panel of the help → its settings.
 PANELS: dict[str, tuple[str, ...]] = {
     "Input": ("bands", "asset", "page", "alpha", "datetime", "aoi", "mask", "tile_gsd", "rpc_height", "dem"),
-    "Model": ("classifier", "threshold", "classes", "rename_classes", "trust"),
+    "Model": ("classifier", "views", "threshold", "classes", "rename_classes", "trust"),
     "Tiling": ("tile", "overlap", "levels"),
     "Merging": (
         *("merge_method", "level_merge", "metric", "merge_threshold", "merge_threshold_by_class", "class_agnostic"),

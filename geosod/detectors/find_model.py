@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,26 +15,36 @@ from geosod.detectors.bundle import open_bundle
 from geosod.detectors.card import DETECTION, ModelCard
 from geosod.detectors.models import BundleModel, FactoryModel, Model, ObjectModel, StagedModel, made_by
 from geosod.detectors.packing import is_model_file, packed
+from geosod.detectors.zoo import VIEWS
 from geosod.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from geosod.detectors.detector import Detector
 
 
-def find_model(model: str | Path | Detector, *, classifier: str | Path | None = None, trust: bool = False) -> Model:
+def find_model(
+    model: str | Path | Detector,
+    *,
+    classifier: str | Path | None = None,
+    views: int | None = None,
+    trust: bool = False,
+) -> Model:
     """What a user named as the model.
 
     Args:
         model: a shipped model's name, a bundle's folder, a model file that can be packed, ``module:function``, or a
             detector.
         classifier: a bundle's folder or a model file, whose classes are given to what the model finds.
+        views: of each tile, whose heat maps are averaged; None for what the card says.
         trust: code that `model` or its card names may be run.
 
     Raises:
         ModelError: there is no such model, it is malformed, or it names code that is not trusted.
-        ConfigError: `model` is something else.
+        ConfigError: `model` is something else, or has no heat map of one side where `views` are asked for.
     """
     found = _find(model, trust=trust)
+    if views is not None:
+        found = _with_views(found, views)
     if isinstance(found, BundleModel) and found.card.task != DETECTION:
         raise ModelError(f"model {str(model)!r}: is a model for {found.card.task}; use it with --classifier")
     if classifier is None:
@@ -63,6 +73,17 @@ def _find(model: str | Path | Detector, *, trust: bool) -> Model:
     adapter = type(model.adapter)
     code = f"{adapter.__module__}:{adapter.__qualname__} {_source_of(adapter)}"
     return ObjectModel(model, _digest(model.card, code))
+
+
+def _with_views(model: Model, views: int) -> Model:
+    if not isinstance(model, BundleModel) or model.card.adapter != "zoo" or "side" not in model.card.parameters:
+        raise ConfigError(
+            f"views = {views}: model {model.card.name!r} has no heat map of centres with boxes of one side, which is "
+            "what can be averaged over flipped and turned views; leave views out"
+        )
+    if views not in VIEWS:
+        raise ConfigError(f"views = {views}: must be one of {', '.join(map(str, VIEWS))}")
+    return replace(model, views=views)
 
 
 def _bundle(name_or_path: str | Path, *, trust: bool) -> BundleModel:

@@ -176,7 +176,7 @@ def noise(card: ModelCard, tile: TileSize, count: int) -> TileBatch:
 
 
 def _key(model: Model, tile: TileSize, device: str, threads: int) -> str:
-    values = [model.digest, list(tile), device, threads, _machine()]
+    values = [model.digest, model.card.parameters.get("views"), list(tile), device, threads, _machine()]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 

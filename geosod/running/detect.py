@@ -240,7 +240,8 @@ def make_job(
     chosen = resolved.model if model is None else model
     if chosen is None:
         raise ConfigError("no model is given: add --model NAME (model=), or `model: NAME` to the configuration")
-    job = Job(find_model(chosen, classifier=resolved.classifier, trust=resolved.trust), resolved)
+    found = find_model(chosen, classifier=resolved.classifier, views=resolved.views, trust=resolved.trust)
+    job = Job(found, resolved)
     validate(job)
     files = {f"mask {kind}": _file_digest(mask.path) for kind, mask in resolved.mask.items()}
     files |= {} if resolved.dem is None else {"dem": _file_digest(resolved.dem)}

@@ -17,6 +17,9 @@ ARCHITECTURES = {
     "centre": "geosod.detectors.zoo.centre:Centre",
 }
 
+#: Numbers of views of an image whose heat maps may be averaged, see `geosod.detectors.zoo.views`.
+VIEWS = (1, 2, 4, 8)
+
 #: The classifier of crops, which is no detector.
 CLASSIFIER = "geosod.detectors.zoo.classifier:CropClassifier"
 

@@ -7,12 +7,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from geosod.detectors.zoo import VIEWS
 from geosod.detectors.zoo.anchors import Size
 from geosod.detectors.zoo.dense import PRIOR_LOGIT, PyramidNetwork
 from geosod.detectors.zoo.fpn import decode
 from geosod.detectors.zoo.layers import ConvNorm, double, exact_convolution
 from geosod.detectors.zoo.norms import set_norm
 from geosod.detectors.zoo.peaks import decode_fixed_peaks, peaks
+from geosod.detectors.zoo.views import mean_of_views
 from geosod.errors import ConfigError
 
 
@@ -27,6 +29,7 @@ class Centre(PyramidNetwork):
             that are predicted.
         window: with `side`: side in cells, odd, of the square in which a peak is the highest.
         refine: with `side`: distance in cells of the neighbours used to place a peak between cells; 0 for its middle.
+        views: with `side`: of an image, whose heat maps are averaged, see `mean_of_views`; one in training.
         trunk: what `PyramidNetwork` takes.
 
     Raises:
@@ -44,6 +47,7 @@ class Centre(PyramidNetwork):
         side: float | None = None,
         window: int = 3,
         refine: int = 1,
+        views: int = 1,
         **trunk: Any,
     ) -> None:
         super().__init__(**trunk)
@@ -59,7 +63,12 @@ class Centre(PyramidNetwork):
                 f"Centre: side={side} must be above 0 or left out, window={window} odd and at least 3, and "
                 f"refine={refine} at least 0"
             )
-        self.stride, self.side, self.window, self.refine = stride, side, window, refine
+        if views not in VIEWS or (views > 1 and side is None):
+            raise ConfigError(
+                f"Centre: views={views} must be one of {', '.join(map(str, VIEWS))}, and 1 without a side: offsets and "
+                "sides of boxes would have to be turned as well"
+            )
+        self.stride, self.side, self.window, self.refine, self.views = stride, side, window, refine, views
         #: Compute the last convolution as products and sums, see `exported`.
         self.sums = False
         width = self.channels
@@ -88,6 +97,9 @@ class Centre(PyramidNetwork):
         Logits of the heat map, then as in `SmallFPN` the centre's offset and the logarithms of the box's sides, in
         cells; with `side` the logits alone.
         """
+        return mean_of_views(self._maps, images, 1 if self.training else self.views)
+
+    def _maps(self, images: Tensor) -> Tensor:
         (top,) = self.levels(images)
         for block in self.finer:
             top = block(double(top))

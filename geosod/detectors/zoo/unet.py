@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geosod.detectors.zoo import VIEWS
 from geosod.detectors.zoo.layers import ConvNorm, exact_convolution
 from geosod.detectors.zoo.norms import folded
 from geosod.detectors.zoo.peaks import decode_fixed_peaks, peaks
+from geosod.detectors.zoo.views import mean_of_views
 from geosod.errors import ConfigError
 
 #: Minimum sum of the two bands of the NDVI: one step of 8 bits, so that black pixels have index 0.
@@ -50,6 +52,7 @@ class CentreUNet(nn.Module):
         side: side of every box in pixels.
         window: side in pixels, odd, of the square in which a peak is the highest.
         refine: distance in pixels of the neighbours used to place a peak between pixels; 0 leaves it on its pixel.
+        views: of an image, whose heat maps are averaged, see `mean_of_views`; one in training.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -69,8 +72,10 @@ class CentreUNet(nn.Module):
         side: float = 12.0,
         window: int = 5,
         refine: int = 1,
+        views: int = 1,
     ) -> None:
         super().__init__()
+        self.views = views
         self.bands, self.classes, self.width, self.deep = bands, classes, width, deep
         self.ndvi = None if ndvi is None else tuple(map(int, ndvi))
         self.side, self.window, self.refine = float(side), window, refine
@@ -102,6 +107,8 @@ class CentreUNet(nn.Module):
                 f"CentreUNet: side={side} must be above 0, window={window} odd and at least 3, "
                 f"and refine={refine} at least 0"
             )
+        if self.views not in VIEWS:
+            raise ConfigError(f"CentreUNet: views={self.views} must be one of {', '.join(map(str, VIEWS))}")
         if ndvi is not None and (len(ndvi) != 2 or not all(0 <= i < bands for i in ndvi)):
             raise ConfigError(f"CentreUNet: ndvi={ndvi} must be two positions among {bands} bands: red, nir")
 
@@ -118,6 +125,9 @@ class CentreUNet(nn.Module):
 
         H and W are multiples of 8.
         """
+        return mean_of_views(self._logits, x, 1 if self.training else self.views)
+
+    def _logits(self, x: Tensor) -> Tensor:
         c1 = self.down1(self._with_index(x))
         c2 = self.down2(F.max_pool2d(c1, 2))
         c4 = self.down4(F.max_pool2d(c2, 2))
@@ -189,7 +199,7 @@ class CentreUNet(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the network."""
-        names = ("bands", "classes", "width", "deep", "side", "window", "refine")
+        names = ("bands", "classes", "width", "deep", "side", "window", "refine", "views")
         return {name: getattr(self, name) for name in names} | {"ndvi": None if self.ndvi is None else list(self.ndvi)}
 
 
