@@ -59,7 +59,8 @@ def _lines(report: CheckReport) -> list[str]:
         lines.append(f"{finding.level}: {finding.message}")
         lines += [f"    {example}" for example in finding.examples]
     if report.problem_count:
-        lines.append(f"error: {report.problem_count:,} entries cannot be used")
+        entries = "entry" if report.problem_count == 1 else "entries"
+        lines.append(f"error: {report.problem_count:,} {entries} cannot be used")
         lines += [f"    {problem}" for problem in report.problems[:10]]
     return [*lines, *_sizes(report.histograms)]
 

@@ -17,6 +17,7 @@ from geosod.datasets.labels import LabelledImage, Labels
 from geosod.datasets.read import Reading
 from geosod.datasets.sizes import class_counts, size_histograms
 from geosod.errors import GeosodError
+from geosod.scenes.open import shown_turned
 from geosod.storage.uris import is_remote
 
 #: Boxes may extend beyond their image by this, in pixels: annotation tools round.
@@ -74,6 +75,9 @@ def _boxes(labels: Labels) -> Iterator[Finding]:
     if not labels.points:
         empty = (labels.boxes[:, 2:] <= labels.boxes[:, :2]).any(axis=1)
         yield from _found(labels, empty, "zero_area", "error", "have no area; remove them")
+        thin = (labels.boxes[:, 2:] - labels.boxes[:, :2] < 1).any(axis=1) & ~empty
+        message = "are less than a pixel wide or high; check their units, or remove them"
+        yield from _found(labels, thin, "thin", "warning", message)
         no_area = (labels.area == 0) & ~empty
         message = "have the area 0 in the file but a box with an area; COCO's size classes use that area"
         yield from _found(labels, no_area, "wrong_area", "warning", message)
@@ -171,22 +175,26 @@ def _images(labels: Labels, *, open_images: bool) -> Iterator[Finding]:
             "image_size",
             "error",
             len(wrong),
-            f"{len(wrong):,} images have another size than the labels say",
+            f"{len(wrong):,} {'image has' if len(wrong) == 1 else 'images have'} another size than the labels say",
             names(wrong),
         )
     if broken:
         yield Finding("broken_images", "error", len(broken), f"{len(broken):,} images cannot be opened", names(broken))
     if turned:
-        message = (
-            f"{len(turned):,} images are tagged to be shown rotated or mirrored; geosod takes pixels as they are "
-            "stored, so check that the boxes were not drawn on the rotated image"
-        )
-        yield Finding("orientation", "warning", len(turned), message, names(turned))
+        yield Finding("orientation", "warning", len(turned), about_turned(len(turned)), names(turned))
+
+
+def about_turned(count: int) -> str:
+    """What to say of images whose metadata ask viewers to rotate them."""
+    return (
+        f"{count:,} {'image is' if count == 1 else 'images are'} tagged to be shown rotated or mirrored; geosod takes "
+        "pixels as they are stored, so check that the boxes were not drawn on the rotated image"
+    )
 
 
 def _compare(image: LabelledImage, wrong: list[str], turned: list[str]) -> None:
     scene = scene_of(image)
     if (scene.width, scene.height) != (image.width, image.height):
         wrong.append(f"{image.uri}: {scene.width} x {scene.height}, labels say {image.width} x {image.height}")
-    if any("rotated or mirrored" in note for note in scene.notes):
+    if shown_turned(scene):
         turned.append(image.uri)

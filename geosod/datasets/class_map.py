@@ -55,8 +55,13 @@ def rename_classes(labels: Labels, names: Mapping[str, str | None]) -> Labels:
     return _with_classes(labels, list(dict.fromkeys(name for name in new if name is not None)), new)
 
 
-def order_classes(labels: Labels, classes: Sequence[str]) -> Labels:
+def order_classes(labels: Labels, classes: Sequence[str], *, where: str = "labels") -> Labels:
     """The same labels with the classes of a model, so that `Labels.labels` are indices into those.
+
+    Args:
+        labels: any labels.
+        classes: those of the model.
+        where: what the labels are called in an error, such as their file.
 
     Raises:
         ConfigError: a class that has boxes is not in `classes`.
@@ -64,8 +69,9 @@ def order_classes(labels: Labels, classes: Sequence[str]) -> Labels:
     used = {labels.classes[i] for i in np.unique(labels.labels) if i != ANY_CLASS}
     if missing := sorted(used - set(classes)):
         raise ConfigError(
-            f"labels have the class {missing[0]!r}, which is none of {', '.join(classes)}; map it to one of these, or "
-            "to nothing"
+            f"{where}: the class {missing[0]!r} is none of {', '.join(classes)}; --rename-classes "
+            f"'{missing[0]}=NAME' gives it one of these names, '{missing[0]}=' leaves it out"
+            f"{did_you_mean(missing[0], classes)}"
         )
     return _with_classes(labels, classes, [name if name in classes else None for name in labels.classes])
 

@@ -51,6 +51,10 @@ def read_json(path: Path, *, limit: int = MAX_JSON, reduce: Callable[[dict[str, 
     content = read_bytes(path, limit)
     try:
         return json.loads(content, object_hook=reduce)
+    except UnicodeDecodeError as error:
+        raise LabelError(
+            f"{path}: is not text in UTF-8 ({one_line(error)}); save it as UTF-8, as by iconv -f latin1 -t utf-8"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise LabelError(
             f"{path}: is not valid JSON: {one_line(error)}; it may be incomplete, copy it again"

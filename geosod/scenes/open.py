@@ -195,6 +195,10 @@ def _palette(dataset: Any) -> int:
     return 4 if any(alpha < 255 for *_, alpha in colours) else 3
 
 
+#: Begins the note of an image whose metadata ask viewers to rotate or mirror it.
+_TURNED = "is tagged to be shown rotated or mirrored"
+
+
 def _band_names(dataset: Any) -> tuple[str, ...]:
     """Descriptions or colours; what a driver calls every n-th band says nothing."""
     unnamed = {ColorInterp.gray, ColorInterp.undefined}
@@ -203,6 +207,11 @@ def _band_names(dataset: Any) -> tuple[str, ...]:
         text if text and text not in (f"Band {i}", f"Layer_{i}") else "" if kind in unnamed else kind.name
         for i, (text, kind) in pairs
     )
+
+
+def shown_turned(scene: Scene) -> bool:
+    """Whether an image's metadata (EXIF) ask viewers to rotate or mirror it."""
+    return any(_TURNED in note for note in scene.notes)
 
 
 def _curiosities(dataset: Any, ref: SceneRef, *, placed: bool) -> Iterator[str]:
@@ -216,7 +225,7 @@ def _curiosities(dataset: Any, ref: SceneRef, *, placed: bool) -> Iterator[str]:
             "(gdal_edit.py -a_srs, or rio edit-info --crs)"
         )
     if (turned := orientation(ref.uri, dataset)) != 1:
-        yield f"is tagged to be shown rotated or mirrored (orientation {turned}); its pixels are taken as stored"
+        yield f"{_TURNED} (orientation {turned}); its pixels are taken as stored"
     if dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
         yield "holds one bit a pixel, as a mask does and imagery does not; check that it is the file you meant"
 

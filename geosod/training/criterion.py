@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from geosod.errors import LabelError
-from geosod.training.targets import Targets
+from geosod.training.targets import MIN_SIDE, Targets
 
 #: Maps a scalar of this process, as its number of positive examples, to what its sum of losses is divided by.
 Normaliser = Callable[[Tensor], Tensor]
 #: Coordinates are clamped to so many pixels on either side of the origin: areas then are finite in float32.
 _FARTHEST = 1e6
-#: Sides below it, in pixels, are none.
-_MIN_SIDE = 1e-3
 
 
 def local_normaliser(count: Tensor) -> Tensor:
@@ -96,6 +94,6 @@ def cleaned(targets: Targets, device: torch.device, *, classes: int) -> Targets:
 
     sound = torch.isfinite(boxes).all(dim=1)
     boxes = boxes.clamp(-_FARTHEST, _FARTHEST)
-    sound &= (boxes[:, 2:] - boxes[:, :2] > _MIN_SIDE).all(dim=1)
+    sound &= (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(dim=1)
     limits = None if targets.valid_range is None else targets.valid_range.to(device, torch.float32)
     return Targets(boxes[sound], labels[sound], (ignored | (labels < 0))[sound], limits)

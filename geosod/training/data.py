@@ -62,7 +62,7 @@ def read_run_labels(config: TrainConfig) -> RunLabels:
         val = _read(config, config.val or config.labels, config.val_subset, problems, notes)
         known = (*train.classes, *val.classes)
         train, val = _named(train, config, known), _named(val, config, known)
-        val = order_classes(val, train.classes)
+        val = order_classes(val, train.classes, where=config.val or config.labels)
     return RunLabels(train, val, problems, tuple(dict.fromkeys(notes)))
 
 

@@ -89,7 +89,9 @@ def _boxes_in_tiles(
 ) -> tuple[FloatArray, FloatArray]:
     """Boxes and sizes of the tiles that show them, times a scale."""
     tiles = slice_labels(labels, Slicing(side, (0.2, 0.2), min_visible=min_visible, negatives=0.0))
-    counted = ~tiles.ignore & ~tiles.crowd & (tiles.boxes[:, 2:] > tiles.boxes[:, :2]).all(axis=1)
+    # Boxes thinner than a pixel are mistakes; a few of them would make whole clusters of shapes.
+    solid = ((tiles.boxes[:, 2:] - tiles.boxes[:, :2]) * scale >= 1).all(axis=1)
+    counted = ~tiles.ignore & ~tiles.crowd & solid
     sizes = np.array([(image.width, image.height) for image in tiles.images], np.float64).reshape(-1, 2)
     return tiles.boxes[counted] * scale, sizes[tiles.image[counted]] * scale
 

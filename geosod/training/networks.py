@@ -11,7 +11,7 @@ from torch import nn
 from geosod.datasets.labels import Labels
 from geosod.detectors.adapters.zoo import network
 from geosod.detectors.card import ModelCard
-from geosod.detectors.zoo import ARCHITECTURES
+from geosod.detectors.zoo import ARCHITECTURES, WITH_PRIOR_BOXES
 from geosod.detectors.zoo.members import MEMBERS, Member
 from geosod.errors import ConfigError, did_you_mean
 from geosod.training.classifiers import crop_classifier
@@ -47,6 +47,7 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
     if config.box_size is not None and parameters.get("side") is not None and "side" not in config.parameters:
         parameters["side"] = config.box_size
     if config.anchors == "estimate":
+        _check_prior_boxes(architecture, config)
         found = estimated_anchors(labels, config, upscale=asked.upscale)
         parameters |= {"sizes": list(found.sizes), "ratios": list(found.ratios)}
         notes.append(f"prior boxes: {found}")
@@ -58,6 +59,14 @@ def new_network(labels: Labels, config: TrainConfig, card_of: Callable[..., Mode
     made: nn.Module = network(card)
     notes.append(first_weights(made, config))
     return NewNetwork(made, card, tuple(notes), asked.options)
+
+
+def _check_prior_boxes(architecture: str, config: TrainConfig) -> None:
+    if architecture not in WITH_PRIOR_BOXES:
+        raise ConfigError(
+            f"anchors = 'estimate': network {config.network!r} ({architecture}) has no prior boxes to estimate; leave "
+            f"anchors out, or use --network {' or '.join(WITH_PRIOR_BOXES)}"
+        )
 
 
 def asked_network(config: TrainConfig) -> Member:

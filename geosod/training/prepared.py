@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from geosod.config import digest
+from geosod.datasets.check import about_turned
 from geosod.datasets.labels import Labels
 from geosod.detectors.card import ModelCard
 from geosod.errors import ConfigError
+from geosod.scenes.open import shown_turned
 from geosod.training.augment import Augmentation
 from geosod.training.batches import BatchMaker
 from geosod.training.classifiers import batch_card
@@ -89,6 +91,10 @@ def _notes(ready: Prepared) -> Iterator[str]:
     config, steps, outside = ready.config, ready.plan.steps, ready.data.outside
     if outside:
         yield f"{outside:,} objects lie outside their images and are left out"
+    if empty := ready.data.empty:
+        yield f"{empty:,} objects have no area and are left out; geosod dataset check names them"
+    if turned := sum(map(shown_turned, (*ready.data.scenes, *ready.val_data.scenes))):
+        yield about_turned(turned)
     if not len(ready.val_data.objects):
         yield (
             "the validation images hold no object: all figures are 0, and the threshold stays "

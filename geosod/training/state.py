@@ -172,7 +172,7 @@ def check_finite(losses: dict[str, float], step: int) -> None:
 def _not_finite(what: str, step: int) -> str:
     return (
         f"{what}: not finite at step {step}; use a lower --lr, a longer --warmup, or --precision fp32. "
-        "The last checkpoint is kept"
+        "Checkpoints of earlier steps are kept"
     )
 
 

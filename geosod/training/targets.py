@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+#: Sides of boxes below it, in pixels, are none.
+MIN_SIDE = 1e-3
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:

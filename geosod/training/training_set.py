@@ -16,8 +16,9 @@ from geosod.detectors.card import ModelCard
 from geosod.errors import ConfigError, GeosodError, LabelError, ModelError
 from geosod.scene import Scene, SceneRef
 from geosod.scenes.bands import choose_bands
-from geosod.scenes.open import open_scene
+from geosod.scenes.open import open_scene, shown_turned
 from geosod.training.config import TrainConfig
+from geosod.training.targets import MIN_SIDE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +59,7 @@ class TrainingSet:
         card: how pixels are scaled, and what else the model will state.
         objects: (M,) int64, rows of `labels` that are objects: neither ignored nor crowds, nor outside their image.
         outside: number of those that are wholly outside their image.
+        empty: number of those without an area.
         rows: for every image those of its boxes.
     """
 
@@ -67,6 +69,7 @@ class TrainingSet:
     card: ModelCard
     objects: IntArray
     outside: int
+    empty: int
     rows: tuple[ImageRows, ...]
 
     @property
@@ -110,12 +113,14 @@ def _training_set(
     labels: Labels, scenes: Sequence[Scene], bands: Sequence[tuple[int, ...]], card: ModelCard
 ) -> TrainingSet:
     counted = ~labels.ignore & ~labels.crowd & (labels.labels != ANY_CLASS)
-    counted &= (labels.boxes[:, 2:] > labels.boxes[:, :2]).all(axis=1)
+    solid = (labels.boxes[:, 2:] - labels.boxes[:, :2] > MIN_SIDE).all(axis=1)
+    empty = int((counted & ~solid).sum())
+    counted &= solid
     sizes = np.array([(scene.width, scene.height) for scene in scenes], np.float64)[labels.image]
     inside = (labels.boxes[:, 2:] > 0).all(axis=1) & (labels.boxes[:, :2] < sizes).all(axis=1)
     objects, outside = np.flatnonzero(counted & inside), int((counted & ~inside).sum())
     rows = tuple(ImageRows.of(labels, mine) for mine in labels.by_image()) if labels.images else ()
-    return TrainingSet(labels, tuple(scenes), tuple(bands), card, objects, outside, rows)
+    return TrainingSet(labels, tuple(scenes), tuple(bands), card, objects, outside, empty, rows)
 
 
 def as_boxes(labels: Labels, side: float | None) -> Labels:
@@ -136,9 +141,13 @@ def as_boxes(labels: Labels, side: float | None) -> Labels:
 def _opened(image: LabelledImage, card: ModelCard, config: TrainConfig) -> tuple[Scene, tuple[int, ...]]:
     scene = open_image(image, config)
     if (scene.width, scene.height) != (image.width, image.height):
+        turned = (
+            "; it is tagged to be shown rotated, and geosod takes pixels as they are stored: rotate the image, or the "
+            "boxes"
+        )
         raise ModelError(
             f"{image.uri}: has {scene.width} x {scene.height} pixels, but the labels are for "
-            f"{image.width} x {image.height}"
+            f"{image.width} x {image.height}{turned if shown_turned(scene) else ''}"
         )
     if card.scaling == "stored" and scene.dtype != card.dtype:
         raise ModelError(

@@ -59,7 +59,7 @@ def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
         (("annotations", 0, "image_id"), [1], "annotation 17: image_id is None", 1),
         (("annotations", 0, "category_id"), 5, "annotation 17: category_id is 5, which is none of the categories", 1),
         (("annotations", 0), 7, "annotation 'number 1': is 7, expected an object", 1),
-        (("images", 1, "id"), 1, "image 1: has the id of another image, too", 0),
+        (("images", 1, "id"), 1, "image 1: 'a.tif' has the id of another image, too", 0),
         (("images", 1, "file_name"), "../../b.tif", "image 2: image name '../../b.tif' leads out of the folder", 1),
         (("images", 1, "file_name"), "a.tif", "image 2: has the file_name 'a.tif' of another image, too", 1),
         (("images", 1, "width"), 0, "image 2: has 0 x 64 pixels", 1),

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from geosod.datasets.check import check_labels
 from geosod.datasets.read import read_labels
 from geosod.datasets.slice import Slicing, slice_labels
 from geosod.datasets.write import write_labels
+from geosod.errors import LabelError
 from tests.datasets.samples import sample_labels
 
 
@@ -42,6 +44,47 @@ def test_boxes_without_height_are_reported_and_harm_nothing(tmp_path: Path) -> N
     reading = read_labels(coco(tmp_path / "a.json", annotations=[entry]))
     assert {one.kind for one in check_labels(reading, open_images=False).findings} >= {"zero_area"}
     assert len(slice_labels(reading.labels, Slicing((64, 64), (0, 0)))) == 1
+
+
+def test_boxes_thinner_than_a_pixel_are_reported(tmp_path: Path) -> None:
+    """yolov5#4528: a few of them spoilt the estimated anchors."""
+    boxes = [[10, 20, 30, 40], [10, 20, 1e-6, 14], [50, 20, 5, 0.99], [50, 20, 1, 1]]
+    entries = [{"id": k, "image_id": 5, "category_id": 1, "bbox": box} for k, box in enumerate(boxes, 1)]
+    findings = check_labels(read_labels(coco(tmp_path / "a.json", annotations=entries)), open_images=False).findings
+    assert [one.count for one in findings if one.kind == "thin"] == [2]
+
+
+def test_numbers_and_flags_that_are_written_as_text(tmp_path: Path) -> None:
+    """pylabel#6; pandas writes 1.0 where an id may be missing."""
+    entry = {"id": 1, "image_id": 5, "bbox": ["1", "2", "30", "4"]}
+    entries = [entry | {"category_id": id_, "iscrowd": crowd} for id_, crowd in (("1", "0"), (1.0, "1"), (1, 1.0))]
+    labels = read_labels(coco(tmp_path / "a.json", annotations=entries)).labels
+    assert labels.labels.tolist() == [0, 0, 0] and labels.crowd.tolist() == [False, True, True]
+    ignored = [entry | {"category_id": 1, "ignore": value} for value in ("false", "0.0", "true")]
+    assert read_labels(coco(tmp_path / "b.json", annotations=ignored)).labels.ignore.tolist() == [False, False, True]
+
+
+def test_a_file_in_another_encoding_says_so(tmp_path: Path) -> None:
+    """yolov5#3141: it is not incomplete."""
+    path = coco(tmp_path / "a.json", categories=[{"id": 1, "name": "bues"}])
+    path.write_bytes(path.read_bytes().replace(b"bues", "büs".encode("latin1")))
+    with pytest.raises(LabelError, match=r"not text in UTF-8.*save it as UTF-8"):
+        read_labels(path)
+
+
+def test_images_that_differ_in_the_suffix_keep_their_boxes_in_yolo(tmp_path: Path) -> None:
+    """cvat#7523: a label file belongs to all images of its stem; boxes of both were lost on reading."""
+    names = ["a.tif", "a.png", "a_tif.tif"]
+    for name in names:
+        Image.new("RGB", (96, 64)).save(tmp_path / name)
+    images = [{"id": k, "file_name": name, "width": 96, "height": 64} for k, name in enumerate(names, 1)]
+    entries = [{"id": k, "image_id": k, "category_id": 1, "bbox": [1, 2, 10 * k, 4]} for k in (1, 2, 3)]
+    labels = read_labels(coco(tmp_path / "a.json", images=images, annotations=entries)).labels
+    write_labels(labels, tmp_path / "yolo", format="yolo")
+    found = read_labels(tmp_path / "yolo").labels
+    files = [Path(found.images[i].uri).resolve().name for i in found.image]
+    widths = dict(zip(files, found.boxes[:, 2] - found.boxes[:, 0], strict=True))
+    assert len(found.images) == 3 and widths == pytest.approx({"a.tif": 10, "a.png": 20, "a_tif.tif": 30})
 
 
 @pytest.mark.parametrize("bbox", [[], None])

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import geosod
-from geosod.errors import OutputError
-from tests.training.sets import labelled
+from geosod.errors import ConfigError, LabelError, OutputError
+from geosod.training.config import TrainConfig
+from geosod.training.from_data import estimated_anchors
+from geosod.training.prepared import prepare
+from tests.training.sets import labelled, squares
 from tests.training.test_crops import FAST
 
 
@@ -67,3 +71,80 @@ def test_classes_that_the_validation_lacks_or_adds(tmp_path: Path) -> None:
     val.write_text(json.dumps(found))
     with pytest.raises(geosod.GeosodError, match="dragon"):
         geosod.train(labels, val=val, out=tmp_path / "run", steps=4, **FAST)
+
+
+def test_boxes_without_area_are_counted(tmp_path: Path) -> None:
+    """torchvision#2740, DeepForest#243: they were left out of training without a word."""
+    labels = labelled(tmp_path / "set", images=3, objects=6)
+
+    def flattened(found: dict) -> list:
+        for one, side in zip(found["annotations"], (0, 1e-4), strict=False):
+            one["bbox"][2] = side
+        return list(found["annotations"])
+
+    notes = notes_of(changed(labels, flattened), val=labels, out=tmp_path / "run")
+    assert "2 objects have no area and are left out; geosod dataset check names them" in notes
+
+
+def test_images_that_are_tagged_to_be_shown_rotated(tmp_path: Path) -> None:
+    """yolov5#405, detectron2#2463: boxes that were drawn on the rotated view are all in the wrong place."""
+    labels, found = rotated(tmp_path, (64, 64))
+    notes = notes_of(labels, val=str(labels), out=tmp_path / "a")
+    assert any("2 images are tagged to be shown rotated" in note for note in notes), notes
+    labels, found = rotated(tmp_path, (64, 96))
+    for image in found["images"]:
+        image["width"], image["height"] = image["height"], image["width"]
+    labels.write_text(json.dumps(found))
+    with pytest.raises(LabelError, match="the labels are for 96 x 64; it is tagged to be shown rotated"):
+        geosod.train(labels, val=labels, out=tmp_path / "b", steps=1, **FAST)
+
+
+def rotated(folder: Path, size: tuple[int, int]) -> tuple[Path, dict]:
+    """Labels of one JPEG with EXIF's orientation 6."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", size, "green").save(folder / f"{size}.jpg", exif=exif)
+    found = {
+        "images": [{"id": 1, "file_name": f"{size}.jpg", "width": size[0], "height": size[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}],
+        "categories": [{"id": 1, "name": "car"}],
+    }
+    path = folder / f"{size}.json"
+    path.write_text(json.dumps(found))
+    return path, found
+
+
+def test_prior_boxes_of_a_network_without_any(tmp_path: Path) -> None:
+    """The first network that people try has none; the message said that a keyword was unexpected."""
+    labels = labelled(tmp_path / "set", images=3, objects=6)
+    for network in ("S", "tiny"):
+        with pytest.raises(ConfigError, match=f"network '{network}' .* no prior boxes .* retinanet or faster-rcnn"):
+            geosod.train(labels, val=labels, out=tmp_path / "run", network=network, anchors="estimate", init="none")
+
+
+def test_thin_boxes_do_not_spoil_estimated_anchors(tmp_path: Path) -> None:
+    """yolov5#4528, darknet#534: with a few of them ratios were ten millions."""
+    made = squares(tmp_path, images=4, size=(128, 128), objects=8, seed=0)
+    boxes = made.boxes.copy()
+    boxes[::3, 2] = boxes[::3, 0] + 1e-6
+    found = estimated_anchors(made.with_columns(boxes=boxes), TrainConfig(network="retinanet", tile=(128, 128)))
+    assert max(found.ratios) < 3
+
+
+def test_a_class_that_is_spelt_otherwise_in_validation(tmp_path: Path) -> None:
+    """DeepForest#574."""
+    labels = labelled(tmp_path / "set", images=3, objects=6)
+    other = labelled(tmp_path / "val", images=2, objects=3, seed=5)
+    found = json.loads(other.read_text())
+    name = found["categories"][0]["name"]
+    found["categories"][0]["name"] = name.upper()
+    other.write_text(json.dumps(found))
+    with pytest.raises(
+        ConfigError, match=f"{other.name}: the class '{name.upper()}'.*rename-classes.*did you mean '{name}'"
+    ):
+        geosod.train(labels, val=other, out=tmp_path / "run", steps=1, **FAST)
+
+
+def notes_of(labels: Path, **settings) -> list[str]:  # type: ignore[no-untyped-def]
+    """What a short run says."""
+    return list(prepare(TrainConfig(labels=str(labels), steps=1, **(FAST | settings))).notes)

@@ -30,7 +30,7 @@ _CHUNK = 10_000
 _Flags = Callable[[dict[str, Any]], bool]
 
 
-def read_coco(source: Source, *, ignored: _Flags = lambda entry: bool(entry.get("ignore", 0))) -> Labels:
+def read_coco(source: Source, *, ignored: _Flags = lambda entry: _is_set(entry.get("ignore"))) -> Labels:
     """The labels of a COCO file; `ignored` says which annotations count neither way."""
     document = read_json(source.path, reduce=_reduced)
     if isinstance(document, list):
@@ -130,7 +130,7 @@ def _read_images(source: Source, entries: list[Any]) -> tuple[dict[Any, int], li
                 raise InvalidEntryError("is a part of a larger image (corner); give the file of whole images")
             if times[number] > 1:
                 # Which of them an annotation is of cannot be known.
-                raise InvalidEntryError("has the id of another image, too")
+                raise InvalidEntryError(f"{shown(entry.get('file_name'))} has the id of another image, too")
             name = relative_name(_own(entry).get("id") or entry.get("file_name"))
         except InvalidEntryError as error:
             label = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
@@ -207,9 +207,10 @@ def _add(
     image, category = entry.get("image_id"), entry.get("category_id")
     if not isinstance(image, int | str) or image not in images:
         raise InvalidEntryError(f"image_id is {shown(image)}, which is none of the images")
-    if not isinstance(category, int) or category not in categories.index:
+    number_of_category = whole_number(category, "category_id")
+    if number_of_category not in categories.index:
         raise InvalidEntryError(f"category_id is {shown(category)}, which is none of the categories")
-    label = categories.index[category]
+    label = categories.index[number_of_category]
     number = entry.get("id", position)
     rows.add(
         corners_from_size(numbers(entry.get("bbox"), 4, "bbox")),
@@ -217,10 +218,15 @@ def _add(
         label=label,
         id=number if isinstance(number, int) else position,
         area=entry.get("area"),
-        crowd=bool(entry.get("iscrowd", 0)),
+        crowd=_is_set(entry.get("iscrowd")),
         ignore=label == ANY_CLASS or ignored(entry),
-        truncated=bool(entry.get("truncated", 0)),
+        truncated=_is_set(entry.get("truncated")),
     )
+
+
+def _is_set(flag: Any) -> bool:
+    """Whether a flag is set; programs that write all numbers as text write "0"."""
+    return bool(flag) and str(flag).strip().lower() not in ("0", "0.0", "false")
 
 
 def coco_document(

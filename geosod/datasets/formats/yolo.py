@@ -7,8 +7,9 @@ objects. https://docs.ultralytics.com/datasets/detect/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from geosod.datasets.problems import InvalidEntryError, numbers, shown, whole_nu
 from geosod.datasets.text_files import MAX_IMAGE_FILE, read_bytes, read_lines
 from geosod.datasets.write_files import number, place_images, safe_path, write_text
 from geosod.errors import LabelError, one_line
+from geosod.storage.uris import LOCAL_SUFFIXES
 
 _SUBSETS = ("train", "val", "test")
 #: Larger values cannot be relative to the size of the image; those a little above 1 are boxes beyond its edge.
@@ -203,6 +205,7 @@ def write_yolo(labels: Labels, target: Target) -> None:
             f"{int(left_out.sum()):,} ignored or crowd boxes left out: YOLO cannot mark them, and trains on their "
             "ground as background"
         )
+    labels = _with_stems_of_their_own(labels)
     place_images(labels, target.path / "images", target)
     (target.path / "images").mkdir(parents=True, exist_ok=True)
     for _, image, rows in by_image(labels):
@@ -215,6 +218,22 @@ def write_yolo(labels: Labels, target: Target) -> None:
         write_text(safe_path(target.path / "labels", image.id, ".txt"), "".join(f"{line}\n" for line in lines))
     settings = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(labels.classes))}
     write_text(target.path / "data.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def _with_stems_of_their_own(labels: Labels) -> Labels:
+    """Images that differ in the suffix alone would share a file of labels: ``a.tif`` becomes ``a_tif``."""
+    taken = {image.id for image in labels.images}
+    images = []
+    for image in labels.images:
+        id_ = PurePosixPath(image.id)
+        if id_.suffix.lower() in LOCAL_SUFFIXES:
+            name = id_.with_name(f"{id_.stem}_{id_.suffix[1:]}").as_posix()
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            image = replace(image, id=name)  # noqa: PLW2901
+        images.append(image)
+    return labels.with_columns(images=images)
 
 
 def recognises(path: Path) -> bool:

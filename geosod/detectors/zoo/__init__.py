@@ -17,6 +17,9 @@ ARCHITECTURES = {
     "centre": "geosod.detectors.zoo.centre:Centre",
 }
 
+#: Architectures with prior boxes, whose `sizes` and `ratios` can be estimated from data.
+WITH_PRIOR_BOXES = ("retinanet", "faster-rcnn")
+
 #: Numbers of views of an image whose heat maps may be averaged, see `geosod.detectors.zoo.views`.
 VIEWS = (1, 2, 4, 8)
 
