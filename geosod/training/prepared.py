@@ -100,6 +100,8 @@ def _notes(ready: Prepared) -> Iterator[str]:
             "the validation images hold no object: all figures are 0, and the threshold stays "
             f"{ready.card.threshold:g}; --val names others"
         )
+    if config.ray_workers is not None and config.validate_every is not None:
+        yield "validate-every: a run on Ray is validated once, at its end"
     if config.warmup >= steps:
         yield (
             f"a warm-up of {config.warmup:g} steps does not fit into a run of {steps}: it takes a tenth of them; "

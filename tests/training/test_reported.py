@@ -145,6 +145,14 @@ def test_a_class_that_is_spelt_otherwise_in_validation(tmp_path: Path) -> None:
         geosod.train(labels, val=other, out=tmp_path / "run", steps=1, **FAST)
 
 
+def test_validations_in_mid_run_that_ray_leaves_out_are_spoken_of(tmp_path: Path) -> None:
+    labels = labelled(tmp_path / "set", images=3, objects=6)
+    said = "validate-every: a run on Ray is validated once, at its end"
+    for workers, found in ((None, 0), (2, 1)):
+        notes = notes_of(labels, val=str(labels), out=str(tmp_path), validate_every=1, ray_workers=workers)
+        assert notes.count(said) == found
+
+
 def notes_of(labels: Path, **settings) -> list[str]:  # type: ignore[no-untyped-def]
     """What a short run says."""
     return list(prepare(TrainConfig(labels=str(labels), steps=1, **(FAST | settings))).notes)
