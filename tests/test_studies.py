@@ -93,7 +93,12 @@ def test_images_are_brought_to_the_input_of_a_network_with_their_boxes(tmp_path:
         inside = after[:, top : 64 - top].astype(float)
         assert inside.mean() == pytest.approx(before.mean(), rel=0.05)
         assert (after[:, :top] == 0).all() and (after[:, 64 - top :] == 0).all()
-        assert fitted(made, tmp_path / resize, {"size": [64, 64]}).boxes.tolist() == shown.boxes.tolist(), "kept"
+        asked = {"size": [64, 64], "resize": resize, "resampling": "antialias"}
+        assert fitted(made, tmp_path / resize, asked).boxes.tolist() == shown.boxes.tolist(), "kept"
+        with pytest.raises(ConfigError, match=r"made with input .*another --work"):
+            fitted(made, tmp_path / resize, asked | {"size": [32, 32]})
+        with pytest.raises(ConfigError, match="made with boxes"):
+            fitted(made.with_columns(boxes=made.boxes + 1), tmp_path / resize, asked)
 
 
 @pytest.mark.slow

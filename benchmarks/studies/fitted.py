@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +15,7 @@ import rasterio
 import torch
 from rasterio.errors import NotGeoreferencedWarning
 
+from benchmarks.studies.settings import check_settings
 from geosod.datasets.labels import Labels
 from geosod.datasets.read import read_labels
 from geosod.datasets.write import write_labels
@@ -27,11 +30,17 @@ def fitted(labels: Labels, folder: Path, asked: Mapping[str, Any]) -> Labels:
 
     Args:
         labels: of images of 8 bits.
-        folder: for the images and labels, where these are not there yet.
+        folder: for the images and labels; what it holds is taken as it is, unless it was made otherwise.
         asked: fields of `NetworkInput`, such as `size` and `resize`.
+
+    Raises:
+        ConfigError: the folder holds images of other inputs or labels.
     """
-    spec, file = NetworkInput.from_dict(asked), folder / "labels.json"
-    if not file.exists():
+    spec, file, made_with = NetworkInput.from_dict(asked), folder / "labels.json", folder / "made-with.settings"
+    about = {"input": spec.to_dict(), "classes": labels.classes, "boxes": hashlib.sha256(labels.boxes).hexdigest()}
+    if file.exists():
+        check_settings(made_with, about)
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         images, boxes = [], labels.boxes.copy()
         for k, image in enumerate(labels.images):
@@ -41,6 +50,7 @@ def fitted(labels: Labels, folder: Path, asked: Mapping[str, Any]) -> Labels:
             images.append(replace(image, uri=str(path), width=fit.width, height=fit.height, metres_per_pixel=None))
             boxes[labels.image == k] = fit.to_input(boxes[labels.image == k])
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        made_with.write_text(json.dumps(about))
         write_labels(labels.with_columns(images=images, boxes=boxes, area=area), file, format="coco", overwrite=True)
     return read_labels(file).labels
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.studies.study import Study
+from geosod.datasets.class_map import rename_classes
 from geosod.datasets.labels import Labels
 from geosod.datasets.read import read_labels
 from geosod.datasets.scale import write_scaled
@@ -16,15 +17,14 @@ from geosod.datasets.write import write_labels
 
 def labels_of(study: Study, data: Path, scale: float, work: Path) -> Labels:
     """All labelled images of a study's track, resampled where the scale is not 1."""
-    rename = study.rename_classes or None
-    parts = [read_labels(data / study.track / f"{name}.json", rename=rename).labels for name in ("train", "val")]
+    parts = [read_labels(data / study.track / f"{name}.json").labels for name in ("train", "val")]
     labels = Labels.concat(parts)
-    if scale == 1:
-        return labels
-    folder = work / f"{study.track}-{scale:g}"
-    if not folder.exists():
-        write_scaled(labels, folder, scale)
-    return read_labels(folder / "labels.json").labels
+    if scale != 1:
+        folder = work / f"{study.track}-{scale:g}"
+        if not folder.exists():
+            write_scaled(labels, folder, scale)
+        labels = read_labels(folder / "labels.json").labels
+    return rename_classes(labels, study.rename_classes) if study.rename_classes else labels
 
 
 def fold_of(labels: Labels, same_ground: tuple[tuple[str, ...], ...], folds: int) -> np.ndarray:

@@ -76,13 +76,19 @@ def _find(model: str | Path | Detector, *, trust: bool) -> Model:
 
 
 def _with_views(model: Model, views: int) -> Model:
-    if not isinstance(model, BundleModel) or model.card.adapter != "zoo" or "side" not in model.card.parameters:
-        raise ConfigError(
-            f"views = {views}: model {model.card.name!r} has no heat map of centres with boxes of one side, which is "
-            "what can be averaged over flipped and turned views; leave views out"
-        )
+    card = model.card
     if views not in VIEWS:
         raise ConfigError(f"views = {views}: must be one of {', '.join(map(str, VIEWS))}")
+    averages = card.architecture == "centre-unet" or (
+        card.architecture == "centre" and card.parameters.get("side") is not None
+    )
+    if views == card.parameters.get("views", 1):
+        return model
+    if not isinstance(model, BundleModel) or card.adapter != "zoo" or not averages:
+        raise ConfigError(
+            f"views = {views}: model {card.name!r} is no network of geosod's that finds centres and gives boxes one "
+            "side, whose heat maps can be averaged over flipped and turned views; leave views out"
+        )
     return replace(model, views=views)
 
 

@@ -141,10 +141,19 @@ def write_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes:
         raise OutputError(f"{place.at(folder.failures)}: cannot be written ({error}); {place.remedy}") from error
 
 
+def _replaces_any(folder: OutputFolder, scenes: Collection[str]) -> bool:
+    """Whether there are failures of some scenes; without the lock, as only who commits a scene records any of it."""
+    place, path = folder.place, folder.failures
+    if folder.name is not None:
+        return place.exists(path)
+    rows = failures_from(place.read(path), where=place.at(path))["scene_id"]
+    return bool(pc.any(pc.is_in(rows, pa.array(list(scenes), pa.string()))).as_py())
+
+
 def replace_failures(folder: OutputFolder, failures: Sequence[Failure], *, scenes: Collection[str]) -> None:
     """As `write_failures`; raises OSError where the file cannot be written."""
     place, path = folder.place, folder.failures
-    if not failures and not place.exists(path):
+    if not failures and not _replaces_any(folder, scenes):
         return
 
     def changed(content: bytes | None) -> bytes | None:

@@ -103,6 +103,7 @@ class Job:
             kind: {**m.model_dump(mode="json", exclude={"path"}), "file": self.files[f"mask {kind}"]}
             for kind, m in self.config.mask.items()
         }
+        views = self.model.card.parameters.get("views", 1)
         filled = {
             "tile": compact(self.tile),
             "overlap": compact(self.overlap),
@@ -116,7 +117,10 @@ class Job:
             "merge_threshold": self.rule.threshold,
             "level_merge": self.level_merge,
         }
-        return self.config.options() | filled | rule | self.class_rules.options()
+        # Left out where there is one, so that it does not matter how that was said.
+        averaged = {} if views == 1 else {"views": views}
+        found = self.config.options() | filled | rule | self.class_rules.options()
+        return {name: value for name, value in found.items() if name != "views"} | averaged
 
     @cached_property
     def config_digest(self) -> str:

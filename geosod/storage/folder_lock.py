@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 try:
     import fcntl
@@ -50,6 +49,8 @@ class FolderLock:
                 self._inside.add(part)
             finally:
                 self._waiting_alone -= alone
+                # Others wait while a thread waits alone; where it fails, nobody else would wake them.
+                self._changed.notify_all()
         try:
             yield
         finally:
@@ -66,10 +67,17 @@ class FolderLock:
         return joins and not self._waiting_alone
 
 
-@cache
+_locks: dict[str, FolderLock] = {}
+
+
 def folder_lock(path: str) -> FolderLock:
     """The lock of this process on a file."""
-    return FolderLock(path)
+    return _locks.setdefault(path, FolderLock(path))
+
+
+if hasattr(os, "register_at_fork"):
+    # The threads that hold locks are the parent's.
+    os.register_at_fork(after_in_child=_locks.clear)
 
 
 def _locked_file(path: str) -> int:
@@ -86,4 +94,6 @@ def _locked_file(path: str) -> int:
 
 def _unlock(handle: int) -> None:
     if fcntl is not None:
+        # Closing alone leaves the lock to a process that was forked meanwhile.
+        fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

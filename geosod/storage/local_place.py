@@ -25,6 +25,8 @@ from geosod.storage.folder_lock import folder_lock
 # Paths are text where a scene is committed: as objects they took a tenth of the time that a small scene takes there.
 
 _DAY = 86_400.0
+#: How often the folder of a file is made again that others remove.
+_TRIES = 10
 _STAGING = re.compile(r"\.staging-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -135,7 +137,7 @@ class LocalPlace:
                 path.rmdir()
 
     def locked(self, part: str | None = None) -> AbstractContextManager[None]:
-        """Hold the lock of the folder, a file ``.lock``; waits for it."""
+        """Hold the lock of the folder, a file ``.lock``; waits for it. See `geosod.storage.place.Place.locked`."""
         return folder_lock(self.at(".lock")).held(part)
 
     @contextmanager
@@ -203,12 +205,14 @@ def flush(*paths: str | Path) -> None:
 
 
 def rename(source: str | Path, target: str | Path) -> None:
-    """Rename a file, and create its new folder if necessary."""
-    try:
-        os.replace(source, target)  # noqa: PTH105
-    except FileNotFoundError:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)  # noqa: PTH105
+    """Rename a file, and create its new folder if necessary; another thread may remove that while it is empty."""
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            os.replace(source, target)  # noqa: PTH105
+            return
+        with suppress(FileNotFoundError):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)  # noqa: PTH105
 
 
 @cache

@@ -89,9 +89,7 @@ def _boxes_in_tiles(
 ) -> tuple[FloatArray, FloatArray]:
     """Boxes and sizes of the tiles that show them, times a scale."""
     tiles = slice_labels(labels, Slicing(side, (0.2, 0.2), min_visible=min_visible, negatives=0.0))
-    # Boxes thinner than a pixel are mistakes; a few of them would make whole clusters of shapes.
-    solid = ((tiles.boxes[:, 2:] - tiles.boxes[:, :2]) * scale >= 1).all(axis=1)
-    counted = ~tiles.ignore & ~tiles.crowd & solid
+    counted = ~tiles.ignore & ~tiles.crowd & (tiles.boxes[:, 2:] > tiles.boxes[:, :2]).all(axis=1)
     sizes = np.array([(image.width, image.height) for image in tiles.images], np.float64).reshape(-1, 2)
     return tiles.boxes[counted] * scale, sizes[tiles.image[counted]] * scale
 
@@ -104,7 +102,9 @@ def estimated_anchors(labels: Labels, config: TrainConfig, *, upscale: float = 1
     Raises:
         LabelError: there is no object with an area.
     """
-    boxes, inputs = boxes_as_trained(labels, config, upscale=upscale)
+    # Boxes thinner than a pixel are mistakes; a few of them would make whole clusters of shapes.
+    solid = np.flatnonzero((labels.boxes[:, 2:] - labels.boxes[:, :2] >= 1).all(axis=1))
+    boxes, inputs = boxes_as_trained(labels[solid], config, upscale=upscale)
     if len(boxes) > _MAX_OBJECTS:
         rows = np.random.default_rng(config.seed).choice(len(boxes), _MAX_OBJECTS, replace=False)
         boxes, inputs = boxes[rows], inputs[rows]

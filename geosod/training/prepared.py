@@ -93,8 +93,9 @@ def _notes(ready: Prepared) -> Iterator[str]:
         yield f"{outside:,} objects lie outside their images and are left out"
     if empty := ready.data.empty:
         yield f"{empty:,} objects have no area and are left out; geosod dataset check names them"
-    if turned := sum(map(shown_turned, (*ready.data.scenes, *ready.val_data.scenes))):
-        yield about_turned(turned)
+    scenes = (*ready.data.scenes, *ready.val_data.scenes)
+    if turned := {scene.ref.uri for scene in scenes if shown_turned(scene)}:
+        yield about_turned(len(turned))
     if not len(ready.val_data.objects):
         yield (
             "the validation images hold no object: all figures are 0, and the threshold stays "

@@ -48,6 +48,9 @@ def test_cards_are_valid_mlm(name, bundle) -> None:
     files = {"mlm": "mlm.json", "raster": "raster-1.1.0.json", "processing": "processing-1.1.0.json"}
     schemas = [json.loads((SCHEMAS / file).read_text()) for file in (*files.values(), "classification.json")]
     registry = Registry().with_resources([(s["$id"], Resource.from_contents(s)) for s in schemas])
+    # The published schema of processing 1.1.0 calls itself 1.0.0.
+    processing = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
+    registry = registry.with_resource(processing, Resource.from_contents(schemas[2]))
     # References into extensions that no card uses are not at hand; an open schema stands for them.
     registry = registry.combine(
         Registry(retrieve=lambda uri: Resource.from_contents({"$schema": schemas[0]["$schema"]}))
@@ -133,5 +136,5 @@ def test_a_misspelt_folder_is_recognised(tmp_path, monkeypatch, bundle) -> None:
         right = str(Path(wrong).parent / "ships-v2")
         with pytest.raises(ModelError, match=re.escape(f"did you mean {right!r}?")):
             open_bundle(wrong)
-    with pytest.raises(ModelError, match=r"vehicles-aerial-13cm$"):
+    with pytest.raises(ModelError, match=f"{', '.join(shipped_models())}$"):
         open_bundle("nowhere/at/all")

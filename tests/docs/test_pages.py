@@ -33,7 +33,7 @@ ELSEWHERE = {
     "service.md": "tests/serving/test_clients.py",
 }
 #: Blocks that are marked `no-run`, over all pages. Raise it with care: what is not run goes out of date.
-MOST_MARKED = 70
+MOST_MARKED = 74
 ALL = [block for page in PAGES for block in blocks(page)]
 _SHELL = re.compile(r"[|<>&;$]|^\w+=")
 

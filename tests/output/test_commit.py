@@ -7,7 +7,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +345,60 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
     assert all(committed(out, f"s{i}") for i in range(12))
     assert [f.scene_id for f in failures_of(tmp_path / out.failures)] == sorted(f"s{i}" for i in range(1, 12, 2))
     assert len(geopandas.read_parquet(tmp_path / "detections")) == 240
+
+
+def test_threads_share_a_folder(tmp_path: Path) -> None:
+    """They hold its lock together; scenes are committed, replaced and fail at the same time."""
+    out = open_output(tmp_path)
+
+    def commit(i: int) -> None:
+        put(out, make_scene(f"s{i % 24}", when=MAY), failures=(failure(f"s{i % 24}"),) if i % 3 == 0 else ())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(commit, range(48)))
+    assert all(committed(out, f"s{i}") for i in range(24))
+    assert [f.scene_id for f in failures_of(tmp_path / out.failures)] == sorted(f"s{i}" for i in range(0, 24, 3))
+    assert len(geopandas.read_parquet(tmp_path / "detections")) == 24 * 20
+    assert not [name for name in tree(tmp_path) if ".staging" in name or ".units" in name]
+
+
+def test_a_folder_that_others_remove_while_it_is_empty_is_made_again(tmp_path: Path) -> None:
+    """A thread removes the folder of notes after the last one; another is just about to add one."""
+    (tmp_path / "source").mkdir()
+    ended = threading.Event()
+
+    def remove() -> None:
+        while not ended.is_set():
+            with suppress(OSError):
+                (tmp_path / "notes" / "scene").rmdir()
+            with suppress(OSError):
+                (tmp_path / "notes").rmdir()
+            time.sleep(1e-4)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        for i in range(500):
+            (tmp_path / "source" / "a").touch()
+            target = tmp_path / "notes" / "scene" / str(i)
+            local_place.rename(tmp_path / "source" / "a", target)
+            target.unlink()
+    finally:
+        ended.set()
+        thread.join()
+    with pytest.raises(FileNotFoundError):
+        local_place.rename(tmp_path / "source" / "none", tmp_path / "target")
+
+
+def test_failures_of_other_scenes_cost_a_commit_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scene rewrote the file, one after the other, as soon as one had failed."""
+    out = open_output(tmp_path)
+    write_failures(out, [failure("b")])
+    monkeypatch.setattr(local_place.LocalPlace, "change", lambda *_: pytest.fail("rewritten"))
+    put(out, make_scene("a"))
+    write_failures(out, [], scenes=["c"])
+    with pytest.raises(pytest.fail.Exception, match="rewritten"):
+        write_failures(out, [], scenes=["b"])
 
 
 def test_pixel_files_have_no_crs(tmp_path: Path) -> None:

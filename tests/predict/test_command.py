@@ -69,4 +69,4 @@ def test_failures_and_exit_codes(rgb_bundle, photo, tmp_path) -> None:
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert done.stdout == ""
     done = geosod("predict", "--pipeline", "small_objects", "--input", photo)
-    assert done.returncode == 2 and "small_object_detection, demo-harbour" in done.stderr
+    assert done.returncode == 2 and "small_object_detection, crowns-10cm" in done.stderr

@@ -194,8 +194,9 @@ def test_the_small_object_model_is_a_shipped_rgb_one() -> None:
     card = open_bundle(SMALL_OBJECT_MODEL).card
     assert SMALL_OBJECT_MODEL in shipped_models() and card.bands == ("red", "green", "blue") and card.dtype == "uint8"
     others = [n for n in shipped_models() if open_bundle(n).card.bands == card.bands and n != SMALL_OBJECT_MODEL]
-    # Trained on drawn scenes only.
-    assert others == ["demo-harbour"], f"is one of {others} better for photographs? then the pipeline should run it"
+    # One for trees, and one that was trained on drawn scenes only.
+    known = ["crowns-10cm", "demo-harbour"]
+    assert others == known, f"is one of {others} better for photographs? then the pipeline should run it"
 
 
 @pytest.mark.parametrize("name", [SMALL_OBJECTS, *shipped_models()])
@@ -238,7 +239,7 @@ def test_fine_tuned_weights_by_model_dir(rgb_bundle, photo) -> None:
     ("pipeline", "given", "message"),
     [
         (None, None, "no pipeline is given"),
-        ("small_objects", None, "use small_object_detection, demo-harbour, trees-naip-60cm"),
+        ("small_objects", None, "use small_object_detection, crowns-10cm, demo-harbour, trees-naip-60cm"),
         ("missing.yaml", None, "cannot be read"),
         (3, None, "is a int"),
         (None, [], "config is a list"),
@@ -246,7 +247,7 @@ def test_fine_tuned_weights_by_model_dir(rgb_bundle, photo) -> None:
         (None, {"pipeline_name": "x"}, "SubModules is NoneType"),
         (None, config() | {"sub": 1}, "unknown key 'sub'"),
         (None, config(treshold=0.5), "unknown key 'treshold'"),
-        (None, config(model_name="PP-YOLOE_plus_SOD-S"), "no such model; use demo-harbour"),
+        (None, config(model_name="PP-YOLOE_plus_SOD-S"), "no such model; use crowns-10cm, demo-harbour"),
         (None, config(model_dir=""), "model_dir is ''"),
         (None, config(model_dir="nowhere"), "no such folder"),
         (None, config(batch_size=0), "batch_size 0"),

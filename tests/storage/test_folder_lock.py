@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,50 @@ def test_the_file_is_released_after_an_error(lock: FolderLock, tmp_path: Path) -
     for part in (None, "a", "a"):
         with pytest.raises(FileNotFoundError), lost.held(part):
             pass
+
+
+def test_who_waits_is_woken_where_a_thread_that_waited_alone_fails(tmp_path: Path) -> None:
+    """Others wait for it; the folder is gone when its turn comes, and is back when theirs does."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    lock, failed, entered = FolderLock(str(folder / ".lock")), threading.Event(), threading.Event()
+
+    def alone() -> None:
+        with pytest.raises(FileNotFoundError), lock.held(None):
+            pass
+        folder.mkdir()
+        failed.set()
+
+    def part() -> None:
+        with suppress(FileNotFoundError), lock.held("b"):
+            pass
+        entered.set()
+
+    with lock.held("a"):
+        threading.Thread(target=alone, daemon=True).start()
+        time.sleep(0.1)
+        threading.Thread(target=part, daemon=True).start()
+        time.sleep(0.1)
+        (folder / ".lock").unlink()
+        folder.rmdir()
+    assert failed.wait(10) and entered.wait(10)
+
+
+def test_a_process_that_is_forked_neither_has_the_lock_nor_keeps_it(tmp_path: Path) -> None:
+    path, (reads, writes) = str(tmp_path / ".lock"), os.pipe()
+    with folder_lock(path).held("a"):
+        pid = os.fork()
+        if pid == 0:
+            os.close(writes)
+            os.read(reads, 1)  # until the parent has left the lock
+            with folder_lock(path).held("b"):
+                os._exit(0)
+    try:
+        with (tmp_path / ".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(writes)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_process_has_one_lock_for_a_file(tmp_path: Path) -> None:

@@ -205,6 +205,8 @@ def _add(
     if not isinstance(entry, dict):
         raise InvalidEntryError(f"is {shown(entry)}, expected an object")
     image, category = entry.get("image_id"), entry.get("category_id")
+    if isinstance(image, float) and image.is_integer():
+        image = int(image)  # as pandas writes numbers
     if not isinstance(image, int | str) or image not in images:
         raise InvalidEntryError(f"image_id is {shown(image)}, which is none of the images")
     number_of_category = whole_number(category, "category_id")
@@ -225,8 +227,13 @@ def _add(
 
 
 def _is_set(flag: Any) -> bool:
-    """Whether a flag is set; programs that write all numbers as text write "0"."""
-    return bool(flag) and str(flag).strip().lower() not in ("0", "0.0", "false")
+    """Whether a flag is set; programs that write all values as text write "0" or "false"."""
+    if not isinstance(flag, str):
+        return bool(flag)
+    try:
+        return float(flag) != 0
+    except ValueError:
+        return flag.strip().lower() not in ("", "false", "no", "off", "null", "none")
 
 
 def coco_document(

@@ -120,12 +120,13 @@ def test_views_are_a_setting_of_a_run(tmp_path: Path) -> None:
     assert plain.detections.scores.tolist() != eight.detections.scores.tolist()
     assert eight.provenance.model_digest == plain.provenance.model_digest
     assert eight.provenance.options["views"] == 8 and eight.provenance.config_digest != plain.provenance.config_digest
+    assert one.provenance.config_digest == plain.provenance.config_digest and "views" not in one.provenance.options
 
 
 @pytest.mark.parametrize(
     ("model", "views", "message"),
     [
-        ("vehicles-aerial-13cm", 8, "has no heat map of centres with boxes of one side"),
+        ("vehicles-aerial-13cm", 8, "is no network of geosod's that finds centres"),
         ("trees-naip-60cm", 3, "views = 3: must be one of 1, 2, 4, 8"),
         ("trees-naip-60cm", 9, "views"),
     ],
