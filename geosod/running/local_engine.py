@@ -29,6 +29,7 @@ from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDete
 from geosod.running.job import Job, load_fitting, resolve_execution
 from geosod.running.local_finishing import Finisher
 from geosod.running.local_progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
+from geosod.running.memory import give_back_memory
 from geosod.running.planning import ScenePlan
 from geosod.running.readers import Readers, Room
 from geosod.running.stages import (
@@ -40,6 +41,7 @@ from geosod.running.stages import (
 )
 from geosod.running.threads import Threads
 from geosod.running.tile_queue import TileQueue
+from geosod.running.timer import Timer
 from geosod.running.unit_store import take_up
 from geosod.scene import TileBatch
 from geosod.scenes.read import ReadSpec, ReadSummary
@@ -54,6 +56,9 @@ OTHERS = 2
 SMALL = 8
 #: No other scene is begun while so many are in progress, and two batches of scenes with one tile.
 MAX_SCENES = 32
+#: Seconds after which memory is given back that lies between blocks in use: it grew by a tenth in a minute. That takes
+#: some hundredths of a second.
+TIDYING = 15.0
 #: Seconds in which nothing ends, after which a note says so.
 PATIENCE = 60.0
 #: Seconds for which what is still being done is waited for at the end of a run that fails.
@@ -105,6 +110,7 @@ class _Engine:
         #: A detector is in it once for every batch that it could begin with.
         self._free: SimpleQueue[Detector | None] = SimpleQueue()
         self._loaded, self._places = 0, 0
+        self._tidying = Timer(TIDYING)
         self._finisher = Finisher(job, sink, emit, self._threads)
 
     def run(self, plans: Iterator[ScenePlan]) -> Iterator[SceneResult]:
@@ -114,6 +120,8 @@ class _Engine:
         while True:
             self._start_reading(plans)
             self._start_detecting()
+            if self._tidying.due():
+                self._threads.start("other", give_back_memory, lambda _: None)
             if not self._finisher.scenes and not self._plans_left:
                 return
             patience = min(PATIENCE, self._job.config.batch_timeout)

@@ -14,6 +14,7 @@ from geosod.running.destination import Sink
 from geosod.running.events import Emit, Event, Note, UnitSettled, Writing
 from geosod.running.job import Job
 from geosod.running.local_progress import SceneInProgress, UnitInProgress
+from geosod.running.memory import give_back_memory
 from geosod.running.stages import TileOutcome, merge_units, settle_unit
 from geosod.running.threads import Threads
 from geosod.running.unit_store import UnitRecord
@@ -106,6 +107,8 @@ class Finisher:
         """In another thread."""
         plan, execution = scene.plan, self._execution
         assert execution is not None
+        if len(plan.units) > 1:
+            give_back_memory()  # what reading and detecting have left; tables take other blocks
         merged = merge_units(plan, self._job.rule, {name: settled for name, (settled, _) in scene.records.items()})
         outputs = assemble_scene(self._job, plan, execution, merged, [scene.records[u.id][1] for u in plan.units])
         self._threads.say(partial(self._emit_all, (*events, Writing(plan.scene.id))))

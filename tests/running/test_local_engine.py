@@ -164,6 +164,17 @@ def test_more_readers_begin_where_detectors_have_nothing_to_do(scenes, dense, ex
     assert most == 1
 
 
+def test_memory_between_blocks_in_use_is_given_back(scenes, dense, expected, tmp_path, monkeypatch) -> None:
+    """Every so many seconds, and before the units of a scene are merged; else a long run would hold ever more."""
+    given: list[str] = []
+    monkeypatch.setattr(local_engine, "TIDYING", 0.0)
+    for module in (local_engine, local_finishing):
+        monkeypatch.setattr(module, "give_back_memory", lambda name=module.__name__: given.append(name))
+    detect(scenes, dense, tmp_path, engine="local", merge_threshold=0.3)
+    assert set(given) == {local_engine.__name__, local_finishing.__name__}
+    assert tables(tmp_path) == expected
+
+
 def test_scenes_in_progress_are_bounded(tmp_path, monkeypatch) -> None:
     """Scenes are written more slowly here than they are planned, read and detected on."""
     image = np.zeros((1, 40, 40), np.uint8)

@@ -23,8 +23,9 @@ from geosod.running.ray_engine import session, tasks
 from geosod.running.ray_engine.batches import Batches
 from geosod.running.ray_engine.detectors import PATIENCE, DetectorPool
 from geosod.running.ray_engine.placement import reader_node
-from geosod.running.ray_engine.progress import SceneInProgress, TilesInProgress, Timer, UnitInProgress
+from geosod.running.ray_engine.progress import SceneInProgress, TilesInProgress, UnitInProgress
 from geosod.running.stages import UnitSummary, failed_read, read_spec
+from geosod.running.timer import Timer
 from geosod.running.unit_queue import UnitQueue
 from geosod.running.unit_store import take_up
 from geosod.scenes.read import ReadSummary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,21 +11,6 @@ from geosod.running.unit_store import SceneUnits
 from geosod.scene import Unit
 from geosod.scenes.read import ReadSummary
 from geosod.tile_size import TileSize
-
-
-class Timer:
-    """Is due every so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the time has passed since this was last so."""
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
 
 
 @dataclass(slots=True, eq=False)
