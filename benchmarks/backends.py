@@ -28,11 +28,12 @@ from geosod.detectors.adapters.zoo_onnx import ZooOnnxAdapter
 from geosod.detectors.bundle import open_bundle, shipped_models
 from geosod.detectors.card import ModelCard
 from geosod.detectors.detector import Detector, torch_settings
-from geosod.detectors.execution import default_batch, keep_freed_memory, resolve
+from geosod.detectors.execution import default_batch, resolve
 from geosod.detectors.export import network_images, raw_graph
 from geosod.detectors.graph_network import GraphNetwork
 from geosod.detectors.quantize import quantized
 from geosod.detectors.ways import Abilities, Measured, Way, this_machine, why_not
+from geosod.freed_memory import keep_freed_memory
 from geosod.machine import usable_cpus
 from geosod.results import Execution
 from geosod.scene import TileBatch

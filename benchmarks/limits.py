@@ -139,8 +139,8 @@ def _work(model: Model, ways: list[Execution], tiles: TileBatch, rounds: int, ga
     import torch
 
     from geosod.detectors.detector import torch_settings
-    from geosod.detectors.execution import keep_freed_memory
     from geosod.detectors.radiometry import scaled_tiles
+    from geosod.freed_memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ CPU_BATCH_PIXELS = 1024**2
 GPU_BATCH_PIXELS = 8 * 1024**2
 #: Batches that a detector on a GPU works on at once, where memory holds them.
 MAX_BATCHES_AT_ONCE = 2
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 #: Measured times that differ by less than this ratio are taken for equal.
 NOISE = 0.05
 
@@ -30,23 +27,6 @@ NOISE = 0.05
 def gpu_names() -> tuple[str, ...]:
     """Names of the CUDA GPUs that torch sees."""
     return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the buffers of a forward pass for the next one.
-
-    By default glibc gives large blocks back to the system and takes the same again for every tile, and each time the
-    system clears every page of them: a fifth of the time of a small network on a CPU. So no block is mapped by itself,
-    and all threads share the heap of the main one, since those of other threads are given back whatever the threshold
-    says. See mallopt(3).
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_ARENA_MAX, 1)
 
 
 def batches_at_once(device: str) -> int:

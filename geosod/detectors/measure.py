@@ -21,11 +21,12 @@ import torch
 from geosod.detectors.cache import cache_folder
 from geosod.detectors.card import ModelCard
 from geosod.detectors.detector import Detector, same_threads
-from geosod.detectors.execution import default_batch, gpu_names, keep_freed_memory
+from geosod.detectors.execution import default_batch, gpu_names
 from geosod.detectors.models import BundleModel, Model
 from geosod.detectors.ways import Measured, Way, abilities_of, cpu_features, this_machine, why_not
 from geosod.device import kind_of
 from geosod.errors import GeosodError, one_line
+from geosod.freed_memory import keep_freed_memory
 from geosod.machine import usable_cpus
 from geosod.results import Execution
 from geosod.scene import TileBatch

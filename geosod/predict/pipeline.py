@@ -205,7 +205,7 @@ class Pipeline:
         key = f"{job.config.device} {job.config.backend} {job.config.precision}"
         loaded = self._detectors.get(key)
         if loaded is None or job.class_rules.min_score < loaded.threshold:
-            from geosod.detectors.execution import keep_freed_memory
+            from geosod.freed_memory import keep_freed_memory
 
             keep_freed_memory()
             loaded, _ = load_fitting(job)

@@ -17,10 +17,11 @@ from queue import SimpleQueue
 
 from geosod.detectors.detector import Detector
 from geosod.detectors.devices import local_devices
-from geosod.detectors.execution import MAX_BATCHES_AT_ONCE, batches_at_once, keep_freed_memory, own_stream
+from geosod.detectors.execution import MAX_BATCHES_AT_ONCE, batches_at_once, own_stream
 from geosod.detectors.models import ObjectModel
 from geosod.device import detectors_per_device, kind_of
 from geosod.errors import EngineError
+from geosod.freed_memory import give_back_memory, keep_freed_memory
 from geosod.machine import usable_cpus
 from geosod.merging.components import load_kernels
 from geosod.results import Execution, SceneResult
@@ -29,7 +30,6 @@ from geosod.running.events import DetectorsStarted, Emit, Note, Ready, TilesDete
 from geosod.running.job import Job, load_fitting, resolve_execution
 from geosod.running.local_finishing import Finisher
 from geosod.running.local_progress import BatchInProgress, SceneInProgress, TilesInProgress, UnitInProgress
-from geosod.running.memory import give_back_memory
 from geosod.running.planning import ScenePlan
 from geosod.running.readers import Readers, Room
 from geosod.running.stages import (

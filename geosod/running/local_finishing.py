@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from geosod.freed_memory import give_back_memory
 from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
 from geosod.running.destination import Sink
 from geosod.running.events import Emit, Event, Note, UnitSettled, Writing
 from geosod.running.job import Job
 from geosod.running.local_progress import SceneInProgress, UnitInProgress
-from geosod.running.memory import give_back_memory
 from geosod.running.stages import TileOutcome, merge_units, settle_unit
 from geosod.running.threads import Threads
 from geosod.running.unit_store import UnitRecord

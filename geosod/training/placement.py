@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
-from geosod.detectors.execution import keep_freed_memory, resolved_device
+from geosod.detectors.execution import resolved_device
 from geosod.detectors.ways import this_machine
 from geosod.errors import ConfigError
+from geosod.freed_memory import keep_freed_memory
 from geosod.machine import usable_cpus
 from geosod.training.config import TrainConfig
 

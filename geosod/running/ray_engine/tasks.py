@@ -11,12 +11,12 @@ import ray
 
 from geosod.arrays import IntArray
 from geosod.detections import Detections
+from geosod.freed_memory import give_back_memory
 from geosod.merging.components import Settled, load_kernels, merge_group
 from geosod.merging.rule import MergeRule
 from geosod.results import Execution, SceneResult
 from geosod.running.destination import Sink
 from geosod.running.job import Job, load_fitting
-from geosod.running.memory import give_back_memory
 from geosod.running.planning import Level, ScenePlan
 from geosod.running.ray_engine.session import TASK_CPUS
 from geosod.running.ray_engine.shared_bundles import SharedBundles, with_local_bundles
@@ -87,7 +87,7 @@ class DetectorActor:
             The execution, a line that explains it, and the node that this is.
         """
         if self._detector is None or execution not in (None, self._detector.execution):
-            from geosod.detectors.execution import keep_freed_memory
+            from geosod.freed_memory import keep_freed_memory
 
             keep_freed_memory()
             self._detector, self._line = load_fitting(with_local_bundles(self._job, self._shared), execution)

@@ -51,7 +51,7 @@ class Replica:
     """
 
     def __init__(self, job: Job, shared: SharedBundles, options: ServeOptions) -> None:
-        from geosod.detectors.execution import keep_freed_memory
+        from geosod.freed_memory import keep_freed_memory
 
         keep_freed_memory()
         self._id, self._budget = str(uuid.uuid4()), Budget(options.limits)
