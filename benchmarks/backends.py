@@ -33,8 +33,7 @@ from geosod.detectors.export import network_images, raw_graph
 from geosod.detectors.graph_network import GraphNetwork
 from geosod.detectors.quantize import quantized
 from geosod.detectors.ways import Abilities, Measured, Way, this_machine, why_not
-from geosod.freed_memory import keep_freed_memory
-from geosod.machine import usable_cpus
+from geosod.machine import keep_freed_memory, usable_cpus
 from geosod.results import Execution
 from geosod.scene import TileBatch
 

@@ -17,7 +17,7 @@ from rasterio.enums import MaskFlags
 
 from geosod.detectors.card import ModelCard
 from geosod.detectors.models import Model
-from geosod.machine import usable_cpus
+from geosod.machine import keep_freed_memory, usable_cpus
 from geosod.results import Execution
 from geosod.running.job import Job
 from geosod.running.planning import ScenePlan
@@ -140,7 +140,6 @@ def _work(model: Model, ways: list[Execution], tiles: TileBatch, rounds: int, ga
 
     from geosod.detectors.detector import torch_settings
     from geosod.detectors.radiometry import scaled_tiles
-    from geosod.freed_memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from benchmarks.studies.settings import check_settings
 from geosod.datasets.labels import Labels
 from geosod.datasets.read import read_labels
 from geosod.datasets.write import write_labels
-from geosod.detectors.network_input import NetworkInput
+from geosod.detectors.network_input import Fit, NetworkInput
 from geosod.detectors.resize import prepare
 
 
@@ -46,7 +46,7 @@ def fitted(labels: Labels, folder: Path, asked: Mapping[str, Any]) -> Labels:
         for k, image in enumerate(labels.images):
             fit = spec.fit(image.width, image.height)
             path = folder / f"{Path(image.id).name}.tif"
-            _write(Path(image.uri), path, spec)
+            _write(Path(image.uri), path, spec, fit)
             images.append(replace(image, uri=str(path), width=fit.width, height=fit.height, metres_per_pixel=None))
             boxes[labels.image == k] = fit.to_input(boxes[labels.image == k])
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -55,11 +55,10 @@ def fitted(labels: Labels, folder: Path, asked: Mapping[str, Any]) -> Labels:
     return read_labels(file).labels
 
 
-def _write(source: Path, path: Path, spec: NetworkInput) -> None:
+def _write(source: Path, path: Path, spec: NetworkInput, fit: Fit) -> None:
     with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
         with rasterio.open(source) as dataset:
             pixels = torch.from_numpy(dataset.read().astype(np.float32))[None] / 255
-        fit = spec.fit(pixels.shape[3], pixels.shape[2])
         values = (prepare(pixels, spec, fit, whole=True)[0] * 255).round().to(torch.uint8).numpy()
         shape = {"count": len(values), "height": fit.height, "width": fit.width}
         with rasterio.open(path, "w", driver="GTiff", dtype="uint8", compress="deflate", **shape) as made:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import geosod
 from benchmarks.studies.fitted import fitted
 from benchmarks.studies.folds import Fold, fold_of, labels_of, write_folds
@@ -52,21 +50,18 @@ class Runner:
         folder = self.work / self.study.name / f"scale-{scale:g}"
         labels = labels_of(self.study, self.data, scale, self.work)
         fold = fold_of(labels, self.study.same_ground, self.study.folds)
+        as_they_are = labels, write_folds(labels, fold, folder / "folds")
+        brought: dict[str, tuple[Labels, list[Fold]]] = {}
+        for training, asked in self.study.inputs.items():
+            shown = fitted(labels, folder / "images" / training, asked)
+            brought[training] = shown, write_folds(shown, fold, folder / "folds" / training)
         found = []
         for name, row in self.study.rows.items():
-            shown, folds = self._shown(folder, labels, fold, row.training)
+            shown, folds = brought.get(row.training, as_they_are)
             for seed in range(self.study.seeds.get(row.training, 1)):
                 figures = self._row(folder, shown, folds, name, row, seed)
                 found.append({"set-up": name, "seed": seed, **figures})
         return found
-
-    def _shown(self, folder: Path, labels: Labels, fold: np.ndarray, training: str) -> tuple[Labels, list[Fold]]:
-        """The images as a training and its tests see them, and the files of their folds."""
-        asked = self.study.inputs.get(training)
-        if asked is None:
-            return labels, write_folds(labels, fold, folder / "folds")
-        shown = fitted(labels, folder / "images" / training, asked)
-        return shown, write_folds(shown, fold, folder / "folds" / training)
 
     def _row(self, folder: Path, labels: Labels, folds: list[Fold], name: str, row: Row, seed: int) -> dict[str, Any]:
         result = folder / "results" / f"{name}-{seed}.json"

@@ -89,7 +89,8 @@ def _with_views(model: Model, views: int) -> Model:
             f"views = {views}: model {card.name!r} is no network of geosod's that finds centres and gives boxes one "
             "side, whose heat maps can be averaged over flipped and turned views; leave views out"
         )
-    return replace(model, views=views)
+    card = replace(card, parameters={**card.parameters, "views": views})
+    return replace(model, bundle=replace(model.bundle, card=card))
 
 
 def _bundle(name_or_path: str | Path, *, trust: bool) -> BundleModel:

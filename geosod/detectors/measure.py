@@ -26,8 +26,7 @@ from geosod.detectors.models import BundleModel, Model
 from geosod.detectors.ways import Measured, Way, abilities_of, cpu_features, this_machine, why_not
 from geosod.device import kind_of
 from geosod.errors import GeosodError, one_line
-from geosod.freed_memory import keep_freed_memory
-from geosod.machine import usable_cpus
+from geosod.machine import keep_freed_memory, usable_cpus
 from geosod.results import Execution
 from geosod.scene import TileBatch
 from geosod.tile_size import TileSize, compact

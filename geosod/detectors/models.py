@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from geosod.detectors.adapters import ADAPTERS, check_adapter, import_function
@@ -58,18 +58,15 @@ class BundleModel:
     Attributes:
         bundle: the folder.
         notes: what a user should know of a file that has just become a bundle.
-        views: of each tile, whose heat maps are averaged; None for what the card says.
     """
 
     bundle: Bundle
     notes: tuple[str, ...] = ()
-    views: int | None = None
 
     @property
     def card(self) -> ModelCard:
-        """The bundle's card, with what was asked of it."""
-        card = self.bundle.card
-        return card if self.views is None else replace(card, parameters={**card.parameters, "views": self.views})
+        """The bundle's card."""
+        return self.bundle.card
 
     @property
     def digest(self) -> str:
@@ -97,7 +94,7 @@ class BundleModel:
         name = self.card.adapter
         check_adapter(name, trust=self.bundle.trusted, model=self.card.name)
         load = import_function(ADAPTERS.get(name, name), what="adapter")
-        adapter = called(name, load, replace(self.bundle, card=self.card), execution, threshold=rules.min_score)
+        adapter = called(name, load, self.bundle, execution, threshold=rules.min_score)
         return Detector(self.card, adapter, execution, rules=rules)
 
 

@@ -146,7 +146,10 @@ def _replaces_any(folder: OutputFolder, scenes: Collection[str]) -> bool:
     place, path = folder.place, folder.failures
     if folder.name is not None:
         return place.exists(path)
-    rows = failures_from(place.read(path), where=place.at(path))["scene_id"]
+    content = place.read(path)
+    if content is None:
+        return False
+    rows = failures_from(content, where=place.at(path))["scene_id"]
     return bool(pc.any(pc.is_in(rows, pa.array(list(scenes), pa.string()))).as_py())
 
 

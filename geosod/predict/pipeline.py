@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geosod.errors import ConfigError, GeosodError, SceneError, UsageError
+from geosod.machine import keep_freed_memory
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.predict.configuration import PipelineConfig, checked_threshold, pipeline_config
 from geosod.predict.inputs import Color, Image, check_input, images
@@ -205,8 +206,6 @@ class Pipeline:
         key = f"{job.config.device} {job.config.backend} {job.config.precision}"
         loaded = self._detectors.get(key)
         if loaded is None or job.class_rules.min_score < loaded.threshold:
-            from geosod.freed_memory import keep_freed_memory
-
             keep_freed_memory()
             loaded, _ = load_fitting(job)
             self._detectors[key] = loaded

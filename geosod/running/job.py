@@ -103,8 +103,8 @@ class Job:
             kind: {**m.model_dump(mode="json", exclude={"path"}), "file": self.files[f"mask {kind}"]}
             for kind, m in self.config.mask.items()
         }
-        views = self.model.card.parameters.get("views", 1)
         filled = {
+            "views": self.model.card.parameters.get("views", 1),
             "tile": compact(self.tile),
             "overlap": compact(self.overlap),
             "mask": masks,
@@ -117,10 +117,10 @@ class Job:
             "merge_threshold": self.rule.threshold,
             "level_merge": self.level_merge,
         }
-        # Left out where there is one, so that it does not matter how that was said.
-        averaged = {} if views == 1 else {"views": views}
         found = self.config.options() | filled | rule | self.class_rules.options()
-        return {name: value for name, value in found.items() if name != "views"} | averaged
+        if found["views"] == 1:
+            del found["views"]  # the same as not asking for any, whichever was done
+        return found
 
     @cached_property
     def config_digest(self) -> str:

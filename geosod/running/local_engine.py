@@ -21,8 +21,7 @@ from geosod.detectors.execution import MAX_BATCHES_AT_ONCE, batches_at_once, own
 from geosod.detectors.models import ObjectModel
 from geosod.device import detectors_per_device, kind_of
 from geosod.errors import EngineError
-from geosod.freed_memory import give_back_memory, keep_freed_memory
-from geosod.machine import usable_cpus
+from geosod.machine import give_back_memory, keep_freed_memory, usable_cpus
 from geosod.merging.components import load_kernels
 from geosod.results import Execution, SceneResult
 from geosod.running.destination import Sink

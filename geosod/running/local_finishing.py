@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from geosod.freed_memory import give_back_memory
+from geosod.machine import give_back_memory
 from geosod.results import Execution, SceneResult
 from geosod.running.assemble import assemble_scene, failed_result
 from geosod.running.destination import Sink

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from geosod.detectors.detector import Detector
-from geosod.freed_memory import keep_freed_memory
+from geosod.machine import keep_freed_memory
 from geosod.merging.components import Settled
 from geosod.output.scene_outputs import SceneOutputs
 from geosod.results import SceneResult

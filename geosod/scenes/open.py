@@ -29,6 +29,8 @@ MAX_BLOCK_BYTES = 1 << 30
 MAX_PIXELS = 250_000_000_000
 #: Sides of a pixel in metres beyond these are mistakes.
 MIN_PIXEL, MAX_PIXEL = 1e-4, 1e6
+#: Begins the note of an image whose metadata ask viewers to rotate or mirror it.
+_TURNED = "is tagged to be shown rotated or mirrored"
 
 
 @contextmanager
@@ -193,10 +195,6 @@ def _palette(dataset: Any) -> int:
     nodata = dataset.nodatavals[0]
     colours = [colour for index, colour in dataset.colormap(1).items() if index != nodata]
     return 4 if any(alpha < 255 for *_, alpha in colours) else 3
-
-
-#: Begins the note of an image whose metadata ask viewers to rotate or mirror it.
-_TURNED = "is tagged to be shown rotated or mirrored"
 
 
 def _band_names(dataset: Any) -> tuple[str, ...]:

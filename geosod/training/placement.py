@@ -10,8 +10,7 @@ import torch
 from geosod.detectors.execution import resolved_device
 from geosod.detectors.ways import this_machine
 from geosod.errors import ConfigError
-from geosod.freed_memory import keep_freed_memory
-from geosod.machine import usable_cpus
+from geosod.machine import keep_freed_memory, usable_cpus
 from geosod.training.config import TrainConfig
 
 

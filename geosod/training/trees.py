@@ -22,7 +22,7 @@ from geosod.arrays import FloatArray
 from geosod.detectors.zoo.peaks import peaks
 from geosod.detectors.zoo.unet import CentreUNet, centre_loss
 from geosod.evaluation.points import PointScore, assign, score_points
-from geosod.freed_memory import keep_freed_memory
+from geosod.machine import keep_freed_memory
 from geosod.training.points import PointImage, adjacent, augment, draw, heat_map, hold_out, read_split
 from geosod.training.record import save_run
 from geosod.training.schedule import one_cycle, update_average

@@ -45,6 +45,12 @@ def test_a_node_without_the_folder_makes_a_copy(job, tmp_path) -> None:
     assert not list(weights.parent.parent.glob(".*"))
 
 
+def test_what_was_asked_of_a_model_travels_with_it(job) -> None:
+    """A card in the folder knows nothing of it."""
+    job = make_job("trees-naip-60cm", views=4, **PLAIN)
+    assert with_local_bundles(job, share_bundles(job)).model.card.parameters["views"] == 4
+
+
 def test_another_bundle_in_its_place_is_not_used(job, tmp_path) -> None:
     shared = share_bundles(job)
     card = tmp_path / "bundle/model.json"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-#: Views are the image, its mirror image, both upside down, and all four turned by 90°; the first ones are taken.
 _ROWS, _COLUMNS = 2, 3
+#: Views are the image, its mirror image, both upside down, and all four turned by 90°; the first ones are taken.
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (_COLUMNS,), (_ROWS,), (_ROWS, _COLUMNS))
 
 

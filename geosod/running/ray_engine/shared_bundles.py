@@ -86,12 +86,12 @@ def _local(bundle: Bundle, shared: SharedBundles) -> Bundle:
 
 
 def _opened(folder: Path, bundle: Bundle) -> Bundle | None:
-    """The bundle in a folder, if it is the one that was shared."""
+    """The bundle in a folder, if it is the one that was shared; its card says what was asked of it, too."""
     try:
         found = open_bundle(folder, trust=bundle.trusted) if folder.is_dir() else None
     except GeosodError:
         return None
-    return found if found is not None and found.digest == bundle.digest else None
+    return replace(found, card=bundle.card) if found is not None and found.digest == bundle.digest else None
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

@@ -11,7 +11,7 @@ import ray
 
 from geosod.arrays import IntArray
 from geosod.detections import Detections
-from geosod.freed_memory import give_back_memory
+from geosod.machine import give_back_memory, keep_freed_memory
 from geosod.merging.components import Settled, load_kernels, merge_group
 from geosod.merging.rule import MergeRule
 from geosod.results import Execution, SceneResult
@@ -87,8 +87,6 @@ class DetectorActor:
             The execution, a line that explains it, and the node that this is.
         """
         if self._detector is None or execution not in (None, self._detector.execution):
-            from geosod.freed_memory import keep_freed_memory
-
             keep_freed_memory()
             self._detector, self._line = load_fitting(with_local_bundles(self._job, self._shared), execution)
         return self._detector.execution, self._line, ray.get_runtime_context().get_node_id()

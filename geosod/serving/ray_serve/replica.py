@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from geosod.errors import GeosodError, one_line, printable
+from geosod.machine import keep_freed_memory
 from geosod.running.job import Job
 from geosod.running.ray_engine.shared_bundles import SharedBundles, with_local_bundles
 from geosod.serving.budget import Budget, Share
@@ -51,8 +52,6 @@ class Replica:
     """
 
     def __init__(self, job: Job, shared: SharedBundles, options: ServeOptions) -> None:
-        from geosod.freed_memory import keep_freed_memory
-
         keep_freed_memory()
         self._id, self._budget = str(uuid.uuid4()), Budget(options.limits)
         self._count, self._batches = 0, deque[tuple[int, int, float]](maxlen=_RECENT)
