@@ -33,7 +33,7 @@ from geosod.yaml_file import read_yaml
 #: Settings that cannot change which boxes come out; and files, whose content counts, not their names.
 _WITHOUT_EFFECT = {"engine", "workers", "ray_address", "overwrite", "unit", "device", "gpus_per_detector", "backend"}
 _WITHOUT_EFFECT |= {"precision", "batch", "threads", "batch_timeout", "aoi", "mask", "dem", "read_threads", "cache_mb"}
-_WITHOUT_EFFECT |= {"trust", "model", "classifier", "out"}
+_WITHOUT_EFFECT |= {"trust", "model", "classifier", "out", "processes"}
 
 
 class RunConfig(BaseModel):
@@ -138,6 +138,13 @@ class RunConfig(BaseModel):
     )
     workers: int | None = Field(
         None, ge=1, le=10_000, description="number of detectors; default: one per GPU, or per core"
+    )
+    processes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="processes of the local engine, each with its share of the cores; default: one, and several for "
+        "many small scenes on a CPU",
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one detector")
     batch_timeout: float = Field(

@@ -28,10 +28,25 @@ def cgroup_quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -
         root: where control groups are mounted.
         own: the file that names this process's groups.
     """
+    return min(_of_groups(root, own, "cpu", _cpus_2, _cpus_1), default=None)
+
+
+def available_memory(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of memory that are available to this process: to the machine, and within the limits of its container."""
+    import psutil
+
+    limits = _of_groups(root, own, "memory", _memory_2, _memory_1)
+    return max(0, int(min([psutil.virtual_memory().available, *limits])))
+
+
+def _of_groups(
+    root: Path, own: Path, controller: str, version_2: Callable[[Path], float | None], version_1: Callable[..., Any]
+) -> list[float]:
+    """What the control groups of this process say, up the tree."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
-        return None
+        return []
     found = []
     for line in lines:
         _, _, rest = line.partition(":")
@@ -39,20 +54,20 @@ def cgroup_quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -
         if not colon:
             continue
         if controllers == "":
-            found += _quotas(root, name, _version_2)
-        elif "cpu" in controllers.split(","):
-            found += _quotas(root / "cpu", name, _version_1)
-    return min(found, default=None)
+            found += _up_the_tree(root, name, version_2)
+        elif controller in controllers.split(","):
+            found += _up_the_tree(root / controller, name, version_1)
+    return found
 
 
-def _quotas(mount: Path, name: str, read: Callable[[Path], float | None]) -> list[float]:
-    """Quotas of a group and of those above it; in a container the group's own name may not be mounted."""
+def _up_the_tree(mount: Path, name: str, read: Callable[[Path], float | None]) -> list[float]:
+    """Values of a group and of those above it; in a container the group's own name may not be mounted."""
     group = mount / name.strip("/")
     groups = [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
-    return [quota for folder in {*groups, mount} if (quota := read(folder)) is not None]
+    return [value for folder in {*groups, mount} if (value := read(folder)) is not None]
 
 
-def _version_2(folder: Path) -> float | None:
+def _cpus_2(folder: Path) -> float | None:
     try:
         limit, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -60,13 +75,27 @@ def _version_2(folder: Path) -> float | None:
     return None if limit == "max" else int(limit) / int(period)
 
 
-def _version_1(folder: Path) -> float | None:
+def _cpus_1(folder: Path) -> float | None:
+    limit, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+    return None if limit is None or period is None or limit <= 0 or period <= 0 else limit / period
+
+
+def _memory_2(folder: Path) -> float | None:
+    limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+    return None if limit is None or used is None else limit - used
+
+
+def _memory_1(folder: Path) -> float | None:
+    limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
+    return None if limit is None or used is None else limit - used
+
+
+def _number(file: Path) -> int | None:
+    """What a file holds; None where there is no such file, or no number in it."""
     try:
-        limit = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
+        return int(file.read_text())
     except (OSError, ValueError):
         return None
-    return None if limit <= 0 or period <= 0 else limit / period
 
 
 def keep_freed_memory() -> None:

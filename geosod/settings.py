@@ -47,6 +47,7 @@ class Settings(TypedDict, total=False):
     datetime: dt.datetime | dt.date | str | None
     engine: Literal["auto", "local", "ray", "serial"] | None
     workers: int | None
+    processes: int | None
     threads: int | None
     batch_timeout: float | None
     ray_address: str | None

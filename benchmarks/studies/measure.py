@@ -79,8 +79,7 @@ class Runner:
         for k, fold in enumerate(folds):
             bundles = {}
             for training in row.trainings:
-                run = folder / "runs" / f"{training}-{seed}-{k}"
-                bundles[training], trained = self._trained(run, fold, training, seed)
+                bundles[training], trained = self.trained(folder, k, fold, training, seed)
                 minutes += trained
             out = folder / "found" / f"{name}-{seed}-{k}"
             self.say(f"{name}, seed {seed}, fold {k}: detecting")
@@ -102,22 +101,25 @@ class Runner:
         self.say(f"{name}, seed {seed}: {figures}")
         return figures
 
-    def _trained(self, run: Path, fold: Fold, training: str, seed: int) -> tuple[Path, float]:
-        """The bundle of a training, and the minutes that it took."""
+    def trained(self, folder: Path, k: int, fold: Fold, training: str, seed: int) -> tuple[Path, float]:
+        """The bundle of a training on fold `k`, and the minutes that it took, with those of what it starts from."""
+        run = folder / "runs" / f"{training}-{seed}-{k}"
         minutes, made_with = run / "minutes.json", run / "study.settings"
-        settings = self._training(training)
+        settings, before = self._training(training), 0.0
         of_run = {"training": settings, **self._common}
+        # Validated once, so that nothing chooses among the weights: the last ones are taken.
+        asked = settings | {"validate_every": settings["steps"], "seed": seed, "device": self.device}
+        if training in self.study.starts_from:
+            asked["init"], before = self.trained(folder, k, fold, self.study.starts_from[training], seed)
         if minutes.exists():
             check_settings(made_with, of_run)
         else:
             self.say(f"{run.name}: training")
             began = time.monotonic()
-            # Validated once, so that nothing chooses among the weights: the last ones are taken.
-            asked = settings | {"validate_every": settings["steps"], "seed": seed, "device": self.device}
             geosod.train(fold.train, val=fold.check, out=run, **asked)
             made_with.write_text(json.dumps(of_run))
             minutes.write_text(json.dumps((time.monotonic() - began) / 60))
-        return run / "model", json.loads(minutes.read_text())
+        return run / "model", before + float(json.loads(minutes.read_text()))
 
     def _training(self, training: str) -> dict[str, Any]:
         """The settings of a training."""
@@ -130,7 +132,8 @@ class Runner:
         study = self.study
         common = {"effort": self.effort, "track": study.track, "folds": study.folds, "same_ground": study.same_ground}
         # Left out where they are empty, as in runs from before there were such settings.
-        return common | {name: value for name in ("inputs", "rename_classes") if (value := getattr(study, name))}
+        later = ("inputs", "rename_classes", "starts_from")
+        return common | {name: value for name in later if (value := getattr(study, name))}
 
 
 def measured(labels: Labels, outputs: list[Path]) -> dict[str, Any]:

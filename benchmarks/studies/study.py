@@ -48,6 +48,7 @@ class Study(_Strict):
         scales: factors by which images and labels are resampled; the table has a part for each.
         train: settings of `geosod train` for all trainings.
         trainings: name → settings of its own.
+        starts_from: training → the training of the same fold and seed whose weights it starts from.
         inputs: training → fields of `geosod.detectors.network_input.NetworkInput`, to which its images are brought.
         seeds: training → number of seeds; 1 for those that are not named.
         detect: settings of `geosod detect` for all rows.
@@ -63,6 +64,7 @@ class Study(_Strict):
     scales: tuple[float, ...] = (1.0,)
     train: dict[str, Any]
     trainings: dict[str, dict[str, Any]]
+    starts_from: dict[str, str] = {}
     inputs: dict[str, dict[str, Any]] = {}
     seeds: dict[str, int] = {}
     detect: dict[str, Any] = {}
@@ -75,6 +77,7 @@ class Study(_Strict):
     @model_validator(mode="after")
     def _known(self) -> Study:
         named = {name for row in self.rows.values() for name in row.trainings} | set(self.seeds) | set(self.inputs)
+        named |= set(self.starts_from) | set(self.starts_from.values())
         if unknown := named - set(self.trainings):
             raise ValueError(f"{self.name}: unknown training {', '.join(sorted(unknown))}")
         return self

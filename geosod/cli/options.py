@@ -35,6 +35,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         *(
             "engine",
             "workers",
+            "processes",
             "ray_address",
             "device",
             "gpus_per_detector",

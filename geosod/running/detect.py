@@ -23,10 +23,11 @@ from geosod.output.dataset_crs import check_dataset_crs
 from geosod.results import Failure, SceneResult
 from geosod.running.automatic import as_before, measure_before
 from geosod.running.destination import Destination, Folder, HandingSink, Memory
-from geosod.running.engines import check_engine, engine_name, engine_of
+from geosod.running.engines import Engine, check_engine, engine_name, engine_of, process_count
 from geosod.running.events import Emit, Note, ScenesFound
 from geosod.running.job import Job, validate
 from geosod.running.plan_ahead import end, failed, plan_ahead
+from geosod.running.planning import ScenePlan
 from geosod.running.result import Result
 from geosod.scene import SceneRef
 from geosod.scenes.sources import find_scenes
@@ -185,12 +186,21 @@ def detect_scenes(
         # No engine is started where no scene can be processed.
         first = next(plans, None)
         if first is not None:
-            if engine_name(job, in_process=in_process) != "ray":
-                measure_before(job, first, len(refs), emit)
-            run_engine = engine_of(job, in_process=in_process)
+            run_engine = _engine(job, first, len(refs), emit, in_process=in_process)
             for result in run_engine(job, chain([first], plans), place.sink, emit):
                 end(result, place, emit, ended)
     return ended
+
+
+def _engine(job: Job, first: ScenePlan, scenes: int, emit: Emit, *, in_process: bool) -> Engine:
+    processes = process_count(job, first, scenes, in_process=in_process)
+    if processes > 1:
+        from geosod.running import process_engine
+
+        return partial(process_engine.run, processes=processes, scenes=scenes)
+    if engine_name(job, in_process=in_process) != "ray":
+        measure_before(job, first, scenes, emit)
+    return engine_of(job, in_process=in_process)
 
 
 def _inputs(scenes: Any) -> tuple[list[str | Mapping[str, Any]], list[Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
-from geosod.detectors.models import ObjectModel
+from geosod.detectors.models import BundleModel, ObjectModel
 from geosod.errors import ConfigError
-from geosod.machine import usable_cpus
+from geosod.machine import available_memory, usable_cpus
 from geosod.results import SceneResult
 from geosod.running.destination import Sink
 from geosod.running.events import Emit
@@ -18,6 +19,14 @@ from geosod.running.planning import ScenePlan
 
 #: From so many cores on, several processes are faster than the threads of one, which share the interpreter's lock.
 MAX_LOCAL_CPUS = 32
+#: From so many scenes on, several processes are worth the seconds of a core in which each starts.
+MANY_SCENES = 200
+#: More processes would wait for the one that plans their scenes.
+MAX_PROCESSES = 6
+#: Memory that a process of many small scenes has to find.
+PROCESS_BYTES = 1 << 30
+#: Files by which Linux offers a GPU: NVIDIA's driver, AMD's, and that of Windows to Linux in it.
+_GPU_DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
 
 
 class Engine(Protocol):
@@ -48,6 +57,8 @@ def check_engine(job: Job, *, in_process: bool) -> None:
             "engine 'ray' reads scenes from files and writes results to files; for arrays, or results in memory "
             "(out=None), leave the engine out or use engine='local'"
         )
+    if (job.config.processes or 1) > 1:
+        _check_processes(job, in_process=in_process)
     if job.device.is_accelerator and not isinstance(job.model, ObjectModel):
         _check_device(job, in_process=in_process)
 
@@ -66,6 +77,38 @@ def engine_of(job: Job, *, in_process: bool) -> Engine:
     from geosod.running import ray_engine
 
     return ray_engine.run
+
+
+def process_count(job: Job, first: ScenePlan, scenes: int, *, in_process: bool) -> int:
+    """In how many processes the local engine runs: several where so many small scenes are to be done on a CPU.
+
+    Args:
+        job: what the run's scenes share, checked before.
+        first: the plan of the first scene; others may differ.
+        scenes: number of scenes.
+        in_process: whether scenes or results are objects of this process.
+    """
+    asked, cpus = job.config.processes, usable_cpus()
+    if engine_name(job, in_process=in_process) != "local":
+        return 1
+    if asked is not None:
+        return min(asked, scenes)
+    small = len(first.units) == 1 and scenes >= MANY_SCENES
+    here = in_process or not isinstance(job.model, BundleModel) or job.config.workers or not sys.executable
+    if not small or here or cpus < 2 * job.config.threads or job.device.is_accelerator:
+        return 1
+    if job.device.kind == "auto" and gpu_count():
+        return 1
+    return max(1, min(MAX_PROCESSES, cpus // job.config.threads, available_memory() // PROCESS_BYTES))
+
+
+def gpu_count() -> int:
+    """Number of CUDA GPUs that torch sees; without a GPU's driver torch is not asked, whose import takes seconds."""
+    if sys.platform.startswith("linux") and not any(any(Path("/dev").glob(name)) for name in _GPU_DEVICES):
+        return 0
+    from geosod.detectors.execution import gpu_names
+
+    return len(gpu_names())
 
 
 def engine_name(job: Job, *, in_process: bool) -> str:
@@ -103,6 +146,17 @@ def _on_cluster(job: Job) -> bool:
 
 
 def _large() -> bool:
-    from geosod.detectors.execution import gpu_names
+    return usable_cpus() > MAX_LOCAL_CPUS or gpu_count() > 1
 
-    return usable_cpus() > MAX_LOCAL_CPUS or len(gpu_names()) > 1
+
+def _check_processes(job: Job, *, in_process: bool) -> None:
+    asked = f"processes = {job.config.processes}"
+    if in_process or not isinstance(job.model, BundleModel):
+        raise ConfigError(
+            f"{asked}: other processes can take scenes and outputs that are files, and a model that is a bundle, only; "
+            "leave it out"
+        )
+    if job.config.engine in ("ray", "serial"):
+        raise ConfigError(f"{asked}: is for the local engine; leave it out, or use --engine local")
+    if job.device.is_accelerator or (job.device.kind == "auto" and gpu_count()):
+        raise ConfigError(f"{asked}: is for detectors on the CPU; leave it out, or add --device cpu")
