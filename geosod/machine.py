@@ -81,13 +81,23 @@ def _cpus_1(folder: Path) -> float | None:
 
 
 def _memory_2(folder: Path) -> float | None:
-    limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
-    return None if limit is None or used is None else limit - used
+    return _left(_number(folder / "memory.max"), _number(folder / "memory.current"), folder, "inactive_file")
 
 
 def _memory_1(folder: Path) -> float | None:
     limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
-    return None if limit is None or used is None else limit - used
+    return _left(limit, used, folder, "total_inactive_file")
+
+
+def _left(limit: int | None, used: int | None, folder: Path, cached: str) -> float | None:
+    """Bytes that a group has left, of which those that only cache files are given up when they are needed."""
+    if limit is None or used is None:
+        return None
+    try:
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit - used + int(statistics.get(cached, 0))
+    except (OSError, ValueError):
+        return limit - used
 
 
 def _number(file: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""CPUs that may be used: affinity and the quotas of containers."""
+"""CPUs and memory that may be used: affinity, and the limits of containers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from geosod.machine import cgroup_quota, usable_cpus
+from geosod.machine import available_memory, cgroup_quota, usable_cpus
 
 
 def group(root: Path, name: str, **files: str) -> None:
@@ -46,6 +47,21 @@ def test_quotas_of_version_1(tmp_path) -> None:
     group(tmp_path / "fs", "cpu/docker/9", cpu__cfs_quota_us="300000", cpu__cfs_period_us="100000")
     assert cgroup_quota(tmp_path / "fs", tmp_path / "own") == 3.0
     assert cgroup_quota(tmp_path / "fs", tmp_path / "gone") is None
+
+
+def test_memory_that_is_left(tmp_path) -> None:
+    free = available_memory(tmp_path / "fs", tmp_path / "gone")
+    assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    (tmp_path / "own").write_text("0::/a/b\n")
+    group(tmp_path / "fs", "a", memory__max="max", memory__current="5")
+    group(tmp_path / "fs", "a/b", memory__max="9000", memory__current="8000")
+    assert available_memory(tmp_path / "fs", tmp_path / "own") == 1000
+    group(tmp_path / "fs", "a/b", memory__stat="anon 7\ninactive_file 500\nfile 6000")
+    assert available_memory(tmp_path / "fs", tmp_path / "own") == 1500
+    (tmp_path / "own").write_text("4:memory:/docker/9\n0::/\n")
+    limits = {"memory__limit_in_bytes": "700", "memory__usage_in_bytes": "900"}
+    group(tmp_path / "fs", "memory/docker/9", **limits, memory__stat="inactive_file 1\ntotal_inactive_file 300")
+    assert available_memory(tmp_path / "fs", tmp_path / "own") == 100
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")

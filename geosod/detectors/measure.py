@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,9 @@ def _key(model: Model, tile: TileSize, device: str, threads: int) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
+@cache
 def _machine() -> dict[str, Any]:
-    """What decides how fast a network runs here."""
+    """What decides how fast a network runs here. It stays what it was where a process leaves cores to others."""
     versions = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):

@@ -82,6 +82,7 @@ class _Crew:
         self._workers = processes * (self._job.config.workers or 1)
         self._more, self._lost = True, 0
         self._said: SimpleQueue[tuple[SceneProcess, Any]] = SimpleQueue()
+        self._cpus = _shares(processes)
         #: Processes with the numbers of their shares of the CPUs.
         self._running: dict[SceneProcess, int] = {}
         #: They wait until the first detector is loaded, so that all are loaded alike.
@@ -145,10 +146,9 @@ class _Crew:
 
     def _start(self) -> None:
         """Start the processes that are not running, as long as there is something to do."""
-        cpus = _shares(self._count)
         while len(self._running) < self._count and (self._again or self._more):
             share = next(i for i in range(self._count) if i not in self._running.values())
-            process = SceneProcess(cpus[share], self._said, self._again.pop() if self._again else None)
+            process = SceneProcess(self._said, self._again.pop() if self._again else None)
             self._running[process] = share
             if self.execution is None and len(self._running) > 1:
                 self._waiting.append(process)
@@ -158,7 +158,7 @@ class _Crew:
     def _begin(self, process: SceneProcess) -> None:
         """Give a process its order and its first scenes."""
         job, scenes = _as(self._job, self.execution), self._scenes if self.execution is None else None
-        process.tell(Order(job, self._sink, scenes))
+        process.tell(Order(job, self._sink, self._cpus[self._running[process]], scenes))
         for _ in range(AHEAD):
             process.give(self._next(process))
 

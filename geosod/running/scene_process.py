@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from geosod.errors import EngineError
+from geosod.running.events import TilesDetected, UnitSettled, Writing
 
 if TYPE_CHECKING:
     from geosod.running.destination import Sink
@@ -41,11 +42,13 @@ class Order:
     Attributes:
         job: what its scenes share.
         sink: where their outputs go.
+        cpus: numbers of the CPUs that the process may use; none for all.
         scenes: about how many it will get, where it is to measure backends before it begins; else None.
     """
 
     job: Job
     sink: Sink
+    cpus: list[int]
     scenes: int | None
 
 
@@ -65,7 +68,6 @@ class SceneProcess:
     """The end that the engine holds.
 
     Args:
-        cpus: numbers of the CPUs that the process may use; none for all.
         said: takes the process with everything that it says, and at last with None.
         again: scenes that it is to try again, after it is given no others; None for one that is given new scenes.
 
@@ -74,14 +76,12 @@ class SceneProcess:
         ready: number of its detectors that are loaded.
     """
 
-    def __init__(
-        self, cpus: list[int], said: SimpleQueue[tuple[SceneProcess, Any]], again: list[ScenePlan] | None = None
-    ) -> None:
+    def __init__(self, said: SimpleQueue[tuple[SceneProcess, Any]], again: list[ScenePlan] | None = None) -> None:
         self.again, self.given, self.ready = again, dict[str, "ScenePlan"](), 0
         self._said, self._told_all = said, False
         path = os.pathsep.join(filter(None, sys.path))  # "" would be any folder that this one happens to be in
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()", ",".join(map(str, cpus))],
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
@@ -157,9 +157,10 @@ class _Inbox:
             yield plan
 
     def say(self, message: Any) -> None:
-        """Answer."""
+        """Answer; what is said of every batch goes along with the next answer, since each wakes the other process."""
         pickle.dump(message, self._out)
-        self._out.flush()
+        if not isinstance(message, TilesDetected | UnitSettled | Writing):
+            self._out.flush()
 
     def _listen(self) -> None:
         try:
@@ -175,6 +176,7 @@ def _work(inbox: _Inbox) -> Ended:
         import_module(module)  # while nothing else can be done
     from geosod.running import local_engine
     from geosod.running.automatic import measure_before
+    from geosod.running.job import resolve_execution
 
     order = inbox.order()
     plans = inbox.plans()
@@ -184,6 +186,9 @@ def _work(inbox: _Inbox) -> Ended:
             return Ended()
         if order.scenes is not None:
             measure_before(order.job, first, order.scenes, inbox.say)
+            resolve_execution(order.job)  # for all cores, as for one process
+        if order.cpus:
+            os.sched_setaffinity(0, order.cpus)
         for result in local_engine.run(order.job, chain([first], plans), order.sink, inbox.say):
             inbox.say(result)
     except Exception as error:
@@ -202,9 +207,6 @@ def _sendable(error: Exception) -> Exception:
 
 def main() -> None:
     """The process."""
-    cpus = [int(number) for number in sys.argv[1].split(",") if number]
-    if cpus:
-        os.sched_setaffinity(0, cpus)
     inbox = _Inbox()
     try:
         inbox.say(_work(inbox))
