@@ -148,7 +148,7 @@ class _Crew:
         """Start the processes that are not running, as long as there is something to do."""
         while len(self._running) < self._count and (self._again or self._more):
             share = next(i for i in range(self._count) if i not in self._running.values())
-            process = SceneProcess(self._said, self._again.pop() if self._again else None)
+            process = SceneProcess(self._cpus[share], self._said, self._again.pop() if self._again else None)
             self._running[process] = share
             if self.execution is None and len(self._running) > 1:
                 self._waiting.append(process)
@@ -158,7 +158,7 @@ class _Crew:
     def _begin(self, process: SceneProcess) -> None:
         """Give a process its order and its first scenes."""
         job, scenes = _as(self._job, self.execution), self._scenes if self.execution is None else None
-        process.tell(Order(job, self._sink, self._cpus[self._running[process]], scenes))
+        process.tell(Order(job, self._sink, scenes))
         for _ in range(AHEAD):
             process.give(self._next(process))
 

@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
@@ -42,13 +42,11 @@ class Order:
     Attributes:
         job: what its scenes share.
         sink: where their outputs go.
-        cpus: numbers of the CPUs that the process may use; none for all.
         scenes: about how many it will get, where it is to measure backends before it begins; else None.
     """
 
     job: Job
     sink: Sink
-    cpus: list[int]
     scenes: int | None
 
 
@@ -68,6 +66,7 @@ class SceneProcess:
     """The end that the engine holds.
 
     Args:
+        cpus: numbers of the CPUs that the process may use; none for all.
         said: takes the process with everything that it says, and at last with None.
         again: scenes that it is to try again, after it is given no others; None for one that is given new scenes.
 
@@ -76,12 +75,14 @@ class SceneProcess:
         ready: number of its detectors that are loaded.
     """
 
-    def __init__(self, said: SimpleQueue[tuple[SceneProcess, Any]], again: list[ScenePlan] | None = None) -> None:
+    def __init__(
+        self, cpus: list[int], said: SimpleQueue[tuple[SceneProcess, Any]], again: list[ScenePlan] | None = None
+    ) -> None:
         self.again, self.given, self.ready = again, dict[str, "ScenePlan"](), 0
         self._said, self._told_all = said, False
         path = os.pathsep.join(filter(None, sys.path))  # "" would be any folder that this one happens to be in
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()", ",".join(map(str, cpus))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
@@ -171,7 +172,19 @@ class _Inbox:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def _work(inbox: _Inbox) -> Ended:
+@contextmanager
+def _bound_to(cpus: Collection[int]) -> Iterator[Collection[int]]:
+    """In the block this thread, and those that it starts, run on these CPUs; none for those on which it does so far."""
+    before: Collection[int] = os.sched_getaffinity(0) if cpus else ()
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    yield before
+    if cpus:
+        os.sched_setaffinity(0, before)
+
+
+def _work(inbox: _Inbox, everywhere: Collection[int]) -> Ended:
+    """What the process does, which is bound to CPUs, of those that may be used `everywhere` else."""
     for module in ("torch", "geosod.running.local_engine"):
         import_module(module)  # while nothing else can be done
     from geosod.running import local_engine
@@ -185,10 +198,9 @@ def _work(inbox: _Inbox) -> Ended:
         if first is None:
             return Ended()
         if order.scenes is not None:
-            measure_before(order.job, first, order.scenes, inbox.say)
-            resolve_execution(order.job)  # for all cores, as for one process
-        if order.cpus:
-            os.sched_setaffinity(0, order.cpus)
+            with _bound_to(everywhere):  # as in a run of one process
+                measure_before(order.job, first, order.scenes, inbox.say)
+                resolve_execution(order.job)
         for result in local_engine.run(order.job, chain([first], plans), order.sink, inbox.say):
             inbox.say(result)
     except Exception as error:
@@ -209,7 +221,8 @@ def main() -> None:
     """The process."""
     inbox = _Inbox()
     try:
-        inbox.say(_work(inbox))
+        with _bound_to([int(number) for number in sys.argv[1].split(",") if number]) as everywhere:
+            inbox.say(_work(inbox, everywhere))
     except (KeyboardInterrupt, EOFError, OSError):
         os._exit(1)
     os._exit(0)  # at once, rather than take libraries down one after the other
