@@ -126,7 +126,8 @@ class Adapter(Protocol):
     An attribute `min_score`, where there is one, is a score below which it returns no boxes. An attribute `any_size`
     that is true says that H and W may be any multiples of 32; scenes smaller than a tile are then not filled up to it.
     An attribute `any_shape` that is true says that they need not be multiples of 32: arrays that a user passes to
-    `Detector.detect` are then filled up to a tile only.
+    `Detector.detect` are then filled up to a tile only. An attribute `takes_bytes` that is true says that images of
+    uint8 are taken, too, on the CPU, as their values divided by 255 are.
     """
 
     def predict(self, images: Tensor) -> RawBoxes:

@@ -19,7 +19,7 @@ from geosod.detectors.classes import ClassRules, Thresholds
 from geosod.detectors.contract import Adapter, RawBoxes
 from geosod.detectors.devices import current_device
 from geosod.detectors.postprocess import BatchDetections, postprocess, reported
-from geosod.detectors.radiometry import scaled_tiles
+from geosod.detectors.radiometry import byte_tiles, scaled_tiles
 from geosod.detectors.resize import boxes_in_tile, network_input
 from geosod.device import kind_of
 from geosod.errors import ConfigError, ModelError, one_line
@@ -204,7 +204,7 @@ class Detector:
             )
 
     def _predicted(self, tiles: torch.Tensor) -> RawBoxes:
-        """What the adapter finds in tiles (B, C, H, W), 0 to 1; boxes in pixels of the tile."""
+        """What the adapter finds in tiles (B, C, H, W), 0 to 1 or bytes; boxes in pixels of the tile."""
         images, fit = network_input(tiles, self.card)
         raw = self.adapter.predict(images)
         if not isinstance(raw, RawBoxes):
@@ -218,7 +218,12 @@ class Detector:
 
     def _forward(self, batch: TileBatch) -> BatchDetections:
         """What is found in at most `execution.batch` tiles, scene frame."""
-        raw = self._predicted(scaled_tiles(batch, self.card, size=self.execution.batch, device=self._device))
+        tiles, size = None, self.execution.batch
+        if getattr(self.adapter, "takes_bytes", False):
+            tiles = byte_tiles(batch, self.card, size=size)
+        if tiles is None:
+            tiles = scaled_tiles(batch, self.card, size=size, device=self._device)
+        raw = self._predicted(tiles)
         raw = raw.wanted(len(batch), self.threshold)
         if raw.boxes.device.type != "cpu" and len(raw.boxes) <= MAX_BOXES_ON_CPU:
             raw = raw.on_cpu()

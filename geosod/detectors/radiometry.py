@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from geosod.detectors.card import ModelCard
+from geosod.detectors.network_input import NetworkInput
 from geosod.scene import TileBatch
 
 
@@ -45,6 +46,28 @@ def scaled_tiles(batch: TileBatch, card: ModelCard, *, size: int, device: torch.
     padded = scaled.new_zeros((size, *scaled.shape[1:]))
     padded[: len(batch)] = scaled
     return padded
+
+
+def byte_tiles(batch: TileBatch, card: ModelCard, *, size: int) -> Tensor | None:
+    """The tiles of a batch in bytes, where `scaled_tiles` and the card's input would only divide them by 255.
+
+    Args:
+        batch: at most `size` tiles.
+        card: limits, gamma and input.
+        size: number of tiles to return; zeros are added.
+
+    Returns:
+        (size, C, H, W) uint8 on the CPU, 0 where a pixel is invalid; None where more is done to them. That does not
+        depend on the values of tiles: those of one model all go one way, whichever share a batch.
+    """
+    plain = card.gamma == 1 and card.input == NetworkInput() and (card_limits(card) == (0, 255)).all()
+    if not plain or batch.limits is not None or batch.pixels.dtype != np.uint8:
+        return None
+    if batch.valid is None and len(batch) == size:
+        return torch.from_numpy(np.ascontiguousarray(batch.pixels))
+    tiles = np.zeros((size, *batch.pixels.shape[1:]), np.uint8)
+    np.multiply(batch.pixels, True if batch.valid is None else batch.valid[:, None], out=tiles[: len(batch)])
+    return torch.from_numpy(tiles)
 
 
 def _scaled(pixels: Tensor, limits: npt.NDArray[np.float32], gamma: float) -> Tensor:

@@ -68,7 +68,12 @@ class Session(Protocol):
 
 
 def open_session(
-    model: bytes, execution: Execution, *, name: str = "model", shapes: Mapping[str, Shape] | None = None
+    model: bytes,
+    execution: Execution,
+    *,
+    name: str = "model",
+    shapes: Mapping[str, Shape] | None = None,
+    in_bytes: bool = False,
 ) -> Session:
     """Make a graph ready to run. No file is read: a graph whose weights lie in other files is refused.
 
@@ -79,6 +84,7 @@ def open_session(
         name: of the model, for errors.
         shapes: sizes of the axes of inputs that the graph leaves open, by input name; OpenVINO computes faster with
             sizes that it knows.
+        in_bytes: the first input, which the graph takes as float32, is given as uint8 and divided by 255 (OpenVINO).
 
     Raises:
         ConfigError: the runtime is not installed, or cannot do what the execution asks for.
@@ -89,7 +95,7 @@ def open_session(
     names = _check_self_contained(model, name)
     if execution.backend == "onnxruntime":
         return _OnnxRuntime(model, execution, name, dict(shapes or {}))
-    return _OpenVino(model, execution, name, dict(shapes or {}), names)
+    return _OpenVino(model, execution, name, dict(shapes or {}), names, in_bytes=in_bytes)
 
 
 def require(module: str, *, extra: str) -> Any:
@@ -167,7 +173,14 @@ class _OpenVino:
     """A compiled graph of OpenVINO, on the CPU."""
 
     def __init__(
-        self, model: bytes, execution: Execution, name: str, shapes: Mapping[str, Shape], names: tuple[Names, Names]
+        self,
+        model: bytes,
+        execution: Execution,
+        name: str,
+        shapes: Mapping[str, Shape],
+        names: tuple[Names, Names],
+        *,
+        in_bytes: bool,
     ) -> None:
         check_runtime("openvino", execution.device, execution.precision)
         openvino = require("openvino", extra=RUNTIMES["openvino"])
@@ -182,7 +195,7 @@ class _OpenVino:
             graph = openvino.Core().read_model(model)
             if shapes:
                 graph.reshape({key: [-1 if n is None else n for n in shape] for key, shape in shapes.items()})
-            compiled = openvino.Core().compile_model(graph, "CPU", config)
+            compiled = openvino.Core().compile_model(_of_bytes(graph) if in_bytes else graph, "CPU", config)
             self.inputs = _openvino_ports(compiled.inputs, names[0])
             self.outputs = _openvino_ports(compiled.outputs, names[1])
             self._request = compiled.create_infer_request()
@@ -198,6 +211,15 @@ class _OpenVino:
             return [np.asarray(found[i]) for i in range(len(self.outputs))]
         except Exception as error:
             raise _failed(self._name, "OpenVINO", error) from error
+
+
+def _of_bytes(graph: Any) -> Any:
+    """A graph of OpenVINO whose first input is uint8, which is divided by 255."""
+    openvino = require("openvino", extra=RUNTIMES["openvino"])
+    before = require("openvino.preprocess", extra=RUNTIMES["openvino"]).PrePostProcessor(graph)
+    before.input(0).tensor().set_element_type(openvino.Type.u8)
+    before.input(0).preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    return before.build()
 
 
 def _feeds(images: Array | Mapping[str, Array], inputs: tuple[Port, ...]) -> dict[str, Array]:

@@ -88,9 +88,8 @@ def validate(model: SmallFPN, *, scenes: int, size: int = 2048) -> dict[str, Any
     for k, layout in enumerate(layouts):
         chip = render_chip(layout, Window(0, 0, size, size), quality=85)
         x = torch.from_numpy(chip.pixels[None].astype(np.float32) / 255).contiguous(memory_format=torch.channels_last)
-        boxes, scores, labels, count = (column.numpy() for column in decode(net(x), threshold=0.05, topk=4000))
-        n = int(count[0])
-        found[str(k)] = Detections(boxes=boxes[0, :n], scores=scores[0, :n], labels=labels[0, :n])
+        boxes, scores, labels = (column[0].numpy() for column in decode(net(x), threshold=0.05, topk=4000))
+        found[str(k)] = Detections(boxes=boxes, scores=scores, labels=labels)[np.flatnonzero(np.isfinite(scores))]
     truth = Labels(
         images=[LabelledImage(str(k), "", size, size) for k in range(scenes)],
         classes=CLASSES,

@@ -14,6 +14,7 @@ from geosod.demo.render import render
 from geosod.detectors import open_bundle
 from geosod.detectors.adapters.zoo import boxes_of, read_network
 from geosod.detectors.agreement import agreement
+from geosod.detectors.contract import RawBoxes
 from geosod.detectors.detector import Detector
 from geosod.detectors.export import graph_of, network_images, raw_graph, with_decoding
 from geosod.detectors.graph_network import MAX_SESSIONS
@@ -80,6 +81,31 @@ def test_bf16_of_openvino_is_as_near_as_that_of_torch(model, tiles) -> None:
     )
     assert openvinos.f1 >= torchs.f1 - 0.03 and openvinos.mean_px <= 1.5 * torchs.mean_px, (torchs, openvinos)
     check_detector(loaded(model, "openvino", "bf16"), tiles[model])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_openvino_takes_bytes_as_it_takes_fractions(model, precision, tiles, monkeypatch) -> None:
+    try:
+        check_runtime("openvino", "cpu", precision)
+    except ConfigError as reason:
+        pytest.skip(str(reason))
+    detector, given = loaded(model, "openvino", precision), []
+    predict = detector.adapter.predict
+
+    def noted(images: torch.Tensor) -> RawBoxes:
+        given.append(images)
+        return predict(images)
+
+    monkeypatch.setattr(detector.adapter, "predict", noted)
+    bytes_ = detector.detect(tiles[model])
+    monkeypatch.setattr(detector.adapter, "takes_bytes", False)
+    fractions = detector.detect(tiles[model])
+    assert [images.dtype for images in given] == [torch.uint8] * 2 + [torch.float32] * 2
+    same = agreement(fractions, bytes_)
+    assert same.reference == same.found == same.matched > 20, same
+    # One bit of bf16 is 0.4 %; it is that of a first sum at most.
+    assert same.max_px <= 0.2 and same.max_score <= (1e-5 if precision == "fp32" else 0.02), same
 
 
 def test_images_of_all_sizes_are_taken(tiles) -> None:

@@ -62,10 +62,10 @@ def test_boxes_are_those_of_the_network_written_out(bundle, detector) -> None:
     for i, found in enumerate(detector.detect(tiles)):
         with torch.inference_mode():
             raw = model(torch.from_numpy(tiles.pixels[i : i + 1]).float() / 255)
-            boxes, scores, labels, count = decode(raw, threshold=0.3, topk=120, stride=4)
-        boxes = boxes[0, : count[0]].clamp(0, SIDE)
+            boxes, scores, labels = (x[0] for x in decode(raw, threshold=0.3, topk=120, stride=4))
+        boxes = boxes.clamp(0, SIDE)
         solid = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
-        boxes, scores, labels = boxes[solid], scores[0, : count[0]][solid], labels[0, : count[0]][solid]
+        boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
         kept = [
             k
             for label in (0, 1)

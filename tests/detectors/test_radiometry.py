@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from geosod.detectors.radiometry import scaled_tiles
+from geosod.detectors.network_input import NetworkInput
+from geosod.detectors.radiometry import byte_tiles, scaled_tiles
 from geosod.scene import TileBatch
 from geosod.testing import fake_card
 
@@ -29,3 +30,47 @@ def test_pixels_are_scaled_between_the_limits(dtype: str, limits: tuple[float, f
     assert found.dtype == torch.float32 and not found[2].any()
     np.testing.assert_allclose(found[:2].numpy(), expected, rtol=1e-6)
     assert (pixels == batch.pixels).all()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_bytes_are_255_times_the_scaled_values(count: int, masked: bool) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (2, 3, 8, 6), dtype=np.uint8)
+    window = np.array([[0, 0, 6, 8]] * 2)
+    valid = rng.random((2, 8, 6)) < 0.5 if masked else None
+    card, batch = fake_card(bands=("red", "green", "blue")), TileBatch(pixels, window, valid, window[:, 2:])
+    before = pixels.copy()
+    found = byte_tiles(batch, card, size=count)
+    assert found is not None
+    assert found.dtype == torch.uint8
+    expected = scaled_tiles(batch, card, size=count, device=torch.device("cpu"))
+    assert torch.equal(found.to(torch.float32) / 255, expected)
+    assert (pixels == before).all()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"gamma": 2.2},
+        {"dtype": "uint16", "maximum": (255.0,) * 3},
+        {"maximum": (255.0, 200.0, 255.0)},
+        {"minimum": (0.0, 1.0, 0.0)},
+        {"input": NetworkInput(fill=0.4)},
+        {"input": NetworkInput(scale=255.0)},
+        {"input": NetworkInput(mean=(0.4, 0.4, 0.4))},
+        {"input": NetworkInput(size=(6, 8))},
+        {"input": NetworkInput(upscale=2.0)},
+        {"input": NetworkInput(reverse_bands=True)},
+    ],
+)
+def test_there_are_no_bytes_where_more_is_done_to_values(fields) -> None:
+    card = fake_card(**{"bands": ("red", "green", "blue"), **fields})
+    pixels, window = np.zeros((1, 3, 8, 6), card.dtype), np.array([[0, 0, 6, 8]])
+    assert byte_tiles(TileBatch(pixels, window, None, window[:, 2:]), card, size=1) is None
+
+
+def test_there_are_no_bytes_for_limits_of_a_scene() -> None:
+    window, limits = np.array([[0, 0, 6, 8]]), np.array([[[0, 255]] * 3], np.float32)
+    batch = TileBatch(np.zeros((1, 3, 8, 6), np.uint8), window, None, window[:, 2:], limits)
+    assert byte_tiles(batch, fake_card(bands=("red", "green", "blue")), size=1) is None

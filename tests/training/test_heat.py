@@ -75,7 +75,7 @@ def test_maps_that_say_what_they_should_decode_to_the_boxes(seed) -> None:
     raw = torch.full((1, 6, *SIZE), -9.0)
     raw[0, :2][made.positive] = 9.0
     raw[0, 2:, made.cells[:, 0], made.cells[:, 1]] = made.shapes.T
-    found, scores, of, _ = decode(raw, threshold=0.5, topk=9)
+    found, scores, of = decode(raw, threshold=0.5, topk=9)
     assert int(torch.isfinite(scores).sum()) == 4
     order = np.lexsort(found[0, :4].numpy().T.round(1))
     np.testing.assert_allclose(found[0, order], boxes[np.lexsort(boxes.T.round(1))], atol=1e-3)

@@ -111,9 +111,10 @@ class ZooAdapter:
         self._backbone: Any = None
         #: Images (B, C, H, W) float32 → the network's raw maps, float32.
         self.compute = self._by_runtime(model) if execution.backend in RUNTIMES else self._by_torch(model.fused())
+        self.takes_bytes = bool(getattr(self.compute, "takes_bytes", False))
 
     def predict(self, images: Tensor) -> RawBoxes:
-        """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
+        """The boxes of images (B, C, H, W), float32 from 0 to 1 or bytes; H and W are multiples of 32."""
         size = images.shape[2:]
         return boxes_of(self._network, self.compute(images), self._card, size=size, threshold=self.min_score)
 

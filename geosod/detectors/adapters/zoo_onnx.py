@@ -52,10 +52,11 @@ class ZooOnnxAdapter:
         self._card, self._decoder = card, decoder
         #: Images (B, C, H, W) float32 → the network's raw maps, float32.
         self.compute = graph
+        self.takes_bytes = graph.takes_bytes
         #: Boxes below it are not returned.
         self.min_score = threshold
 
     def predict(self, images: Tensor) -> RawBoxes:
-        """The boxes of images (B, C, H, W) float32, 0 to 1; H and W are multiples of 32."""
+        """The boxes of images (B, C, H, W), float32 from 0 to 1 or bytes; H and W are multiples of 32."""
         size = images.shape[2:]
         return boxes_of(self._decoder, self.compute(images), self._card, size=size, threshold=self.min_score)

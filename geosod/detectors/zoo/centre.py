@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from geosod.detectors.zoo import VIEWS
 from geosod.detectors.zoo.anchors import Size
 from geosod.detectors.zoo.dense import PRIOR_LOGIT, PyramidNetwork
-from geosod.detectors.zoo.fpn import decode
+from geosod.detectors.zoo.fpn import decode, decode_fixed
 from geosod.detectors.zoo.layers import ConvNorm, double, exact_convolution
 from geosod.detectors.zoo.norms import set_norm
 from geosod.detectors.zoo.peaks import decode_fixed_peaks, peaks
@@ -138,13 +138,20 @@ class Centre(PyramidNetwork):
             descending, -inf for rows that are no boxes; and labels (B, K) int64.
         """
         if not self.has_side:
-            return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
+            return decode(raw, threshold=threshold, topk=topk, stride=self.stride)
         return self._about(peaks(raw, threshold=threshold, topk=topk, window=self.window, refine=self.refine))
 
-    def decode_fixed(self, raw: Tensor, *, size: Size, threshold: float, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    def decode_fixed(
+        self,
+        raw: Tensor,
+        *,
+        size: Size,  # noqa: ARG002
+        threshold: float,
+        topk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `decode`, whose operations an ONNX graph can hold."""
         if not self.has_side:
-            return self.decode(raw, size=size, threshold=threshold, topk=topk)
+            return decode_fixed(raw, threshold=threshold, topk=topk, stride=self.stride)
         return self._about(
             decode_fixed_peaks(raw, threshold=threshold, topk=topk, window=self.window, refine=self.refine)
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geosod.detectors.zoo.layers import ConvNorm, double, stage
 from geosod.detectors.zoo.norms import folded
-from geosod.detectors.zoo.peaks import highest_around
+from geosod.detectors.zoo.peaks import best_of, highest_around
 from geosod.errors import ConfigError
 
 #: Sides are regressed as exponents, in cells of the output; beyond this a box would leave any tile.
@@ -97,13 +97,18 @@ class SmallFPN(nn.Module):
         topk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels of raw maps, see `decode`."""
-        return decode(raw, threshold=threshold, topk=topk, stride=self.stride)[:3]
+        return decode(raw, threshold=threshold, topk=topk, stride=self.stride)
 
     def decode_fixed(
-        self, raw: Tensor, *, size: tuple[int, int], threshold: float, topk: int
+        self,
+        raw: Tensor,
+        *,
+        size: tuple[int, int],  # noqa: ARG002
+        threshold: float,
+        topk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `decode`, whose operations an ONNX graph can hold."""
-        return self.decode(raw, size=size, threshold=threshold, topk=topk)
+        """As `decode`, in operations that an ONNX graph can hold."""
+        return decode_fixed(raw, threshold=threshold, topk=topk, stride=self.stride)
 
 
 def _corners(offset: Tensor, log_size: Tensor) -> Tensor:
@@ -112,9 +117,7 @@ def _corners(offset: Tensor, log_size: Tensor) -> Tensor:
     return torch.cat([offset - half, offset + half], dim=-1)
 
 
-def decode(
-    raw: Tensor, *, threshold: float, topk: int, stride: int = SmallFPN.stride
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def decode(raw: Tensor, *, threshold: float, topk: int, stride: int = SmallFPN.stride) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes at the peaks of the heat map.
 
     A cell is a peak where no neighbour among the eight around it has a higher score of the same class
@@ -128,20 +131,32 @@ def decode(
 
     Returns:
         Boxes (B, K, 4) float32 ``x0, y0, x1, y1`` in pixels of the tile frame, not clipped to it; scores
-        (B, K) float32, descending; labels (B, K) int64; and counts (B,) int64, how many of the K are boxes.
-        Rows from the count on have score -inf. K is `topk`, or the number of cells times classes if that is less.
+        (B, K) float32, descending, -inf where there are no more; labels (B, K) int64. K is the number of peaks of the
+        image that has most, or `topk`.
     """
-    batch, channels, rows, cols = raw.shape
-    classes = channels - 4
-    scores = raw[:, :classes].float().contiguous().sigmoid()
+    heat = raw[:, :-4].float()
+    scores, index = best_of(heat, highest_around(heat, 3) == heat, threshold=threshold, topk=topk)
+    return _boxes(raw, index, stride), scores, index // heat[0, 0].numel()
+
+
+def decode_fixed(
+    raw: Tensor, *, threshold: float, topk: int, stride: int = SmallFPN.stride
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `decode`, with `topk` rows for every image, in operations that an ONNX graph can hold."""
+    scores = raw[:, :-4].float().contiguous().sigmoid()
     peak = highest_around(scores, 3) == scores
-    scores = torch.where(peak & (scores >= threshold), scores, torch.full_like(scores, -torch.inf))
-    best, index = scores.flatten(1).topk(min(topk, classes * rows * cols), dim=1)
+    scores = torch.where(peak & (scores >= threshold), scores, torch.full_like(scores, -torch.inf)).flatten(1)
+    best, index = scores.topk(min(topk, scores.shape[1]), dim=1)
+    return _boxes(raw, index, stride), best, index // (raw.shape[2] * raw.shape[3])
+
+
+def _boxes(raw: Tensor, index: Tensor, stride: int) -> Tensor:
+    """Boxes (B, K, 4) at places (B, K) of the flattened heat map."""
+    rows, cols = raw.shape[2:]
     cell = index % (rows * cols)
-    shape = raw[:, classes:].flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).float().transpose(1, 2)
+    shape = raw[:, -4:].flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).float().transpose(1, 2)
     middle = torch.stack([cell % cols, cell.div(cols, rounding_mode="floor")], dim=-1).float() + 0.5
-    boxes = (_corners(shape[..., :2], shape[..., 2:]) + middle.repeat(1, 1, 2)) * stride
-    return boxes, best, index // (rows * cols), torch.isfinite(best).sum(1)
+    return (_corners(shape[..., :2], shape[..., 2:]) + middle.repeat(1, 1, 2)) * stride
 
 
 def loss(raw: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -55,13 +55,22 @@ def peaks(raw: Tensor, *, threshold: float, topk: int, window: int, refine: int)
     _, classes, rows, cols = raw.shape
     heat = raw.float()
     highest = highest_around(heat, window)
-    # Scores are compared below; here it only keeps the many faint peaks out.
+    scores, index = best_of(heat, highest == heat, threshold=threshold, topk=topk)
+    return _centres(heat, index, refine), scores, index // (rows * cols)
+
+
+def best_of(heat: Tensor, chosen: Tensor, *, threshold: float, topk: int) -> tuple[Tensor, Tensor]:
+    """Scores (B, K) float32 and places (B, K) in the flattened map of what is chosen of logits (B, C, H, W).
+
+    The highest first, -inf and 0 where there are no more; K is the number of the image that has most, or `topk`.
+    """
+    # Scores are compared below; here it only keeps the many faint ones out.
     faint = math.log(threshold / (1 - threshold)) - 0.01 if 0 < threshold < 1 else -math.inf
-    best, index = _ranked(heat.flatten(1), ((highest == heat) & (heat >= faint)).flatten(1), topk)
+    best, index = _ranked(heat.flatten(1), (chosen & (heat >= faint)).flatten(1), topk)
     # Vector and scalar code differ in the last bit, and which of them runs depends on how many peaks there are.
     scores = best.double().sigmoid().float()
     scores = torch.where((scores >= threshold) & torch.isfinite(best), scores, torch.full_like(scores, -torch.inf))
-    return _centres(heat, index, refine), scores, index // (rows * cols)
+    return scores, index
 
 
 def decode_fixed_peaks(
