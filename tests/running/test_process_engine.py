@@ -102,6 +102,23 @@ def test_the_bytes_are_those_of_the_serial_engine(scenes, bundle, expected, tmp_
     assert not [name for name in files(tmp_path) if "staging" in name]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are bound to CPUs on Linux")
+def test_each_process_has_cpus_of_its_own(scenes, bundle, tmp_path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2 or len(cpus) != engines.usable_cpus():
+        pytest.skip("one CPU, or a quota of some")
+    seen: list[list[list[int]]] = []
+
+    def look(event: object) -> None:
+        if isinstance(event, SceneFinished):
+            seen.append([sorted(process.cpu_affinity()) for process in children()])
+
+    detect(scenes[:5], bundle, tmp_path, on_event=look, **MANY)
+    assert sorted(sum(seen[0], [])) == cpus
+    assert len(seen[0]) == 2
+    assert sorted(os.sched_getaffinity(0)) == cpus
+
+
 def test_a_run_that_was_done_is_not_done_again(scenes, bundle, tmp_path) -> None:
     detect(scenes[:3], bundle, tmp_path, **MANY)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
