@@ -125,9 +125,8 @@ class _Crew:
             case Ended():
                 if message.error is not None:
                     raise message.error
-                del self._running[process]
                 process.wait()
-                self._start()
+                self._replace(process)
             case None:
                 return self._end_lost(process)
             case Ready():
@@ -188,7 +187,6 @@ class _Crew:
     def _end_lost(self, process: SceneProcess) -> SceneResult | None:
         """Let others try the scenes of a process that is dead, half of them each; one that was alone fails."""
         how, plans = process.wait(), [*process.given.values(), *(process.again or ())]
-        del self._running[process]
         self._lost += 1
         if self._lost > MAX_LOST:
             raise EngineError(
@@ -202,12 +200,17 @@ class _Crew:
             about = f"{len(plans)} scene(s) in progress are tried again" if plans else "another is started"
             self._emit(Note(f"a process that detects was lost ({how}); {about}", important=True))
             self._again += [half for half in (plans[::2], plans[1::2]) if half]
+        self._replace(process)
+        return failure
+
+    def _replace(self, process: SceneProcess) -> None:
+        """Go on without a process that is gone."""
+        del self._running[process]
         if process in self._waiting:
             self._waiting.remove(process)
         elif self._waiting and self.execution is None:
-            self._begin(self._waiting.pop(0))  # the first one was lost before its detector was loaded
+            self._begin(self._waiting.pop(0))  # the first one had no scene, or was lost before its detector was loaded
         self._start()
-        return failure
 
     def _failure(self, plan: ScenePlan, how: str) -> SceneResult:
         ref = plan.scene.ref

@@ -110,11 +110,11 @@ def test_each_process_has_cpus_of_its_own(scenes, bundle, tmp_path) -> None:
     seen: list[list[list[int]]] = []
 
     def look(event: object) -> None:
-        if isinstance(event, SceneFinished):
+        if isinstance(event, SceneFinished):  # the second process has scenes, too, and has yet to load its detector
             seen.append([sorted(process.cpu_affinity()) for process in children()])
 
-    detect(scenes[:5], bundle, tmp_path, on_event=look, **MANY)
-    assert sorted(sum(seen[0], [])) == cpus
+    detect(scenes[7:-1], bundle, tmp_path, on_event=look, **MANY)
+    assert sorted(cpu for of_process in seen[0] for cpu in of_process) == cpus
     assert len(seen[0]) == 2
     assert sorted(os.sched_getaffinity(0)) == cpus
 
@@ -141,7 +141,8 @@ def test_lost_processes_do_not_matter(scenes, bundle, expected, tmp_path) -> Non
     result = detect(scenes, bundle, tmp_path, unit=(1, 1), on_event=kill, **MANY)
     assert boxes(tmp_path) == expected
     assert sum(r.status == "done" for r in result.scenes) == 26
-    assert len([text for text in notes if "was lost (signal SIGKILL)" in text]) == 2
+    # The second one may have had nothing left to do.
+    assert len([text for text in notes if "was lost (signal SIGKILL)" in text]) in (1, 2)
 
 
 @pytest.mark.slow
@@ -216,8 +217,10 @@ def test_processes_end_with_the_one_that_started_them(how, scenes, bundle, tmp_p
         time.sleep(0.01)
     assert children()
     os.killpg(run.pid, how)
+    began = time.monotonic()
     run.communicate(timeout=60)
     if how == signal.SIGINT:
+        assert time.monotonic() - began < 15
         assert run.returncode == 130
         assert not [name for name in files(tmp_path / "out") if "staging" in name]
     # The other processes' end is waited for by `no_process_is_left`; where this one was killed, they are no children.
@@ -239,6 +242,12 @@ def test_too_many_large_scenes_are_left_to_the_local_engine(scenes, bundle, expe
     assert boxes(tmp_path) == expected
     # The first five go through processes; the first large one and what follows it do not.
     assert {Path(r.uri).name for r in result.scenes[:6]} >= {path.name for path in scenes[:5]}
+
+
+def test_large_scenes_alone(scenes, bundle, expected, tmp_path) -> None:
+    large = [path for path in scenes if path.name.startswith("l")]
+    detect(large, bundle, tmp_path, unit=(1, 1), **MANY)
+    assert boxes(tmp_path) == {name: content for name, content in expected.items() if Path(name).name.startswith("l")}
 
 
 def job(bundle: Path, **settings: Any) -> Job:
