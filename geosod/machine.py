@@ -21,6 +21,15 @@ def usable_cpus() -> int:
     return max(1, cpus if quota is None else min(cpus, int(quota)))
 
 
+def interpreter() -> str | None:
+    """The Python that can be started as another process; None where this one is a part of another program."""
+    from multiprocessing.spawn import get_executable
+
+    found = os.fsdecode(get_executable() or "")
+    frozen = getattr(sys, "frozen", False)
+    return found if Path(found).stem.lower().startswith("python") and not frozen else None
+
+
 def cgroup_quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:
     """The CPU quota of this process's control group in CPUs, the lowest up the tree; None where there is none.
 

@@ -78,6 +78,8 @@ class Study(_Strict):
     def _known(self) -> Study:
         named = {name for row in self.rows.values() for name in row.trainings} | set(self.seeds) | set(self.inputs)
         named |= set(self.starts_from) | set(self.starts_from.values())
+        if set(self.starts_from) & set(self.starts_from.values()):
+            raise ValueError(f"{self.name}: a training of starts_from starts from one that is no such training itself")
         if unknown := named - set(self.trainings):
             raise ValueError(f"{self.name}: unknown training {', '.join(sorted(unknown))}")
         return self

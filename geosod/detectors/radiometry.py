@@ -57,11 +57,10 @@ def byte_tiles(batch: TileBatch, card: ModelCard, *, size: int) -> Tensor | None
         size: number of tiles to return; zeros are added.
 
     Returns:
-        (size, C, H, W) uint8 on the CPU, 0 where a pixel is invalid; None where more is done to them. That does not
-        depend on the values of tiles: those of one model all go one way, whichever share a batch.
+        (size, C, H, W) uint8 on the CPU, 0 where a pixel is invalid; None where more is done to them. The card alone
+        decides: all tiles of a model go one way, whichever share a batch.
     """
-    plain = card.gamma == 1 and card.input == NetworkInput() and (card_limits(card) == (0, 255)).all()
-    if not plain or batch.limits is not None or batch.pixels.dtype != np.uint8:
+    if not card.whole_values or card.input != NetworkInput():
         return None
     if batch.valid is None and len(batch) == size:
         return torch.from_numpy(np.ascontiguousarray(batch.pixels))

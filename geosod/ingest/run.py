@@ -24,6 +24,7 @@ from geosod.ingest.withdrawal import mark_withdrawn, unmark_returned
 from geosod.output.dataset_crs import check_dataset_crs
 from geosod.output.folder import OutputFolder, open_output
 from geosod.running.detect import make_job
+from geosod.running.engines import check_engine
 from geosod.running.events import Emit, Event, Note
 from geosod.running.job import Job
 from geosod.storage.place import is_address
@@ -102,6 +103,7 @@ class Ingester:
         self.config, self._emit = config, on_event or _ignore
         self._notifier = Notifier(config)
         self.job: Job = make_job(None, run)
+        check_engine(self.job, in_process=False)
         self.folder: OutputFolder = open_output(run.out)
         check_dataset_crs(self.folder, run.crs)
         self.ledger = Ledger(address, self.folder.place.address)

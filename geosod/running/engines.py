@@ -10,7 +10,7 @@ from typing import Protocol
 
 from geosod.detectors.models import BundleModel, ObjectModel
 from geosod.errors import ConfigError
-from geosod.machine import available_memory, usable_cpus
+from geosod.machine import available_memory, interpreter, usable_cpus
 from geosod.results import SceneResult
 from geosod.running.destination import Sink
 from geosod.running.events import Emit
@@ -88,18 +88,14 @@ def process_count(job: Job, first: ScenePlan, scenes: int, *, in_process: bool) 
         scenes: number of scenes.
         in_process: whether scenes or results are objects of this process.
     """
-    asked, cpus = job.config.processes, usable_cpus()
     if engine_name(job, in_process=in_process) != "local":
         return 1
-    if asked is not None:
-        return min(asked, scenes)
-    small = len(first.units) == 1 and scenes >= MANY_SCENES
-    here = in_process or not isinstance(job.model, BundleModel) or job.config.workers or not sys.executable
-    if not small or here or cpus < 2 * job.config.threads or job.device.is_accelerator:
+    if job.config.processes is not None:
+        return min(job.config.processes, scenes)
+    small = len(first.units) <= 1 and scenes >= MANY_SCENES
+    if not small or job.config.workers or _why_one_process(job, in_process=in_process):
         return 1
-    if job.device.kind == "auto" and gpu_count():
-        return 1
-    return max(1, min(MAX_PROCESSES, cpus // job.config.threads, available_memory() // PROCESS_BYTES))
+    return max(1, min(MAX_PROCESSES, usable_cpus() // job.config.threads, available_memory() // PROCESS_BYTES))
 
 
 def gpu_count() -> int:
@@ -115,6 +111,8 @@ def engine_name(job: Job, *, in_process: bool) -> str:
     """ "local", "ray" or "serial"; "auto" is Ray on a cluster or a large machine, else this process."""
     if job.config.engine != "auto":
         return job.config.engine
+    if (job.config.processes or 1) > 1:
+        return "local"
     here = in_process or isinstance(job.model, ObjectModel)
     # Single GPUs of this machine are none of Ray's business.
     large = not job.device.indices and not here and _large()
@@ -151,12 +149,20 @@ def _large() -> bool:
 
 def _check_processes(job: Job, *, in_process: bool) -> None:
     asked = f"processes = {job.config.processes}"
-    if in_process or not isinstance(job.model, BundleModel):
-        raise ConfigError(
-            f"{asked}: other processes can take scenes and outputs that are files, and a model that is a bundle, only; "
-            "leave it out"
-        )
     if job.config.engine in ("ray", "serial"):
         raise ConfigError(f"{asked}: is for the local engine; leave it out, or use --engine local")
+    if why := _why_one_process(job, in_process=in_process):
+        raise ConfigError(f"{asked}: {why}")
+    if job.config.workers is not None and job.config.workers < (job.config.processes or 1):
+        raise ConfigError(f"{asked}: each needs a detector, and workers = {job.config.workers}; leave --workers out")
+
+
+def _why_one_process(job: Job, *, in_process: bool) -> str | None:
+    """Why the local engine cannot run in several processes, and what to do; None where it can."""
+    if in_process or not isinstance(job.model, BundleModel):
+        return "other processes take scenes and outputs that are files, and models that are bundles, only; leave it out"
+    if os.name != "posix" or interpreter() is None:
+        return "other processes cannot be started here; leave it out"
     if job.device.is_accelerator or (job.device.kind == "auto" and gpu_count()):
-        raise ConfigError(f"{asked}: is for detectors on the CPU; leave it out, or add --device cpu")
+        return "is for detectors on the CPU; leave it out, or add --device cpu"
+    return None

@@ -13,15 +13,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
+from pathlib import Path
 from queue import SimpleQueue
+from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
-from geosod.errors import EngineError
+from geosod.errors import EngineError, GeosodError
+from geosod.machine import interpreter
 from geosod.running.events import TilesDetected, UnitSettled, Writing
 
 if TYPE_CHECKING:
@@ -33,26 +38,30 @@ if TYPE_CHECKING:
 AHEAD = 4
 #: Seconds for which a process that is stopped may end what it is doing.
 CLOSING = 25.0
+#: Seconds for which what is said of every batch may wait for something else to be said.
+_PATIENCE = 1.0
+#: The line after which the process answers; before it, whatever Python prints as it starts.
+_BEGIN = b"geosod.running.scene_process answers from here on\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a process is told first.
+    """What a process gets first.
 
     Attributes:
         job: what its scenes share.
         sink: where their outputs go.
-        scenes: about how many it will get, where it is to measure backends before it begins; else None.
+        measure: job and number of scenes of the whole run, where the process is to measure backends before it begins.
     """
 
     job: Job
     sink: Sink
-    scenes: int | None
+    measure: tuple[Job, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """The process has taken a plan and can be sent another."""
+    """The process has begun with a plan and can be sent another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +77,40 @@ class SceneProcess:
     Args:
         cpus: numbers of the CPUs that the process may use; none for all.
         said: takes the process with everything that it says, and at last with None.
-        again: scenes that it is to try again, after it is given no others; None for one that is given new scenes.
+        again: scenes that it is to try again, and no others; None where it gets new scenes.
 
     Attributes:
-        given: plans by scene, which it has not ended.
+        waiting: plans that it was sent and has not begun with.
+        begun: plans that it is working on, by scene.
         ready: number of its detectors that are loaded.
     """
 
     def __init__(
         self, cpus: list[int], said: SimpleQueue[tuple[SceneProcess, Any]], again: list[ScenePlan] | None = None
     ) -> None:
-        self.again, self.given, self.ready = again, dict[str, "ScenePlan"](), 0
-        self._said, self._told_all = said, False
-        path = os.pathsep.join(filter(None, sys.path))  # "" would be any folder that this one happens to be in
+        self.again, self.ready = again, 0
+        self.waiting: deque[ScenePlan] = deque()
+        self.begun: dict[str, ScenePlan] = {}
+        self._cpus, self._said, self._all_sent = cpus, said, False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        package = str(Path(__file__).parents[2])
+        path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str) and entry]  # noqa: PTH100
+        code = f"import sys; sys.path[:] = {[*path, package]!r}; from {__name__} import main; main()"
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()", ",".join(map(str, cpus))],
+            [interpreter() or sys.executable, *flags, "-P", "-c", code, ",".join(map(str, self._cpus))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for this process, which tells the others
+            start_new_session=True,  # Ctrl-C is for this process, which stops the others
         )
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
-    def tell(self, message: Order | ScenePlan | None) -> None:
+    def send(self, message: Order | ScenePlan | None) -> None:
         """Send something; where the process is dead, its last word says so."""
+        assert self._process is not None
         assert self._process.stdin is not None
         with suppress(OSError):
             pickle.dump(message, self._process.stdin)
@@ -100,25 +119,32 @@ class SceneProcess:
     def give(self, plan: ScenePlan | None) -> None:
         """Send a plan; None for no more, once."""
         if plan is not None:
-            self.given[plan.scene.id] = plan
-        elif self._told_all:
+            self.waiting.append(plan)
+        elif self._all_sent:
             return
-        self._told_all = plan is None
-        self.tell(plan)
+        self._all_sent = plan is None
+        self.send(plan)
+
+    def begin(self) -> None:
+        """It has begun with the plan that has waited longest."""
+        plan = self.waiting.popleft()
+        self.begun[plan.scene.id] = plan
 
     def end(self, scene_id: str, uri: str) -> None:
-        """A scene is ended, perhaps under another identifier than it was given with."""
-        same = (name for name, plan in self.given.items() if plan.scene.ref.uri == uri)
-        self.given.pop(scene_id if scene_id in self.given else next(same, ""), None)
+        """It has ended a scene, perhaps under another identifier than it got it with."""
+        same = (name for name, plan in self.begun.items() if plan.scene.ref.uri == uri)
+        self.begun.pop(scene_id if scene_id in self.begun else next(same, ""), None)
 
     def stop(self) -> None:
         """Let it end what it is doing."""
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
 
-    def wait(self, patience: float = CLOSING) -> str:
+    def wait(self, patience: float) -> str:
         """How it ended, in words; one that takes more than so many seconds is killed."""
+        if self._process is None:
+            return "not started"
         try:
             code = self._process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -128,48 +154,60 @@ class SceneProcess:
 
     def _listen(self) -> None:
         """In a thread of its own."""
-        assert self._process.stdout is not None
+        assert self._process is not None
+        answers = self._process.stdout
+        assert answers is not None
         try:
+            while answers.readline() not in (_BEGIN, b""):
+                pass
             while True:
-                self._said.put((self, pickle.load(self._process.stdout)))
-        except (EOFError, OSError, pickle.UnpicklingError):
+                self._said.put((self, pickle.load(answers)))
+        except Exception:
+            # The end, or what it cannot have written; either way nothing more comes that can be understood.
             self._said.put((self, None))
 
 
 class _Inbox:
-    """Plans as they come, in the process."""
+    """What the process gets, and its answers."""
 
     def __init__(self) -> None:
         self._in, self._out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)  # what libraries print
-        self._plans: SimpleQueue[ScenePlan | None] = SimpleQueue()
-
-    def order(self) -> Order:
-        """What the process is told first."""
-        order = pickle.load(self._in)
-        assert isinstance(order, Order)
+        self._came: SimpleQueue[Any] = SimpleQueue()
+        self._flushed = time.monotonic()
+        self._out.write(_BEGIN)
+        self._out.flush()
         threading.Thread(target=self._listen, name="inbox", daemon=True).start()
+
+    def order(self) -> Order | None:
+        """What the process gets first; None where it is not needed after all."""
+        order: Order | None = self._came.get()
         return order
 
     def plans(self) -> Iterator[ScenePlan]:
         """All plans."""
-        while (plan := self._plans.get()) is not None:
+        while (plan := self._came.get()) is not None:
             self.say(Wants())
             yield plan
 
     def say(self, message: Any) -> None:
-        """Answer; what is said of every batch goes along with the next answer, since each wakes the other process."""
+        """Answer; what is said of every batch goes along with another answer, since each wakes the other process."""
         pickle.dump(message, self._out)
-        if not isinstance(message, TilesDetected | UnitSettled | Writing):
+        soon = isinstance(message, TilesDetected | UnitSettled | Writing)
+        if not soon or time.monotonic() - self._flushed > _PATIENCE:
             self._out.flush()
+            self._flushed = time.monotonic()
 
     def _listen(self) -> None:
-        try:
+        with suppress(Exception):  # whatever the end of what a dying process writes looks like
             while True:
-                self._plans.put(pickle.load(self._in))
-        except (EOFError, OSError):
-            # The run was stopped, or the process that started this one is dead.
+                self._came.put(pickle.load(self._in))
+        # The run is stopped, or the process that started this one is dead.
+        self._came.put(None)
+        if hasattr(signal, "pthread_kill"):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(CLOSING)
+        os._exit(1)
 
 
 @contextmanager
@@ -195,12 +233,12 @@ def _work(inbox: _Inbox, everywhere: Collection[int]) -> Ended:
     plans = inbox.plans()
     try:
         first = next(plans, None)
-        if first is None:
+        if order is None or first is None:
             return Ended()
-        if order.scenes is not None:
+        if order.measure is not None:
             with _bound_to(everywhere):  # as in a run of one process
-                measure_before(order.job, first, order.scenes, inbox.say)
-                resolve_execution(order.job)
+                measure_before(order.measure[0], first, order.measure[1], inbox.say)
+                resolve_execution(order.measure[0])
         for result in local_engine.run(order.job, chain([first], plans), order.sink, inbox.say):
             inbox.say(result)
     except Exception as error:
@@ -209,18 +247,20 @@ def _work(inbox: _Inbox, everywhere: Collection[int]) -> Ended:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or what can be said of it where it cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return EngineError(f"{type(error).__name__}: {error}")
-    return error
+    """The error, or what can be said of it where the other process may not know its class."""
+    if isinstance(error, GeosodError):
+        return error
+    known = type(error).__module__ == "builtins"
+    sent: Exception = error if known else EngineError(f"{type(error).__name__}: {error}")
+    sent.add_note(format_exc())  # the other process raises it elsewhere
+    return sent
 
 
 def main() -> None:
     """The process."""
-    inbox = _Inbox()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a shell has made of it
     try:
+        inbox = _Inbox()
         with _bound_to([int(number) for number in sys.argv[1].split(",") if number]) as everywhere:
             inbox.say(_work(inbox, everywhere))
     except (KeyboardInterrupt, EOFError, OSError):

@@ -8,8 +8,12 @@ import torch
 
 from geosod.detectors.network_input import NetworkInput
 from geosod.detectors.radiometry import byte_tiles, scaled_tiles
-from geosod.scene import TileBatch
+from geosod.running.detect import make_job
+from geosod.running.planning import plan_scene
+from geosod.running.stages import read_spec, read_tiles
+from geosod.scene import SceneRef, TileBatch
 from geosod.testing import fake_card
+from tests.rasters import noise, write_tif
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
@@ -56,6 +60,8 @@ def test_bytes_are_255_times_the_scaled_values(count: int, masked: bool) -> None
         {"dtype": "uint16", "maximum": (255.0,) * 3},
         {"maximum": (255.0, 200.0, 255.0)},
         {"minimum": (0.0, 1.0, 0.0)},
+        {"scaling": "percentile", "minimum": (0.0,) * 3, "maximum": (100.0,) * 3},
+        {"scaling": "physical"},
         {"input": NetworkInput(fill=0.4)},
         {"input": NetworkInput(scale=255.0)},
         {"input": NetworkInput(mean=(0.4, 0.4, 0.4))},
@@ -70,7 +76,14 @@ def test_there_are_no_bytes_where_more_is_done_to_values(fields) -> None:
     assert byte_tiles(TileBatch(pixels, window, None, window[:, 2:]), card, size=1) is None
 
 
-def test_there_are_no_bytes_for_limits_of_a_scene() -> None:
-    window, limits = np.array([[0, 0, 6, 8]]), np.array([[[0, 255]] * 3], np.float32)
-    batch = TileBatch(np.zeros((1, 3, 8, 6), np.uint8), window, None, window[:, 2:], limits)
-    assert byte_tiles(batch, fake_card(bands=("red", "green", "blue")), size=1) is None
+def test_tiles_of_a_scene_are_bytes_whatever_is_said_of_its_limits(tmp_path) -> None:
+    """Every tile that a run reads has limits; where values are stored ones they are those of the card."""
+    job = make_job("demo-harbour")
+    plan = plan_scene(job, SceneRef(str(write_tif(tmp_path / "s.tif", noise(3, 90, 80))), "s"))
+    batches = [b for b in read_tiles(plan.scene, plan.units, read_spec(job, plan, plan.scene, "openvino", 1)) if b]
+    tiles = next(batch for batch in batches if isinstance(batch, TileBatch))
+    assert tiles.limits is not None
+    found = byte_tiles(tiles, job.model.card, size=1)
+    assert found is not None
+    expected = scaled_tiles(tiles, job.model.card, size=1, device=torch.device("cpu"))
+    assert torch.equal(found.to(torch.float32) / 255, expected)

@@ -143,11 +143,12 @@ def decode_fixed(
     raw: Tensor, *, threshold: float, topk: int, stride: int = SmallFPN.stride
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `decode`, with `topk` rows for every image, in operations that an ONNX graph can hold."""
-    scores = raw[:, :-4].float().contiguous().sigmoid()
-    peak = highest_around(scores, 3) == scores
-    scores = torch.where(peak & (scores >= threshold), scores, torch.full_like(scores, -torch.inf)).flatten(1)
-    best, index = scores.topk(min(topk, scores.shape[1]), dim=1)
-    return _boxes(raw, index, stride), best, index // (raw.shape[2] * raw.shape[3])
+    heat = raw[:, :-4].float().contiguous()
+    peaks = torch.where(highest_around(heat, 3) == heat, heat, torch.full_like(heat, -torch.inf)).flatten(1)
+    best, index = peaks.topk(min(topk, peaks.shape[1]), dim=1)
+    scores = best.sigmoid()
+    scores = torch.where((scores >= threshold) & torch.isfinite(best), scores, torch.full_like(scores, -torch.inf))
+    return _boxes(raw, index, stride), scores, index // (raw.shape[2] * raw.shape[3])
 
 
 def _boxes(raw: Tensor, index: Tensor, stride: int) -> Tensor:
