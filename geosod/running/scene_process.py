@@ -7,6 +7,7 @@ None says that there are no more, and the end of the input, that the run is stop
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -225,6 +226,7 @@ def _work(inbox: _Inbox, everywhere: Collection[int]) -> Ended:
     """What the process does, which is bound to CPUs, of those that may be used `everywhere` else."""
     for module in ("torch", "geosod.running.local_engine"):
         import_module(module)  # while nothing else can be done
+    gc.freeze()  # collections that look at all that was imported take tenths of a second each
     from geosod.running import local_engine
     from geosod.running.automatic import measure_before
     from geosod.running.job import resolve_execution
