@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,9 +67,10 @@ def test_a_run_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.
     fold = Fold(*(tmp_path / name for name in ("train", "test", "check")))
 
     def trained(effort: float, study: Study = study) -> Path:
-        return Runner(study, tmp_path, tmp_path, effort=effort, say=lambda _: None)._trained(run, fold, "plain", 0)[0]
+        runner = Runner(study, tmp_path, tmp_path, effort=effort, say=lambda _: None)
+        return runner.trained(tmp_path, 3, fold, "plain", 0)[0]
 
-    run = tmp_path / "run"
+    run = tmp_path / "runs" / "plain-0-3"
     assert trained(1.0) == trained(1.0) == run / "model"
     with pytest.raises(ConfigError, match=r"effort 1\.0, but the study now has 0\.05; give another --work"):
         trained(0.05)
@@ -76,6 +78,29 @@ def test_a_run_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.
         trained(1.0, study.model_copy(update={"trainings": {"plain": {"lr": 1}}}))
     (run / "study.settings").unlink()
     assert trained(0.05) == run / "model"
+
+
+def test_a_training_starts_from_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def train(*_: Any, out: Path, **settings: Any) -> None:
+        out.mkdir(parents=True)
+        asked[out.name] = settings.get("init")
+
+    monkeypatch.setattr("geosod.train", train)
+    trainings: dict[str, Any] = {"large": {}, "larger": {}}
+    about = {"title": "X", "track": "t", "train": {"steps": 9}, "trainings": trainings, "rows": {}}
+    study = Study(name="x", starts_from={"larger": "large"}, **about)
+    fold = Fold(*(tmp_path / name for name in ("train", "test", "check")))
+    bundle, minutes = Runner(study, tmp_path, tmp_path, say=lambda _: None).trained(tmp_path, 1, fold, "larger", 2)
+    assert asked == {"large-2-1": None, "larger-2-1": tmp_path / "runs" / "large-2-1" / "model"}
+    assert bundle == tmp_path / "runs" / "larger-2-1" / "model"
+    each = [json.loads((tmp_path / "runs" / name / "minutes.json").read_text()) for name in asked]
+    assert minutes == pytest.approx(sum(each))
+    with pytest.raises(ValueError, match="unknown training huge"):
+        Study(name="x", starts_from={"larger": "huge"}, **about)
+    with pytest.raises(ValueError, match="starts from one that is no such training itself"):
+        Study(name="x", starts_from={"larger": "large", "large": "larger"}, **about)
 
 
 def test_images_are_brought_to_the_input_of_a_network_with_their_boxes(tmp_path: Path) -> None:
