@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -57,6 +58,18 @@ def test_a_bucket_gets_the_files_that_a_folder_gets(engine, s3, scenes, rgb_bund
     assert result.scenes[0].paths[2] == "s3://images/a b/out/items/s0.json"
     again = detect(scenes, rgb_bundle, "s3://images/a b/out", engine=engine, **SETTINGS)
     assert [scene.status for scene in again.scenes] == ["skipped"] * 2 and again.total == result.total
+
+
+def test_several_processes_read_from_a_bucket_and_write_to_it(s3, scenes, rgb_bundle, expected) -> None:
+    for path in scenes:
+        s3.upload_file(str(path), "images", f"scenes/{path.name}")
+    many = {"engine": "local", "processes": 2, **SETTINGS, "unit": (0, 0)}
+    result = detect(["s3://images/scenes/"], rgb_bundle, "s3://images/out", **many)
+    assert [scene.status for scene in result.scenes] == ["done"] * 2
+    found = below(objects(s3), "out")
+    boxes = {key: pq.read_table(pa.BufferReader(found[key]))["geometry"] for key in found if key.startswith("det")}
+    assert boxes == {key: pq.read_table(pa.BufferReader(expected[key]))["geometry"] for key in boxes}
+    assert len(boxes) == 2
 
 
 @pytest.mark.slow
