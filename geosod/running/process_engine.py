@@ -36,7 +36,7 @@ MAX_LOST = 16
 #: ... and without one that has loaded a detector.
 MAX_NOT_READY = 3
 #: Seconds until a process that says nothing more is killed.
-_DYING = 2.0
+_DYING = 10.0
 
 
 def run(
@@ -144,6 +144,9 @@ class _Crew:
                 self._lost = 0
                 process.end(message.scene_id, message.uri)
                 yield message
+            case Ended(error=None) if not process.begun and not process.waiting and not process.again:
+                process.wait(_DYING)
+                self._replace(process)
             case Ended() | None:
                 yield from self._end(process, None if message is None else message.error)
             case Ready():
@@ -193,31 +196,33 @@ class _Crew:
             self._begin(process)
 
     def _end(self, process: SceneProcess, error: Exception | None) -> Iterator[SceneResult]:
-        """Go on without a process that has ended, or was lost.
+        """Go on without a process that was lost, or could not go on.
 
         Others try the scenes that it was working on, half of them each; one that was alone fails.
         """
         how = process.wait(_DYING) if error is None else one_line(error)
-        left = [*process.begun.values(), *process.waiting, *(process.again or ())]
-        if error is not None or how != "exit status 0" or left:
-            self._check(error, how)
-            begun = []
-            for plan in process.begun.values():
-                # It may have been committed just before.
-                done = self._sink.committed(self._job, plan.scene.ref)
-                if done is None:
-                    begun.append(plan)
-                else:
-                    yield done
-            self._next_ones.extend([*process.waiting, *(process.again or ())])
-            if len(begun) == 1 and process.again is not None:
-                yield _failure(begun[0], error, how)
+        self._check(error, how)
+        begun = []
+        for plan in process.begun.values():
+            # It may have been committed just before.
+            done = self._sink.committed(self._job, plan.scene.ref)
+            if done is None:
+                begun.append(plan)
             else:
-                about = f"{len(begun)} scene(s) are tried again" if begun else "the others go on"
-                self._emit(Note(f"a process that detects was lost ({how}); {about}", important=True))
-                self._again += [half for half in (begun[::2], begun[1::2]) if half]
-            if not process.ready and self._was_ready:
-                self._count = max(1, self._count - 1)  # there may not be memory for so many
+                yield done
+        self._next_ones.extend([*process.waiting, *(process.again or ())])
+        if len(begun) == 1 and process.again is not None:
+            yield _failure(begun[0], error, how)
+        else:
+            about = f"{len(begun)} scene(s) are tried again" if begun else "the others go on"
+            self._emit(Note(f"a process that detects was lost ({how}); {about}", important=True))
+            self._again += [half for half in (begun[::2], begun[1::2]) if half]
+        if not process.ready and self._was_ready:
+            self._count = max(1, self._count - 1)  # there may not be memory for so many
+        self._replace(process)
+
+    def _replace(self, process: SceneProcess) -> None:
+        """Let others take the place of a process that is gone."""
         del self._running[process]
         if process in self._waiting:
             self._waiting.remove(process)
