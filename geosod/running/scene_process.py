@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
@@ -205,8 +204,7 @@ class _Inbox:
                 self._came.put(pickle.load(self._in))
         # The run is stopped, or the process that started this one is dead.
         self._came.put(None)
-        if hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(CLOSING)
         os._exit(1)
 
@@ -224,18 +222,18 @@ def _bound_to(cpus: Collection[int]) -> Iterator[Collection[int]]:
 
 def _work(inbox: _Inbox, everywhere: Collection[int]) -> Ended:
     """What the process does, which is bound to CPUs, of those that may be used `everywhere` else."""
-    for module in ("torch", "geosod.running.local_engine"):
-        import_module(module)  # while nothing else can be done
-    gc.freeze()  # collections that look at all that was imported take tenths of a second each
-    from geosod.running import local_engine
+    from geosod.running import local_engine  # imports torch: before the order comes, there is time for it
     from geosod.running.automatic import measure_before
     from geosod.running.job import resolve_execution
 
+    gc.freeze()  # collections that look at all that was imported take tenths of a second each
     order = inbox.order()
+    if order is None:
+        return Ended()
     plans = inbox.plans()
     try:
         first = next(plans, None)
-        if order is None or first is None:
+        if first is None:
             return Ended()
         if order.measure is not None:
             with _bound_to(everywhere):  # as in a run of one process
