@@ -111,12 +111,13 @@ def test_each_process_has_cpus_of_its_own(scenes, bundle, tmp_path) -> None:
     seen: list[list[list[int]]] = []
 
     def note_cpus(event: object) -> None:
-        if isinstance(event, SceneFinished):  # the second process has scenes, too, and has yet to load its detector
+        if isinstance(event, SceneFinished):
             seen.append([sorted(process.cpu_affinity()) for process in children()])
 
     detect(scenes[7:-1], bundle, tmp_path, on_event=note_cpus, **MANY)
-    assert sorted(cpu for of_process in seen[0] for cpu in of_process) == cpus
-    assert len(seen[0]) == 2
+    # On a busy machine the second one may not be bound yet when the first scene is finished.
+    both = [each for each in seen if len(each) == 2]
+    assert any(sorted(cpu for of_process in each for cpu in of_process) == cpus for each in both)
     assert sorted(os.sched_getaffinity(0)) == cpus
 
 
